@@ -1,0 +1,1 @@
+"""The operations on the plan: filtering, clustering, curriculum, mixing; and the datamodule that applies them."""

@@ -1,0 +1,1 @@
+"""Estimates from several samples a question: avg@k, pass@k, maj@k."""

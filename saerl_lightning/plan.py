@@ -1,0 +1,80 @@
+"""SamplePlan: which prompt is served when, and why. Frozen: an operation returns a new plan, its input stays as it was.
+
+N prompts in the pool, M <= N planned, P a batch, B = M // P whole batches. The last M - B * P planned prompts fill no
+batch and are not served; the ledger says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+NO_CLUSTER = -1
+NOT_MIXED = -1
+NOT_SERVED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class SamplePlan:
+    """The order of training, with the reason for every prompt's fate."""
+
+    rows: Int[np.ndarray, " M"]  # pool rows in the order they are served
+    batch_size: int  # P
+    cluster: Int[np.ndarray, " N"]  # NO_CLUSTER where nothing clustered
+    difficulty: Float[np.ndarray, " N"]  # NaN where nothing rated
+    quality: Float[np.ndarray, " N"]  # NaN where nothing rated
+    mixed_from: Int[np.ndarray, " N"]  # batch the prompt stood in before mixing moved it, else NOT_MIXED
+    dropped: Mapping[int, str] = field(default_factory=dict)  # pool row -> why it is not served
+
+    @classmethod
+    def sequential(cls, pool: int, batch_size: int) -> SamplePlan:
+        """The pool in its own order, `batch_size` prompts a step, nothing dropped."""
+        nothing = np.full(pool, np.nan)
+        none = np.full(pool, -1, dtype=np.int64)
+        return cls(np.arange(pool), batch_size, none, nothing, nothing.copy(), none.copy())
+
+    def batches(self) -> Int[np.ndarray, "B P"]:
+        """Whole batches of pool rows, in the order of training."""
+        whole = len(self.rows) // self.batch_size
+        return self.rows[: whole * self.batch_size].reshape(whole, self.batch_size)
+
+    def drop(self, reasons: Mapping[int, str]) -> SamplePlan:
+        """The plan without the given pool rows; the order of the others stays."""
+        kept = self.rows[~np.isin(self.rows, list(reasons))]
+        return replace(self, rows=kept, dropped={**self.dropped, **reasons})
+
+    def reorder(self, rows: Int[np.ndarray, " M"]) -> SamplePlan:
+        """The plan with the same prompts in another order.
+
+        Raises:
+            ValueError: if `rows` is no permutation of the planned rows.
+        """
+        if not np.array_equal(np.sort(rows), np.sort(self.rows)):
+            raise ValueError("an order must be a permutation of the planned rows; only a filter may drop prompts")
+        return replace(self, rows=rows)
+
+    def ledger(self) -> dict[str, np.ndarray]:
+        """Columns with one entry a prompt: fate, reason, cluster, difficulty, quality, batch and mixed_from."""
+        pool = len(self.cluster)
+        batch = np.full(pool, NOT_SERVED, dtype=np.int64)
+        for b, members in enumerate(self.batches()):
+            batch[members] = b
+        reason = np.full(pool, "", dtype=object)
+        reason[batch == NOT_SERVED] = "left over: fills no whole batch"
+        for row, why in self.dropped.items():
+            reason[row] = why
+        fate = np.where(batch != NOT_SERVED, "served", "not served").astype(object)
+        fate[list(self.dropped)] = "dropped"
+        return {
+            "row": np.arange(pool),
+            "fate": fate,
+            "reason": reason,
+            "cluster": self.cluster,
+            "difficulty": self.difficulty,
+            "quality": self.quality,
+            "batch": batch,
+            "mixed_from": self.mixed_from,
+        }

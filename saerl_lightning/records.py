@@ -1,0 +1,161 @@
+"""The nouns that cross folders. Shapes stand beside each field; nothing here computes more than its own layout.
+
+P prompts a step, G completions a prompt, R = P * G rows, T tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+
+Message = Mapping[str, str]  # {"role": "user", "content": "..."}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One task for the policy.
+
+    Args:
+        uid: name of the prompt, unique in its pool.
+        messages: the chat, each message with `role` and `content`.
+        answer: the gold answer, as text.
+        source: where the prompt came from (a data set, a task).
+        topic: subject, where known.
+        labels: numbers known about the prompt: `difficulty`, `level`, `quality`.
+        grading: what a grader needs beyond the answer, as JSON ("" for none).
+    """
+
+    uid: str
+    messages: tuple[Message, ...]
+    answer: str
+    source: str = ""
+    topic: str | None = None
+    labels: Mapping[str, float] = field(default_factory=dict)
+    grading: str = ""
+
+    @property
+    def text(self) -> str:
+        """The user's words: contents of all messages but the system's, joined by blank lines."""
+        return "\n\n".join(m["content"] for m in self.messages if m["role"] != "system")
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """P prompts with their token ids and the pool rows they came from."""
+
+    prompts: list[Prompt]  # P
+    ids: list[list[int]]  # P lists of token ids, chat template applied
+    rows: list[int]  # P, positions in the pool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    Args:
+        group_size: completions a prompt (G).
+        temperature: softmax temperature; 0 is greedy.
+        top_p: nucleus mass kept, in (0, 1]; 1 keeps all.
+        top_k: most likely tokens kept; 0 keeps all.
+        max_tokens: longest completion, in tokens.
+        seed: of the sampler; the trainer derives one a step from it.
+        stop: texts that end a completion.
+    """
+
+    group_size: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses values that no sampler has a meaning for."""
+        bounds = {
+            "group_size": (self.group_size >= 1, "1 or more"),
+            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "top_p": (0 < self.top_p <= 1, "in (0, 1]; 1 keeps every token"),
+            "top_k": (self.top_k >= 0, "0 (keep every token) or more"),
+            "max_tokens": (self.max_tokens >= 1, "1 or more"),
+        }
+        for name, (ok, wanted) in bounds.items():
+            if not ok:
+                raise InputError(f"sampling.{name} is {getattr(self, name)}; write a value {wanted}")
+
+    @property
+    def full_support(self) -> bool:
+        """Whether every token can be drawn, so that the sampler's log-probabilities are the policy's own."""
+        return self.top_p == 1.0 and self.top_k == 0 and self.temperature > 0
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """R sampled rows, each [prompt | completion | padding].
+
+    Rows of one prompt are neighbours: row p * G + g is completion g of prompt p. `logprobs` are those of the
+    distribution that was sampled from (at the sampling temperature), zero outside `mask`.
+    """
+
+    tokens: Int[Tensor, "R T"]
+    mask: Bool[Tensor, "R T"]  # completion tokens, the end-of-text token included
+    logprobs: Float[Tensor, "R T"]
+    truncated: Bool[Tensor, " R"]  # stopped by max_tokens, not by an end-of-text token or a stop text
+    texts: list[str]  # R
+    group_size: int  # G
+    weight_version: Int[Tensor, " R"]  # version of the weights that wrote the row
+
+    @classmethod
+    def pack(
+        cls,
+        prompt_ids: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        logprobs: Sequence[Sequence[float]],
+        truncated: Sequence[bool],
+        texts: Sequence[str],
+        group_size: int,
+        version: int,
+        pad_id: int = 0,
+    ) -> Rollouts:
+        """Lays out P prompts and R = P * G completions as right-padded rows."""
+        starts = [len(prompt_ids[r // group_size]) for r in range(len(completions))]
+        width = max(start + len(c) for start, c in zip(starts, completions, strict=True))
+        tokens = torch.full((len(completions), width), pad_id, dtype=torch.long)  # (R, T)
+        mask = torch.zeros_like(tokens, dtype=torch.bool)  # (R, T)
+        values = torch.zeros(tokens.shape, dtype=torch.float32)  # (R, T)
+        for r, (start, completion) in enumerate(zip(starts, completions, strict=True)):
+            end = start + len(completion)
+            tokens[r, :end] = torch.tensor([*prompt_ids[r // group_size], *completion])
+            mask[r, start:end] = True
+            values[r, start:end] = torch.tensor(logprobs[r])
+        versions = torch.full((len(completions),), version, dtype=torch.long)
+        return cls(tokens, mask, values, torch.tensor(truncated, dtype=torch.bool), list(texts), group_size, versions)
+
+    @property
+    def lengths(self) -> Int[Tensor, " R"]:
+        """Tokens of each row without padding: prompt and completion."""
+        columns = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
+        return (self.mask * columns).amax(1)
+
+    @property
+    def completion_lengths(self) -> Int[Tensor, " R"]:
+        """Completion tokens of each row."""
+        return self.mask.sum(1)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a step learned about its prompts.
+
+    A NaN reward says that the grader failed, which is not 'wrong'; such rows are left out of `pass_rate`.
+    """
+
+    uids: list[str]  # P
+    rewards: Float[Tensor, "P G"]
+    pass_rate: Float[Tensor, " P"]

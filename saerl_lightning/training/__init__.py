@@ -1,0 +1,1 @@
+"""The Lightning floor: modules and small callbacks, one a file."""
