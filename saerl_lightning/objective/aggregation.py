@@ -1,0 +1,17 @@
+"""How per-token terms become one number. Each divides by the size of the whole step, so micro-batches add up to it."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def row_mean(values: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"], step_rows: float) -> Float[Tensor, ""]:
+    """Mean over each row's completion tokens, then over the step's rows (GRPO): every completion weighs the same."""
+    per_row = (values * mask).sum(1) / mask.sum(1).clamp(min=1)  # (R,)
+    return per_row.sum() / step_rows
+
+
+def token_mean(values: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"], step_tokens: float) -> Float[Tensor, ""]:
+    """Mean over all completion tokens of the step (DAPO, arXiv 2503.14476): every token weighs the same."""
+    return (values * mask).sum() / step_tokens
