@@ -45,13 +45,17 @@ class Prompt:
         return "\n\n".join(m["content"] for m in self.messages if m["role"] != "system")
 
 
-@dataclass(frozen=True)
 class PromptBatch:
-    """P prompts with their token ids and the pool rows they came from."""
+    """P prompts with their token ids and the pool rows they came from.
 
-    prompts: list[Prompt]  # P
-    ids: list[list[int]]  # P lists of token ids, chat template applied
-    rows: list[int]  # P, positions in the pool
+    A plain class, because Lightning's precision plugins (half, double, FSDP, DeepSpeed) walk into a dataclass, rebuild
+    every token list and refuse the frozen `Prompt`s; a plain object passes through untouched.
+    """
+
+    def __init__(self, prompts: list[Prompt], ids: list[list[int]], rows: list[int]) -> None:
+        self.prompts = prompts  # P
+        self.ids = ids  # P lists of token ids, chat template applied
+        self.rows = rows  # P, positions in the pool
 
 
 @dataclass(frozen=True)

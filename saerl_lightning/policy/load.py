@@ -1,0 +1,128 @@
+"""Where the policy comes from: an HF folder or hub name, its tokenizer, adapters and dtype.
+
+Only transformers' own architectures are loaded; code in a model folder is run only where `trust_remote_code` is set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from saerl_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters (arXiv 2106.09685), trained in place of the full weights.
+
+    Args:
+        rank: of the adapters' two factors.
+        alpha: the adapters' output is scaled by alpha / rank.
+        dropout: on the adapters' input.
+        targets: module names that get an adapter; "all-linear" adapts every linear layer but the head.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model to train.
+
+    Args:
+        path: HF folder, or a name on the hub.
+        dtype: of the weights.
+        lora: adapters to train instead of all weights; null trains all.
+        gradient_checkpointing: recompute activations in the backward pass, to save memory.
+        attention: transformers' attention implementation.
+        trust_remote_code: run code that the model folder brings along.
+    """
+
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: LoRA | None = None
+    gradient_checkpointing: bool = False
+    attention: str = "sdpa"
+    trust_remote_code: bool = False
+
+    def load_model(self) -> PreTrainedModel:
+        """Loads the model in evaluation mode, with adapters where `lora` is set.
+
+        Raises:
+            InputError: if the folder or name holds no model.
+        """
+        from transformers import AutoModelForCausalLM
+
+        self._check_folder("config.json", "a model (an HF folder has one)")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.path,
+                dtype=getattr(torch, self.dtype),
+                attn_implementation=self.attention,
+                trust_remote_code=self.trust_remote_code,
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"no model could be loaded from policy.path '{self.path}': {_first_line(error)}"
+            ) from error
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return self._with_adapters(model) if self.lora else model
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loads the tokenizer that lies beside the model.
+
+        Raises:
+            InputError: if there is none, or if it has no chat template.
+        """
+        from transformers import AutoTokenizer
+
+        self._check_folder("tokenizer_config.json", "a tokenizer (save it there with tokenizer.save_pretrained)")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"no tokenizer could be loaded from policy.path '{self.path}': {_first_line(error)}"
+            ) from error
+        if tokenizer.chat_template is None:
+            raise InputError(
+                f"the tokenizer of '{self.path}' has no chat template; add chat_template.jinja to the folder"
+            )
+        return tokenizer
+
+    def _check_folder(self, file: str, what: str) -> None:
+        folder = Path(self.path)
+        looks_local = folder.is_absolute() or self.path.startswith(".") or self.path.count("/") != 1
+        if not folder.is_dir() and (looks_local or folder.parent.is_dir()):
+            raise InputError(f"policy.path '{self.path}' is no folder; write an HF folder or a hub name (owner/model)")
+        if folder.is_dir() and not (folder / file).is_file():
+            raise InputError(f"policy.path '{self.path}' has no {file}, so it holds no {what.removeprefix('a ')}")
+
+    def _with_adapters(self, model: PreTrainedModel) -> PreTrainedModel:
+        from peft import LoraConfig, get_peft_model
+
+        assert self.lora is not None
+        config = LoraConfig(
+            r=self.lora.rank,
+            lora_alpha=self.lora.alpha,
+            lora_dropout=self.lora.dropout,
+            target_modules=self.lora.targets,
+            task_type="CAUSAL_LM",
+        )
+        adapted = get_peft_model(model, config)
+        if self.gradient_checkpointing:
+            adapted.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
+        return adapted  # pyright: ignore[reportReturnType]  # a PeftModel forwards to the model it wraps
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

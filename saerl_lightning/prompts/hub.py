@@ -1,0 +1,82 @@
+"""Prompts from a Hugging Face data set: a name on the hub, or a local data-set folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.rows import Table, checked_columns, prompts_from_table, used_columns
+from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class HubPrompts(PromptSource):
+    """Prompts from a data set on the Hugging Face hub, or from a local folder that `datasets` can load.
+
+    `zwhe99/DeepMath-103K` needs columns={"prompt": "question", "answer": "final_answer"}.
+
+    Args:
+        path: name on the hub (`owner/name`) or a local folder with parquet, JSON lines or CSV files.
+        split: the split to read.
+        name: configuration of the data set, where it has several.
+        columns: our field name -> the data set's column name, where they differ.
+        limit: read this many prompts from the top of the split; null reads all.
+        revision: branch, tag or commit on the hub; pin a commit for a run that others can repeat.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str = "train",
+        name: str | None = None,
+        columns: dict[str, str] | None = None,
+        limit: int | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.path = path
+        self.split = split
+        self.name = name
+        self.columns = columns
+        self.limit = limit
+        self.revision = revision
+
+    def load(self) -> list[Prompt]:
+        """Downloads the split unless it is cached, and reads its prompts, in its order.
+
+        Raises:
+            InputError: if the data set, configuration, split or a column is unknown, the hub can't be reached, or a
+                record can't be read (named by its row, counted from 1).
+        """
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}; write 1 or more, or null to read all of {self.path}")
+        checked_columns(self.columns)
+        dataset = self._dataset()
+        origin = f"{self.path}[{self.split}]"
+        kept = dataset.select_columns(used_columns(self.columns, dataset.column_names, origin))
+        rows = kept.select(range(min(self.limit or len(kept), len(kept))))
+        records = [(f"{origin}:{number}", cast("dict", row)) for number, row in enumerate(rows, start=1)]
+        return prompts_from_table(Table(origin, Path(self.path).name, dataset.column_names, records), self.columns)
+
+    def _dataset(self) -> Dataset:
+        from datasets import load_dataset
+
+        try:
+            dataset = load_dataset(self.path, name=self.name, split=self.split, revision=self.revision)
+        except FileNotFoundError as error:  # DatasetNotFoundError and DataFilesNotFoundError too
+            raise InputError(f"unknown data set {self.path!r}: {_first_line(error)}; check the name") from error
+        except ConnectionError as error:
+            raise InputError(
+                f"data set {self.path!r} is no local folder, and the hub can't be reached (no network?): "
+                f"{_first_line(error)}; download it first, or give a file to FilePrompts"
+            ) from error
+        except (ValueError, OSError) as error:  # an unknown split or configuration, unreadable files
+            raise InputError(f"data set {self.path!r}, split {self.split!r}: {_first_line(error)}") from error
+        return cast("Dataset", dataset)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

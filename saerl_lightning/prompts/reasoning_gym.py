@@ -1,0 +1,136 @@
+"""Prompts made by reasoning-gym's procedural tasks. `ReasoningGymReward` grades them with the task's own scorer."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import os
+import random
+from typing import TYPE_CHECKING
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    from reasoning_gym.factory import ProceduralDataset
+
+# Measured on reasoning-gym 0.1.25: these iterate over sets of strings, so a question depends on Python's hash seed.
+HASH_SEEDED = frozenset({"codeio", "isomorphic_strings", "list_functions", "polynomial_multiplication", "ransom_note"})
+
+# Measured too: a policy would learn to please these scorers, not to solve the task.
+BROKEN_SCORERS = {
+    "coin_flip": "gives full marks to any prefix of the gold answer, such as 0 for 0.5",
+    "game_of_life_halting": "gives full marks to every text",
+}
+
+
+class ReasoningGymPrompts(PromptSource):
+    """A mix of reasoning-gym tasks: the same arguments make the same prompts.
+
+    Args:
+        tasks: task -> weight; a task gets weight / (sum of weights) of the prompts, rounded to whole prompts.
+        size: prompts in all.
+        seed: of the questions and of their order; give validation sets another seed than training.
+        configs: task -> arguments of its reasoning-gym configuration, as in {"chain_sum": {"max_terms": 3}}.
+    """
+
+    def __init__(
+        self, tasks: dict[str, float], size: int, seed: int = 0, configs: dict[str, dict] | None = None
+    ) -> None:
+        self.tasks = tasks
+        self.size = size
+        self.seed = seed
+        self.configs = configs
+
+    def load(self) -> list[Prompt]:
+        """Makes the prompts, tasks shuffled among each other.
+
+        Raises:
+            InputError: if a task, weight, size or configuration is not valid, or a task has no gold answer.
+        """
+        self._check()
+        prompts = [
+            prompt for task, count in _shares(self.tasks, self.size).items() for prompt in self._make(task, count)
+        ]
+        random.Random(self.seed).shuffle(prompts)
+        return prompts
+
+    def _check(self) -> None:
+        from reasoning_gym.factory import DATASETS
+
+        if self.size < 1:
+            raise InputError(f"size is {self.size}; write 1 or more prompts")
+        if not self.tasks:
+            raise InputError("tasks is empty; write at least one, as {chain_sum: 1.0}")
+        for task in [*self.tasks, *(self.configs or {})]:
+            if task not in DATASETS or task == "composite":
+                near = difflib.get_close_matches(task, sorted(DATASETS), cutoff=0.4) or sorted(DATASETS)
+                raise InputError(f"reasoning-gym has no task {task!r}; did you mean {', '.join(near)}?")
+        for task, weight in self.tasks.items():
+            if not (weight > 0 and math.isfinite(weight)):
+                raise InputError(f"the weight of task {task!r} is {weight}; write a positive number")
+            if task in BROKEN_SCORERS:
+                raise InputError(f"the scorer of task {task!r} {BROKEN_SCORERS[task]}; leave the task out")
+        if unused := sorted(set(self.configs or {}) - set(self.tasks)):
+            raise InputError(f"configs names {', '.join(unused)}, which is not among the tasks; add it there")
+        if (unsteady := sorted(HASH_SEEDED & set(self.tasks))) and not os.environ.get("PYTHONHASHSEED", "").isdigit():
+            raise InputError(
+                f"the questions of {', '.join(unsteady)} change with Python's hash seed, so neither a resumed run nor "
+                f"the grader would see the same ones; start with PYTHONHASHSEED=0, or leave the task out"
+            )
+
+    def _make(self, task: str, count: int) -> list[Prompt]:
+        if count == 0:
+            return []
+        config = json.dumps((self.configs or {}).get(task, {}), sort_keys=True)
+        seed = _far_seed(task, self.seed)
+        dataset = _dataset(task, config, count, seed)
+        recipe = {"task": task, "seed": seed, "size": count, "config": json.loads(config)}
+        uid = f"reasoning_gym/{task}/{self.seed}"
+        return [_prompt(f"{uid}/{index}", dataset[index], {**recipe, "index": index}) for index in range(count)]
+
+
+def _far_seed(task: str, seed: int) -> int:
+    """A seed far from those of other seeds: reasoning-gym makes entry i of seed s from s + i, so that the sets of
+    seeds 0 and 1 would share all but one entry, and validation would see the training questions.
+    """
+    return int.from_bytes(hashlib.sha256(f"{task}/{seed}".encode()).digest()[:4], "big") >> 1  # 31 bits, for numpy
+
+
+def _shares(tasks: dict[str, float], size: int) -> dict[str, int]:
+    """Prompts of each task, by the largest remainder: they add up to `size` and are within one of the exact share."""
+    exact = {task: size * weight / math.fsum(tasks.values()) for task, weight in tasks.items()}
+    counts = {task: int(share) for task, share in exact.items()}
+    by_remainder = sorted(tasks, key=lambda task: counts[task] - exact[task])
+    for task in by_remainder[: size - sum(counts.values())]:
+        counts[task] += 1
+    return counts
+
+
+def _dataset(task: str, config: str, size: int, seed: int) -> ProceduralDataset:
+    from reasoning_gym import create_dataset
+
+    try:
+        return create_dataset(task, **json.loads(config), size=size, seed=seed)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise InputError(f"configs.{task} is {config}, which the task refuses: {error}") from error
+
+
+def _prompt(uid: str, entry: dict, recipe: dict) -> Prompt:
+    """One entry as a prompt; `recipe` lets the grader rebuild the entry, which is not always plain JSON."""
+    answer = "" if entry["answer"] is None else str(entry["answer"])
+    if not answer.strip():
+        raise InputError(f"task {recipe['task']!r} gives no gold answer ({uid}); leave the task out")
+    difficulty = entry["metadata"].get("difficulty")
+    return Prompt(
+        uid=uid,
+        messages=({"role": "user", "content": entry["question"]},),
+        answer=answer,
+        source="reasoning_gym",
+        topic=recipe["task"],
+        labels={"difficulty": float(difficulty)} if isinstance(difficulty, int | float) else {},
+        grading=json.dumps(recipe, sort_keys=True),
+    )

@@ -1,0 +1,40 @@
+"""Is a completion too long? A slope before the limit says so earlier than truncation does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.reward import Reward
+
+
+class LengthReward(Reward):
+    """Punishes overlong completions softly: 0 up to max_tokens - buffer, then linear down to -1 at max_tokens.
+
+    Source: DAPO, arXiv 2503.14476, eq. 13 (soft overlong punishment).
+
+    Args:
+        max_tokens: length at which the punishment is full, in tokens; usually the sampling's max_tokens.
+        buffer: length of the slope before it, in tokens.
+        weight: factor of this reward in the sum that is maximised.
+
+    Raises:
+        InputError: if the buffer is empty or longer than max_tokens.
+    """
+
+    def __init__(self, max_tokens: int, buffer: int, weight: float = 1.0) -> None:
+        if not 0 < buffer <= max_tokens:
+            raise InputError(f"buffer is {buffer} and max_tokens {max_tokens}; write 1 <= buffer <= max_tokens")
+        self.max_tokens = max_tokens
+        self.buffer = buffer
+        self.weight = weight
+
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
+        """Scores every completion by its length in tokens."""
+        free = self.max_tokens - self.buffer
+        scores = ((free - rollouts.completion_lengths) / self.buffer).clamp(-1.0, 0.0)  # (R,)
+        return scores.view(len(prompts), rollouts.group_size)

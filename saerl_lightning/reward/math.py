@@ -1,0 +1,46 @@
+"""Is the mathematical answer right? Strings and numbers in process, symbols by math-verify in killable processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.answer import prepare_symbolic, quick_verdict, symbolic_verdict
+from saerl_lightning.reward.reward import Reward
+from saerl_lightning.reward.workers import WorkerPool
+
+
+class MathReward(Reward):
+    r"""Gives 1 for the right mathematical answer and 0 for a wrong one.
+
+    The answer is the content of the last `\boxed`, else of the last `<answer>` tags, else the last number (where the
+    gold answer is a number) or the expression that math-verify finds. Numbers are compared exactly, everything else
+    symbolically by math-verify, gold first; A to E are choices.
+
+    Args:
+        weight: factor of this reward in the sum that is maximised.
+        workers: grader processes.
+        deadline_s: seconds an answer may take to grade; past it the grader is killed, and the reward is NaN.
+    """
+
+    def __init__(self, weight: float = 1.0, workers: int = 2, deadline_s: float = 10.0) -> None:
+        self.weight = weight
+        self.pool = WorkerPool(workers, deadline_s, prepare_symbolic)
+
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
+        """Grades every completion; equal answers to a question are graded once."""
+        group = rollouts.group_size
+        pairs = [(prompts[row // group].answer, text) for row, text in enumerate(rollouts.texts)]  # R
+        verdicts = {pair: quick_verdict(*pair) for pair in pairs}
+        hard = [pair for pair, verdict in verdicts.items() if verdict is None]
+        verdicts.update(zip(hard, self.pool.map(symbolic_verdict, hard), strict=True))
+        scores = torch.tensor([verdicts[pair] for pair in pairs], device=rollouts.mask.device)  # (R,)
+        return scores.view(len(prompts), group)
+
+    def close(self) -> None:
+        """Kills the grader processes."""
+        self.pool.close()

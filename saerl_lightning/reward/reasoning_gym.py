@@ -1,0 +1,61 @@
+"""Is the answer to a reasoning-gym question right? The task's own scorer says so, in killable processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.answer import given_answer
+from saerl_lightning.reward.procedural import prepare_procedural, score
+from saerl_lightning.reward.reward import Reward
+from saerl_lightning.reward.workers import WorkerPool
+
+
+class ReasoningGymReward(Reward):
+    r"""Gives 1 where the scorer of the question's reasoning-gym task gives full marks, else 0.
+
+    The answer is what stands in the last `<answer>` tags, else in the last `\boxed`, else the whole text.
+
+    Args:
+        weight: factor of this reward in the sum that is maximised.
+        workers: grader processes.
+        deadline_s: seconds an answer may take to grade; past it the grader is killed, and the reward is NaN.
+    """
+
+    def __init__(self, weight: float = 1.0, workers: int = 2, deadline_s: float = 10.0) -> None:
+        self.weight = weight
+        self.pool = WorkerPool(workers, deadline_s, prepare_procedural)
+
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
+        """Grades every completion; equal answers to a question are graded once.
+
+        Raises:
+            InputError: if a prompt was not made by `ReasoningGymPrompts`.
+        """
+        for prompt in prompts:
+            if not prompt.grading:
+                raise InputError(
+                    f"prompt {prompt.uid!r} has no reasoning-gym recipe; ReasoningGymReward grades prompts of "
+                    f"ReasoningGymPrompts, for others write MathReward"
+                )
+        group = rollouts.group_size
+        asked = [prompts[row // group] for row in range(len(rollouts.texts))]  # R
+        answers = [given_answer(text) for text in rollouts.texts]  # R
+        jobs = [(prompt.grading, prompt.text, answer) for prompt, answer in zip(asked, answers, strict=True)]
+        unique = list(dict.fromkeys(job for job in jobs if job[2]))
+        verdicts = dict(zip(unique, self.pool.map(score, unique), strict=True))
+        scores = torch.tensor([verdicts.get(job, 0.0) for job in jobs], device=rollouts.mask.device)  # (R,)
+        return scores.view(len(prompts), group)
+
+    def vote(self, text: str) -> str:
+        """The answer given, words included: what stands in the tags or box, else the whole text."""
+        return given_answer(text)
+
+    def close(self) -> None:
+        """Kills the grader processes."""
+        self.pool.close()

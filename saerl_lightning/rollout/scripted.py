@@ -1,0 +1,79 @@
+"""ScriptedEngine: completions read from a list instead of sampled, for tests and documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.policy.logprobs import score
+from saerl_lightning.records import Rollouts, Sampling
+from saerl_lightning.rollout.completion import check_lengths, end_ids, lay_out
+from saerl_lightning.rollout.engine import RolloutEngine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class ScriptedEngine(RolloutEngine):
+    """Gives the given texts in turn, whatever the prompt; each call begins with the first.
+
+    The log-probabilities are honest: the policy scores the tokens at the sampling temperature. Temperature, top_p,
+    top_k, seed and stop choose nothing here.
+
+    Args:
+        completions: the texts; completion r of a call is text r modulo their number, followed by an end-of-text token.
+    """
+
+    def __init__(self, completions: list[str]) -> None:
+        self.completions = completions
+        self._model: PreTrainedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._max_model_len = 0
+        self._version = 0
+
+    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
+        """Remembers the policy that scores the script."""
+        if not self.completions:
+            raise InputError("ScriptedEngine has no completions to give; write at least one text")
+        self._model, self._tokenizer, self._max_model_len = model, tokenizer, max_model_len
+
+    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
+        """Reads out `sampling.group_size` completions for each prompt, cut at `sampling.max_tokens`."""
+        if self._model is None or self._tokenizer is None:
+            raise RuntimeError("ScriptedEngine.generate was called before start, or after close")
+        check_lengths(prompt_ids, sampling, self._max_model_len)
+        rows = len(prompt_ids) * sampling.group_size
+        script = [self._encode(text) for text in self.completions]
+        whole = [script[r % len(script)] for r in range(rows)]
+        completions = [c[: sampling.max_tokens] for c in whole]
+        truncated = [len(c) > sampling.max_tokens for c in whole]
+        unscored = [[0.0] * len(c) for c in completions]
+        rollouts = lay_out(self._tokenizer, prompt_ids, completions, unscored, truncated, self._version)
+        return _scored(self._model, rollouts, sampling.temperature)
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Notes the version; the script does not change."""
+        self._version = version
+
+    def close(self) -> None:
+        """Lets the policy go."""
+        self._model = self._tokenizer = None
+
+    def _encode(self, text: str) -> list[int]:
+        """Token ids of a text and the end-of-text token."""
+        assert self._model is not None and self._tokenizer is not None
+        own = self._tokenizer.eos_token_id
+        end = own if isinstance(own, int) else end_ids(self._model, self._tokenizer)[0]
+        return [*self._tokenizer.encode(text, add_special_tokens=False), end]
+
+
+@torch.no_grad()
+def _scored(model: PreTrainedModel, rollouts: Rollouts, temperature: float) -> Rollouts:
+    """The rollouts with log-probabilities under the model."""
+    logprobs, _ = score(model, rollouts.tokens.to(model.device), rollouts.mask.to(model.device), temperature)
+    return replace(rollouts, logprobs=logprobs.cpu())

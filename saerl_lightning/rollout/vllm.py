@@ -1,0 +1,198 @@
+"""VLLMEngine: samples with vLLM inside the trainer's process, on a GPU or a CPU, and copies the policy's weights to it.
+
+One process and one device: no server, no tensor parallelism, no distributed trainer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Rollouts, Sampling
+from saerl_lightning.rollout.completion import check_lengths, end_ids, lay_out
+from saerl_lightning.rollout.draw import prompt_seeds
+from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.rollout.isolation import undisturbed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from vllm import LLM, CompletionOutput, SamplingParams
+
+CPU_CACHE_GB = 1.0
+
+
+class VLLMEngine(RolloutEngine):
+    """Samples with an in-process vLLM that receives the policy's weights after every update.
+
+    Args:
+        dtype: of vLLM's weights: float32, bfloat16, float16; auto takes the policy's own.
+        gpu_memory_utilization: share of the GPU's memory that vLLM may claim, weights and cache together.
+        enforce_eager: do not compile the model or capture CUDA graphs: starts faster, samples slower.
+        max_num_seqs: most completions decoded at a time.
+        kv_cache_gb: size of the key-value cache in GiB; by default what gpu_memory_utilization leaves, on a CPU 1.
+        sleep_level: what vLLM gives up while the policy is updated: 0 nothing, 1 its cache (the weights move to the
+            host), 2 its cache and weights. On a CPU always 0.
+        trust_remote_code: let the model folder bring code of its own.
+    """
+
+    def __init__(
+        self,
+        dtype: str = "auto",
+        gpu_memory_utilization: float = 0.5,
+        enforce_eager: bool = False,
+        max_num_seqs: int = 256,
+        kv_cache_gb: float | None = None,
+        sleep_level: int = 0,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.dtype = dtype
+        self.gpu_memory_utilization = gpu_memory_utilization
+        self.enforce_eager = enforce_eager
+        self.max_num_seqs = max_num_seqs
+        self.kv_cache_gb = kv_cache_gb
+        self.sleep_level = sleep_level
+        self.trust_remote_code = trust_remote_code
+        self._llm: LLM | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._ends: list[int] = []
+        self._max_model_len = 0
+        self._version = 0
+        self._asleep: set[str] = set()
+
+    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
+        """Starts vLLM on the folder or hub name the policy was loaded from. Takes seconds to minutes."""
+        if importlib.util.find_spec("vllm") is None:
+            raise InputError(
+                "VLLMEngine needs vllm, which is not installed; write `pip install 'saerl-lightning[vllm]'` on a GPU "
+                "machine, install requirements/cpu.txt on a CPU, or choose HFEngine"
+            )
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            raise InputError(
+                "VLLMEngine runs beside one training process; write trainer.devices: 1, or choose HFEngine"
+            )
+        self._tokenizer, self._max_model_len = tokenizer, max_model_len
+        self._ends = end_ids(model, tokenizer)
+        with undisturbed():
+            self._llm = self._launch(model, max_model_len)
+
+    def _launch(self, model: PreTrainedModel, max_model_len: int) -> LLM:
+        on_cpu = not torch.cuda.is_available()
+        cache_gb = CPU_CACHE_GB if on_cpu and self.kv_cache_gb is None else self.kv_cache_gb
+        _set_environment(on_cpu)
+        from vllm import LLM
+
+        return LLM(
+            model=str(model.name_or_path),
+            dtype=str(model.dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype,  # type: ignore[arg-type]
+            max_model_len=max_model_len,
+            max_num_seqs=self.max_num_seqs,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            kv_cache_memory_bytes=None if cache_gb is None else int(cache_gb * 2**30),
+            enforce_eager=self.enforce_eager or on_cpu,
+            enable_sleep_mode=self.sleep_level > 0 and not on_cpu,
+            logprobs_mode="processed_logprobs",  # of the distribution that is sampled: temperature, top_k and top_p in
+            generation_config="vllm",  # no sampling defaults from the model folder
+            trust_remote_code=self.trust_remote_code,
+            use_tqdm_on_load=False,
+        )
+
+    def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
+        """Draws `sampling.group_size` completions for each prompt, which vLLM reads once."""
+        llm, tokenizer = self._started()
+        check_lengths(prompt_ids, sampling, self._max_model_len)
+        prompts: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
+        settings = [self._settings(sampling, seed) for seed in prompt_seeds(sampling.seed, len(prompts))]
+        with undisturbed():  # vLLM draws from the global stream even where every request has a seed
+            answers = llm.generate(prompts, settings, use_tqdm=False)
+        # Greedy completions of one prompt are equal, so vLLM is asked for one and it is repeated.
+        copies = sampling.group_size if sampling.temperature == 0 else 1
+        groups = [sorted(answer.outputs, key=lambda o: o.index) * copies for answer in answers]
+        outputs = [output for group in groups for output in group]  # R
+        completions = [list(output.token_ids) for output in outputs]
+        logprobs = [_sampled_logprobs(output) for output in outputs]
+        truncated = [output.finish_reason == "length" for output in outputs]
+        return lay_out(tokenizer, prompt_ids, completions, logprobs, truncated, self._version)
+
+    def _settings(self, sampling: Sampling, seed: int) -> SamplingParams:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=1 if sampling.temperature == 0 else sampling.group_size,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+            stop=list(sampling.stop),
+            stop_token_ids=self._ends,
+            logprobs=0,  # of the sampled token, no alternatives
+            flat_logprobs=True,
+            detokenize=bool(sampling.stop),
+        )
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Copies the whole state dict into vLLM and forgets cached prefixes.
+
+        Args:
+            named_tensors: names and tensors of `state_dict()`, not of `named_parameters()`: that lists a tied output
+                head once, under the embedding's name, and vLLM would keep its old head.
+            version: what the next rollouts report as `weight_version`.
+        """
+        llm, _ = self._started()
+        self._wake("weights")
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
+        self._wake("kv_cache")
+        if not llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache; prefixes of the old weights would be sampled from")
+        self._version = version
+
+    def sleep(self) -> None:
+        """Gives the GPU memory of cache and weights back; does nothing at sleep_level 0 and on a CPU."""
+        if self._llm is not None and self.sleep_level and torch.cuda.is_available() and not self._asleep:
+            self._llm.sleep(level=self.sleep_level)
+            self._asleep = {"weights", "kv_cache"}
+
+    def wake(self) -> None:
+        """Takes the memory of the weights back; `load_weights`, which must follow, takes back that of the cache."""
+        self._wake("weights")
+
+    def _wake(self, part: str) -> None:
+        if part in self._asleep and self._llm is not None:
+            self._llm.wake_up(tags=[part])
+            self._asleep.remove(part)
+
+    def close(self) -> None:
+        """Shuts vLLM down and frees its memory."""
+        if self._llm is None:
+            return
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = self._tokenizer = None
+        cleanup_dist_env_and_memory()
+
+    def _started(self) -> tuple[LLM, PreTrainedTokenizerBase]:
+        if self._llm is None or self._tokenizer is None:
+            raise RuntimeError("VLLMEngine was used before start, or after close")
+        return self._llm, self._tokenizer
+
+
+def _set_environment(on_cpu: bool) -> None:
+    """Configures vLLM where it takes environment variables and no arguments; what the user has set stays."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over by reference, within the process
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if on_cpu:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer computes on the same cores
+        os.environ.setdefault("VLLM_CPU_CI_ENV", "1")  # no warm-up
+
+
+def _sampled_logprobs(output: CompletionOutput) -> list[float]:
+    """Log-probability of every sampled token: the first entry of its position."""
+    flat: Any = output.logprobs
+    return [flat.logprobs[i] for i in flat.start_indices]

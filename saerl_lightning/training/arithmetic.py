@@ -1,0 +1,79 @@
+"""Batch arithmetic: what one run will do, said before the first step, and refused where the numbers don't fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Sampling
+
+
+@dataclass(frozen=True)
+class BatchArithmetic:
+    """The numbers that decide how a batch becomes optimiser steps.
+
+    Args:
+        prompts: a step, over all ranks.
+        sampling: group size and longest completion.
+        max_prompt_tokens: longest prompt, in tokens.
+        micro_tokens: most tokens of a micro-batch, padding included.
+        updates_per_batch: optimiser steps on each sampled batch.
+        ranks: processes.
+        batches: sampled batches in the run.
+        context: longest sequence of the policy, in tokens; null where its config does not say.
+    """
+
+    prompts: int
+    sampling: Sampling
+    max_prompt_tokens: int
+    micro_tokens: int
+    updates_per_batch: int
+    ranks: int
+    batches: int
+    context: int | None
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the longest possible row: prompt and completion."""
+        return self.max_prompt_tokens + self.sampling.max_tokens
+
+    def check(self) -> None:
+        """Refuses numbers that do not fit each other.
+
+        Raises:
+            InputError: naming the settings and what to write instead.
+        """
+        group = self.sampling.group_size
+        if group < 2:
+            raise InputError(f"sampling.group_size is {group}: one completion has no group to be better than; write 2+")
+        if self.sampling.temperature == 0:
+            raise InputError("sampling.temperature is 0: greedy groups are copies of one completion; write e.g. 1.0")
+        if self.updates_per_batch < 1:
+            raise InputError(f"updates_per_batch is {self.updates_per_batch}; write 1 (on-policy) or more")
+        if self.context is not None and self.row_tokens > self.context:
+            raise InputError(
+                f"chat.max_prompt_tokens {self.max_prompt_tokens} + sampling.max_tokens {self.sampling.max_tokens} = "
+                f"{self.row_tokens} tokens is beyond the policy's context of {self.context}; lower one of them"
+            )
+        if self.row_tokens > self.micro_tokens:
+            raise InputError(
+                f"micro_tokens is {self.micro_tokens}, but one row may have {self.row_tokens} tokens "
+                f"({self.max_prompt_tokens} prompt + {self.sampling.max_tokens} completion); write {self.row_tokens} or more"
+            )
+
+    def __str__(self) -> str:
+        """The arithmetic, one line a fact."""
+        rows = self.prompts * self.sampling.group_size
+        a_rank = rows // self.ranks
+        most = -(-a_rank // max(1, self.micro_tokens // self.row_tokens))
+        steps = self.batches * self.updates_per_batch
+        tokens = self.batches * rows * self.sampling.max_tokens
+        return "\n".join(
+            [
+                f"{self.prompts} prompts x {self.sampling.group_size} completions = {rows} rows a batch, "
+                f"{a_rank} on each of {self.ranks} rank(s)",
+                f"forward and backward in 1 to {most} micro-batches a rank, of at most {self.micro_tokens:,} tokens each",
+                f"{self.batches:,} batches x {self.updates_per_batch} update(s) = {steps:,} optimiser steps",
+                f"at most {tokens:,} sampled tokens ({rows * self.sampling.max_tokens:,} a batch)",
+            ]
+        )

@@ -1,0 +1,59 @@
+"""A table of completions, so that people read what the policy writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.loggers import WandbLogger
+
+from saerl_lightning.training.grpo import GRPOModule, SampledStep
+
+COLUMNS = ["step", "uid", "prompt", "completion", "answer", "reward", "advantage", "truncated"]
+
+
+class CompletionTable(lightning.Callback):
+    """Logs some completions of a step: to `completions.jsonl` in the run folder, and to W&B as one table a step.
+
+    Args:
+        every_n_steps: optimiser steps between tables.
+        prompts: prompts shown a table, each with its whole group.
+    """
+
+    def __init__(self, every_n_steps: int = 50, prompts: int = 2) -> None:
+        self.every_n_steps = every_n_steps
+        self.prompts = prompts
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Writes the table of the step just taken, every `every_n_steps`."""
+        step = trainer.global_step
+        due = step == 1 or step % self.every_n_steps == 0
+        if not (due and trainer.is_global_zero and isinstance(pl_module, GRPOModule) and pl_module.last_step):
+            return
+        rows = completion_rows(pl_module.last_step, step, self.prompts)
+        with Path(trainer.default_root_dir, "completions.jsonl").open("a") as file:
+            file.writelines(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n" for row in rows)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):  # a key of its own a step: W&B keeps only the last table of a key
+                logger.log_table(f"completions/step_{step}", columns=COLUMNS, data=rows)
+
+
+def completion_rows(sampled: SampledStep, step: int, prompts: int) -> list[list[object]]:
+    """The groups of the first `prompts` prompts of a step, one row a completion, in the order of `COLUMNS`."""
+    rows: list[list[object]] = []
+    group = sampled.rollouts.group_size
+    for p, prompt in enumerate(sampled.batch.prompts[:prompts]):
+        for g in range(group):
+            reward, advantage = sampled.total[p, g].item(), sampled.advantages[p, g].item()
+            text, cut = sampled.rollouts.texts[p * group + g], bool(sampled.rollouts.truncated[p * group + g])
+            rows.append([step, prompt.uid, prompt.text, text, prompt.answer, reward, advantage, cut])
+    return rows

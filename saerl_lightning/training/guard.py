@@ -1,0 +1,59 @@
+"""The mismatch guard: stops a run whose sampler does not hold the policy's weights.
+
+A sampler with stale or wrong weights fails silently: rewards move, the loss is finite, the run collapses days later. The
+comparison is free, since the first update after a sync computes the policy's log-probabilities of the sampled tokens
+anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saerl_lightning.errors import RunStopped
+from saerl_lightning.policy.logprobs import mismatch
+
+DEFAULT_THRESHOLD = {torch.float32: 0.001, torch.bfloat16: 0.1}
+
+CAUSES = (
+    "likely causes: the tied output head was not sent to the sampler (iterate state_dict(), not named_parameters()); the "
+    "sampler's prefix cache was not reset after the sync; the sampler's log-probabilities are not at the sampling "
+    "temperature (vLLM: logprobs_mode='processed_logprobs'); the sampler computes in another dtype than the policy"
+)
+
+
+@dataclass(frozen=True)
+class MismatchGuard:
+    """Compares the policy's log-probabilities of sampled tokens with the sampler's, after every weight sync.
+
+    Args:
+        threshold: mean absolute difference, in nats a token, beyond which the run stops; null is 0.001 for a float32
+            policy and 0.1 for bfloat16.
+    """
+
+    threshold: float | None = None
+
+    def check(
+        self,
+        policy: Float[Tensor, "R T"],
+        sampler: Float[Tensor, "R T"],
+        mask: Bool[Tensor, "R T"],
+        dtype: torch.dtype,
+    ) -> dict[str, float]:
+        """Measures the differences for the logs.
+
+        Raises:
+            RunStopped: if their mean is beyond the threshold, with the likely causes.
+        """
+        mean, largest = mismatch(policy, sampler, mask)
+        limit = DEFAULT_THRESHOLD[dtype] if self.threshold is None else self.threshold
+        if not mean <= limit:  # a NaN must stop the run too
+            raise RunStopped(
+                f"the sampler is not the policy: their log-probabilities of the same tokens differ by {mean:.4f} nats on "
+                f"average (largest {largest:.2f}), and more than {limit} is no rounding; {CAUSES}. Raise "
+                "model.guard.threshold only if you know why they differ."
+            )
+        return {"sampler/mismatch_mean": float(mean), "sampler/mismatch_max": float(largest)}

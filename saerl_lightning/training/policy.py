@@ -1,0 +1,209 @@
+"""What every module that trains a policy shares: loading it, an engine that samples from it, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.evaluation.metrics import SampledAccuracy, macro_average
+from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.weights import base_model, named_weights
+from saerl_lightning.records import PromptBatch, Rollouts, Sampling
+from saerl_lightning.reward.reward import Reward
+from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.training.optimization import clip_gradients, require_finite, warm_up
+from saerl_lightning.training.phases import Phases
+
+if TYPE_CHECKING:
+    from lightning.pytorch.core.optimizer import LightningOptimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from saerl_lightning.data.module import PromptDataModule
+
+
+class PolicyModule(lightning.LightningModule, ABC):
+    """A policy under Lightning. Subclasses store the fields below in their constructor and say how to train.
+
+    Evaluation samples each named set with its own settings, grades by the first reward, and logs `<stage>/<set>/<metric>`
+    with a macro average over the sets.
+    """
+
+    policy: Policy
+    engine: RolloutEngine
+    rewards: list[Reward]
+    optimizer: OptimizerCallable
+    lr_scheduler: LRSchedulerCallable | None
+    phases: Phases
+    warmup_steps: int
+    max_grad_norm: float | None
+    model: PreTrainedModel
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer, loaded once."""
+        return self.policy.load_tokenizer()
+
+    @property
+    def prompts(self) -> PromptDataModule:
+        """The datamodule that serves this run."""
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence the policy was made for, in tokens; None where its config does not say."""
+        return getattr(base_model(self.model).config, "max_position_embeddings", None)
+
+    def configure_model(self) -> None:
+        """Loads the policy's weights, once."""
+        if not hasattr(self, "model"):
+            self.model = self.policy.load_model()
+            self.model.train()
+
+    def configure_optimizers(self) -> Any:
+        """Builds the optimiser over the trained weights, and its schedule where there is one."""
+        optimizer = self.optimizer(p for p in self.model.parameters() if p.requires_grad)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    def teardown(self, stage: str) -> None:
+        """Closes the engine and the graders."""
+        self.engine.close()
+        for reward in self.rewards:
+            reward.close()
+        self._engine_version = None
+
+    # -- sampling ------------------------------------------------------------------------------------------------------
+
+    _engine_version: int | None = None  # weights the engine holds; None before it is started
+
+    def sync(self) -> None:
+        """Makes the engine sample from the present weights, starting it first if need be. Does nothing if it does."""
+        if self._engine_version == self.global_step:
+            return
+        if self._engine_version is None:
+            longest = self.prompts.chat.max_prompt_tokens + max(s.max_tokens for s in self.samplings())
+            self.engine.start(base_model(self.model), self.tokenizer, min(longest, self.context or longest))
+        self.engine.wake()
+        self.engine.load_weights(named_weights(self.model), self.global_step)
+        self._engine_version = self.global_step
+
+    def samplings(self) -> list[Sampling]:
+        """Every way this run samples; the engine is made for the longest."""
+        return self.prompts.samplings
+
+    # -- descending ----------------------------------------------------------------------------------------------------
+
+    def descend(self, loss: float, batch: PromptBatch) -> dict[str, float]:
+        """Clips the gradients, takes one optimiser step and clears them.
+
+        Returns:
+            The gradient norm before clipping, and the learning rate of the step.
+
+        Raises:
+            RunStopped: if the loss or the norm is no number; the step is not taken.
+        """
+        optimizer = cast("LightningOptimizer", self.optimizers())
+        norm = clip_gradients(self.model.parameters(), self.max_grad_norm)
+        require_finite(loss, norm, [prompt.uid for prompt in batch.prompts])
+        with self.phases("optimizer"), warm_up(optimizer.optimizer, self.global_step, self.warmup_steps):
+            rate = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+        optimizer.zero_grad()
+        if (schedule := cast("LRScheduler | None", self.lr_schedulers())) is not None:
+            schedule.step()
+        return {"optim/grad_norm": norm, "optim/lr": rate}
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        """Syncs the engine and makes one accuracy a named set."""
+        self._begin_evaluation({n: self.prompts.val_set(i) for i, n in enumerate(self.prompts.val_names)})
+
+    def on_test_start(self) -> None:
+        """Syncs the engine and makes one accuracy a named set."""
+        self._begin_evaluation({n: self.prompts.test_set(i) for i, n in enumerate(self.prompts.test_names)})
+
+    def on_predict_start(self) -> None:
+        """Syncs the engine."""
+        self.sync()
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Samples and grades one batch of a named set."""
+        self._evaluate(batch, batch_idx, self.prompts.val_set(dataloader_idx), dataloader_idx)
+
+    def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Samples and grades one batch of a named set."""
+        self._evaluate(batch, batch_idx, self.prompts.test_set(dataloader_idx), dataloader_idx)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts:
+        """Samples completions of one batch; `PredictionWriter` writes them."""
+        return self._sample(batch, batch_idx, self.prompts.test_set(dataloader_idx))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs every set's accuracy and the macro average."""
+        self._report_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs every set's accuracy and the macro average."""
+        self._report_evaluation("test")
+
+    def _begin_evaluation(self, sets: dict[str, Sampling]) -> None:
+        self.sync()
+        topics = self.prompts.topics
+        vote = self.rewards[0].vote
+        accuracy = {name: SampledAccuracy(s.group_size, topics, extract=vote) for name, s in sets.items()}
+        self.accuracy = {name: metric.to(self.device) for name, metric in accuracy.items()}
+
+    def _sample(self, batch: PromptBatch, batch_idx: int, sampling: Sampling) -> Rollouts:
+        seed = sampling.seed + 7919 * (batch_idx * self.trainer.world_size + self.global_rank)
+        with self.phases("sample"):
+            return self.engine.generate(batch.ids, replace(sampling, seed=seed))
+
+    def _evaluate(self, batch: PromptBatch, batch_idx: int, sampling: Sampling, index: int) -> None:
+        rollouts = self._sample(batch, batch_idx, sampling)
+        with self.phases("grade"):
+            scores = self.rewards[0](batch.prompts, rollouts)  # (P, k)
+        list(self.accuracy.values())[index].update(batch.prompts, rollouts, scores)
+
+    def _report_evaluation(self, stage: str) -> None:
+        computed = {name: accuracy.compute() for name, accuracy in self.accuracy.items()}
+        results = {name: {key: float(value) for key, value in values.items()} for name, values in computed.items()}
+        self.phases.drain()  # the seconds of evaluation are not the next step's
+        for name, metrics in {**results, "macro": macro_average(results)}.items():
+            self.log_dict({f"{stage}/{name}/{key}": value for key, value in metrics.items()}, sync_dist=True)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes which model the weights belong to."""
+        checkpoint["policy"] = asdict(self.policy)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another model before any weight is loaded.
+
+        Raises:
+            InputError: naming both models and the first weight that differs.
+        """
+        saved = {n.removeprefix("model."): t.shape for n, t in checkpoint["state_dict"].items()}
+        own = {n: t.shape for n, t in self.model.state_dict().items()}
+        differing = sorted(n for n in saved.keys() | own.keys() if saved.get(n) != own.get(n))
+        if differing:
+            name = differing[0]
+            raise InputError(
+                f"the checkpoint is of another model: it was trained from '{checkpoint.get('policy', {}).get('path')}', "
+                f"policy.path is '{self.policy.path}', and {name} is {_shape(saved.get(name))} there and "
+                f"{_shape(own.get(name))} here; give the policy (and lora) it was trained with"
+            )
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "missing" if shape is None else str(tuple(shape))

@@ -1,0 +1,79 @@
+"""SFTModule: supervised fine-tuning on the answers, a cold start for policies too small to earn a first reward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+
+from saerl_lightning.objective.aggregation import token_mean
+from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.logprobs import score
+from saerl_lightning.records import PromptBatch, Rollouts
+from saerl_lightning.reward.reward import Reward
+from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.training.phases import Phases
+from saerl_lightning.training.policy import PolicyModule
+
+
+def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW at a learning rate of 1e-5, without weight decay."""
+    return torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0)
+
+
+class SFTModule(PolicyModule):
+    """Trains a policy to say each prompt's answer; only the answer's tokens count.
+
+    Args:
+        policy: the model to train.
+        engine: samples for evaluation.
+        rewards: the first one grades evaluation.
+        target: what the policy should say; `{answer}` stands for the prompt's answer.
+        optimizer: built over the trained weights.
+        lr_scheduler: stepped once an optimiser step; null keeps the rate.
+        warmup_steps: optimiser steps until the full learning rate.
+        max_grad_norm: gradients are scaled down to this norm; null does not.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        engine: RolloutEngine,
+        rewards: list[Reward],
+        target: str = "{answer}",
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        warmup_steps: int = 0,
+        max_grad_norm: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy = policy
+        self.engine = engine
+        self.rewards = rewards
+        self.target = target
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.warmup_steps = warmup_steps
+        self.max_grad_norm = max_grad_norm
+        self.phases = Phases()
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Descends the negative log-likelihood of the answers, a mean over the batch's answer tokens."""
+        rows = self.rows(batch)
+        tokens, mask = rows.tokens.to(self.device), rows.mask.to(self.device)
+        logprobs, _ = score(self.model, tokens, mask, temperature=1.0)
+        loss = -token_mean(logprobs, mask, float(mask.sum()))
+        self.manual_backward(loss)
+        self.log_dict(self.descend(loss.item(), batch))
+        self.log("loss", loss.item(), prog_bar=True)
+        self.prompts.advance()
+
+    def rows(self, batch: PromptBatch) -> Rollouts:
+        """Lays prompts and answers out as rows, each answer closed by the end-of-text token."""
+        end = self.tokenizer.eos_token_id
+        texts = [self.target.format(answer=prompt.answer) for prompt in batch.prompts]
+        answers = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
+        nothing = [[0.0] * len(answer) for answer in answers]
+        return Rollouts.pack(batch.ids, answers, nothing, [False] * len(answers), texts, 1, version=self.global_step)

@@ -1,0 +1,463 @@
+"""PromptDataModule under a real Trainer: what is served, in which order, and after any interruption."""
+
+import logging
+import warnings
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import Callback
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from saerl_lightning.data.callback import Curriculum
+from saerl_lightning.data.clustering import TopicClusters
+from saerl_lightning.data.curriculum import LabelOrder, LengthOrder
+from saerl_lightning.data.filtering import RandomFilter
+from saerl_lightning.data.mixing import TailMixing
+from saerl_lightning.data.module import PromptDataModule
+from saerl_lightning.data.sampler import PlanSampler
+from saerl_lightning.data.validation import ValidationSet
+from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.chat import ChatTemplate
+from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.records import Outcomes, Prompt, Sampling
+from saerl_lightning.signals.noise import RandomSignals
+
+CHATML = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+TOKENIZER = byte_tokenizer()
+
+
+class ListPrompts(PromptSource):
+    """Prompts from memory; counts how often they are read."""
+
+    def __init__(self, prompts: list[Prompt]) -> None:
+        self.prompts = prompts
+        self.loads = 0
+
+    def load(self) -> list[Prompt]:
+        self.loads += 1
+        return list(self.prompts)
+
+
+def prompts(count: int, name: str = "p", length: int = 5) -> list[Prompt]:
+    return [
+        Prompt(
+            f"{name}{i}",
+            ({"role": "user", "content": f"{name} {i} ".ljust(length, ".")},),
+            str(i),
+            topic="ab"[i % 2],
+            labels={"difficulty": float(i * 7 % 11)},
+        )
+        for i in range(count)
+    ]
+
+
+def make(count: int = 14, **arguments) -> PromptDataModule:
+    """Three batches of four and two left over, all four operations on."""
+    arguments = {
+        "train": ListPrompts(prompts(count)),
+        "batch_size": 4,
+        "clustering": TopicClusters(),
+        "curriculum": LabelOrder(),
+        "mixing": TailMixing(0.25),
+    } | arguments
+    return PromptDataModule(**arguments)
+
+
+class Recorder(lightning.LightningModule):
+    """A policy of one weight that notes the rows it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.tokenizer = TOKENIZER
+        self.served: list[list[int]] = []
+        self.validated: list[tuple[int, list[str]]] = []
+
+    def configure_optimizers(self):
+        # Asking for the number of steps makes Lightning begin the epoch before the loops' state is restored.
+        assert self.trainer.estimated_stepping_batches > 0
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch, batch_idx):
+        assert [p.uid for p in batch.prompts] == [f"p{row}" for row in batch.rows]
+        assert TOKENIZER.decode(batch.ids[0]) == f"<user>{batch.prompts[0].text}\n<assistant>"
+        self.optimizers().zero_grad()
+        self.manual_backward((self.weight - sum(batch.rows)).square().sum() * 1e-4)
+        self.optimizers().step()
+        self.served.append(batch.rows)
+        count = len(batch.rows)
+        uids = [p.uid for p in batch.prompts]
+        self.trainer.datamodule.observe(Outcomes(uids, torch.zeros(count, 2), torch.zeros(count)))
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.validated.append((dataloader_idx, [p.uid for p in batch.prompts]))
+
+    test_step = validation_step
+
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        self.validation_step(batch, batch_idx, dataloader_idx)
+        return batch.rows
+
+
+class SaveEverywhere(Callback):
+    """Saves after every batch, validation and epoch, as ModelCheckpoint may."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step}-batch.ckpt")
+
+    def on_validation_end(self, trainer, *_) -> None:
+        if not trainer.sanity_checking:
+            trainer.save_checkpoint(self.folder / f"{trainer.global_step}-validation.ckpt")
+
+    def on_train_epoch_end(self, trainer, *_) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step}-epoch.ckpt")
+
+
+def trainer(**arguments) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return lightning.Trainer(
+        **quiet | {"enable_model_summary": False, "accelerator": "cpu", "max_epochs": 1} | arguments
+    )
+
+
+def fit(data, ckpt_path=None, **arguments) -> Recorder:
+    module = Recorder()
+    trainer(**arguments).fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def a_quiet_trainer():
+    """Lightning's own advice about logging is not under test; everything else still fails."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The number of training batches")
+        warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+        warnings.filterwarnings("ignore", message="GPU available but not used")
+        yield
+
+
+def test_the_order_served_is_the_plans():
+    data = make()
+    module = fit(data, max_epochs=2)
+    assert module.served == data.plan.batches().tolist() * 2
+    assert len(module.served) == 6
+    assert data.plan.mixed_from.max() == 1  # the operations did run
+    assert np.isfinite(data.plan.difficulty).all()
+
+
+@pytest.mark.parametrize("limit", [1.0, 2])
+@pytest.mark.parametrize("validate_every", [1, 2])
+def test_resuming_anywhere_serves_exactly_the_rest(tmp_path, limit, validate_every):
+    def run(ckpt_path=None, **arguments):
+        data = make(val={"v": ListPrompts(prompts(3, "v"))})
+        every = {"val_check_interval": validate_every, "limit_train_batches": limit, "max_epochs": 3}
+        return fit(data, ckpt_path, **every, **arguments)
+
+    whole = run(callbacks=[SaveEverywhere(tmp_path)])
+    steps = 9 if limit == 1.0 else 6
+    assert len(whole.served) == steps
+    checkpoints = sorted(tmp_path.iterdir())
+    assert len(checkpoints) >= steps + 3 + 3  # batches, validations, epochs
+    for checkpoint in checkpoints:
+        done = int(checkpoint.stem.split("-")[0])
+        resumed = run(checkpoint)
+        assert resumed.served == whole.served[done:], checkpoint.name
+        assert resumed.weight.item() == whole.weight.item()
+    state = torch.load(tmp_path / "2-batch.ckpt", weights_only=True)["PromptDataModule"]
+    assert state["cursor"] == (2 if limit == 1.0 else 0)
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path):
+    fit(make(), callbacks=[SaveEverywhere(tmp_path)])
+    checkpoint = tmp_path / "1-batch.ckpt"
+    saved = make()
+    saved.tokenizer = TOKENIZER
+    saved.setup("fit")
+    for other in (make(mixing=None), make(curriculum=None), make(batch_size=2), make(15)):
+        with pytest.raises(InputError, match=f"plan is {saved.state_dict()['plan']}, this run's is .*ckpt_path"):
+            fit(other, ckpt_path=checkpoint)
+    changed = prompts(14)
+    changed[3] = Prompt("p3", changed[3].messages, "another answer", topic="b", labels=changed[3].labels)
+    with pytest.raises(InputError, match="plan is"):
+        fit(make(train=ListPrompts(changed)), ckpt_path=checkpoint)
+
+
+def test_validating_a_checkpoint_takes_no_cursor_from_it(tmp_path):
+    data = make(val={"v": ListPrompts(prompts(3, "v"))})
+    fit(data, callbacks=[SaveEverywhere(tmp_path)], limit_val_batches=0)
+    trainer().validate(Recorder(), datamodule=data, ckpt_path=tmp_path / "1-batch.ckpt")
+    assert fit(data, limit_val_batches=0).served == data.plan.batches().tolist()
+    other = make(7, mixing=None, val={"v": ListPrompts(prompts(3, "v"))})
+    trainer().validate(Recorder(), datamodule=other, ckpt_path=tmp_path / "1-batch.ckpt")
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_every_batch_and_overlap_nowhere(world):
+    batches = np.random.default_rng(0).permutation(20).reshape(5, 4)
+    samplers = [PlanSampler(batches, 2, rank, world) for rank in range(world)]
+    assert {len(s) for s in samplers} == {5}
+    for start in (2, 0, 0):  # the first pass from the cursor, every other one from the top
+        shares = [list(s) for s in samplers]
+        for b, parts in enumerate(zip(*shares, strict=True), start=start):
+            assert {len(part) for part in parts} == {4 // world}
+            assert sorted(row for part in parts for row in part) == sorted(batches[b].tolist())
+
+
+def test_the_cursor_counts_trained_batches_not_fetched_ones():
+    sampler = PlanSampler(np.arange(8).reshape(4, 2), start=1)
+    assert iter(sampler)  # begun and left: takes nothing
+    served = iter(sampler)
+    assert [next(served), next(served)] == [[2, 3], [4, 5]]
+    assert sampler.cursor == 1
+    sampler.advance()
+    assert sampler.cursor == 2
+    assert next(iter(sampler)) == [0, 1]
+    assert sampler.cursor == 0
+
+
+def test_ranks_that_cannot_share_evenly_are_refused():
+    with pytest.raises(InputError, match=r"batch_size is 4, which 3 processes .* multiple of 3"):
+        PlanSampler(np.zeros((2, 4), dtype=int), world=3)
+
+
+def test_fit_then_validate_reads_and_plans_once():
+    source, held_out = ListPrompts(prompts(14)), ListPrompts(prompts(3, "v"))
+    data, module = make(train=source, val={"held_out": held_out}), Recorder()
+    run = trainer()
+    run.fit(module, datamodule=data)
+    plan = data.plan
+    run.validate(module, datamodule=data)
+    run.fit_loop.max_epochs = 2
+    run.fit(module, datamodule=data)
+    assert (source.loads, held_out.loads) == (1, 1)
+    assert data.plan is plan
+
+
+def test_named_sets_are_served_in_order_with_their_own_sampling():
+    greedy = Sampling(temperature=0, group_size=1)
+    data = make(
+        val={
+            "easy": ListPrompts(prompts(5, "e")),
+            "hard": ValidationSet(ListPrompts(prompts(9, "h")), greedy, limit=3),
+        },
+        val_batch_size=2,
+    )
+    module = Recorder()
+    trainer().validate(module, datamodule=data)
+    easy, hard = [["e0", "e1"], ["e2", "e3"], ["e4"]], [["h0", "h1"], ["h2"]]
+    expected = [(0, uids) for uids in easy] + [(1, uids) for uids in hard]
+    assert module.validated == expected
+    assert data.val_names == ["easy", "hard"]
+    assert [data.val_set(0), data.val_set(1)] == [Sampling(group_size=4), greedy] == data.samplings
+    assert data.topics == ["a", "b"]
+    for run in ("test", "predict"):  # without sets of their own they take the validation sets
+        module.validated.clear()
+        getattr(trainer(), run)(module, datamodule=data, **({"return_predictions": False} if run == "predict" else {}))
+        assert module.validated == expected
+        assert data.test_names == ["easy", "hard"] and data.test_set(1) == greedy
+
+
+def test_processes_share_a_validation_set():
+    data = make(val={"v": ListPrompts(prompts(7, "v"))}, val_batch_size=2)
+    data.tokenizer = TOKENIZER
+    data.setup("validate")
+    shares = [data._val_pools[0].batches(2, rank, 2) for rank in range(2)]
+    assert shares == [[[0, 2], [4, 6]], [[1, 3], [5]]]
+
+
+def test_prompts_that_are_too_long_are_dropped_with_count_and_reason(caplog):
+    pool = prompts(10) + prompts(2, "long", length=60)
+    data = make(
+        train=ListPrompts(pool), chat=ChatTemplate(max_prompt_tokens=40), val={"v": ListPrompts(pool[9:])}, mixing=None
+    )
+    data.tokenizer = TOKENIZER
+    with (
+        caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"),
+        pytest.warns(UserWarning, match="set 'v' shares 3 of its 3 prompts with training"),
+    ):
+        data.setup("fit")
+    assert "data.train: 2 of 12 prompts are too long" in caplog.text
+    assert "v: 2 of 3 prompts are too long" in caplog.text
+    assert set(data.plan.dropped) == {10, 11}
+    assert all("max_prompt_tokens 40" in why for why in data.plan.dropped.values())
+    assert [batch.rows for batch in data.val_dataloader()[0]] == [[0]]
+
+
+def test_the_shuffle_is_of_the_order_only():
+    def order(**arguments):
+        data = PromptDataModule(ListPrompts(prompts(14)), batch_size=4, **arguments)
+        data.tokenizer = TOKENIZER
+        data.setup("fit")
+        assert [p.uid for p in data.pool.prompts] == [f"p{i}" for i in range(14)]
+        return data.plan.rows.tolist()
+
+    assert order(shuffle_seed=None) == list(range(14))
+    assert order() == order(shuffle_seed=0) != order(shuffle_seed=1)
+    assert sorted(order(shuffle_seed=1)) == list(range(14))
+
+
+class BySignal(Curriculum):
+    """Orders by the first feature column, and counts what it observes."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    @property
+    def needs_features(self) -> bool:
+        return True
+
+    def difficulty(self, plan, prompts, features):
+        return features[:, 0].copy()
+
+    def observe(self, outcomes) -> None:
+        self.seen += len(outcomes.uids)
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state) -> None:
+        self.seen = state["seen"]
+
+    def metrics(self):
+        return {"seen": float(self.seen)}
+
+
+class CountingSignals(RandomSignals):
+    """Counts how often features are computed."""
+
+    calls = 0
+
+    def features(self, prompts):
+        self.calls += 1
+        return super().features(prompts)
+
+
+def test_features_are_computed_once_in_the_pools_order_and_state_is_checkpointed(tmp_path):
+    signals = CountingSignals(3)
+    data = make(signals=signals, curriculum=BySignal(), extra=[BySignal()], mixing=None)
+    fit(data, callbacks=[SaveEverywhere(tmp_path)])
+    assert signals.calls == 1
+    assert np.array_equal(data.plan.difficulty, RandomSignals(3).features(prompts(14))[:, 0])
+    assert list(data.operations) == ["clustering", "curriculum", "extra.0"]
+    assert data.metrics() == {"data/curriculum/seen": 12, "data/extra.0/seen": 12}
+    resumed = make(signals=RandomSignals(3), curriculum=BySignal(), extra=[BySignal()], mixing=None)
+    fit(resumed, ckpt_path=tmp_path / "2-batch.ckpt")
+    assert resumed.metrics() == {"data/curriculum/seen": 12, "data/extra.0/seen": 12}
+    idle = make(signals=signals)
+    idle.tokenizer = TOKENIZER
+    idle.setup("fit")
+    assert signals.calls == 1  # nothing reads them
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size is 0; write 1 or more"),
+        ({"val_batch_size": 0}, r"data\.val_batch_size is 0"),
+        ({"batch_size": 16}, r"batch_size is 16, but only 14 of 14 prompts are left \(none was dropped\)"),
+        (
+            {"filtering": RandomFilter(0.8)},
+            r"batch_size is 4, but only 3 of 14 .*\(11 dropped: random 0.8 of the prompts \(seed 0\)\)",
+        ),
+        ({"chat": ChatTemplate(max_prompt_tokens=3)}, r"no prompt is left of 14 \(14 dropped: .*max_prompt_tokens 3"),
+        ({"curriculum": BySignal()}, r"data\.curriculum \(BySignal\) reads feature rows, .*--data\.signals Random"),
+        ({"extra": [BySignal()]}, r"data\.extra\.0 \(BySignal\) reads feature rows"),
+        ({"train": "no/such.jsonl"}, r"no/such\.jsonl"),
+    ],
+)
+def test_bad_input_is_named(arguments, said):
+    with pytest.raises(InputError, match=said):
+        fit(make(**arguments))
+
+
+def test_without_a_tokenizer_or_a_test_set_it_says_so():
+    with pytest.raises(InputError, match="no tokenizer"):
+        make().setup("fit")
+    with pytest.raises(InputError, match="names no set"):
+        trainer().test(Recorder(), datamodule=make())
+    with pytest.raises(InputError, match="set's limit is 0"):
+        ValidationSet("v.jsonl", limit=0)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_batches_pass_every_precision_untouched(precision):
+    data = make(val={"v": ListPrompts(prompts(3, "v"))})
+    module = fit(data, precision=precision)
+    assert module.served == data.plan.batches().tolist()
+    assert module.validated
+
+
+def test_the_global_random_state_is_left_alone():
+    data = make(filtering=RandomFilter(), signals=RandomSignals(), extra=[BySignal()])
+    data.tokenizer = TOKENIZER
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    data.setup("fit")
+    list(data.train_dataloader())
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_yaml_configures_every_slot(tmp_path):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(PromptDataModule, "data", skip={"extra"})
+    base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    base.write_text(
+        """
+        data:
+          class_path: saerl_lightning.data.module.PromptDataModule
+          init_args:
+            train: train.jsonl
+            batch_size: 4
+            chat: {max_prompt_tokens: 77}
+            val:
+              plain: a.jsonl
+              own: {source: b.jsonl, sampling: {group_size: 2, temperature: 0.5}, limit: 3}
+              part: {class_path: saerl_lightning.prompts.file.FilePrompts, init_args: {path: c.jsonl}}
+        """
+    )
+    overlay.write_text(
+        """
+        data:
+          init_args:
+            clustering: {class_path: saerl_lightning.data.clustering.TopicClusters}
+            curriculum: {class_path: saerl_lightning.data.curriculum.LengthOrder}
+            mixing: {class_path: saerl_lightning.data.mixing.TailMixing}
+        """
+    )
+    parser.add_argument("--config", action="config")
+    given = [f"--config={base}", f"--config={overlay}", "--data.mixing.fraction=0.5", "--data.clustering=null"]
+    data = parser.instantiate(parser.parse_args(given)).data
+    assert {slot: type(operation) for slot, operation in data.operations.items()} == {
+        "curriculum": LengthOrder,
+        "mixing": TailMixing,
+    }
+    assert data.operations["mixing"].fraction == 0.5
+    assert data.chat.max_prompt_tokens == 77
+    assert data.val["plain"] == "a.jsonl"
+    assert data.val["own"] == ValidationSet("b.jsonl", Sampling(group_size=2, temperature=0.5), 3)
+    assert data.val["part"].path == "c.jsonl"

@@ -1,0 +1,70 @@
+"""Prompts become token ids through a real tokenizer with a template of each awkward kind."""
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.chat import ChatTemplate
+from saerl_lightning.records import Prompt
+
+WORDS = ["<unk>", "<s>", "user", "system", "assistant", "hi", "be", "brief"]
+TEMPLATE = (
+    "<s> {% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant{% endif %}"
+)
+
+
+def tokenizer(template: str | None) -> PreTrainedTokenizerFast:
+    """One token a word; the tokenizer itself puts <s> in front, as Llama's does."""
+    model = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    model.pre_tokenizer = WhitespaceSplit()
+    model.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, bos_token="<s>", unk_token="<unk>", chat_template=template, name_or_path="toy"
+    )
+
+
+def prompt(*messages: tuple[str, str]) -> Prompt:
+    return Prompt("u", tuple({"role": role, "content": content} for role, content in messages), "1")
+
+
+def words(ids: list[int]) -> str:
+    return " ".join(WORDS[i] for i in ids)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, "<s> " + TEMPLATE, "{{ bos_token }} " * 2 + TEMPLATE])
+def test_exactly_one_bos(template):
+    [ids] = ChatTemplate().encode([prompt(("user", "hi"))], tokenizer(template))
+    assert words(ids) == "<s> user hi assistant"
+
+
+def test_a_template_without_bos_gets_none():
+    [ids] = ChatTemplate().encode([prompt(("user", "hi"))], tokenizer(TEMPLATE.removeprefix("<s> ")))
+    assert words(ids) == "user hi assistant"
+
+
+def test_the_system_prompt_yields_to_the_prompts_own():
+    chat = ChatTemplate(system="be brief")
+    ids = chat.encode([prompt(("user", "hi")), prompt(("system", "hi"), ("user", "hi"))], tokenizer(TEMPLATE))
+    assert [words(row) for row in ids] == ["<s> system be brief user hi assistant", "<s> system hi user hi assistant"]
+
+
+def test_too_long_prompts_are_named_not_cut():
+    chat = ChatTemplate(max_prompt_tokens=5)
+    ids = chat.encode([prompt(("user", "hi")), prompt(("user", "hi hi hi"))], tokenizer(TEMPLATE))
+    assert [len(row) for row in ids] == [4, 6]
+    assert chat.too_long(ids) == {1: "prompt of 6 tokens > max_prompt_tokens 5"}
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="'toy' has no chat template"):
+        ChatTemplate().encode([prompt(("user", "hi"))], tokenizer(None))
+    with pytest.raises(InputError, match="refuses the messages: no system here"):
+        strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + TEMPLATE
+        ChatTemplate(system="be brief").encode([prompt(("user", "hi"))], tokenizer(strict))
+    with pytest.raises(InputError, match="max_prompt_tokens is 0"):
+        ChatTemplate(max_prompt_tokens=0)

@@ -1,0 +1,65 @@
+"""Data sets become prompts; a local folder stands for the hub."""
+
+import datasets
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.hub import HubPrompts
+
+COLUMNS = {"prompt": "question", "answer": "final_answer"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A data set in the form of zwhe99/DeepMath-103K."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"question": f"{i}+1?", "final_answer": str(i + 1), "difficulty": i / 2, "topic": "Sums", "r1_solution_1": "x"}
+        for i in range(3)
+    ]
+    (tmp_path / "deepmath").mkdir()
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "deepmath" / "train-00000.parquet")
+    return tmp_path / "deepmath"
+
+
+def test_a_data_set_folder(folder):
+    prompts = HubPrompts(str(folder), columns=COLUMNS).load()
+    assert [(p.uid, p.text, p.answer, p.topic) for p in prompts] == [
+        (f"deepmath/{i}", f"{i}+1?", str(i + 1), "Sums") for i in range(3)
+    ]
+    assert [p.labels for p in prompts] == [{"difficulty": 0.0}, {"difficulty": 0.5}, {"difficulty": 1.0}]
+    assert HubPrompts(str(folder), columns=COLUMNS, limit=2).load() == prompts[:2]
+    assert HubPrompts(str(folder), columns=COLUMNS, limit=9).load() == prompts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": COLUMNS, "split": "dev"}, "split 'dev'"),
+        ({"columns": {"answer": "gold"}}, "'gold', which .* lacks; .* question, final_answer, .* r1_solution_1"),
+        ({"columns": {"gold": "answer"}}, "names the field 'gold'"),
+        ({}, "only question, final_answer"),
+        ({"limit": -1}, "limit is -1"),
+    ],
+)
+def test_bad_arguments_are_refused(folder, arguments, message):
+    with pytest.raises(InputError, match=message):
+        HubPrompts(str(folder), **arguments).load()
+
+
+def test_an_unknown_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"unknown data set .*gone"):
+        HubPrompts(str(tmp_path / "gone")).load()
+
+
+def test_no_network_is_said(monkeypatch):
+    """What `datasets` raises without a network was seen once for real: a ConnectionError after 23 s of retries."""
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("Couldn't reach 'a/b' on the Hub (LocalEntryNotFoundError)")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(InputError, match=r"'a/b' is no local folder.*no network\?"):
+        HubPrompts("a/b").load()

@@ -1,0 +1,60 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saerl_lightning.rollout.draw import draw, prompt_seeds, uniforms
+
+LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()  # cumulative mass .1 .3 .6 1.
+
+
+def drawn(uniform: list[float], **options) -> tuple[list[int], list[float]]:
+    tokens, logprobs = draw(LOGITS.repeat(len(uniform), 1), torch.tensor(uniform), **{"temperature": 1.0, **options})
+    return tokens.tolist(), logprobs.exp().tolist()
+
+
+def close(a, b):
+    torch.testing.assert_close(torch.tensor(a), torch.tensor(b))
+
+
+def test_a_number_picks_the_token_whose_mass_it_falls_into():
+    tokens, mass = drawn([0.0, 0.05, 0.15, 0.29, 0.31, 0.59, 0.61, 0.999999])
+    assert tokens == [0, 0, 1, 1, 2, 2, 3, 3]
+    close(mass, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4])
+
+
+def test_temperature_one_half_squares_the_odds():
+    tokens, mass = drawn([0.02, 0.99], temperature=0.5)  # .01 .04 .09 .16 over .3
+    assert tokens == [0, 3]
+    close(mass, [0.01 / 0.3, 0.16 / 0.3])
+
+
+def test_top_k_and_top_p_keep_the_likeliest_and_renormalise():
+    tokens, mass = drawn([0.0, 0.99], top_k=2)  # .3 .4 over .7
+    assert tokens == [2, 3]
+    close(mass, [3 / 7, 4 / 7])
+    tokens, mass = drawn([0.0, 0.99], top_p=0.65)  # .4 is not enough, .4 + .3 is
+    assert tokens == [2, 3]
+    tokens, mass = drawn([0.0, 0.99], top_p=0.01)  # the likeliest token is always kept
+    assert tokens == [3, 3]
+    close(mass, [1.0, 1.0])
+
+
+def test_greedy_takes_the_likeliest_and_reports_temperature_one():
+    tokens, mass = drawn([0.0, 0.5], temperature=0.0)
+    assert tokens == [3, 3]
+    close(mass, [0.4, 0.4])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 6), st.sampled_from([0.0, 2**-24, 1 - 2**-24]))
+def test_a_token_without_mass_is_never_drawn(seed, top_k, uniform):
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed)) * 8
+    tokens, logprobs = draw(logits, torch.full((3,), uniform), 1.0, top_k=top_k)
+    assert logprobs.isfinite().all()
+    assert (logits.gather(1, tokens[:, None]) >= logits.topk(top_k).values[:, -1:]).all()
+
+
+def test_the_seed_of_a_prompt_depends_on_its_position_alone():
+    assert prompt_seeds(7, 5)[:3] == prompt_seeds(7, 3)
+    assert len(set(prompt_seeds(7, 500) + prompt_seeds(8, 500))) == 1000
+    assert uniforms(1, 4, 2).equal(uniforms(1, 4, 2))

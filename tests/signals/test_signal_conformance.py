@@ -1,0 +1,75 @@
+"""What every shipped signal source promises. A new one without an example below fails."""
+
+import importlib
+import inspect
+import pkgutil
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+import saerl_lightning.signals
+from saerl_lightning.records import Prompt
+from saerl_lightning.signals.noise import RandomSignals
+from saerl_lightning.signals.source import SignalSource
+
+# Each class by its name: ways to configure it that must all differ in features, the first one is the subject.
+EXAMPLES = {"RandomSignals": [{}, {"columns": 5}, {"seed": 1}]}
+# Sources whose rows depend on the prompt alone: the same row in any pool and any order.
+ROW_BY_ROW = {"RandomSignals"}
+
+
+def shipped() -> dict[str, type[SignalSource]]:
+    for module in pkgutil.iter_modules(saerl_lightning.signals.__path__, "saerl_lightning.signals."):
+        importlib.import_module(module.name)
+    found, pending = {}, [SignalSource]
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        if not inspect.isabstract(cls) and cls.__module__.startswith("saerl_lightning."):
+            found[cls.__name__] = cls
+    return found
+
+
+def pool(count: int = 12) -> list[Prompt]:
+    return [Prompt(f"p{i}", ({"role": "user", "content": f"What is {i} + {i}?"},), str(2 * i)) for i in range(count)]
+
+
+def dense(rows) -> np.ndarray:
+    return rows.toarray() if isinstance(rows, csr_array) else rows
+
+
+def test_every_shipped_source_has_an_example():
+    assert shipped().keys() == EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_same_prompts_give_the_same_rows(name):
+    rows = dense(shipped()[name](**EXAMPLES[name][0]).features(pool()))
+    assert len(rows) == 12
+    assert np.isfinite(rows).all()
+    assert np.array_equal(rows, dense(shipped()[name](**EXAMPLES[name][0]).features(pool())))
+
+
+@pytest.mark.parametrize("name", sorted(ROW_BY_ROW))
+def test_rows_follow_their_prompts(name):
+    source, order = shipped()[name](**EXAMPLES[name][0]), np.random.default_rng(0).permutation(12)
+    rows = dense(source.features(pool()))
+    shuffled = dense(source.features([pool()[i] for i in order]))
+    assert np.array_equal(shuffled, rows[order])
+    assert np.array_equal(dense(source.features(pool(5))), rows[:5])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_fingerprints_tell_arguments_and_prompts_apart(name):
+    sources = [shipped()[name](**arguments) for arguments in EXAMPLES[name]]
+    pools = [pool(), pool(11), pool()[::-1], [*pool(11), Prompt("q", pool()[0].messages, "0")]]
+    prints = [source.fingerprint(pool()) for source in sources] + [sources[0].fingerprint(each) for each in pools[1:]]
+    assert len(set(prints)) == len(prints)
+    assert sources[0].fingerprint(pool()) == shipped()[name](**EXAMPLES[name][0]).fingerprint(pool())
+
+
+def test_random_rows_are_standard_normal_and_differ_by_prompt():
+    rows = RandomSignals(200).features(pool(100))
+    assert abs(rows.mean()) < 0.03 and abs(rows.std() - 1) < 0.03  # 4 standard errors: 0.028, 0.02
+    assert np.abs(np.corrcoef(rows) - np.eye(100)).max() < 0.4  # 200 columns: standard error 0.07

@@ -1,0 +1,134 @@
+"""The documentation is run: Python blocks are executed, YAML blocks parsed by the command line, metric names compared."""
+
+import importlib
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from saerl_lightning.cli import run
+from saerl_lightning.evaluation.metrics import SampledAccuracy
+from saerl_lightning.objective.grpo import GRPO
+from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.training import report
+from saerl_lightning.training.guard import MismatchGuard
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+HOWTO = sorted((DOCS / "howto").glob("*.md"))
+FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    title: str  # the file the reader is told to write, "" for none
+    text: str
+    place: str  # page:line, for tracebacks
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    text = page.read_text()
+    found = [
+        Block(m[1], m[2] or "", m[3], f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, m.start()) + 1}")
+        for m in FENCE.finditer(text)
+    ]
+    assert len(found) == text.count("\n```") // 2, f"{page}: a fence is written in a way this test does not read"
+    return [block for block in found if block.language == language]
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """An empty folder to work in, as beside `main.py`; modules imported from it are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        if (tmp_path / f"{name}.py").is_file():
+            del sys.modules[name]
+
+
+def write_modules(page: Path, desk: Path) -> None:
+    for block in blocks(page, "python"):
+        if block.title:
+            (desk / block.title).write_text(block.text)
+    importlib.invalidate_caches()
+
+
+@pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
+def test_python_blocks_run(page, desk):
+    """A titled block becomes a module; the others are run in order, in one namespace."""
+    write_modules(page, desk)
+    namespace = {"__name__": f"docs_{page.stem}"}
+    for block in blocks(page, "python"):
+        if block.title:
+            importlib.import_module(Path(block.title).stem)
+        else:
+            exec(compile(block.text, block.place, "exec"), namespace)  # noqa: S102
+
+
+PAGES_WITH_YAML = [page for page in sorted(DOCS.rglob("*.md")) if blocks(page, "yaml")]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_YAML, ids=lambda page: page.stem)
+def test_yaml_blocks_are_accepted_after_the_baseline(page, desk, capsys):
+    write_modules(page, desk)
+    for block in blocks(page, "yaml"):
+        overlay = desk / "overlay.yaml"
+        overlay.write_text(block.text)
+        with pytest.raises(SystemExit) as ended:
+            run(["fit", "-c", str(ROOT / "configs/grpo.yaml"), "-c", str(overlay), "--print_config"])
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, f"{block.place}: {printed.err[-1500:]}"
+        assert yaml.safe_load(printed.out)["model"], block.place
+
+
+def logged_names() -> set[str]:
+    """Every name that a step and an evaluation log, with the parts that vary written as in the page."""
+    prompt = Prompt("p", ({"role": "user", "content": "?"},), "3", topic="sums", labels={"level": 2.0})
+    rollouts = Rollouts.pack([[1]], [[2], [3]], [[-1.0], [-1.0]], [False, True], ["3", "4"], 2, 0)
+    rewards = torch.tensor([[1.0, 0.0]])
+    logp, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
+    inputs = LossInputs(logp, logp, logp, mask, torch.ones(1), logp, 1.0, 1.0)
+    seconds = dict.fromkeys(["generate", "score", "reference", "forward", "backward", "optimizer", "sync"], 1.0)
+    accuracy = SampledAccuracy(2, ["sums"])
+    accuracy.update([prompt], rollouts, rewards)
+    step = {
+        **report.reward_metrics({"<name>": rewards}, rewards),
+        **report.group_metrics(rewards, rollouts),
+        **report.completion_metrics(rollouts),
+        **report.time_metrics(seconds, rollouts),
+        **GRPO(kl_weight=0.1)(inputs)[1],
+        **MismatchGuard().check(logp, logp, mask, torch.float32),
+    }
+    replaced = {"avg@2": "avg@k", "maj@2": "maj@k", "pass@1": "pass@n", "pass@2": "pass@n"}
+    replaced |= {"acc/topic/sums": "acc/topic/<topic>", "acc/level/2": "acc/level/<level>"}
+    return set(step) | {f"<stage>/<set>/{replaced.get(name, name)}" for name in accuracy.compute()}
+
+
+def test_every_logged_name_is_defined():
+    text = (DOCS / "metrics.md").read_text()
+    assert not {name for name in logged_names() if f"`{name}`" not in text}
+
+
+@pytest.mark.slow
+def test_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", str(ROOT / "mkdocs.yml"), "-d", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    assert built.returncode == 0, built.stderr[-3000:]
+    loaded = re.compile(r'<(?:script|img|iframe|source)[^>]*\ssrc="([^"]+)"|<link[^>]*\shref="([^"]+)"')
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 15
+    for page in pages:
+        for match in loaded.finditer(page.read_text()):
+            address = match[1] or match[2]
+            assert "//" not in address, f"{page.relative_to(tmp_path)} loads {address}"
+    for sheet in tmp_path.rglob("*.css"):
+        assert not re.search(r"@import|url\(\s*[\"']?(?:https?:)?//", sheet.read_text()), sheet

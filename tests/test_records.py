@@ -1,0 +1,52 @@
+"""The nouns that cross folders."""
+
+import pytest
+import torch
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Outcomes, Prompt, Rollouts, Sampling
+
+
+def test_packing_by_hand():
+    packed = Rollouts.pack(
+        prompt_ids=[[5, 6], [7]],
+        completions=[[1], [2, 3], [4, 4, 4], []],
+        logprobs=[[-0.5], [-1.0, -2.0], [-3.0, -4.0, -5.0], []],
+        truncated=[False, True, True, False],
+        texts=["a", "b", "c", ""],
+        group_size=2,
+        version=3,
+        pad_id=9,
+    )
+    assert packed.tokens.tolist() == [[5, 6, 1, 9], [5, 6, 2, 3], [7, 4, 4, 4], [7, 9, 9, 9]]
+    assert packed.mask.int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]]
+    assert packed.logprobs.tolist() == [[0, 0, -0.5, 0], [0, 0, -1, -2], [0, -3, -4, -5], [0, 0, 0, 0]]
+    assert packed.completion_lengths.tolist() == [1, 2, 3, 0]
+    assert packed.lengths.tolist()[:3] == [3, 4, 4]
+    assert packed.truncated.tolist() == [False, True, True, False]
+    assert packed.weight_version.tolist() == [3, 3, 3, 3]
+
+
+def test_text_is_the_users_words():
+    chat = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"})
+    assert Prompt("a", chat, "2").text == "1+1?"
+    assert Prompt("a", (*chat, {"role": "user", "content": "And 2+2?"}), "4").text == "1+1?\n\nAnd 2+2?"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("group_size", 0), ("temperature", -0.1), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("max_tokens", 0)],
+)
+def test_sampling_refuses_what_means_nothing(name, value):
+    with pytest.raises(InputError, match=rf"sampling\.{name} is {value}"):
+        Sampling(**{name: value})
+
+
+def test_full_support():
+    assert Sampling().full_support
+    assert not any(s.full_support for s in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)))
+
+
+def test_shapes_are_checked_here():
+    with pytest.raises(Exception, match="Outcomes"):
+        Outcomes(["a"], torch.zeros(2, 4), torch.zeros(3))
