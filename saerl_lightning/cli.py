@@ -26,7 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from saerl_lightning import run_folder
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.parser import RunParser
+from saerl_lightning.parser import RunParser, readable
 from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.checkpoint import require_readable
 from saerl_lightning.training.predictions import PredictionWriter
@@ -102,6 +102,15 @@ class RunCLI(LightningCLI):
         for logger in _as_list(config.trainer.logger):
             if getattr(logger, "init_args", None) is not None and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = config.run_dir
+
+    def instantiate_classes(self) -> None:
+        """Makes the objects. Where a class may stand beside others, jsonargparse wraps what its constructor refuses."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if not str(error).startswith("Does not validate"):
+                raise
+            raise InputError(readable(str(error))) from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains in a folder of its own; a run that is refused before its first step leaves nothing behind."""
