@@ -44,8 +44,9 @@ format: install ## mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install models/smollm2-135m ## speed beside the peer, as ratios of medians (about half an hour)
+bench: install models/smollm2-135m ## speed beside the peer as ratios of medians, and exact resume (most of an hour)
 	@$(BIN)/python benchmarks/grpo_step.py
+	@$(BIN)/python benchmarks/resume.py
 
 docs: install ## the site, strict: a broken link fails
 	@$(BIN)/mkdocs build --strict

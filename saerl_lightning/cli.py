@@ -21,14 +21,16 @@ from typing import Any
 import lightning
 import yaml
 from jsonargparse import Namespace, auto_cli
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 from saerl_lightning import run_folder
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.parser import RunParser, readable
 from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.checkpoint import require_readable
+from saerl_lightning.training.checkpoint import RunCheckpoint
+from saerl_lightning.training.checkpoint_io import WholeCheckpoints
 from saerl_lightning.training.predictions import PredictionWriter
 from saerl_lightning.training.rng import RandomStates
 
@@ -41,6 +43,7 @@ TOOLS = {  # imported when asked for: a tool may itself run the composition
 
 HARMLESS = (  # of Lightning, about itself or about what is meant
     "LightningCLI's args parameter is intended",  # the demo runs several command lines
+    "The dirpath has changed",  # a checkpoint is evaluated from another run folder than its own
     r"\s*By default only one JsonargparseDeprecationWarning",  # Lightning calls a name that jsonargparse is leaving
     r"\s*``instantiate_classes`` was deprecated",
     ".*LeafSpec.* is deprecated",
@@ -74,7 +77,7 @@ class RunCLI(LightningCLI):
         default = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
         parser.add_argument("--run_dir", type=str, default=default, help="folder the run writes to")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete an older run in run_dir")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.save_last": True,
@@ -89,16 +92,28 @@ class RunCLI(LightningCLI):
             "run_dir", "checkpoint.dirpath", compute_fn=lambda folder: str(Path(folder, "checkpoints"))
         )
 
+    @property
+    def _settings(self) -> Namespace:
+        """What was parsed for the subcommand."""
+        return self.config[self.config.subcommand]
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, and refuses a checkpoint that can't be read before anything is made."""
         super().parse_arguments(parser, args)
-        checkpoint = _checkpoint_file(self.config[self.config.subcommand])
+        checkpoint = _checkpoint_file(self._settings)
         if checkpoint is not None:
             require_readable(checkpoint)
 
+    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
+        """Makes the trainer write whole checkpoints, where its strategy leaves the writing to a plain file."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        return trainer
+
     def before_instantiate_classes(self) -> None:
         """Keeps loggers inside the run folder."""
-        config = self.config[self.subcommand]
+        config = self._settings
         for logger in _as_list(config.trainer.logger):
             if getattr(logger, "init_args", None) is not None and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = config.run_dir
@@ -114,7 +129,7 @@ class RunCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains in a folder of its own; a run that is refused before its first step leaves nothing behind."""
-        config = self.config[self.subcommand]
+        config = self._settings
         folder, resuming = Path(config.run_dir), config.ckpt_path is not None
         if self.trainer.is_global_zero:
             run_folder.claim(folder, config.overwrite, resuming)
@@ -125,15 +140,20 @@ class RunCLI(LightningCLI):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    def predict(self, **kwargs: Any) -> None:
+        """Samples; `PredictionWriter` keeps the completions, so the trainer need not collect them."""
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+
 
 def _checkpoint_file(config: Namespace) -> Path | None:
     """The file that a run starts from, where it is one on this machine."""
-    given = config.ckpt_path
+    given: str | None = config.ckpt_path
+    if given is None or given in ("best", "hpc") or given.startswith("registry") or "://" in given:
+        return None
     if given == "last":  # a job that restarts itself says so on its first start too
         last = Path(config.run_dir, "checkpoints", "last.ckpt")
         return last if last.exists() else None
-    elsewhere = given in (None, "best", "hpc") or "://" in given or given.startswith("registry") or Path(given).is_dir()
-    return None if elsewhere else Path(given)
+    return None if Path(given).is_dir() else Path(given)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -87,5 +87,7 @@ class GRPO(Objective):
         low, high = surrogate.clipped(ratio, inputs.advantages, self.clip_low, self.clip_high)
         means = {"policy/clip_low_frac": low, "policy/clip_high_frac": high, "policy/ratio_mean": ratio}
         metrics = {name: token_mean(value, inputs.mask, inputs.step_tokens) for name, value in means.items()}
+        if not inputs.mask.any():  # every grader of these rows failed
+            return metrics
         completion = ratio[inputs.mask]
         return metrics | {"policy/ratio/min": completion.min(), "policy/ratio/max": completion.max()}

@@ -22,7 +22,7 @@ from saerl_lightning.rollout.isolation import undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from vllm import LLM, CompletionOutput, SamplingParams
+    # No vllm here: jsonargparse runs this block to read the constructor's types, and vllm takes ten seconds to import.
 
 CPU_CACHE_GB = 1.0
 
@@ -58,7 +58,7 @@ class VLLMEngine(RolloutEngine):
         self.kv_cache_gb = kv_cache_gb
         self.sleep_level = sleep_level
         self.trust_remote_code = trust_remote_code
-        self._llm: LLM | None = None
+        self._llm: Any = None  # vllm.LLM
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._ends: list[int] = []
         self._max_model_len = 0
@@ -81,7 +81,7 @@ class VLLMEngine(RolloutEngine):
         with undisturbed():
             self._llm = self._launch(model, max_model_len)
 
-    def _launch(self, model: PreTrainedModel, max_model_len: int) -> LLM:
+    def _launch(self, model: PreTrainedModel, max_model_len: int) -> Any:
         on_cpu = not torch.cuda.is_available()
         cache_gb = CPU_CACHE_GB if on_cpu and self.kv_cache_gb is None else self.kv_cache_gb
         _set_environment(on_cpu)
@@ -119,7 +119,7 @@ class VLLMEngine(RolloutEngine):
         truncated = [output.finish_reason == "length" for output in outputs]
         return lay_out(tokenizer, prompt_ids, completions, logprobs, truncated, self._version)
 
-    def _settings(self, sampling: Sampling, seed: int) -> SamplingParams:
+    def _settings(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
 
         return SamplingParams(
@@ -177,7 +177,7 @@ class VLLMEngine(RolloutEngine):
         self._llm = self._tokenizer = None
         cleanup_dist_env_and_memory()
 
-    def _started(self) -> tuple[LLM, PreTrainedTokenizerBase]:
+    def _started(self) -> tuple[Any, PreTrainedTokenizerBase]:
         if self._llm is None or self._tokenizer is None:
             raise RuntimeError("VLLMEngine was used before start, or after close")
         return self._llm, self._tokenizer
@@ -192,7 +192,7 @@ def _set_environment(on_cpu: bool) -> None:
         os.environ.setdefault("VLLM_CPU_CI_ENV", "1")  # no warm-up
 
 
-def _sampled_logprobs(output: CompletionOutput) -> list[float]:
-    """Log-probability of every sampled token: the first entry of its position."""
-    flat: Any = output.logprobs
+def _sampled_logprobs(output: Any) -> list[float]:
+    """Log-probability of every sampled token of a vllm.CompletionOutput: the first entry of its position."""
+    flat = output.logprobs
     return [flat.logprobs[i] for i in flat.start_indices]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
@@ -34,7 +35,7 @@ from saerl_lightning.training.step import StepRows
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW at a learning rate of 1e-6 without weight decay, the field's default for full-weight training."""
-    return torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0)
+    return torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True)
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class GRPOModule(PolicyModule):
 
     def check_sampler(self, step: StepRows, update: int) -> None:
         """Lets the guard compare policy and sampler, on the first update after a sync only."""
-        if self.guard is None or update > 0:
+        if self.guard is None or update > 0 or not step.mask.any():
             return
         self.log_dict(self.guard.check(step.old_logprobs, step.sampler_logprobs, step.mask, self.compute_dtype))
 
@@ -199,7 +200,7 @@ class GRPOModule(PolicyModule):
         )
         arithmetic.check()
         self._refuse_biased_ratio()
-        self.print(arithmetic)
+        rank_zero_info(arithmetic)
         if self.objective.needs_reference:  # in a tuple, so that it is no submodule and in no checkpoint
             self._reference = (Reference(self.policy, self.model),)
 

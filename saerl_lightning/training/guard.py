@@ -18,7 +18,7 @@ from saerl_lightning.policy.logprobs import mismatch
 
 # Measured with SmolLM2-135M on a CPU, mean nats a token: a right sync reads 5e-6 in float32 and 0.03 to 0.05 in bfloat16;
 # a head or a prefix cache that is one step of 1e-5 old reads 2e-4 to 3e-4, and falls further behind with every step.
-DEFAULT_THRESHOLD = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+DEFAULT_THRESHOLD = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 CAUSES = (
     "likely causes: the tied output head was not sent to the sampler (iterate state_dict(), not named_parameters()); the "
@@ -33,7 +33,7 @@ class MismatchGuard:
 
     Args:
         threshold: mean absolute difference, in nats a token, beyond which the run stops; null is 0.0001 for a float32
-            policy and 0.1 for bfloat16.
+            policy and 0.1 for bfloat16 and float16.
     """
 
     threshold: float | None = None

@@ -112,7 +112,8 @@ class PolicyModule(lightning.LightningModule, ABC):
             RunStopped: if the loss or the norm is no number; the step is not taken.
         """
         optimizer = cast("LightningOptimizer", self.optimizers())
-        norm = clip_gradients(self.model.parameters(), self.max_grad_norm)
+        with self.phases("optimizer"):
+            norm = clip_gradients(self.model.parameters(), self.max_grad_norm)
         require_finite(loss, norm, [prompt.uid for prompt in batch.prompts])
         with self.phases("optimizer"), warm_up(optimizer.optimizer, self.global_step, self.warmup_steps):
             rate = optimizer.param_groups[0]["lr"]

@@ -19,7 +19,7 @@ from saerl_lightning.training.policy import PolicyModule
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW at a learning rate of 1e-5, without weight decay."""
-    return torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0)
+    return torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0, fused=True)
 
 
 class SFTModule(PolicyModule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def data(**changes) -> PromptDataModule:
 
 def trainer(folder: Path, steps: int, callbacks: tuple[lightning.Callback, ...] = (), **changes) -> lightning.Trainer:
     settings = {
-        "accelerator": "cpu",
+        "accelerator": os.environ.get("ACCELERATOR", "cpu"),  # `ACCELERATOR=gpu pytest tests/training` tests a GPU
+        "devices": 1,
         "max_steps": steps,
         "max_epochs": -1,
         "logger": False,
@@ -104,4 +106,4 @@ def weights(module) -> dict[str, torch.Tensor]:
 
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    return max((a[name] - b[name]).abs().max().item() for name in a)
+    return max((a[name].cpu() - b[name].cpu()).abs().max().item() for name in a)

@@ -168,8 +168,9 @@ class WrongTemperature(HFEngine):
 
         rollouts = super().generate(prompt_ids, sampling)
         with torch.no_grad():
-            raw, _ = score(self._model, rollouts.tokens, rollouts.mask, 1.0)
-        return replace(rollouts, logprobs=raw)
+            device = self._model.device
+            raw, _ = score(self._model, rollouts.tokens.to(device), rollouts.mask.to(device), 1.0)
+        return replace(rollouts, logprobs=raw.cpu())
 
 
 class HalfPrecision(Faulty):
@@ -236,9 +237,24 @@ def test_truncated_sampling_is_allowed_where_nothing_compares_with_the_sampler(t
     fit(module(tiny, sampling=Sampling(top_p=0.9, max_tokens=6), guard=None), data(), trainer(tmp_path, 1))
 
 
-def test_the_arithmetic_is_said_before_the_first_step(tiny, tmp_path, capsys):
-    fit(module(tiny), data(), trainer(tmp_path, 2))
-    said = capsys.readouterr().out
+class AllFailing(Reward):
+    """A grader that never answers."""
+
+    def __call__(self, prompts, rollouts):
+        return torch.full((len(prompts), rollouts.group_size), float("nan"))
+
+
+def test_a_step_whose_graders_all_fail_moves_nothing(tiny, tmp_path):
+    record = Record()
+    grpo = fit(module(tiny, rewards=[AllFailing()], micro_tokens=200), data(), trainer(tmp_path, 2, (record,)))
+    assert record.rows[0]["reward/all_failing/failed_frac"] == 1
+    assert largest_difference(weights(grpo), weights_of(tiny)) == 0
+
+
+def test_the_arithmetic_is_said_before_the_first_step(tiny, tmp_path, caplog):
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        fit(module(tiny), data(), trainer(tmp_path, 2))
+    said = caplog.text
     assert "4 prompts x 8 completions = 32 rows a batch, 32 on each of 1 rank(s)" in said
     assert "2 batches x 1 update(s) = 2 optimiser steps" in said
     assert "at most 384 sampled tokens (192 a batch)" in said

@@ -1,0 +1,241 @@
+"""Is a resumed run the same run? `python benchmarks/resume.py` kills it at random and compares, bit for bit.
+
+The tiny policy is trained by the command line with a checkpoint every step, once without interruption; then again and
+again with `kill -9` at a random moment and `--ckpt_path last`. Every other kill waits for a checkpoint to be written and
+hits the write itself. Weights, optimiser state, the datamodule's cursor and the random states must be equal in the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from digest import digest
+from transformers.utils.logging import disable_progress_bar
+
+from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.tiny import build_tiny_policy
+
+ROOT = Path(__file__).resolve().parent.parent
+# Right answers are rare before the policy has learned anything: a second reward gives every step a gradient.
+REWARDS = [{"class_path": "ReasoningGymReward"}, {"class_path": "own_parts.TextReward"}]
+SETTINGS = [  # five batches an epoch, so that a run passes through several
+    *("-c", "configs/demo/tasks.yaml", "-c", "configs/demo/grpo.yaml"),
+    *("--data.val=null", "--data.train.size=20", "--data.batch_size=4", "--model.sampling.group_size=4"),
+    *("--checkpoint.every_n_train_steps=1", "--seed_everything=0", f"--model.rewards={json.dumps(REWARDS)}"),
+]
+WRITE_SECONDS = 0.02  # about what a checkpoint of the tiny policy takes
+COMPARED = {
+    "weights": "state_dict",
+    "optimizer": "optimizer_states",
+    "cursor": "PromptDataModule",
+    "random": "random_states",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run in its own folder, started as a user would."""
+
+    folder: Path
+    policy: Path
+    steps: int
+    temporary: Path | None  # where its temporary files go; null puts them into its folder
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint it resumes from."""
+        return self.folder / "run/checkpoints/last.ckpt"
+
+    @property
+    def temporary_files(self) -> Path:
+        """A folder that no other run writes to."""
+        return (self.temporary or self.folder) / f"temporary-{self.folder.name}"
+
+    def start(self, *more: str) -> subprocess.Popen:
+        """Starts or resumes it, on one thread."""
+        self.temporary_files.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        flags = [f"--run_dir={self.folder / 'run'}", f"--model.policy.path={self.policy}"]
+        command = [sys.executable, "main.py", "fit", *SETTINGS, *flags, f"--trainer.max_steps={self.steps}", *more]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary_files)}
+        environment["PYTHONPATH"] = str(ROOT / "benchmarks")
+        with (self.folder / "log.txt").open("a") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def resume(self) -> dict[str, str]:
+        """Goes on from the last checkpoint and returns the digests of the end."""
+        self.start("--ckpt_path=last").wait()
+        return self.ending()
+
+    def ending(self) -> dict[str, str]:
+        """Digests of what the run ended with."""
+        checkpoint = torch.load(self.last, weights_only=False)
+        if checkpoint["global_step"] != self.steps:
+            raise SystemExit(f"{self.folder} stopped at step {checkpoint['global_step']}; see its log.txt")
+        return {name: digest(checkpoint.get(key)) for name, key in COMPARED.items()}
+
+    def saved_step(self) -> int | None:
+        """Step of the last checkpoint, 0 where there is none, null where it is torn."""
+        if not self.last.exists():
+            return 0
+        try:
+            return torch.load(self.last, weights_only=False)["global_step"]
+        except (RuntimeError, EOFError):
+            return None
+
+    def version(self) -> int | None:
+        """Changes with every checkpoint; null before the first."""
+        return self.last.stat().st_mtime_ns if self.last.exists() else None
+
+    def writing(self) -> bool:
+        """Whether a checkpoint is being written: a file that is to become it has appeared."""
+        folders = [self.temporary_files, self.last.parent]
+        files = (entry for folder in folders if folder.is_dir() for entry in os.scandir(folder) if entry.is_file())
+        return any(entry.name != self.last.name for entry in files)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When to kill: some time after the step-th checkpoint, or some time after the next one begins to be written."""
+
+    number: int
+    step: int
+    share: float  # of the time a step, or a write, takes
+    aims_at_write: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a kill led to."""
+
+    kill: Kill
+    delay_ms: float  # after the checkpoint that it names
+    in_write: bool  # an unfinished file was left behind
+    resumed: int | None  # step, null where the checkpoint is torn
+    differing: list[str]
+
+    def __str__(self) -> str:
+        """One line."""
+        moment = " while a checkpoint was written" if self.in_write else ""
+        resumed = "the checkpoint is torn" if self.resumed is None else f"resumed at step {self.resumed}"
+        equal = "equal: " + ", ".join(COMPARED) if not self.differing else "DIFFERENT: " + ", ".join(self.differing)
+        return (
+            f"kill {self.kill.number}: after step {self.kill.step} at +{self.delay_ms:.0f} ms{moment}, "
+            f"{resumed}, {equal}"
+        )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> float:
+    """Polls until the condition holds and returns the time."""
+    while not condition():
+        if process.poll() is not None:
+            raise SystemExit(f"a run ended by itself with exit code {process.returncode}; see its log.txt")
+        time.sleep(0.0005)
+    return time.perf_counter()
+
+
+def watch(run: Run, process: subprocess.Popen, steps: int) -> list[float]:
+    """Times at which the run began and wrote its first `steps` checkpoints."""
+    times, seen = [wait_until((run.folder / "run/config.yaml").exists, process)], None
+    for _ in range(steps):
+        times.append(wait_until(lambda old=seen: run.version() != old, process))
+        seen = run.version()
+    return times
+
+
+def kill_and_resume(kill: Kill, run: Run, pace: Sequence[float], expected: dict[str, str]) -> Verdict:
+    """Starts a run, kills it as planned, resumes it and compares its end with the uninterrupted run's."""
+    process = run.start()
+    came = watch(run, process, kill.step)[-1]
+    if kill.aims_at_write:
+        wait_until(run.writing, process)
+    time.sleep(kill.share * (WRITE_SECONDS if kill.aims_at_write else pace[kill.step]))
+    process.kill()
+    delay = time.perf_counter() - came
+    process.wait()
+    in_write, resumed = run.writing(), run.saved_step()
+    found = {} if resumed is None else run.resume()
+    shutil.rmtree(run.temporary_files)
+    return Verdict(
+        kill, 1000 * delay, in_write, resumed, [name for name in COMPARED if found.get(name) != expected[name]]
+    )
+
+
+def plan(kills: int, steps: int, seed: int) -> list[Kill]:
+    """Draws the moments; the last step is left out, for a run that is over can't be killed."""
+    draw = random.Random(seed)
+    return [Kill(i + 1, draw.randrange(steps - 1), draw.random(), aims_at_write=i % 2 == 1) for i in range(kills)]
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10, help="runs that are killed and resumed")
+    parser.add_argument("--steps", type=int, default=12, help="optimiser steps a run")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--folder", type=Path, default=Path("runs/resume"), help="where the runs go; emptied first")
+    parser.add_argument(
+        "--temporary", type=Path, help="the runs' TMPDIR, e.g. on another file system than their folders"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Runs once without interruption, then kills and resumes; exit code 1 if anything differs."""
+    given = parse()
+    disable_progress_bar()
+    shutil.rmtree(given.folder, ignore_errors=True)
+    root = given.folder.resolve()
+    policy = build_tiny_policy(str(root / "policy"), ["What is 7 + 2? Spell the word: letter by letter."])
+    whole = Run(root / "whole", policy, given.steps, given.temporary)
+    expected, pace = uninterrupted(whole)
+    print(f"uninterrupted: {given.steps} steps, weights {expected['weights'][:16]}", flush=True)
+    with ThreadPoolExecutor(given.jobs) as pool:
+        kills = plan(given.kills, given.steps, given.seed)
+        runs = [Run(root / f"kill-{kill.number}", policy, given.steps, given.temporary) for kill in kills]
+        verdicts = []
+        for verdict in pool.map(lambda kill, run: kill_and_resume(kill, run, pace, expected), kills, runs):
+            verdicts.append(verdict)
+            print(verdict, flush=True)
+    equal = sum(not verdict.differing for verdict in verdicts)
+    print(f"{equal} of {given.kills} resumed runs equal the uninterrupted one")
+    sys.exit(0 if equal == given.kills else 1)
+
+
+def require_trained(run: Run) -> None:
+    """Refuses a run that left its weights as they were: any two such runs are equal."""
+    before = Policy(str(run.policy)).load_model().state_dict()
+    after = torch.load(run.last, weights_only=False)["state_dict"]
+    still = [name for name, weights in before.items() if torch.equal(weights, after[f"model.{name}"])]
+    if still:
+        raise SystemExit(f"training left {', '.join(still)} unchanged; equality would mean nothing")
+
+
+def uninterrupted(run: Run) -> tuple[dict[str, str], list[float]]:
+    """Trains without interruption: what it ends with, and how long each step took (seconds, checkpoint included)."""
+    process = run.start()
+    times = watch(run, process, run.steps - 1)
+    process.wait()
+    require_trained(run)
+    shutil.rmtree(run.temporary_files)
+    return run.ending(), [later - earlier for earlier, later in pairwise(times)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What mkdocs runs while it builds: the design page gets the package's real tree, and no script reaches another host."""
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PLACE = "<!-- tree -->"
+PACKAGE = Path(__file__).parent.parent / "saerl_lightning"
+HOSTS = ("https://unpkg.com/", "https://api.github.com/")  # the theme's script names them for features not used here
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Replaces the place in a page by the tree; called by mkdocs for every page."""
+    return markdown.replace(PLACE, f"```text\n{tree(PACKAGE)}\n```") if PLACE in markdown else markdown
+
+
+def on_post_build(config: Mapping[str, Any], **_: object) -> None:
+    """Takes the addresses of other hosts out of the theme's scripts; called by mkdocs when all is written."""
+    for script in Path(config["site_dir"]).rglob("*.js"):
+        text = script.read_text()
+        for host in HOSTS:
+            text = text.replace(host, "")
+        script.write_text(text)
+
+
+def tree(package: Path) -> str:
+    """One line a file: its path in the package, and the first sentence of its docstring."""
+    lines = [f"{package.name}/"]
+    for folder in [package, *sorted(path.parent for path in package.rglob("__init__.py") if path.parent != package)]:
+        if folder != package:
+            lines.append(f"├── {folder.relative_to(package)}/ — {summary(folder / '__init__.py')}")
+        indent = "├── " if folder == package else "│   ├── "
+        files = (file for file in sorted(folder.glob("*.py")) if folder == package or file.name != "__init__.py")
+        lines += [f"{indent}{file.name:<22} {summary(file)}" for file in files]
+    return "\n".join(lines)
+
+
+def summary(file: Path) -> str:
+    """The first sentence of the module's docstring."""
+    words = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
+    return words.split(". ")[0].rstrip(".")

@@ -1,0 +1,42 @@
+"""Every shipped config parses and makes its objects, in the combination it is meant for; no model is loaded."""
+
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+
+from saerl_lightning import cli
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def combination(name: str) -> list[str]:
+    """The config behind what it stands on."""
+    below = {"demo": ["demo/tasks.yaml"], "ablate": ["grpo.yaml", "saerl.yaml"]}.get(
+        name.rpartition("/")[0], ["grpo.yaml"]
+    )
+    if name == "demo/tasks.yaml":
+        return [name, "demo/grpo.yaml"]
+    return [each for each in below if each != name] + [name]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_parses_and_makes_its_objects(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(cli.RunCLI, "_run_subcommand", lambda self, subcommand: None)
+    monkeypatch.chdir(tmp_path)
+    files = [part for each in combination(name) for part in ("-c", str(CONFIGS / each))]
+    made = cli.run(["fit", *files, "--trainer.accelerator=cpu"])
+    assert isinstance(made.model, lightning.LightningModule)
+    assert isinstance(made.datamodule, lightning.LightningDataModule)
+    assert isinstance(made.trainer, lightning.Trainer)
+    assert not list(tmp_path.iterdir())  # constructors write nothing
+
+
+def test_the_config_a_run_leaves_behind_repeats_it(trained, tmp_path):
+    config = trained.workplace.run_dir / "config.yaml"
+    again = cli.run(["fit", "-c", str(config), f"--run_dir={tmp_path / 'again'}"])
+    assert again.trainer.global_step == 4
+    weights = again.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trained.cli.model.state_dict().items())

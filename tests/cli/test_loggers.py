@@ -1,0 +1,178 @@
+"""What the loggers wrote is read back with each one's own format: every step is there, once, on one axis."""
+
+import csv
+import itertools
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from saerl_lightning import cli
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+STEP = "trainer/global_step"
+EVERY_STEP = {
+    "loss",
+    "reward/mean",
+    "reward/std",
+    "reward/format/mean",
+    "reward/format/failed_frac",
+    "groups/zero_variance_frac",
+    "groups/effective",
+    "groups/tokens_per_effective",
+    "completions/length_mean",
+    "completions/truncated_frac",
+    "policy/entropy",
+    "optim/grad_norm",
+    "optim/lr",
+    "sampler/mismatch_mean",
+    "sampler/mismatch_max",
+    "time/generate",
+    "time/score",
+    "time/forward",
+    "time/backward",
+    "time/sync",
+    "throughput/sampled_tokens_per_s",
+}
+
+
+def logger(name: str) -> list[str]:
+    return ["-c", str(CONFIGS / f"logger/{name}.yaml")]
+
+
+# -- W&B ---------------------------------------------------------------------------------------------------------------
+
+
+def wandb_records(path: Path) -> Iterator:
+    """Records of a `.wandb` file: a LevelDB log of blocks of 32 KiB, each with pieces (crc, length, kind, bytes)."""
+    from wandb.proto import wandb_internal_pb2
+
+    log, position, record, block = path.read_bytes(), 7, b"", 32768
+    while position + 7 <= len(log):
+        if block - position % block < 7:  # too short for a piece: padding
+            position += block - position % block
+            continue
+        length, kind = struct.unpack_from("<HB", log, position + 4)
+        record += log[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+@pytest.fixture
+def wandb_offline(monkeypatch, tmp_path):
+    import wandb
+
+    for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+    def end() -> None:
+        wandb.finish()
+        wandb.teardown()  # only when its process is gone is the file whole
+
+    yield end
+    end()
+
+
+def history(records: list) -> list[dict]:
+    """Rows of the run's history; a nested key is joined by dots."""
+    rows = [record.history for record in records if record.WhichOneof("record_type") == "history"]
+    return [{i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in row.item} for row in rows]
+
+
+def test_wandb_holds_every_step_on_one_axis(workplace, wandb_offline):
+    flags = ["--trainer.max_steps=3", "--trainer.val_check_interval=2", workplace.with_dev()]
+    cli.run(workplace.command("fit", *logger("wandb"), *flags))
+    wandb_offline()
+    [folder] = (workplace.run_dir / "wandb").glob("offline-run-*")
+    records = list(wandb_records(next(folder.glob("*.wandb"))))
+    rows = history(records)
+    steps = [row for row in rows if "reward/mean" in row]
+    assert [row[STEP] for row in steps] == [0, 1, 2]
+    for row in steps:
+        assert set(row) >= EVERY_STEP
+    evaluated = [row[STEP] for row in rows if "val/dev/avg@2" in row]
+    assert evaluated == [0, 1]  # before the first step, and after the second
+    assert [row["_step"] for row in rows] == list(range(len(rows)))  # W&B's own counter: nothing was dropped
+    assert all(earlier[STEP] <= later[STEP] for earlier, later in itertools.pairwise(rows))
+    assert sampled_reward(workplace) == pytest.approx(steps[0]["reward/mean"])
+
+
+def sampled_reward(workplace) -> float:
+    """Mean reward of the first step, from the completions that were shown."""
+    lines = [json.loads(line) for line in (workplace.run_dir / "completions.jsonl").read_text().splitlines()]
+    rewards = [line["reward"] for line in lines if line["step"] == 1]
+    return sum(rewards) / len(rewards)
+
+
+def test_wandb_holds_the_config_and_the_completions(workplace, wandb_offline):
+    cli.run(workplace.command("fit", *logger("wandb"), "--trainer.max_steps=1"))
+    wandb_offline()
+    [folder] = (workplace.run_dir / "wandb").glob("offline-run-*")
+    records = list(wandb_records(next(folder.glob("*.wandb"))))
+    [run] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert run.project == "saerl_lightning" and run.display_name != "csv"  # the baseline's name for its CSV folder
+    updates = [u for r in records if r.WhichOneof("record_type") == "config" for u in r.config.update]
+    config = {update.key: json.loads(update.value_json) for update in updates}["config"]
+    assert config == yaml.safe_load((workplace.run_dir / "config.yaml").read_text())
+    [table] = (folder / "files/media/table").rglob("*.json")
+    shown = json.loads(table.read_text())
+    lines = [json.loads(line) for line in (workplace.run_dir / "completions.jsonl").read_text().splitlines()]
+    assert [dict(zip(shown["columns"], row, strict=True)) for row in shown["data"]] == lines
+    assert len(lines) == 8 and {line["uid"] for line in lines} <= {f"train-{i}" for i in range(12)}
+
+
+def test_a_run_that_is_refused_leaves_no_wandb_folder(workplace, wandb_offline, door):
+    ended = door(workplace.command("fit", *logger("wandb"), "--data.batch_size=13"))
+    assert ended.code == 2 and "batch_size is 13" in ended.error
+    wandb_offline()
+    assert not workplace.run_dir.exists()
+
+
+# -- TensorBoard and CSV -----------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_holds_every_step(workplace):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cli.run(workplace.command("fit", *logger("tensorboard")))
+    events = EventAccumulator(str(workplace.run_dir / "tensorboard/version_0")).Reload()
+    assert set(events.Tags()["scalars"]) >= EVERY_STEP
+    for name in ("reward/mean", "time/generate", "sampler/mismatch_mean"):
+        scalars = events.Scalars(name)
+        assert [scalar.step for scalar in scalars] == [0, 1, 2]
+        assert all(math.isfinite(scalar.value) for scalar in scalars)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_has_one_row_a_step_and_a_resumed_run_keeps_the_older_rows(workplace):
+    cli.run(workplace.command("fit", "--trainer.max_steps=2"))
+    older = workplace.run_dir / "csv/version_0/metrics.csv"
+    before = older.read_text()
+    assert [row["step"] for row in rows_of(older)] == ["0", "1"]
+    assert set(rows_of(older)[0]) >= EVERY_STEP
+    assert all(row[name] for row in rows_of(older) for name in EVERY_STEP)  # no empty cell
+    cli.run(workplace.command("fit", "--trainer.max_steps=5", "--ckpt_path=last"))
+    assert older.read_text() == before
+    assert [row["step"] for row in rows_of(workplace.run_dir / "csv/version_1/metrics.csv")] == ["2", "3", "4"]
+
+
+def test_several_loggers_write_side_by_side(workplace):
+    loggers = [{"class_path": "CSVLogger"}, {"class_path": "TensorBoardLogger"}]
+    for each in loggers:
+        each["init_args"] = {"save_dir": "elsewhere", "name": each["class_path"]}
+    cli.run(workplace.command("fit", "--trainer.max_steps=1", f"--trainer.logger={json.dumps(loggers)}"))
+    assert (workplace.run_dir / "CSVLogger/version_0/metrics.csv").exists()
+    assert list((workplace.run_dir / "TensorBoardLogger/version_0").glob("events.*"))
+    assert not Path("elsewhere").exists()
