@@ -3,8 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksum | cut -d' ' -f1)
 
+# Two OpenMP threads on two shared cores wait for each other more than they compute.
+export OMP_NUM_THREADS ?= 1
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo smollm2 test quick check format bench docs clean
+.PHONY: help install demo smollm2 test quick check format bench docs readme clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -49,7 +52,10 @@ bench: install models/smollm2-135m ## speed beside the peer as ratios of medians
 	@$(BIN)/python benchmarks/resume.py
 
 docs: install ## the site, strict: a broken link fails
-	@$(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+readme: ## write the package's tree into the README
+	@$(BIN)/python docs/hooks.py README.md
 
 clean: ## remove what can be made again, but no run and no model
 	@rm -rf site .pytest_cache .ruff_cache .hypothesis

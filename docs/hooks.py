@@ -1,11 +1,13 @@
 """What mkdocs runs while it builds: the design page gets the package's real tree, and no script reaches another host."""
 
 import ast
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 PLACE = "<!-- tree -->"
+END = "<!-- /tree -->"
 PACKAGE = Path(__file__).parent.parent / "saerl_lightning"
 HOSTS = ("https://unpkg.com/", "https://api.github.com/")  # the theme's script names them for features not used here
 
@@ -40,3 +42,14 @@ def summary(file: Path) -> str:
     """The first sentence of the module's docstring."""
     words = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
     return words.split(". ")[0].rstrip(".")
+
+
+def write_tree(page: Path) -> None:
+    """Writes the tree between the two marks of a page that is read without being built, such as the README."""
+    before, _, rest = page.read_text().partition(PLACE)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{PLACE}\n```text\n{tree(PACKAGE)}\n```\n{END}{after}")
+
+
+if __name__ == "__main__":
+    write_tree(Path(sys.argv[1]))

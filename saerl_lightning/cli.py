@@ -74,8 +74,7 @@ class RunCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds `run_dir`, `overwrite` and `checkpoint`, and ties the trainer's folders to the run's."""
-        default = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-        parser.add_argument("--run_dir", type=str, default=default, help="folder the run writes to")
+        parser.add_argument("--run_dir", type=str, default=_new_run_dir(), help="folder the run writes to")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete an older run in run_dir")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -143,6 +142,14 @@ class RunCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Samples; `PredictionWriter` keeps the completions, so the trainer need not collect them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+
+def _new_run_dir() -> str:
+    """A folder named by the time; the other ranks' processes, which Lightning starts later, inherit the first one's."""
+    now = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+    if "LOCAL_RANK" not in os.environ:
+        os.environ["SAERL_RUN_DIR"] = now
+    return os.environ.get("SAERL_RUN_DIR", now)
 
 
 def _checkpoint_file(config: Namespace) -> Path | None:

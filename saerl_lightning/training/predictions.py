@@ -12,7 +12,12 @@ from saerl_lightning.records import PromptBatch, Rollouts
 
 
 class PredictionWriter(lightning.Callback):
-    """Appends every sampled completion to `predictions.jsonl` in the run folder (one file a rank beyond the first)."""
+    """Writes every sampled completion to `predictions.jsonl` in the run folder (one file a rank beyond the first)."""
+
+    def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Begins a new file: two runs of `predict` are not mixed."""
+        Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+        self._file(trainer).unlink(missing_ok=True)
 
     def on_predict_batch_end(
         self,
@@ -25,11 +30,14 @@ class PredictionWriter(lightning.Callback):
     ) -> None:
         """Writes one line a completion: uid, set, text, truncated."""
         rollouts: Rollouts = outputs
-        name = "predictions.jsonl" if trainer.is_global_zero else f"predictions-{trainer.global_rank}.jsonl"
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open("a") as file:
+        name = trainer.datamodule.test_names[dataloader_idx]  # pyright: ignore[reportAttributeAccessIssue]
+        with self._file(trainer).open("a") as file:
             for r, text in enumerate(rollouts.texts):
                 uid = batch.prompts[r // rollouts.group_size].uid
-                line = {"uid": uid, "set": dataloader_idx, "completion": text, "truncated": bool(rollouts.truncated[r])}
+                line = {"uid": uid, "set": name, "completion": text, "truncated": bool(rollouts.truncated[r])}
                 file.write(json.dumps(line) + "\n")
+
+    @staticmethod
+    def _file(trainer: lightning.Trainer) -> Path:
+        rank = trainer.global_rank
+        return Path(trainer.default_root_dir, f"predictions-{rank}.jsonl" if rank else "predictions.jsonl")

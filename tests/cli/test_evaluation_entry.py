@@ -102,12 +102,14 @@ def test_named_sets_keep_their_own_sampling_and_the_macro_average_weighs_them_al
 
 def test_predict_writes_every_completion(trained, workplace):
     flags = [f"--run_dir={workplace.run_dir}", workplace.with_dev(), f"--ckpt_path={trained.workplace.last}"]
-    cli.run(workplace.command("predict", *flags))
+    for _ in range(2):  # the second run begins the file anew
+        cli.run(workplace.command("predict", *flags))
     lines = [json.loads(line) for line in (workplace.run_dir / "predictions.jsonl").read_text().splitlines()]
     assert [line["uid"] for line in lines] == [f"dev-{i}" for i in range(4) for _ in range(2)]
     assert len({line["completion"] for line in lines}) > 1
     for line in lines:
         assert set(line) == {"uid", "set", "completion", "truncated"}
+        assert line["set"] == "dev"
 
 
 def test_evaluation_without_a_set_is_refused(workplace, door):
