@@ -21,6 +21,7 @@ from typing import Any
 import lightning
 import yaml
 from jsonargparse import Namespace, auto_cli
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import TorchCheckpointIO
 
@@ -99,7 +100,7 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, and refuses a checkpoint that can't be read before anything is made."""
         super().parse_arguments(parser, args)
-        checkpoint = _checkpoint_file(self._settings)
+        checkpoint = _checkpoint_file(self._settings, fitting=self.config.subcommand == "fit")
         if checkpoint is not None:
             require_readable(checkpoint)
 
@@ -152,14 +153,16 @@ def _new_run_dir() -> str:
     return os.environ.get("SAERL_RUN_DIR", now)
 
 
-def _checkpoint_file(config: Namespace) -> Path | None:
+def _checkpoint_file(config: Namespace, fitting: bool) -> Path | None:
     """The file that a run starts from, where it is one on this machine."""
     given: str | None = config.ckpt_path
     if given is None or given in ("best", "hpc") or given.startswith("registry") or "://" in given:
         return None
-    if given == "last":  # a job that restarts itself says so on its first start too
+    if given == "last":
         last = Path(config.run_dir, "checkpoints", "last.ckpt")
-        return last if last.exists() else None
+        return (
+            None if fitting and not last.exists() else last
+        )  # a job that restarts itself says `last` on its first start
     return None if Path(given).is_dir() else Path(given)
 
 
@@ -199,7 +202,7 @@ def run(args: list[str] | None = None) -> RunCLI:
 
 
 def main() -> None:
-    """Runs the command line; bad input and stopped runs end with one line and exit code 2."""
+    """Runs the command line; bad input, also what Lightning refuses, and stopped runs end with one line and code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn about every process started after them
     args = sys.argv[1:]
     try:
@@ -208,6 +211,6 @@ def main() -> None:
             auto_cli(getattr(importlib.import_module(module), function), args=args[1:], as_positional=True)
         else:
             run()
-    except (InputError, RunStopped) as error:
+    except (InputError, RunStopped, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -90,11 +90,20 @@ class PolicyModule(lightning.LightningModule, ABC):
         if self._engine_version == self.global_step:
             return
         if self._engine_version is None:
-            longest = self.prompts.chat.max_prompt_tokens + max(s.max_tokens for s in self.samplings())
-            self.engine.start(base_model(self.model), self.tokenizer, min(longest, self.context or longest))
+            self.engine.start(base_model(self.model), self.tokenizer, self._longest_row())
         self.engine.wake()
         self.engine.load_weights(named_weights(self.model), self.global_step)
         self._engine_version = self.global_step
+
+    def _longest_row(self) -> int:
+        """Tokens of the longest prompt and completion that this run may ask for."""
+        prompt, completion = self.prompts.chat.max_prompt_tokens, max(s.max_tokens for s in self.samplings())
+        if self.context is not None and prompt + completion > self.context:
+            raise InputError(
+                f"chat.max_prompt_tokens {prompt} + the longest sampling's max_tokens {completion} = {prompt + completion} "
+                f"tokens is beyond the policy's context of {self.context}; lower one of them"
+            )
+        return prompt + completion
 
     def samplings(self) -> list[Sampling]:
         """Every way this run samples; the engine is made for the longest."""

@@ -77,6 +77,11 @@ MISTAKES = {
     "completions beyond the context": Bad(
         flags("--model.sampling.max_tokens=2000"), "beyond the policy's context of 2048"
     ),
+    "evaluation beyond the context": Bad(
+        flags('--data.val={{"dev": "{folder}/dev.jsonl"}}', "--data.val_sampling.max_tokens=2000"),
+        "longest sampling's max_tokens 2000",
+    ),
+    "what Lightning refuses": Bad(flags("--trainer.enable_progress_bar=false"), "found `PhaseProgressBar`"),
     "row beyond the micro-batch": Bad(flags("--model.micro_tokens=71"), "write 72 or more"),
     "top_p with correction": Bad(
         flags("--model.sampling.top_p=0.9", "--model.guard=null"), "importance correction would be biased"

@@ -112,6 +112,11 @@ def test_predict_writes_every_completion(trained, workplace):
         assert line["set"] == "dev"
 
 
+def test_the_last_checkpoint_of_a_folder_without_one_is_refused(workplace, door):
+    ended = door(workplace.command("test", "--ckpt_path=last", workplace.with_dev()))
+    assert ended.code == 2 and "no checkpoint at" in ended.error
+
+
 def test_evaluation_without_a_set_is_refused(workplace, door):
     ended = door(workplace.command("validate"))
     assert ended.code == 2 and "nothing to evaluate on" in ended.error
