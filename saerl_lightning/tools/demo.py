@@ -72,7 +72,7 @@ def _fit(config: str, run_dir: Path, policy: Path, seed: int) -> None:
 
 
 def _measure(policy: Path, run_dir: Path, samples: int, seed: int) -> Measured:
-    sampling = [f"--data.val_sampling.group_size={samples}", "--trainer.logger=false"]
+    sampling = [f"--data.val_sampling.group_size={samples}", "--trainer.logger=false", "--verbose=false"]
     cli = run(["test", "-c", TASKS, "-c", GRPO, *_common(run_dir, policy, seed), *sampling])
     accuracy = cli.model.accuracy["demo"]
     return Measured(accuracy.per_question().numpy(), accuracy.topic_of_question())
