@@ -22,6 +22,7 @@ from saerl_lightning.errors import RunStopped
 from saerl_lightning.evaluation.estimators import bootstrap_interval
 from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
+from saerl_lightning.records import Prompt
 from saerl_lightning.tools.export import export
 
 TASKS, SFT, GRPO = (f"configs/demo/{name}.yaml" for name in ("tasks", "sft", "grpo"))
@@ -29,7 +30,7 @@ TASKS, SFT, GRPO = (f"configs/demo/{name}.yaml" for name in ("tasks", "sft", "gr
 
 @dataclass(frozen=True)
 class Measured:
-    """Accuracy of a policy on the held-out questions, the same questions in the same order each time."""
+    """Accuracy of a policy on the unseen questions, the same questions in the same order each time."""
 
     accuracy: Float[np.ndarray, " Q"]  # avg@k of each question
     topics: list[str]  # Q
@@ -75,21 +76,37 @@ def _measure(policy: Path, run_dir: Path, samples: int, seed: int) -> Measured:
     sampling = [f"--data.val_sampling.group_size={samples}", "--trainer.logger=false", "--verbose=false"]
     cli = run(["test", "-c", TASKS, "-c", GRPO, *_common(run_dir, policy, seed), *sampling])
     accuracy = cli.model.accuracy["demo"]
-    return Measured(accuracy.per_question().numpy(), accuracy.topic_of_question())
+    topics, unseen = accuracy.topic_of_question(), _unseen()
+    return Measured(accuracy.per_question().numpy()[unseen], [topics[question] for question in unseen])
 
 
 def _common(run_dir: Path, policy: Path, seed: int) -> list[str]:
     return [f"--run_dir={run_dir}", f"--model.policy.path={policy}", f"--seed_everything={seed}"]
 
 
+def _prompts() -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts of training and of the measurement, as the demo's configuration draws them."""
+    data = yaml.safe_load(Path(TASKS).read_text())["data"]["init_args"]
+    train, val = (ReasoningGymPrompts(**each["init_args"]).load() for each in (data["train"], data["val"]["demo"]))
+    return train, val
+
+
 def _corpus() -> list[str]:
     """The training prompts' own texts: what the tokenizer's merges are learned from."""
-    data = yaml.safe_load(Path(TASKS).read_text())["data"]["init_args"]
-    return [f"{prompt.text} {prompt.answer}" for prompt in ReasoningGymPrompts(**data["train"]["init_args"]).load()]
+    return [f"{prompt.text} {prompt.answer}" for prompt in _prompts()[0]]
+
+
+def _unseen() -> list[int]:
+    """Positions of the measured questions that training does not ask too: small tasks repeat themselves."""
+    train, val = _prompts()
+    asked = {prompt.text for prompt in train}
+    return [position for position, prompt in enumerate(val) if prompt.text not in asked]
 
 
 def _report(before: Measured, after: Measured, samples: int, root: Path, seconds: float) -> None:
-    table = Table(title=f"avg@{samples} on held-out questions, 95 % bootstrap intervals over questions")
+    table = Table(
+        title=f"avg@{samples} on questions that training never asked, 95 % bootstrap intervals over questions"
+    )
     for column in ("task", "questions", "before GRPO", "after GRPO", "difference (paired)"):
         table.add_column(column, justify="left" if column == "task" else "right")
     topics = np.array(before.topics)
