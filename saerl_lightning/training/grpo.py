@@ -206,10 +206,11 @@ class GRPOModule(PolicyModule):
 
     def planned_batches(self) -> int:
         """Batches this run samples: the plan's, times epochs, unless `trainer.max_steps` ends it before."""
-        epochs = self.trainer.max_epochs if self.trainer.max_epochs not in (None, -1) else 1
-        whole = len(self.prompts.plan.batches()) * epochs
-        limit = self.trainer.max_steps
-        return whole if limit in (None, -1) else min(whole, -(-limit // max(1, self.updates_per_batch)))
+        an_epoch, epochs = len(self.prompts.plan.batches()), self.trainer.max_epochs
+        limits = [an_epoch * epochs] if epochs is not None and epochs >= 0 else []
+        if self.trainer.max_steps >= 0:
+            limits.append(-(-self.trainer.max_steps // max(1, self.updates_per_batch)))
+        return min(limits, default=an_epoch)
 
     def on_train_start(self) -> None:
         """Starts the engine with the present weights: the checkpoint's, after a resume."""

@@ -260,6 +260,20 @@ def test_the_arithmetic_is_said_before_the_first_step(tiny, tmp_path, caplog):
     assert "at most 384 sampled tokens (192 a batch)" in said
 
 
+@pytest.mark.parametrize(
+    ("steps", "epochs", "updates", "batches"), [(2, -1, 1, 2), (9, -1, 1, 9), (-1, 2, 1, 12), (7, 1, 2, 4)]
+)
+def test_the_arithmetic_knows_epochs_and_steps(tiny, tmp_path, steps, epochs, updates, batches):
+    """The plan has six batches an epoch; whatever ends the run first counts."""
+    grpo = module(tiny, updates_per_batch=updates)
+    grpo.trainer = trainer(tmp_path, steps, max_epochs=epochs)
+    datamodule = data()
+    datamodule.tokenizer = grpo.tokenizer
+    datamodule.setup("fit")
+    grpo.trainer.datamodule = datamodule
+    assert grpo.planned_batches() == batches
+
+
 # -- adapters, dtype, checkpointing ------------------------------------------------------------------------------------
 
 
