@@ -42,6 +42,11 @@ TOOLS = {  # imported when asked for: a tool may itself run the composition
     "export": "saerl_lightning.tools.export:export",
 }
 
+DESCRIPTION = (
+    "Trains, evaluates and samples policies, composed from YAML configs and flags; what comes later wins. "
+    f"Tools with a help of their own (main.py TOOL --help): {', '.join(TOOLS)}."
+)
+
 HARMLESS = (  # of Lightning, about itself or about what is meant
     "LightningCLI's args parameter is intended",  # the demo runs several command lines
     "The dirpath has changed",  # a checkpoint is evaluated from another run folder than its own
@@ -196,7 +201,7 @@ def run(args: list[str] | None = None) -> RunCLI:
             "callbacks": [RandomStates(), PredictionWriter()],  # part of every run, whatever its configs list
         },
         parser_class=RunParser,
-        parser_kwargs={"description": __doc__},
+        parser_kwargs={"description": DESCRIPTION},
         args=args,
     )
 
