@@ -194,7 +194,10 @@ def test_the_guard_stops_a_sampler_that_is_not_the_policy(tiny, tmp_path, engine
 
 
 def test_the_guard_is_quiet_where_all_is_well(tiny, tmp_path):
-    fit(module(tiny, sampling=Sampling(group_size=8, max_tokens=6, temperature=0.7)), data(), trainer(tmp_path, 3))
+    record, cooler = Record(), Sampling(group_size=8, max_tokens=6, temperature=0.7)
+    grpo = fit(module(tiny, sampling=cooler), data(), trainer(tmp_path, 3, (record,)))
+    assert largest_difference(weights(grpo), weights_of(tiny)) > 1e-3  # else any sampler would agree
+    assert [row["sampler/mismatch_mean"] < 1e-5 for row in record.rows] == [True] * 3
 
 
 def test_guard_threshold_by_dtype():
@@ -234,7 +237,8 @@ def test_settings_that_do_not_fit_are_refused(tiny, tmp_path, changes, message):
 
 
 def test_truncated_sampling_is_allowed_where_nothing_compares_with_the_sampler(tiny, tmp_path):
-    fit(module(tiny, sampling=Sampling(top_p=0.9, max_tokens=6), guard=None), data(), trainer(tmp_path, 1))
+    grpo = fit(module(tiny, sampling=Sampling(top_p=0.9, max_tokens=6), guard=None), data(), trainer(tmp_path, 1))
+    assert grpo.global_step == 1
 
 
 class AllFailing(Reward):

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from saerl_lightning.errors import RunStopped
+from saerl_lightning.policy.load import Policy
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.vllm import VLLMEngine
-from tests.training.conftest import data, fit, module, trainer
+from tests.training.conftest import data, fit, largest_difference, module, trainer, weights
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's own imports warn
 
@@ -46,7 +47,7 @@ class RawLogprobs(VLLMEngine):
 def run(tiny, folder, engine):
     """Three large steps on prompts with one long prefix, which vLLM caches."""
     prompts = data(chat=ChatTemplate(system="Add the two digits. " * 40, max_prompt_tokens=900))
-    fit(
+    return fit(
         module(tiny, engine=engine, sampling=Sampling(group_size=8, max_tokens=6, temperature=0.7)),
         prompts,
         trainer(folder, 3),
@@ -54,7 +55,9 @@ def run(tiny, folder, engine):
 
 
 def test_a_right_sync_is_let_through(tiny, tmp_path):
-    run(tiny, tmp_path, VLLMEngine())
+    trained = run(tiny, tmp_path, VLLMEngine())
+    assert trained.global_step == 3
+    assert largest_difference(weights(trained), Policy(tiny).load_model().state_dict()) > 1e-3  # it had to sync
 
 
 @pytest.mark.parametrize(
