@@ -84,29 +84,27 @@ def _common(run_dir: Path, policy: Path, seed: int) -> list[str]:
     return [f"--run_dir={run_dir}", f"--model.policy.path={policy}", f"--seed_everything={seed}"]
 
 
-def _prompts() -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts of training and of the measurement, as the demo's configuration draws them."""
-    data = yaml.safe_load(Path(TASKS).read_text())["data"]["init_args"]
-    train, val = (ReasoningGymPrompts(**each["init_args"]).load() for each in (data["train"], data["val"]["demo"]))
-    return train, val
+def _prompts(*path: str) -> list[Prompt]:
+    """The prompts of one of the demo's sets, as its configuration draws them."""
+    source = yaml.safe_load(Path(TASKS).read_text())["data"]["init_args"]
+    for key in path:
+        source = source[key]
+    return ReasoningGymPrompts(**source["init_args"]).load()
 
 
 def _corpus() -> list[str]:
     """The training prompts' own texts: what the tokenizer's merges are learned from."""
-    return [f"{prompt.text} {prompt.answer}" for prompt in _prompts()[0]]
+    return [f"{prompt.text} {prompt.answer}" for prompt in _prompts("train")]
 
 
 def _unseen() -> list[int]:
-    """Positions of the measured questions that training does not ask too: small tasks repeat themselves."""
-    train, val = _prompts()
-    asked = {prompt.text for prompt in train}
-    return [position for position, prompt in enumerate(val) if prompt.text not in asked]
+    """Positions of the test questions that neither training nor validation asks too: small tasks repeat themselves."""
+    asked = {prompt.text for prompt in [*_prompts("train"), *_prompts("val", "demo")]}
+    return [position for position, prompt in enumerate(_prompts("test", "demo")) if prompt.text not in asked]
 
 
 def _report(before: Measured, after: Measured, samples: int, root: Path, seconds: float) -> None:
-    table = Table(
-        title=f"avg@{samples} on questions that training never asked, 95 % bootstrap intervals over questions"
-    )
+    table = Table(title=f"avg@{samples} on questions asked nowhere else, 95 % bootstrap intervals over questions")
     for column in ("task", "questions", "before GRPO", "after GRPO", "difference (paired)"):
         table.add_column(column, justify="left" if column == "task" else "right")
     topics = np.array(before.topics)
