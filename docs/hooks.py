@@ -1,19 +1,24 @@
 """What mkdocs runs while it builds: the design page gets the package's real tree, and no script reaches another host."""
 
 import ast
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 PLACE = "<!-- tree -->"
+ABLATIONS = "<!-- ablations -->"
 END = "<!-- /tree -->"
-PACKAGE = Path(__file__).parent.parent / "saerl_lightning"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "saerl_lightning"
 HOSTS = ("https://unpkg.com/", "https://api.github.com/")  # the theme's script names them for features not used here
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Replaces the place in a page by the tree; called by mkdocs for every page."""
+    """Replaces the places in a page by the tree and the table of ablations; called by mkdocs for every page."""
+    if ABLATIONS in markdown:
+        markdown = markdown.replace(ABLATIONS, ablations(ROOT / "configs" / "ablate"))
     return markdown.replace(PLACE, f"```text\n{tree(PACKAGE)}\n```") if PLACE in markdown else markdown
 
 
@@ -36,6 +41,18 @@ def tree(package: Path) -> str:
         files = (file for file in sorted(folder.glob("*.py")) if folder == package or file.name != "__init__.py")
         lines += [f"{indent}{file.name:<22} {summary(file)}" for file in files]
     return "\n".join(lines)
+
+
+def ablations(folder: Path) -> str:
+    """A table of the overlays: each file with the comment it begins with."""
+    rows = [f"| `-c configs/ablate/{file.name}` | {opening_comment(file)} |" for file in sorted(folder.glob("*.yaml"))]
+    return "\n".join(["| overlay | what it changes |", "| --- | --- |", *rows])
+
+
+def opening_comment(file: Path) -> str:
+    """The comment at the top of a config, on one line."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)
 
 
 def summary(file: Path) -> str:

@@ -2,6 +2,7 @@
 
     main.py fit -c configs/grpo.yaml                       the baseline: every slot empty
     main.py fit -c configs/grpo.yaml -c configs/saerl.yaml --data.curriculum null
+    main.py plan -c configs/grpo.yaml -c configs/saerl.yaml --out plan
     main.py export RUN/checkpoints/last.ckpt FOLDER        an HF folder
 
 Later configs and flags win. Importing this module imports every shipped part, so that YAML may use their short names.
@@ -30,6 +31,7 @@ from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.parser import RunParser, readable
 from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.checkpoint import require_readable
+from saerl_lightning.tools.composed import ARGUMENTS, ToolTrainer
 from saerl_lightning.training.checkpoint import RunCheckpoint
 from saerl_lightning.training.checkpoint_io import WholeCheckpoints
 from saerl_lightning.training.predictions import PredictionWriter
@@ -97,6 +99,11 @@ class RunCLI(LightningCLI):
             "run_dir", "checkpoint.dirpath", compute_fn=lambda folder: str(Path(folder, "checkpoints"))
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs and the tools that read a run's configs."""
+        return {**LightningCLI.subcommands(), **ARGUMENTS}
+
     @property
     def _settings(self) -> Namespace:
         """What was parsed for the subcommand."""
@@ -105,6 +112,8 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, and refuses a checkpoint that can't be read before anything is made."""
         super().parse_arguments(parser, args)
+        if self.config.subcommand in ARGUMENTS:
+            return
         checkpoint = _checkpoint_file(self._settings, fitting=self.config.subcommand == "fit")
         if checkpoint is not None:
             require_readable(checkpoint)
@@ -200,6 +209,7 @@ def run(args: list[str] | None = None) -> RunCLI:
             "num_sanity_val_steps": 0,
             "callbacks": [RandomStates(), PredictionWriter()],  # part of every run, whatever its configs list
         },
+        trainer_class=ToolTrainer,
         parser_class=RunParser,
         parser_kwargs={"description": DESCRIPTION},
         args=args,

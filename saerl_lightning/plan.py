@@ -41,6 +41,13 @@ class SamplePlan:
         whole = len(self.rows) // self.batch_size
         return self.rows[: whole * self.batch_size].reshape(whole, self.batch_size)
 
+    def batch_of(self) -> Int[np.ndarray, " N"]:
+        """The batch that each prompt of the pool is served in, NOT_SERVED where none."""
+        batches = self.batches()  # (B, P)
+        batch = np.full(len(self.cluster), NOT_SERVED, dtype=np.int64)
+        batch[batches] = np.arange(len(batches))[:, None]
+        return batch
+
     def drop(self, reasons: Mapping[int, str]) -> SamplePlan:
         """The plan without the given pool rows; the order of the others stays."""
         kept = self.rows[~np.isin(self.rows, list(reasons))]
@@ -59,9 +66,7 @@ class SamplePlan:
     def ledger(self) -> dict[str, np.ndarray]:
         """Columns with one entry a prompt: fate, reason, cluster, difficulty, quality, batch and mixed_from."""
         pool = len(self.cluster)
-        batch = np.full(pool, NOT_SERVED, dtype=np.int64)
-        for b, members in enumerate(self.batches()):
-            batch[members] = b
+        batch = self.batch_of()
         reason = np.full(pool, "", dtype=object)
         reason[batch == NOT_SERVED] = "left over: fills no whole batch"
         for row, why in self.dropped.items():

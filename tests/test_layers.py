@@ -11,16 +11,22 @@ ROOT = Path(__file__).parent.parent / "saerl_lightning"
 
 # The first pattern that fits a module gives its floor; a module that fits none must be given one here.
 FLOORS = [
-    (0, "saerl_lightning saerl_lightning.errors saerl_lightning.records saerl_lightning.plan"),
-    (1, "*.data.ordering *.data.probe *.signals.pooling *.signals.activations *.reward.answer *.study.statistics"),
+    (0, "saerl_lightning *lightning.errors *lightning.records *lightning.plan *lightning.staging"),
+    (
+        1,
+        "*.data.ordering *.data.permutation *.data.logdet *.data.agreement *.data.feature_rows *.data.scores *.data.probe",
+    ),
+    (1, "*.signals.activations *.signals.trie *.signals.pooling *.reward.answer *.study.statistics"),
     (
         1,
         "*.objective.advantage *.objective.surrogate *.objective.aggregation *.policy.logprobs *.evaluation.estimators",
     ),
-    (2, "*.data.callback *.signals.source *.prompts.source *.rollout.engine *.reward.reward *.objective.objective"),
+    (2, "*.data.callback *.signals.source *.prompts.source *.prompts.reference *.rollout.engine *.reward.reward"),
+    (2, "*.objective.objective"),
     (4, "*.data.module *.data.pool *.data.validation *.training *.training.*"),
-    (3, "*.data *.signals *.prompts *.rollout *.reward *.objective *.policy *.evaluation *.study"),
+    (3, "*.data *.signals *.prompts *.rollout *.reward *.objective *.policy *.evaluation *.study *.report"),
     (3, "*.data.* *.signals.* *.prompts.* *.rollout.* *.reward.* *.objective.* *.policy.* *.evaluation.* *.study.*"),
+    (3, "*.report.*"),
     (5, "*.cli *.parser *.parts *.run_folder *.tools *.tools.* *.demo *.demo.* *.__main__"),
 ]
 LIGHTNING_FLOOR = 4

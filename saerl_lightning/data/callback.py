@@ -8,15 +8,18 @@ N prompts in the pool, M planned, P a batch, B batches, F feature columns.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from saerl_lightning.data.agreement import grouping_agreement
 from saerl_lightning.data.ordering import cluster_first
-from saerl_lightning.plan import NOT_SERVED, SamplePlan
+from saerl_lightning.data.scores import spearman
+from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Outcomes, Prompt
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 class DataCallback(ABC):
     """An operation on the order of training. The constructor only stores."""
+
+    _report: Mapping[str, float] = MappingProxyType({})  # what the roles' last `apply` did, in numbers
 
     @property
     def needs_features(self) -> bool:
@@ -52,8 +57,11 @@ class DataCallback(ABC):
         """Takes back what `state_dict` gave."""
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for the logs; the datamodule puts the slot's name in front."""
-        return {}
+        """Numbers for the logs; the datamodule puts the slot's name in front.
+
+        The four roles fill in what holds for all of their kind. A subclass that has more to tell adds it to theirs.
+        """
+        return dict(self._report)
 
 
 class Filtering(DataCallback):
@@ -63,6 +71,7 @@ class Filtering(DataCallback):
         """Rates the pool, then drops the planned prompts that `keep` refuses."""
         rated = replace(plan, quality=self.quality(plan, prompts, features))
         refused = plan.rows[~self.keep(rated, prompts, features)[plan.rows]]
+        self._report = {"kept": float(len(plan.rows) - len(refused)), "dropped": float(len(refused))}
         return rated.drop(dict.fromkeys(refused.tolist(), self.reason()))
 
     def quality(
@@ -88,6 +97,8 @@ class Clustering(DataCallback):
         cluster = self.label(plan, prompts, features)
         unrated = np.full(len(prompts), np.nan)
         labelled = replace(plan, cluster=cluster)
+        topics = [prompts[row].topic for row in plan.rows.tolist()]
+        self._report = {**_sizes(cluster[plan.rows]), **grouping_agreement(cluster[plan.rows], topics)}
         return labelled.reorder(cluster_first(plan.rows, cluster, unrated, plan.batch_size))
 
     @abstractmethod
@@ -101,6 +112,9 @@ class Curriculum(DataCallback):
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
         """Stores the ratings and lays batches cluster-first by them; without clusters the pool is one cluster."""
         rated = replace(plan, difficulty=self.difficulty(plan, prompts, features))
+        known = plan.rows[~np.isnan(rated.difficulty[plan.rows])]
+        length = np.array([len(prompts[row].text) for row in known.tolist()], dtype=np.float64)
+        self._report = {"spearman_length": spearman(rated.difficulty[known], length)}
         return rated.reorder(cluster_first(plan.rows, plan.cluster, rated.difficulty, plan.batch_size))
 
     @abstractmethod
@@ -118,17 +132,31 @@ class Mixing(DataCallback):
         before = plan.batches()  # (B, P)
         blended = self.blend(before.copy())  # (B, P)
         mixed = plan.reorder(np.concatenate([blended.ravel(), plan.rows[before.size :]]))
-        old, new = _batch_of(plan), _batch_of(mixed)
-        return replace(mixed, mixed_from=np.where(old != new, old, plan.mixed_from))
+        moved = note_moves(plan, mixed)
+        self._report = {"share": share_moved(plan, moved)}
+        return moved
 
     @abstractmethod
     def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
         """Returns the same pool rows, laid into batches anew."""
 
 
-def _batch_of(plan: SamplePlan) -> Int[np.ndarray, " N"]:
-    """The batch each prompt of the pool stands in, NOT_SERVED where none."""
-    batches = plan.batches()  # (B, P)
-    batch = np.full(len(plan.cluster), NOT_SERVED, dtype=np.int64)
-    batch[batches] = np.arange(len(batches))[:, None]
-    return batch
+def note_moves(before: SamplePlan, after: SamplePlan) -> SamplePlan:
+    """Writes into `mixed_from` of each prompt that changed its batch the one it stood in before."""
+    old, new = before.batch_of(), after.batch_of()
+    return replace(after, mixed_from=np.where(old != new, old, before.mixed_from))
+
+
+def share_moved(before: SamplePlan, after: SamplePlan) -> float:
+    """Share of the served prompts that stand in another batch than before; 0 where none is served."""
+    served = before.batches().ravel()
+    return float((before.batch_of() != after.batch_of())[served].mean()) if len(served) else 0.0
+
+
+def _sizes(cluster: Int[np.ndarray, " M"]) -> dict[str, float]:
+    """How many clusters occur, and how many prompts they hold."""
+    sizes = np.unique(cluster, return_counts=True)[1]
+    if not len(sizes):
+        return {"clusters": 0.0}
+    spread = {"size_min": sizes.min(), "size_median": np.median(sizes), "size_max": sizes.max()}
+    return {"clusters": float(len(sizes)), **{name: float(size) for name, size in spread.items()}}

@@ -1,4 +1,4 @@
-"""Clusters without a model: the data's own topics, and random groups as their null."""
+"""Which prompts are alike: clusters of feature rows by direction. Its nulls are in `clustering_controls.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from saerl_lightning.data.callback import Clustering
+from saerl_lightning.data.kmeans import largest_first, nearest, reduced_units, spherical_kmeans
+from saerl_lightning.data.labels import require_features
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
@@ -17,39 +19,55 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 
-class TopicClusters(Clustering):
-    """One cluster a topic, in alphabetical order; prompts without a topic are the last cluster."""
+class KMeansClusters(Clustering):
+    """Clusters prompts by spherical k-means of their feature rows, numbered by size, the largest first.
 
-    def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
-        """Numbers the topics.
+    The centres are found on the planned prompts; every prompt of the pool gets the label of the nearest.
 
-        Raises:
-            InputError: if no prompt has a topic.
-        """
-        topics = sorted({prompt.topic for prompt in prompts if prompt.topic is not None})
-        if not topics:
-            raise InputError("TopicClusters found no prompt with a topic; name its column, or cluster by another class")
-        number = {topic: i for i, topic in enumerate(topics)}
-        return np.array([len(topics) if p.topic is None else number[p.topic] for p in prompts], dtype=np.int64)
-
-
-class RandomClusters(Clustering):
-    """Random clusters of equal size (to one prompt).
+    Source: clusters in SAE space are SAERL's (arXiv 2605.27354); spherical k-means and its settings are ours.
 
     Args:
-        clusters: how many.
-        seed: of the draw.
+        clusters: how many (K).
+        components: reduce the unit rows to so many columns by truncated SVD first; null, or as many columns as there are,
+            leaves them. Real topics were found as well with 128 as with all columns, in a third of the time; planted
+            groups need as many components as there are groups, and half as many lose them.
+        seed: of the SVD and of the starting points.
+        minibatch_above: start from mini-batch k-means where more prompts than this are planned.
 
     Raises:
-        InputError: if `clusters` is below 1.
+        InputError: if an argument is out of range.
     """
 
-    def __init__(self, clusters: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self, clusters: int = 16, components: int | None = 128, seed: int = 0, minibatch_above: int = 50_000
+    ) -> None:
         if clusters < 1:
-            raise InputError(f"RandomClusters.clusters is {clusters}; write 1 or more")
+            raise InputError(f"KMeansClusters.clusters is {clusters}; write 1 or more")
+        if components is not None and components < 1:
+            raise InputError(f"KMeansClusters.components is {components}; write 1 or more, or null for all columns")
         self.clusters = clusters
+        self.components = components
         self.seed = seed
+        self.minibatch_above = minibatch_above
+
+    @property
+    def needs_features(self) -> bool:
+        """Clusters are made of feature rows."""
+        return True
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
-        """Deals the pool into clusters."""
-        return np.random.default_rng(self.seed).permutation(len(prompts)) % self.clusters
+        """Gives every prompt its nearest centre; one whose row is all zeros is as near to every centre, and gets one.
+
+        Raises:
+            InputError: if there are fewer planned prompts than clusters, or a feature row is not finite.
+        """
+        count = len(plan.rows)
+        if self.clusters > count:
+            raise InputError(
+                f"KMeansClusters.clusters is {self.clusters}, but {count} prompts are planned; write fewer"
+            )
+        rows = require_features(type(self).__name__, prompts, features)
+        members = np.sort(plan.rows)  # the same clusters in whatever order the prompts are served
+        units = reduced_units(rows, members, self.components, self.seed)
+        centres = spherical_kmeans(units[members], self.clusters, self.seed, count > self.minibatch_above)
+        return largest_first(nearest(units, centres), members, self.clusters)

@@ -1,4 +1,4 @@
-"""Difficulty without a model: a label of the data, and length alone, the rival that every signal must beat."""
+"""How hard a prompt is, by what its features say. Orders without a model are in `curriculum_controls.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saerl_lightning.data.callback import Curriculum
+from saerl_lightning.data.probes import ELASTIC_NET, Prediction, Probe
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
@@ -17,38 +18,60 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 
-class LabelOrder(Curriculum):
-    """Orders by a number that the data brings, lowest first.
+class EasyToHard(Curriculum):
+    """Orders by difficulty as a probe predicts it, lowest first; equal predictions keep the present order.
+
+    The labelled prompts are ordered by their predictions too, so that all prompts are on one scale.
+
+    Source: an ElasticNet probe on a small labelled subset, easy-to-hard inside clusters, is SAERL's (arXiv 2605.27354, as
+    summarised by others); the number of labels is ours.
 
     Args:
-        label: name of the label, as in `Prompt.labels`.
-        descending: serve the highest first (hard-to-easy); the plan then holds the negated label.
+        label: what the probe learns: a label of the data or of the labels file, higher is harder.
+        probe: what predicts it from feature rows.
+        labels: labelled prompts to learn from, drawn at random; null takes all.
+        descending: serve the hardest first; the plan then holds the negated prediction.
+        seed: of that draw.
+
+    Raises:
+        InputError: if `labels` is below 2.
     """
 
-    def __init__(self, label: str = "difficulty", descending: bool = False) -> None:
+    def __init__(
+        self,
+        label: str = "difficulty",
+        probe: Probe = ELASTIC_NET,
+        labels: int | None = 1000,
+        descending: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if labels is not None and labels < 2:
+            raise InputError(f"EasyToHard.labels is {labels}; write how many to learn from, or null for all")
         self.label = label
+        self.probe = probe
+        self.labels = labels
         self.descending = descending
+        self.seed = seed
+        self._prediction: Prediction | None = None
+
+    @property
+    def needs_features(self) -> bool:
+        """The probe reads feature rows."""
+        return True
 
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Reads the label; NaN where a prompt lacks it.
+        """Predicts the label of every prompt.
 
         Raises:
-            InputError: if no prompt has the label.
+            InputError: if the label is missing, constant or rarer than there are folds, or a feature row is not finite.
         """
-        values = np.array([prompt.labels.get(self.label, np.nan) for prompt in prompts], dtype=np.float64)
-        if np.isnan(values).all():
-            present = ", ".join(sorted({name for prompt in prompts for name in prompt.labels})) or "none"
-            raise InputError(f"LabelOrder.label is {self.label!r}, but no prompt has it; labels present: {present}")
-        return -values if self.descending else values
+        self._prediction = self.probe.predict_label(
+            type(self).__name__, self.label, prompts, features, self.labels, self.seed
+        )
+        return -self._prediction.values if self.descending else self._prediction.values
 
-
-class LengthOrder(Curriculum):
-    """Orders by the number of characters of the user's words, shortest first."""
-
-    def difficulty(
-        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
-    ) -> Float[np.ndarray, " N"]:
-        """Counts characters."""
-        return np.array([len(prompt.text) for prompt in prompts], dtype=np.float64)
+    def metrics(self) -> dict[str, float]:
+        """Adds the probe's scores."""
+        return super().metrics() | (self._prediction.metrics() if self._prediction is not None else {})

@@ -1,4 +1,8 @@
-"""Random filtering: the null that a learned filter is held against."""
+"""Which prompts to drop: those of low predicted quality.
+
+The probe learns from prompts that have the label, planned or not (corrupted copies that are never served, for one); the cut
+is made among the planned ones. Its nulls are in `filtering_controls.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from saerl_lightning.data.callback import Filtering
+from saerl_lightning.data.probes import RIDGE, Prediction, Probe
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
@@ -17,30 +22,79 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 
-class RandomFilter(Filtering):
-    """Drops a share of the planned prompts at random.
+class QualityFilter(Filtering):
+    """Drops the prompts of lowest predicted quality.
+
+    Source: a linear probe for quality is SAERL's (arXiv 2605.27354, as summarised by others); ridge and the share are ours.
 
     Args:
-        fraction: share to drop, in [0, 1); the number is rounded to the nearest whole.
-        seed: of the draw.
+        label: what the probe learns, higher is better; a label of the data or of the reference prompts.
+        probe: what predicts it from feature rows.
+        drop: share of the planned prompts that goes, in [0, 1): those below this quantile of the predictions. Equal
+            predictions at the cut stay.
+        threshold: drop everything predicted below this instead; null goes by the share.
+        labels: labelled prompts to learn from, drawn at random; null takes all.
+        seed: of that draw.
 
     Raises:
-        InputError: if `fraction` is out of range.
+        InputError: if an argument is out of range.
     """
 
-    def __init__(self, fraction: float = 0.1, seed: int = 0) -> None:
-        if not 0 <= fraction < 1:
-            raise InputError(f"RandomFilter.fraction is {fraction}; write the share to drop, 0 or more and below 1")
-        self.fraction = fraction
+    def __init__(
+        self,
+        label: str = "quality",
+        probe: Probe = RIDGE,
+        drop: float = 0.1,
+        threshold: float | None = None,
+        labels: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= drop < 1:
+            raise InputError(f"QualityFilter.drop is {drop}; write the share to drop, 0 or more and below 1")
+        if labels is not None and labels < 2:
+            raise InputError(f"QualityFilter.labels is {labels}; write how many to learn from, or null for all")
+        self.label = label
+        self.probe = probe
+        self.drop = drop
+        self.threshold = threshold
+        self.labels = labels
         self.seed = seed
+        self._prediction: Prediction | None = None
+        self._cut = float("nan")
+
+    @property
+    def needs_features(self) -> bool:
+        """The probe reads feature rows."""
+        return True
+
+    def quality(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Predicts the label of every prompt.
+
+        Raises:
+            InputError: if the label is missing, constant or rarer than there are folds, or a feature row is not finite.
+        """
+        self._prediction = self.probe.predict_label(
+            type(self).__name__, self.label, prompts, features, self.labels, self.seed
+        )
+        return self._prediction.values
 
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
-        """Keeps all but the drawn rows."""
-        drawn = round(self.fraction * len(plan.rows))
-        kept = np.ones(len(prompts), dtype=bool)
-        kept[np.random.default_rng(self.seed).permutation(plan.rows)[:drawn]] = False
-        return kept
+        """Keeps predictions at or above the cut."""
+        if self.threshold is None:
+            self._cut = float(np.quantile(plan.quality[plan.rows], self.drop))
+        else:
+            self._cut = self.threshold
+        return plan.quality >= self._cut
 
     def reason(self) -> str:
-        """Names the draw."""
-        return f"random {self.fraction:g} of the prompts (seed {self.seed})"
+        """Names the score and the cut; the prompt's own prediction is in the ledger's `quality`."""
+        rule = f"the {self.drop:g} quantile" if self.threshold is None else "the threshold"
+        return f"predicted {self.label} below {self._cut:.4g}, {rule}"
+
+    def metrics(self) -> dict[str, float]:
+        """Adds the cut and the probe's scores."""
+        if self._prediction is None:
+            return super().metrics()
+        return {**super().metrics(), "threshold": self._cut, **self._prediction.metrics()}

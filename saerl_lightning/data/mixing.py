@@ -1,4 +1,4 @@
-"""Tail mixing: a moderate share of each batch comes from its neighbour."""
+"""How much of each batch comes from elsewhere: tail mixing, and full mixing as its far end."""
 
 from __future__ import annotations
 
@@ -36,4 +36,34 @@ class TailMixing(Mixing):
         mixed = batches.copy()
         mixed[0:paired:2, head:] = batches[1:paired:2, head:]
         mixed[1:paired:2, head:] = batches[0:paired:2, head:]
+        return mixed
+
+
+class FullMixing(Mixing):
+    """Deals all prompts of neighbouring batches anew, at random: the far end of mixing.
+
+    With a window the order survives from window to window; without one nothing of it does, and clusters are gone.
+
+    Args:
+        window: neighbouring batches that are dealt together; null takes the whole plan. The last window may be shorter.
+        seed: of the draw.
+
+    Raises:
+        InputError: if `window` is below 2.
+    """
+
+    def __init__(self, window: int | None = None, seed: int = 0) -> None:
+        if window is not None and window < 2:
+            raise InputError(f"FullMixing.window is {window}; write 2 batches or more, or null for the whole plan")
+        self.window = window
+        self.seed = seed
+
+    def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
+        """Permutes each window."""
+        random = np.random.default_rng(self.seed)
+        window = self.window or max(1, len(batches))
+        mixed = batches.copy()
+        for start in range(0, len(batches), window):
+            part = mixed[start : start + window]
+            part[:] = random.permutation(part.ravel()).reshape(part.shape)
         return mixed

@@ -1,20 +1,28 @@
-"""Pools of prompts with their token ids: read, encoded, and with the prompts that are too long named."""
+"""Pools of prompts with their token ids, and the pool that is trained on: its plan, and how far training has come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from saerl_lightning.data.planning import plan_digest
+from saerl_lightning.data.sampler import PlanSampler, PromptLoader
+from saerl_lightning.errors import InputError
+from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.file import FilePrompts
+from saerl_lightning.prompts.labels import read_labels, with_labels
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt, PromptBatch
 
 if TYPE_CHECKING:
+    import lightning
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,10 @@ class PromptPool:
             rank_zero_info(f"{name}: {len(pool.too_long)} of {len(prompts)} prompts are too long and dropped")
         return pool
 
+    def labelled(self, file: str | None) -> PromptPool:
+        """The pool with the labels that stand in a file; None leaves it as it is."""
+        return self if file is None else replace(self, prompts=with_labels(self.prompts, read_labels(file), file))
+
     def batch(self, rows: Iterable[int]) -> PromptBatch:
         """Collates the prompts at the given rows."""
         members = list(rows)
@@ -56,3 +68,81 @@ class PromptPool:
         """Counts prompts whose text stands in the other pool too."""
         texts = {prompt.text for prompt in other.prompts}
         return sum(prompt.text in texts for prompt in self.prompts)
+
+
+class PlannedPool:
+    """A pool, its plan, and the cursor in it: what a checkpoint must name so that training goes on with the next prompt.
+
+    Args:
+        pool: that the plan's rows are positions in.
+        plan: the order of training.
+    """
+
+    def __init__(self, pool: PromptPool, plan: SamplePlan) -> None:
+        self.pool = pool
+        self.plan = plan
+        self.digest = plan_digest(plan, pool.prompts)
+        self._sampler: PlanSampler | None = None
+        self._start = 0  # batch the next loader begins with
+
+    def loader(self, rank: int, world: int) -> PromptLoader:
+        """Serves a process's share of the plan, from the checkpoint's cursor on the first pass."""
+        self._sampler = PlanSampler(self.plan.batches(), self._start, rank, world)
+        self._start = 0
+        return PromptLoader(self._sampler, self.pool.batch)
+
+    @property
+    def cursor(self) -> int:
+        """Batches trained in this epoch."""
+        return self._start if self._sampler is None else self._sampler.cursor
+
+    def advance(self) -> None:
+        """Counts one batch as trained."""
+        assert self._sampler is not None, "train_dataloader() comes first"
+        self._sampler.advance()
+
+    def state_dict(self, batches: float) -> dict[str, Any]:
+        """Holds the cursor and a digest of the plan; `batches` are those of an epoch, which a trainer may cut short."""
+        return {"cursor": int(self.cursor % batches), "plan": self.digest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where the checkpoint stopped.
+
+        Raises:
+            InputError: if the checkpoint served another plan.
+        """
+        if state["plan"] != self.digest:
+            raise InputError(
+                f"the checkpoint's training plan is {state['plan']}, this run's is {self.digest}: data.train, "
+                "batch_size, shuffle_seed or an operation differs; give those of the checkpoint's config.yaml, or "
+                "start a new run from its weights without --ckpt_path"
+            )
+        self._start, self._sampler = state["cursor"], None
+
+
+def made_once(trainer: lightning.Trainer | None, make: Callable[[], T]) -> T:
+    """Makes something on the first process and hands it to all; without a trainer it is simply made.
+
+    The others wait as long as the process group lets them (10 minutes with NCCL, 30 with gloo): where features of many
+    prompts are still to be computed, fill their cache with `main.py plan` before.
+
+    Raises:
+        InputError: on every process, if the first one raised it.
+        RuntimeError: on every process, if the first one failed in another way.
+    """
+    if trainer is None:
+        return make()
+    made: list[T] = []
+    failure: Exception | None = None
+    if trainer.is_global_zero:
+        try:
+            made.append(make())
+        except InputError as error:
+            failure = error
+        except Exception as error:
+            failure = RuntimeError(f"the first process failed: {error!r}")
+            failure.__cause__ = error
+    made, failure = trainer.strategy.broadcast((made, failure))  # also what failed: the others wait for it
+    if failure is not None:
+        raise failure
+    return made[0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import lightning
 from lightning.pytorch.utilities import rank_zero_warn
 
 from saerl_lightning.data.pool import PromptPool
+from saerl_lightning.data.sampler import PromptLoader
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.source import PromptSource
@@ -75,3 +78,86 @@ class EvaluationPool:
         if shared := self.pool.shared(training):
             total = len(self.pool.prompts)
             rank_zero_warn(f"validation set '{self.name}' shares {shared} of its {total} prompts with training")
+
+
+class EvaluationDataModule(lightning.LightningDataModule, ABC):
+    """The half of a datamodule that serves named sets. A subclass stores the fields below and reads the sets in `setup`."""
+
+    chat: ChatTemplate
+    tokenizer: PreTrainedTokenizerBase | None
+    val_sampling: Sampling
+    val_batch_size: int
+    _val_pools: list[EvaluationPool]
+    _test_pools: list[EvaluationPool]
+
+    @property
+    def val_names(self) -> list[str]:
+        """Names of the validation sets, in the order of their loaders."""
+        return [each.name for each in self._val_pools]
+
+    @property
+    def test_names(self) -> list[str]:
+        """Names of the test sets, in the order of their loaders."""
+        return [each.name for each in self._test_pools]
+
+    @property
+    def samplings(self) -> list[Sampling]:
+        """How completions are drawn for each set that is read."""
+        return [each.sampling for each in self._val_pools + self._test_pools]
+
+    @property
+    def topics(self) -> list[str]:
+        """Topics that occur in the sets that are read, sorted."""
+        pools = [each.pool for each in self._val_pools + self._test_pools]
+        return sorted({prompt.topic for pool in pools for prompt in pool.prompts if prompt.topic is not None})
+
+    def val_set(self, index: int) -> Sampling:
+        """How completions are drawn for the validation set of a loader."""
+        return self._val_pools[index].sampling
+
+    def test_set(self, index: int) -> Sampling:
+        """How completions are drawn for the test set of a loader."""
+        return self._test_pools[index].sampling
+
+    def read_sets(self, sets: dict[str, str | ValidationSet | PromptSource]) -> list[EvaluationPool]:
+        """Reads and encodes named sets.
+
+        Raises:
+            InputError: if a source can't be read, or no prompt of a set is short enough.
+        """
+        tokenizer = self.find_tokenizer()
+        return [EvaluationPool.read(n, given, self.chat, tokenizer, self.val_sampling) for n, given in sets.items()]
+
+    def find_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that was set, else the model's.
+
+        Raises:
+            InputError: if there is neither.
+        """
+        if self.tokenizer is None:
+            self.tokenizer = getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
+        if self.tokenizer is None:
+            raise InputError("no tokenizer: the model has none; set `datamodule.tokenizer` before `setup`")
+        return self.tokenizer
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Rank and number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def val_dataloader(self) -> list[PromptLoader]:
+        """Serves the validation sets, one loader a set."""
+        return self._loaders(self._val_pools)
+
+    def test_dataloader(self) -> list[PromptLoader]:
+        """Serves the test sets, one loader a set."""
+        return self._loaders(self._test_pools)
+
+    predict_dataloader = test_dataloader
+
+    def _loaders(self, pools: list[EvaluationPool]) -> list[PromptLoader]:
+        if not pools:
+            raise InputError(
+                "nothing to evaluate on: data.val (or data.test) names no set; write e.g. {dev: dev.jsonl}"
+            )
+        return [PromptLoader(each.batches(self.val_batch_size, *self.place), each.pool.batch) for each in pools]

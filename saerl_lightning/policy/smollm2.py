@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.policy.staging import whole_folder
+from saerl_lightning.staging import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -61,7 +61,7 @@ class ChatTemplate:
     def too_long(self, ids: Sequence[Sequence[int]]) -> dict[int, str]:
         """Names the rows whose prompt is longer than `max_prompt_tokens`, each with the reason to drop it."""
         return {
-            row: f"prompt of {len(prompt)} tokens > max_prompt_tokens {self.max_prompt_tokens}"
+            row: f"longer than max_prompt_tokens {self.max_prompt_tokens}"
             for row, prompt in enumerate(ids)
             if len(prompt) > self.max_prompt_tokens
         }

@@ -109,8 +109,10 @@ def _text(value: object) -> str:
 
 def _answer(record: Record, column: str, place: str) -> str:
     value = record.get(column)
+    if isinstance(value, list | tuple) and all(isinstance(each, str | int | float) for each in value):
+        value = ", ".join(map(str, value))  # benchmarks with several right values list them
     if isinstance(value, Mapping | list | tuple):
-        raise InputError(f"{place}: {column!r} is {value!r}; an answer is a text or a number")
+        raise InputError(f"{place}: {column!r} is {value!r}; an answer is a text or a number, or a list of them")
     if not _text(value):
         raise InputError(f"{place}: no answer in column {column!r}; write one, or map `answer` to the column it is in")
     return str(value)

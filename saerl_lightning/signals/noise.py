@@ -1,4 +1,4 @@
-"""Random feature rows: the null signal, same shape as a real one and knowing nothing."""
+"""Signals that know nothing: random rows, and another signal's rows on the wrong prompts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.source import SignalSource
+from saerl_lightning.signals.fingerprint import digest
+from saerl_lightning.signals.source import Features, SignalSource
 
 
 class RandomSignals(SignalSource):
@@ -38,7 +39,45 @@ class RandomSignals(SignalSource):
             np.random.default_rng(int.from_bytes(key)).standard_normal(out=row)
         return rows
 
+    @property
+    def by_row(self) -> bool:
+        """True: a row is drawn for its uid."""
+        return True
+
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Hashes the arguments and the uids in order."""
         words = [type(self).__name__, str(self.columns), str(self.seed), *(prompt.uid for prompt in prompts)]
         return hashlib.sha256("\0".join(words).encode()).hexdigest()
+
+
+class ShuffledSignals(SignalSource):
+    """Another signal's rows, dealt to other prompts: every column keeps its values, what they say about prompts is gone.
+
+    No prompt keeps its own row, unless it is alone; duplicates of a prompt may still get each other's.
+
+    Args:
+        inner: the signal that is broken.
+        seed: of the permutation.
+    """
+
+    def __init__(self, inner: SignalSource, seed: int = 0) -> None:
+        self.inner = inner
+        self.seed = seed
+
+    def features(self, prompts: Sequence[Prompt]) -> Features:
+        """Computes the inner rows and permutes them."""
+        return self.inner.features(prompts)[without_fixed_points(len(prompts), self.seed)]
+
+    def fingerprint(self, prompts: Sequence[Prompt]) -> str:
+        """Covers the inner source and the seed."""
+        return digest([type(self).__name__, str(self.seed), self.inner.fingerprint(prompts)])
+
+
+def without_fixed_points(count: int, seed: int) -> Int[np.ndarray, " N"]:
+    """Draws a permutation of one single cycle (Sattolo's algorithm), so that for more than one no place stays its own."""
+    random = np.random.default_rng(seed)
+    order = np.arange(count)
+    for last in range(count - 1, 0, -1):
+        other = int(random.integers(last))
+        order[last], order[other] = order[other], order[last]
+    return order

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Int
 from scipy.sparse import csr_array
 
 from saerl_lightning.records import Prompt
@@ -27,3 +28,19 @@ class SignalSource(ABC):
     @abstractmethod
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Names this computation over these prompts; equal fingerprints promise equal features (the cache key)."""
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a row depends on its prompt's uid and messages alone, so that it is the same in every pool.
+
+        Such rows may be kept prompt by prompt, under the fingerprint of no prompts.
+        """
+        return False
+
+    def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], Features]]:
+        """Yields positions in `prompts` and their rows, part by part, in any order, until every prompt was yielded.
+
+        By default all at once. Only a source that is `by_row` may yield smaller parts: what takes them may stop, and ask
+        later for the prompts that are missing.
+        """
+        yield np.arange(len(prompts)), self.features(prompts)

@@ -1,21 +1,17 @@
-"""The main job, small and whole: a tiny policy is made, learns a little by imitation, then by GRPO, and is measured.
+"""The whole method, small and real: a tiny policy, its SAE, signals, labels, a plan, and GRPO with and without them.
 
 Nothing is downloaded and no GPU is needed. It walks the same path as a real run: YAML, prompts, engine, graders,
-checkpoints, export.
+checkpoints, export. It can show that the path works and what vanilla GRPO earns here; two arms on a handful of seeds of a
+tiny policy say little about which arm is better elsewhere.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import yaml
-from jaxtyping import Float
-from rich.console import Console
-from rich.table import Table
 
 from saerl_lightning.cli import run
 from saerl_lightning.errors import RunStopped
@@ -23,65 +19,111 @@ from saerl_lightning.evaluation.estimators import bootstrap_interval
 from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
 from saerl_lightning.records import Prompt
+from saerl_lightning.tools.demo_arms import Arms, Trained
+from saerl_lightning.tools.demo_report import Measured, print_arms, print_tasks
 from saerl_lightning.tools.export import export
 
-TASKS, SFT, GRPO = (f"configs/demo/{name}.yaml" for name in ("tasks", "sft", "grpo"))
+TASKS, SFT, SAE, GRPO, SAERL = (f"configs/demo/{name}.yaml" for name in ("tasks", "sft", "sae", "grpo", "saerl"))
+ARMS = {"GRPO": [TASKS, GRPO], "SAERL": [TASKS, GRPO, SAERL]}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Accuracy of a policy on the unseen questions, the same questions in the same order each time."""
-
-    accuracy: Float[np.ndarray, " Q"]  # avg@k of each question
-    topics: list[str]  # Q
-
-
-def demo(folder: str = "runs/demo", samples: int = 16, seed: int = 0) -> None:
-    """Trains the tiny policy and prints its accuracy before and after GRPO, by task, with 95 % intervals.
+def demo(folder: str = "runs/demo", samples: int = 16, seeds: int = 2, jobs: int = 2, seed: int = 0) -> None:
+    """Trains a tiny policy by GRPO with and without SAERL's operations, on one budget, and prints both beside each other.
 
     Args:
         folder: where the policy and the runs go; an older demo there is deleted.
         samples: completions a question that accuracy is measured on (avg@k).
-        seed: of weights, order and sampling.
+        seeds: runs of each arm; they differ in order and sampling, not in the policy they start from.
+        jobs: runs at a time.
+        seed: of the policy's weights and its cold start; the arms' seeds count up from it.
 
     Raises:
-        RunStopped: if GRPO did not improve the policy beyond the interval of the difference.
+        RunStopped: if vanilla GRPO did not improve the policy beyond the interval of the difference.
     """
     started, root = time.monotonic(), Path(folder)
-    for part in ("policy", "sft", "cold", "before", "grpo", "trained", "after"):
-        shutil.rmtree(root / part, ignore_errors=True)
-    _say("1/4  a policy of about a million random weights")
+    _clear(root)
+    _say("1/6  a policy of about a million random weights, and supervised steps to a partial skill")
     build_tiny_policy(str(root / "policy"), _corpus(), seed=seed)
-    _say("2/4  cold start: supervised steps to a partial skill")
-    _fit(SFT, root / "sft", root / "policy", seed)
+    _fit([TASKS, SFT], root / "sft", seed, [f"--model.policy.path={root / 'policy'}"])
     export(str(root / "sft/checkpoints/last.ckpt"), str(root / "cold"))
-    before = _measure(root / "cold", root / "before", samples, seed)
-    _say(f"3/4  GRPO, from avg@{samples} = {before.accuracy.mean():.3f}")
-    _fit(GRPO, root / "grpo", root / "cold", seed)
-    export(str(root / "grpo/checkpoints/last.ckpt"), str(root / "trained"))
-    _say("4/4  the same questions again")
-    after = _measure(root / "trained", root / "after", samples, seed)
-    _report(before, after, samples, root, time.monotonic() - started)
+    _say("2/6  a sparse autoencoder on the middle of that policy")
+    reader = [f"--data.model.path={root / 'cold'}", f"--model.save_to={root / 'sae'}"]
+    _fit(["configs/sae/topk.yaml", SAE], root / "sae-run", seed, reader)
+    _say("3/6  pass rates of a sample of the prompts, for the difficulty probe")
+    _tool("label", ARMS["GRPO"], root, seed, [f"--out={root / 'labels.jsonl'}", "--prompts=512"])
+    _say(f"4/6  the plan: {root / 'plan/plan.html'}")
+    _tool("plan", ARMS["SAERL"], root, seed, [f"--out={root / 'plan'}", *_signals(root)])
+    _say(f"5/6  {len(ARMS) * seeds} runs of GRPO: {' and '.join(ARMS)}, seeds {seed} to {seed + seeds - 1}")
+    arms = Arms(root, {name: [*_flags(configs), *_common(root), *_extra(name, root)] for name, configs in ARMS.items()})
+    runs = arms.train(range(seed, seed + seeds), jobs)
+    _say("6/6  questions that were asked nowhere else")
+    before = _measure(root / "cold-test", root, samples, None)
+    after = {name: [_measure(each.folder / "test", root, samples, each) for each in runs[name]] for name in ARMS}
+    print_tasks(before, after, samples)
+    print_arms(before, after, runs, samples)
+    print(
+        f"run folders under {root}: config.yaml, csv/, completions.jsonl; {(time.monotonic() - started) / 60:.1f} minutes"
+    )
+    _require_gain(before, after["GRPO"])
 
 
 def _say(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
-def _fit(config: str, run_dir: Path, policy: Path, seed: int) -> None:
-    run(["fit", "-c", TASKS, "-c", config, *_common(run_dir, policy, seed)])
+def _clear(root: Path) -> None:
+    """Deletes what an older demo wrote, and nothing else that may lie there."""
+    for part in ("policy", "sft", "cold", "sae", "sae-run", "signals", "plan", "cold-test", *(n.lower() for n in ARMS)):
+        shutil.rmtree(root / part, ignore_errors=True)
+    (root / "labels.jsonl").unlink(missing_ok=True)
 
 
-def _measure(policy: Path, run_dir: Path, samples: int, seed: int) -> Measured:
+def _flags(configs: list[str]) -> list[str]:
+    return [part for config in configs for part in ("-c", config)]
+
+
+def _common(root: Path) -> list[str]:
+    return [f"--model.policy.path={root / 'cold'}"]
+
+
+def _signals(root: Path) -> list[str]:
+    """The files of this demo, where its folder is not the one that the configs name."""
+    return [
+        f"--data.signals.model.path={root / 'cold'}",
+        f"--data.signals.sae.path={root / 'sae'}",
+        f"--data.signal_cache={root / 'signals'}",
+        f"--data.labels={root / 'labels.jsonl'}",
+    ]
+
+
+def _extra(arm: str, root: Path) -> list[str]:
+    return _signals(root) if SAERL in ARMS[arm] else []
+
+
+def _fit(configs: list[str], run_dir: Path, seed: int, more: list[str]) -> None:
+    run(["fit", *_flags(configs), f"--run_dir={run_dir}", f"--seed_everything={seed}", *more])
+
+
+def _tool(tool: str, configs: list[str], root: Path, seed: int, more: list[str]) -> None:
+    quiet = [f"--run_dir={root / tool}", f"--seed_everything={seed}", "--trainer.logger=false"]
+    run([tool, *_flags(configs), *_common(root), *quiet, *more])
+
+
+def _measure(run_dir: Path, root: Path, samples: int, trained: Trained | None) -> Measured:
+    """Accuracy on the unseen questions: of a run's last weights, or of the policy that all runs start from."""
     sampling = [f"--data.val_sampling.group_size={samples}", "--trainer.logger=false", "--verbose=false"]
-    cli = run(["test", "-c", TASKS, "-c", GRPO, *_common(run_dir, policy, seed), *sampling])
-    accuracy = cli.model.accuracy["demo"]
-    topics, unseen = accuracy.topic_of_question(), _unseen()
+    weights = [] if trained is None else [f"--ckpt_path={trained.checkpoint}"]
+    cli = run(["test", *_flags(ARMS["GRPO"]), *_common(root), f"--run_dir={run_dir}", *sampling, *weights])
+    accuracy, unseen = cli.model.accuracy["demo"], _unseen()
+    topics = accuracy.topic_of_question()
     return Measured(accuracy.per_question().numpy()[unseen], [topics[question] for question in unseen])
 
 
-def _common(run_dir: Path, policy: Path, seed: int) -> list[str]:
-    return [f"--run_dir={run_dir}", f"--model.policy.path={policy}", f"--seed_everything={seed}"]
+def _require_gain(before: Measured, after: list[Measured]) -> None:
+    gain = sum(each.accuracy for each in after) / len(after) - before.accuracy
+    low, high = bootstrap_interval(gain)
+    if low <= 0:
+        raise RunStopped(f"GRPO did not improve the policy: the difference's interval is [{low:+.3f}, {high:+.3f}]")
 
 
 def _prompts(*path: str) -> list[Prompt]:
@@ -101,27 +143,3 @@ def _unseen() -> list[int]:
     """Positions of the test questions that neither training nor validation asks too: small tasks repeat themselves."""
     asked = {prompt.text for prompt in [*_prompts("train"), *_prompts("val", "demo")]}
     return [position for position, prompt in enumerate(_prompts("test", "demo")) if prompt.text not in asked]
-
-
-def _report(before: Measured, after: Measured, samples: int, root: Path, seconds: float) -> None:
-    table = Table(title=f"avg@{samples} on questions asked nowhere else, 95 % bootstrap intervals over questions")
-    for column in ("task", "questions", "before GRPO", "after GRPO", "difference (paired)"):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    topics = np.array(before.topics)
-    for task in [*sorted(set(topics)), "all"]:
-        rows = np.ones(len(topics), dtype=bool) if task == "all" else topics == task
-        b, a = before.accuracy[rows], after.accuracy[rows]
-        table.add_row(task, str(rows.sum()), _interval(b), _interval(a), _interval(a - b, sign=True))
-    Console(width=120).print(table)
-    low, high = bootstrap_interval(after.accuracy - before.accuracy)
-    print(
-        f"run folder: {root / 'grpo'} (config.yaml, csv/, completions.jsonl, checkpoints/); {seconds / 60:.1f} minutes"
-    )
-    if low <= 0:
-        raise RunStopped(f"GRPO did not improve the policy: the difference's interval is [{low:+.3f}, {high:+.3f}]")
-
-
-def _interval(values: Float[np.ndarray, " Q"], sign: bool = False) -> str:
-    low, high = bootstrap_interval(values)
-    form = "+.3f" if sign else ".3f"
-    return f"{values.mean():{form}} [{low:{form}}, {high:{form}}]"

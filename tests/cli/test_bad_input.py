@@ -157,7 +157,7 @@ def test_a_prompt_that_is_too_long_is_dropped_with_its_reason(workplace, door):
     run = cli.run(workplace.command("fit", "--trainer.max_steps=1"))
     ledger = run.datamodule.plan.ledger()
     assert ledger["fate"][5] == "dropped"
-    assert ledger["reason"][5].endswith("> max_prompt_tokens 64")
+    assert ledger["reason"][5].endswith("longer than max_prompt_tokens 64")
     assert list(ledger["fate"][:5]).count("dropped") == 0
 
 

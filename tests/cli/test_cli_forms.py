@@ -9,10 +9,10 @@ GRPO = ["-c", str(CONFIGS / "grpo.yaml")]
 SAERL = [*GRPO, "-c", str(CONFIGS / "saerl.yaml")]
 SLOTS = ("signals", "filtering", "clustering", "curriculum", "mixing")
 FILLED = {
-    "signals": "RandomSignals",
-    "filtering": "RandomFilter",
-    "clustering": "RandomClusters",
-    "curriculum": "LabelOrder",
+    "signals": "SAESignals",
+    "filtering": "QualityFilter",
+    "clustering": "KMeansClusters",
+    "curriculum": "EasyToHard",
     "mixing": "TailMixing",
 }
 
@@ -54,7 +54,7 @@ def test_null_turns_one_slot_off_and_a_later_config_turns_it_on_again(parsed, ov
 def test_a_flag_swaps_one_class_and_changes_one_argument(parsed):
     data = parsed(["fit", *SAERL, "--data.signals", "RandomSignals", "--data.mixing.fraction", "0.5"]).data.init_args
     assert data.signals.class_path.endswith("RandomSignals") and data.mixing.init_args.fraction == 0.5
-    assert data.filtering.init_args.fraction == 0.1
+    assert data.filtering.init_args.drop == 0.1
 
 
 def test_null_reaches_arguments_of_every_depth(parsed):

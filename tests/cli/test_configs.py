@@ -12,13 +12,25 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 
 
+BELOW = {
+    "demo": ["demo/tasks.yaml"],
+    "ablate": ["grpo.yaml", "saerl.yaml"],
+    "paper": ["grpo.yaml", "saerl.yaml"],
+    "sae": ["sae/topk.yaml"],
+}
+OWN_STAND = {
+    "demo/tasks.yaml": ["demo/tasks.yaml", "demo/grpo.yaml"],
+    "demo/saerl.yaml": ["demo/tasks.yaml", "demo/grpo.yaml", "demo/saerl.yaml"],
+    "demo/sae.yaml": ["sae/topk.yaml", "demo/sae.yaml"],
+    "paper/qwen2.5_math_7b.yaml": ["grpo.yaml", "paper/qwen2.5_math_1.5b.yaml", "paper/qwen2.5_math_7b.yaml"],
+}
+
+
 def combination(name: str) -> list[str]:
     """The config behind what it stands on."""
-    below = {"demo": ["demo/tasks.yaml"], "ablate": ["grpo.yaml", "saerl.yaml"]}.get(
-        name.rpartition("/")[0], ["grpo.yaml"]
-    )
-    if name == "demo/tasks.yaml":
-        return [name, "demo/grpo.yaml"]
+    if name in OWN_STAND:
+        return OWN_STAND[name]
+    below = BELOW.get(name.rpartition("/")[0], ["grpo.yaml"])
     return [each for each in below if each != name] + [name]
 
 

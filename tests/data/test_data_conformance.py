@@ -7,22 +7,42 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import saerl_lightning.data
-from saerl_lightning.data.callback import DataCallback, Filtering
+from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
+from saerl_lightning.data.clustering import KMeansClusters
+from saerl_lightning.data.clustering_controls import TopicClusters
+from saerl_lightning.data.curriculum import EasyToHard
+from saerl_lightning.data.curriculum_controls import LengthOrder
+from saerl_lightning.data.filtering import QualityFilter
+from saerl_lightning.data.filtering_controls import LengthFilter
+from saerl_lightning.data.probes import RidgeProbe, TreeProbe
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
 
 N = 57
 
 # One or more ways to configure each class, by its name.
+RIDGE, TREES = RidgeProbe(alphas=(1.0, 10.0)), TreeProbe(trees=5)
+K_MEANS = KMeansClusters(clusters=3)
 EXAMPLES = {
+    "QualityFilter": [{}, {"probe": TREES, "threshold": 0.5}, {"labels": 20, "drop": 0.3}],
     "RandomFilter": [{}, {"fraction": 0.5, "seed": 7}, {"fraction": 0.0}],
+    "LengthFilter": [{}, {"fraction": 0.3}],
+    "MatchedFilter": [{"inner": QualityFilter(drop=0.3)}, {"inner": LengthFilter(), "label": "level", "bins": 3}],
+    "KMeansClusters": [{"clusters": 3}, {"clusters": 4, "components": 2}, {"clusters": 3, "minibatch_above": 10}],
     "TopicClusters": [{}],
     "RandomClusters": [{}, {"clusters": 3}],
+    "SameSizeClusters": [{"inner": K_MEANS}, {"inner": TopicClusters(), "seed": 3}],
+    "PermutedClusters": [{"inner": K_MEANS}, {"inner": TopicClusters(), "label": "level", "bins": 2}],
+    "EasyToHard": [{}, {"probe": TREES, "labels": None}, {"probe": RIDGE, "labels": 20, "descending": True}],
     "LabelOrder": [{}, {"label": "level", "descending": True}],
     "LengthOrder": [{}],
+    "ShuffledOrder": [{"inner": EasyToHard(probe=RIDGE)}, {"inner": LengthOrder(), "seed": 3}],
     "TailMixing": [{}, {"fraction": 0.5}],
+    "FullMixing": [{}, {"window": 3}],
+    "DiverseBatches": [{}, {"window": 2, "components": 3}],
 }
 
 
@@ -60,6 +80,12 @@ def features() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((N, 6))
 
 
+def sparse_features() -> csr_array:
+    rows = np.maximum(features(), 0)
+    rows[5] = 0  # a prompt without a single active feature
+    return csr_array(rows)
+
+
 def plan() -> SamplePlan:
     """A plan that other operations have worked on: shuffled, some dropped, rated and mixed."""
     random = np.random.default_rng(2)
@@ -87,6 +113,8 @@ def test_the_same_input_gives_the_same_output(name, arguments):
     operation = cls(**arguments)
     once = operation.apply(plan(), pool(), features())
     same(once, operation.apply(plan(), pool(), features()))
+    sparse = operation.apply(plan(), pool(), sparse_features())
+    same(sparse, cls(**arguments).apply(plan(), pool(), sparse_features()))
     np.random.seed(5)  # noqa: NPY002 - the global random state must not matter
     same(once, cls(**arguments).apply(plan(), pool(), features()))
 
@@ -124,4 +152,26 @@ def test_state_survives_a_round_trip(name, arguments):
     operation, other = shipped()[name](**arguments), shipped()[name](**arguments)
     other.load_state_dict(operation.state_dict())
     np.testing.assert_equal(other.state_dict(), operation.state_dict())
-    assert all(isinstance(value, float) for value in operation.metrics().values())
+
+
+REPORTED = {
+    Filtering: {"kept", "dropped"},
+    Clustering: {"clusters", "size_min", "size_median", "size_max", "nmi", "ami", "ari"},
+}
+REPORTED |= {Curriculum: {"spearman_length"}, Mixing: {"share"}}
+SCORES = {f"probe/{score}{end}" for score in ("r2", "pearson", "spearman") for end in ("", "_low", "_high")}
+PROBED = {"probe/labels", "probe/nonzero", *SCORES}
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_it_reports_itself_in_finite_numbers(name, arguments):
+    operation = shipped()[name](**arguments)
+    assert operation.metrics() == {}
+    operation.apply(plan(), pool(), features())
+    metrics = operation.metrics()
+    assert all(type(value) is float and np.isfinite(value) for value in metrics.values())
+    expected = next(
+        (names for role, names in REPORTED.items() if isinstance(operation, role)), {"share", "logdet", "logdet_before"}
+    )
+    learned = {"QualityFilter": {"threshold"} | PROBED, "EasyToHard": PROBED}.get(name, set())
+    assert metrics.keys() == expected | learned

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from saerl_lightning.data.callback import Curriculum
-from saerl_lightning.data.clustering import TopicClusters
-from saerl_lightning.data.curriculum import LabelOrder, LengthOrder
-from saerl_lightning.data.filtering import RandomFilter
+from saerl_lightning.data.clustering_controls import TopicClusters
+from saerl_lightning.data.curriculum_controls import LabelOrder, LengthOrder
+from saerl_lightning.data.filtering_controls import RandomFilter
 from saerl_lightning.data.mixing import TailMixing
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.sampler import PlanSampler
@@ -362,10 +362,15 @@ def test_features_are_computed_once_in_the_pools_order_and_state_is_checkpointed
     assert signals.calls == 1
     assert np.array_equal(data.plan.difficulty, RandomSignals(3).features(prompts(14))[:, 0])
     assert list(data.operations) == ["clustering", "curriculum", "extra.0"]
-    assert data.metrics() == {"data/curriculum/seen": 12, "data/extra.0/seen": 12}
+    said = data.metrics()
+    assert said.pop("data/clustering/ari") == 1.0  # topics against topics
+    assert {name: value for name, value in said.items() if "clustering" not in name} == {
+        "data/curriculum/seen": 12,
+        "data/extra.0/seen": 12,
+    }
     resumed = make(signals=RandomSignals(3), curriculum=BySignal(), extra=[BySignal()], mixing=None)
     fit(resumed, ckpt_path=tmp_path / "2-batch.ckpt")
-    assert resumed.metrics() == {"data/curriculum/seen": 12, "data/extra.0/seen": 12}
+    assert resumed.metrics() == data.metrics()
     idle = make(signals=signals)
     idle.tokenizer = TOKENIZER
     idle.setup("fit")
@@ -444,8 +449,8 @@ def test_yaml_configures_every_slot(tmp_path):
         """
         data:
           init_args:
-            clustering: {class_path: saerl_lightning.data.clustering.TopicClusters}
-            curriculum: {class_path: saerl_lightning.data.curriculum.LengthOrder}
+            clustering: {class_path: saerl_lightning.data.clustering_controls.TopicClusters}
+            curriculum: {class_path: saerl_lightning.data.curriculum_controls.LengthOrder}
             mixing: {class_path: saerl_lightning.data.mixing.TailMixing}
         """
     )

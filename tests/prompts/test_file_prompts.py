@@ -35,10 +35,10 @@ def test_default_columns(tmp_path):
 
 
 def test_ids_come_from_source_or_file_name_and_the_row(tmp_path):
-    records = [{"prompt": "a", "answer": 1}, "", {"prompt": "b", "answer": 0.5, "source": "gsm"}]
+    records = [{"prompt": "a", "answer": 1}, "", {"prompt": "b", "answer": [0.5, "2"], "source": "gsm"}]
     first, second = FilePrompts(write(tmp_path / "pool.jsonl", *records)).load()
     assert [first.uid, second.uid] == ["pool/0", "gsm/1"]
-    assert [first.answer, second.answer] == ["1", "0.5"]
+    assert [first.answer, second.answer] == ["1", "0.5, 2"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ BAD_FILES = {
     "prompt column": ([{"problem": "a", "answer": "2"}], {}, r"no column 'prompt'.*only problem, answer.*\"problem\""),
     "empty answer": ([good(), good("b", answer="")], {}, r"p\.jsonl:2: no answer"),
     "null answer": ([good(answer=None)], {}, r"p\.jsonl:1: no answer"),
-    "answer is a list": ([good(answer=["2"])], {}, r"p\.jsonl:1: 'answer' is \['2'\]"),
+    "answer is an object": ([good(answer={"a": 2})], {}, r"p\.jsonl:1: 'answer' is \{'a': 2\}"),
     "duplicate": ([good("x"), "", good("x")], {}, r"'x' stands at p\.jsonl:1 and at p\.jsonl:3"),
     "unknown field": ([good()], {"columns": {"solution": "s"}}, "names the field 'solution'; write one of id, prompt"),
     "missing column": ([good()], {"columns": {"answer": "gold"}}, "'gold', which .* lacks; .* id, prompt, answer"),

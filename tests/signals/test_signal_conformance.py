@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,40 @@ from saerl_lightning.signals.noise import RandomSignals
 from saerl_lightning.signals.source import SignalSource
 
 # Each class by its name: ways to configure it that must all differ in features, the first one is the subject.
-EXAMPLES = {"RandomSignals": [{}, {"columns": 5}, {"seed": 1}]}
+EXAMPLES = {
+    "RandomSignals": [{}, {"columns": 5}, {"seed": 1}],
+    "ShuffledSignals": [{"inner": RandomSignals()}, {"inner": RandomSignals(), "seed": 1}, {"inner": RandomSignals(5)}],
+    "TextSignals": [{}, {"max_features": 5}, {"ngrams": 1}, {"sublinear": False}],
+    "LengthSignals": [{}],
+    "SAESignals": lambda tiny: [
+        {"model": tiny.model, "sae": tiny.sae},
+        {"model": tiny.model, "sae": tiny.sae, "pooling": "max"},
+        {"model": tiny.model, "sae": tiny.sae, "top": 9},
+        {"model": tiny.model, "sae": tiny.other},
+        {"model": replace(tiny.model, layer=1), "sae": tiny.first_layer},
+    ],
+    "FrozenRandomSAESignals": lambda tiny: [
+        {"model": tiny.model, "sae": tiny.frozen},
+        {"model": tiny.model, "sae": tiny.frozen, "pooling": "last"},
+    ],
+    "HiddenSignals": lambda tiny: [
+        {"model": tiny.model},
+        {"model": tiny.model, "pooling": "max"},
+        {"model": tiny.model, "components": 5},
+        {"model": replace(tiny.model, layer=1)},
+    ],
+    "CachedSignals": lambda tiny: [
+        {"inner": RandomSignals(), "folder": str(tiny.folder / "cache")},
+        {"inner": RandomSignals(5), "folder": str(tiny.folder / "cache")},
+    ],
+}
 # Sources whose rows depend on the prompt alone: the same row in any pool and any order.
-ROW_BY_ROW = {"RandomSignals"}
+ROW_BY_ROW = {"RandomSignals", "LengthSignals"}
+UP_TO_ROUNDING = {
+    "SAESignals",
+    "FrozenRandomSAESignals",
+    "HiddenSignals",
+}  # what is computed beside a row shows in its last bits
 
 
 def shipped() -> dict[str, type[SignalSource]]:
@@ -29,6 +61,12 @@ def shipped() -> dict[str, type[SignalSource]]:
         if not inspect.isabstract(cls) and cls.__module__.startswith("saerl_lightning."):
             found[cls.__name__] = cls
     return found
+
+
+def examples(name: str, tiny) -> list[dict]:
+    """The arguments of a source's examples; some need the tiny model."""
+    made = EXAMPLES[name]
+    return made(tiny) if callable(made) else made
 
 
 def pool(count: int = 12) -> list[Prompt]:
@@ -44,29 +82,41 @@ def test_every_shipped_source_has_an_example():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_same_prompts_give_the_same_rows(name):
-    rows = dense(shipped()[name](**EXAMPLES[name][0]).features(pool()))
+def test_the_same_prompts_give_the_same_rows(name, tiny):
+    arguments = examples(name, tiny)[0]
+    rows = dense(shipped()[name](**arguments).features(pool()))
     assert len(rows) == 12
     assert np.isfinite(rows).all()
-    assert np.array_equal(rows, dense(shipped()[name](**EXAMPLES[name][0]).features(pool())))
+    assert np.array_equal(rows, dense(shipped()[name](**arguments).features(pool())))
 
 
-@pytest.mark.parametrize("name", sorted(ROW_BY_ROW))
-def test_rows_follow_their_prompts(name):
-    source, order = shipped()[name](**EXAMPLES[name][0]), np.random.default_rng(0).permutation(12)
+@pytest.mark.parametrize("name", sorted(ROW_BY_ROW | UP_TO_ROUNDING))
+def test_rows_follow_their_prompts(name, tiny):
+    source, order = shipped()[name](**examples(name, tiny)[0]), np.random.default_rng(0).permutation(12)
+    tolerance = 1e-5 if name in UP_TO_ROUNDING else 0
     rows = dense(source.features(pool()))
     shuffled = dense(source.features([pool()[i] for i in order]))
-    assert np.array_equal(shuffled, rows[order])
-    assert np.array_equal(dense(source.features(pool(5))), rows[:5])
+    np.testing.assert_allclose(shuffled, rows[order], tolerance, tolerance)
+    np.testing.assert_allclose(dense(source.features(pool(5))), rows[:5], tolerance, tolerance)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_fingerprints_tell_arguments_and_prompts_apart(name):
-    sources = [shipped()[name](**arguments) for arguments in EXAMPLES[name]]
+def test_the_stream_holds_the_same_rows(name, tiny):
+    source = shipped()[name](**examples(name, tiny)[0])
+    rows, seen = dense(source.features(pool())), []
+    for positions, part in source.stream(pool()):
+        np.testing.assert_allclose(dense(part), rows[positions], 1e-5, 1e-5)
+        seen += positions.tolist()
+    assert sorted(seen) == list(range(12))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_fingerprints_tell_arguments_and_prompts_apart(name, tiny):
+    sources = [shipped()[name](**arguments) for arguments in examples(name, tiny)]
     pools = [pool(), pool(11), pool()[::-1], [*pool(11), Prompt("q", pool()[0].messages, "0")]]
     prints = [source.fingerprint(pool()) for source in sources] + [sources[0].fingerprint(each) for each in pools[1:]]
     assert len(set(prints)) == len(prints)
-    assert sources[0].fingerprint(pool()) == shipped()[name](**EXAMPLES[name][0]).fingerprint(pool())
+    assert sources[0].fingerprint(pool()) == shipped()[name](**examples(name, tiny)[0]).fingerprint(pool())
 
 
 def test_random_rows_are_standard_normal_and_differ_by_prompt():

@@ -1,0 +1,120 @@
+"""Clusters that know no features: the data's own topics, random groups, and nulls that keep a clustering's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
+
+from saerl_lightning.data.callback import Clustering
+from saerl_lightning.data.labels import bin_by, read_label
+from saerl_lightning.data.permutation import permute_within
+from saerl_lightning.errors import InputError
+from saerl_lightning.plan import SamplePlan
+from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+
+class TopicClusters(Clustering):
+    """One cluster a topic, in alphabetical order; prompts without a topic are the last cluster."""
+
+    def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
+        """Numbers the topics.
+
+        Raises:
+            InputError: if no prompt has a topic.
+        """
+        topics = sorted({prompt.topic for prompt in prompts if prompt.topic is not None})
+        if not topics:
+            raise InputError("TopicClusters found no prompt with a topic; name its column, or cluster by another class")
+        number = {topic: i for i, topic in enumerate(topics)}
+        return np.array([len(topics) if p.topic is None else number[p.topic] for p in prompts], dtype=np.int64)
+
+
+class RandomClusters(Clustering):
+    """Random clusters of equal size (to one prompt).
+
+    Args:
+        clusters: how many.
+        seed: of the draw.
+
+    Raises:
+        InputError: if `clusters` is below 1.
+    """
+
+    def __init__(self, clusters: int = 16, seed: int = 0) -> None:
+        if clusters < 1:
+            raise InputError(f"RandomClusters.clusters is {clusters}; write 1 or more")
+        self.clusters = clusters
+        self.seed = seed
+
+    def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
+        """Deals the pool into clusters."""
+        return np.random.default_rng(self.seed).permutation(len(prompts)) % self.clusters
+
+
+class SameSizeClusters(Clustering):
+    """Random clusters, each as large as one of another clustering.
+
+    What is left of the other's effect comes from the sizes of its clusters, not from who is in them.
+
+    Args:
+        inner: the clustering whose sizes, among the planned prompts, are kept.
+        seed: of the draw.
+    """
+
+    def __init__(self, inner: Clustering, seed: int = 0) -> None:
+        self.inner = inner
+        self.seed = seed
+
+    @property
+    def needs_features(self) -> bool:
+        """As the inner clustering."""
+        return self.inner.needs_features
+
+    def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
+        """Deals the inner clustering's labels anew among the planned prompts."""
+        labels = self.inner.label(plan, prompts, features)
+        return permute_within(labels, np.zeros_like(labels), plan.rows, self.seed)
+
+
+class PermutedClusters(Clustering):
+    """Another clustering's members, exchanged at random among prompts of like difficulty.
+
+    Each cluster keeps its size and its profile of difficulties, and loses its content.
+
+    Args:
+        inner: the clustering whose members are exchanged.
+        label: a label of the data that says how difficult a prompt is; prompts without it are exchanged among themselves.
+        bins: quantile bins of the label; prompts of one bin are of like difficulty.
+        seed: of the exchange.
+
+    Raises:
+        InputError: if `bins` is below 1.
+    """
+
+    def __init__(self, inner: Clustering, label: str = "difficulty", bins: int = 10, seed: int = 0) -> None:
+        if bins < 1:
+            raise InputError(f"PermutedClusters.bins is {bins}; write 1 or more")
+        self.inner = inner
+        self.by = label
+        self.bins = bins
+        self.seed = seed
+
+    @property
+    def needs_features(self) -> bool:
+        """As the inner clustering."""
+        return self.inner.needs_features
+
+    def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
+        """Deals the inner clustering's labels anew inside each bin.
+
+        Raises:
+            InputError: if no prompt has the label.
+        """
+        bins = bin_by(read_label(type(self).__name__, self.by, prompts), plan.rows, self.bins)
+        return permute_within(self.inner.label(plan, prompts, features), bins, plan.rows, self.seed)

@@ -1,0 +1,78 @@
+"""Orders without a probe: a label of the data, length alone (the rival that every signal must beat), and a shuffled order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from saerl_lightning.data.callback import Curriculum
+from saerl_lightning.data.labels import lengths, read_label
+from saerl_lightning.data.permutation import permute_within
+from saerl_lightning.plan import SamplePlan
+from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+
+class LabelOrder(Curriculum):
+    """Orders by a number that the data brings, lowest first: its own level, or a measured difficulty (the oracle).
+
+    Args:
+        label: name of the label, as in `Prompt.labels`.
+        descending: serve the highest first (hard-to-easy, or by a pass rate); the plan then holds the negated label.
+    """
+
+    def __init__(self, label: str = "difficulty", descending: bool = False) -> None:
+        self.label = label
+        self.descending = descending
+
+    def difficulty(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Reads the label; NaN where a prompt lacks it.
+
+        Raises:
+            InputError: if no prompt has the label.
+        """
+        values = read_label(type(self).__name__, self.label, prompts)
+        return -values if self.descending else values
+
+
+class LengthOrder(Curriculum):
+    """Orders by the number of characters of the user's words, shortest first."""
+
+    def difficulty(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Counts characters."""
+        return lengths(prompts)
+
+
+class ShuffledOrder(Curriculum):
+    """Another curriculum's ratings, permuted at random within each cluster.
+
+    Each cluster keeps its ratings and the streams their shape; the link from a prompt to its rating is cut.
+
+    Args:
+        inner: the curriculum whose ratings are permuted.
+        seed: of the permutation.
+    """
+
+    def __init__(self, inner: Curriculum, seed: int = 0) -> None:
+        self.inner = inner
+        self.seed = seed
+
+    @property
+    def needs_features(self) -> bool:
+        """As the inner curriculum."""
+        return self.inner.needs_features
+
+    def difficulty(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Permutes the inner ratings of the planned prompts of each cluster."""
+        return permute_within(self.inner.difficulty(plan, prompts, features), plan.cluster, plan.rows, self.seed)

@@ -1,0 +1,140 @@
+"""The nulls that a learned filter is held against: a random drop, a drop by length, and one matched on difficulty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from saerl_lightning.data.callback import Filtering
+from saerl_lightning.data.labels import bin_by, lengths, read_label
+from saerl_lightning.errors import InputError
+from saerl_lightning.plan import SamplePlan
+from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+
+class RandomFilter(Filtering):
+    """Drops a share of the planned prompts at random.
+
+    Args:
+        fraction: share to drop, in [0, 1); the number is rounded to the nearest whole.
+        seed: of the draw.
+
+    Raises:
+        InputError: if `fraction` is out of range.
+    """
+
+    def __init__(self, fraction: float = 0.1, seed: int = 0) -> None:
+        _require_share(type(self).__name__, fraction)
+        self.fraction = fraction
+        self.seed = seed
+
+    def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
+        """Keeps all but the drawn rows."""
+        drawn = round(self.fraction * len(plan.rows))
+        kept = np.ones(len(prompts), dtype=bool)
+        kept[np.random.default_rng(self.seed).permutation(plan.rows)[:drawn]] = False
+        return kept
+
+    def reason(self) -> str:
+        """Names the draw."""
+        return f"random {self.fraction:g} of the prompts (seed {self.seed})"
+
+
+class LengthFilter(Filtering):
+    """Drops the longest planned prompts, by characters of the user's words.
+
+    Args:
+        fraction: share to drop, in [0, 1); the number is rounded to the nearest whole. Of equally long prompts those that
+            are served later go first.
+
+    Raises:
+        InputError: if `fraction` is out of range.
+    """
+
+    def __init__(self, fraction: float = 0.1) -> None:
+        _require_share(type(self).__name__, fraction)
+        self.fraction = fraction
+
+    def quality(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Rates a prompt by its length, negated."""
+        return -lengths(prompts)
+
+    def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
+        """Keeps all but the longest."""
+        drawn = round(self.fraction * len(plan.rows))
+        shortest_first = plan.rows[np.argsort(-plan.quality[plan.rows], kind="stable")]
+        kept = np.ones(len(prompts), dtype=bool)
+        kept[shortest_first[len(plan.rows) - drawn :]] = False
+        return kept
+
+    def reason(self) -> str:
+        """Names the share."""
+        return f"one of the longest {self.fraction:g} of the prompts"
+
+
+class MatchedFilter(Filtering):
+    """Drops at random, from every bin of a label, as many prompts as another filter would drop from it.
+
+    What is left of the other filter's effect then comes from its count and from the difficulties it leaves behind, not from
+    the prompts it chose.
+
+    Args:
+        inner: the filter to match; its ratings stay in the ledger.
+        label: a label of the data; prompts without it are one more bin.
+        bins: quantile bins of the label.
+        seed: of the draw.
+
+    Raises:
+        InputError: if `bins` is below 1.
+    """
+
+    def __init__(self, inner: Filtering, label: str = "difficulty", bins: int = 10, seed: int = 0) -> None:
+        if bins < 1:
+            raise InputError(f"MatchedFilter.bins is {bins}; write 1 or more")
+        self.inner = inner
+        self.label = label
+        self.bins = bins
+        self.seed = seed
+
+    @property
+    def needs_features(self) -> bool:
+        """As the inner filter."""
+        return self.inner.needs_features
+
+    def quality(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """The inner filter's ratings."""
+        return self.inner.quality(plan, prompts, features)
+
+    def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
+        """Drops as many of each bin as the inner filter does, others.
+
+        Raises:
+            InputError: if no prompt has the label.
+        """
+        bins = bin_by(read_label(type(self).__name__, self.label, prompts), plan.rows, self.bins)
+        refused = ~self.inner.keep(plan, prompts, features)[plan.rows]
+        order = np.random.default_rng(self.seed).permutation(plan.rows)
+        wanted = np.bincount(bins[plan.rows][refused], minlength=self.bins + 1)
+        kept = np.ones(len(prompts), dtype=bool)
+        for number, count in enumerate(wanted):
+            kept[order[bins[order] == number][:count]] = False
+        return kept
+
+    def reason(self) -> str:
+        """Names what was matched."""
+        return f"random, as many in each bin of {self.label} as {type(self.inner).__name__} drops (seed {self.seed})"
+
+
+def _require_share(name: str, fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise InputError(f"{name}.fraction is {fraction}; write the share to drop, 0 or more and below 1")

@@ -1,0 +1,197 @@
+"""Probes as settings: which fit, with which penalties, judged by how many folds.
+
+The mathematics is in `probe.py`, the scores in `scores.py`. A probe reports itself by cross-validation before it is believed:
+every score comes from predictions that had not seen their own label.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+from jsonargparse.typing import lazy_instance
+
+from saerl_lightning.data.labels import read_label, require_features, sample_labelled
+from saerl_lightning.data.probe import Fit, fit_elastic_net, fit_ridge, fit_trees, out_of_fold
+from saerl_lightning.data.scores import Score, agreement
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a probe says of every prompt, and how far it can be trusted."""
+
+    values: Float[np.ndarray, " N"]
+    rows: Int[np.ndarray, " n"]  # the labelled prompts it learned from
+    out_of_fold: Float[np.ndarray, " n"]  # predictions for them by fits that had not seen their label
+    scores: dict[str, Score]  # of `out_of_fold`: r2, pearson, spearman, for 0/1 labels also auc
+    nonzero: int  # feature columns that take part
+
+    def metrics(self) -> dict[str, float]:
+        """The scores with their 95 % intervals, named `probe/<score>`, `probe/<score>_low` and `probe/<score>_high`."""
+        named = {"probe/labels": float(len(self.rows)), "probe/nonzero": float(self.nonzero)}
+        for name, score in self.scores.items():
+            named |= {f"probe/{name}": score.value, f"probe/{name}_low": score.low, f"probe/{name}_high": score.high}
+        return named
+
+
+class Probe(ABC):
+    """Predicts a label from feature rows. A subclass stores its settings and `folds` and `seed`.
+
+    Attributes:
+        folds: of the cross-validation.
+        seed: of the folds and of the intervals.
+    """
+
+    folds: int
+    seed: int
+
+    @abstractmethod
+    def fit(self, features: Features, labels: Float[np.ndarray, " n"]) -> Fit:
+        """Fits labelled rows, (n, F) and (n,), and chooses its penalties from them alone."""
+
+    def fit_predict(
+        self, features: Features, rows: Int[np.ndarray, " n"], labels: Float[np.ndarray, " n"]
+    ) -> Prediction:
+        """Scores the probe by cross-validation, fits it to all labels and predicts every row.
+
+        Args:
+            features: (N, F), finite.
+            rows: the labelled rows, (n,).
+            labels: their labels, (n,).
+
+        Raises:
+            InputError: if there are fewer labels than folds, or all labels are the same.
+        """
+        known = features[rows]
+        held_out = out_of_fold(self.fit, known, labels, self.folds, self.seed)
+        fit = self.fit(known, labels)
+        return Prediction(fit.predict(features), rows, held_out, agreement(held_out, labels, self.seed), fit.nonzero)
+
+    def predict_label(
+        self,
+        reader: str,
+        label: str,
+        prompts: Sequence[Prompt],
+        features: Features | None,
+        limit: int | None,
+        seed: int,
+    ) -> Prediction:
+        """Learns a label from the prompts that have it and predicts it for all.
+
+        Args:
+            reader: class that asks, for messages.
+            label: name of the label.
+            prompts: the pool, N prompts.
+            features: (N, F).
+            limit: labelled prompts to learn from, drawn at random; None takes all.
+            seed: of that draw.
+
+        Raises:
+            InputError: if the label is missing, constant or rarer than there are folds, or a feature row is not finite.
+        """
+        values = read_label(reader, label, prompts)
+        rows = sample_labelled(values, limit, seed)
+        try:
+            return self.fit_predict(require_features(reader, prompts, features), rows, values[rows])
+        except InputError as error:
+            raise InputError(f"{reader} (label {label!r}): {error}") from error
+
+
+def _require_folds(probe: str, folds: int) -> None:
+    if folds < 2:
+        raise InputError(f"{probe}.folds is {folds}; write 2 or more")
+
+
+class RidgeProbe(Probe):
+    """Least squares with a squared penalty: every column takes part.
+
+    Args:
+        alphas: penalties to choose from by cross-validation, in units of the columns' summed variance.
+        folds: of the cross-validation.
+        seed: of the folds and of the intervals.
+
+    Raises:
+        InputError: if an argument is out of range.
+    """
+
+    def __init__(
+        self, alphas: Sequence[float] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), folds: int = 5, seed: int = 0
+    ) -> None:
+        if not alphas or not min(alphas) > 0:
+            raise InputError(f"RidgeProbe.alphas is {list(alphas)}; write penalties above 0")
+        _require_folds(type(self).__name__, folds)
+        self.alphas = tuple(alphas)
+        self.folds = folds
+        self.seed = seed
+
+    def fit(self, features: Features, labels: Float[np.ndarray, " n"]) -> Fit:
+        """Fits the ridge of least cross-validated error."""
+        return fit_ridge(features, labels, self.alphas, self.folds, self.seed)
+
+
+class ElasticNetProbe(Probe):
+    """Least squares with an absolute and a squared penalty: few columns take part.
+
+    Args:
+        l1_ratios: shares of the absolute penalty to choose from by cross-validation, in (0, 1]; the strengths to choose
+            from follow from the data.
+        folds: of the cross-validation.
+        seed: of the folds and of the intervals.
+
+    Raises:
+        InputError: if an argument is out of range.
+    """
+
+    def __init__(self, l1_ratios: Sequence[float] = (0.1, 0.5, 0.9), folds: int = 5, seed: int = 0) -> None:
+        if not l1_ratios or not (min(l1_ratios) > 0 and max(l1_ratios) <= 1):
+            raise InputError(f"ElasticNetProbe.l1_ratios is {list(l1_ratios)}; write shares above 0, 1 at most")
+        _require_folds(type(self).__name__, folds)
+        self.l1_ratios = tuple(l1_ratios)
+        self.folds = folds
+        self.seed = seed
+
+    def fit(self, features: Features, labels: Float[np.ndarray, " n"]) -> Fit:
+        """Fits the elastic net of least cross-validated error."""
+        return fit_elastic_net(features, labels, self.l1_ratios, self.folds, self.seed)
+
+
+class TreeProbe(Probe):
+    """Gradient-boosted regression trees (LightGBM): the non-linear alternative.
+
+    Args:
+        trees: how many.
+        leaves: of a tree, at most.
+        folds: of the cross-validation that scores it.
+        seed: of the trees, the folds and the intervals.
+
+    Raises:
+        InputError: if an argument is out of range.
+    """
+
+    def __init__(self, trees: int = 200, leaves: int = 15, folds: int = 5, seed: int = 0) -> None:
+        for name, (value, least) in {"trees": (trees, 1), "leaves": (leaves, 2)}.items():
+            if value < least:
+                raise InputError(f"TreeProbe.{name} is {value}; write {least} or more")
+        _require_folds(type(self).__name__, folds)
+        self.trees = trees
+        self.leaves = leaves
+        self.folds = folds
+        self.seed = seed
+
+    def fit(self, features: Features, labels: Float[np.ndarray, " n"]) -> Fit:
+        """Boosts the trees."""
+        return fit_trees(features, labels, self.trees, self.leaves, self.seed)
+
+
+# Defaults of the operations. Lazy, so that a recorded configuration spells out their settings and flags can change one.
+RIDGE = lazy_instance(RidgeProbe)
+ELASTIC_NET = lazy_instance(ElasticNetProbe)

@@ -1,0 +1,51 @@
+"""A reward that knows nothing: the control of every reward."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.reward import Reward
+
+
+class RandomReward(Reward):
+    """Gives 1 with a fixed chance and else 0, whatever the completion says.
+
+    The draw is a function of the seed, the prompt's uid, the completion's text and its place in the group, so a resumed run
+    draws the same rewards. Some policies improve under such a reward (Qwen2.5-Math does): what they gain is not learned from
+    the answers.
+
+    Source: "spurious rewards", arXiv 2506.10947.
+
+    Args:
+        p: chance of a 1.
+        seed: of the draw.
+        weight: factor of this reward in the sum that is maximised.
+
+    Raises:
+        InputError: if `p` is no probability.
+    """
+
+    def __init__(self, p: float = 0.5, seed: int = 0, weight: float = 1.0) -> None:
+        if not 0 <= p <= 1:
+            raise InputError(f"RandomReward.p is {p}; write a chance from 0 to 1")
+        self.p = p
+        self.seed = seed
+        self.weight = weight
+
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
+        """Draws for every completion."""
+        size = rollouts.group_size
+        drawn = [self._draw(prompts[r // size].uid, text, r % size) for r, text in enumerate(rollouts.texts)]
+        return torch.tensor(drawn).view(len(prompts), size)
+
+    def _draw(self, uid: str, text: str, place: int) -> float:
+        key = "\0".join((str(self.seed), uid, str(place), text)).encode(errors="surrogatepass")
+        uniform = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64  # in [0, 1)
+        return float(uniform < self.p)

@@ -1,0 +1,155 @@
+"""From token lists to the residual stream of all their tokens, each distinct prefix computed once where the model allows.
+
+Two ways with one result: `TreeForward` packs a batch into a trie, `PaddedForward` gives every prompt a row. Which of them
+suits a model is found out by trying, not by the model's name. n nodes (or padded places), d width of the stream, P prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saerl_lightning.signals import trie
+from saerl_lightning.signals.activations import residual_stream
+from saerl_lightning.signals.tree_attention import attends_trees, tree_spans
+from saerl_lightning.signals.trie import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+# Largest distance of the two ways, as a share of a token's norm. Rounding stays far below; a wrong mask goes far beyond.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+PROBE = ([3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 5, 6, 11, 12], [3, 4, 13, 14, 15])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The residual stream of some prompts."""
+
+    hidden: Float[Tensor, "n d"]
+    paths: tuple[Int[np.ndarray, " _"], ...]  # P, the rows of `hidden` that belong to each prompt's tokens, in order
+
+
+class Forward(ABC):
+    """Runs a truncated decoder over token lists.
+
+    Args:
+        decoder: from `truncate`.
+    """
+
+    def __init__(self, decoder: PreTrainedModel) -> None:
+        self.decoder = decoder
+
+    @abstractmethod
+    def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
+        """Splits prompts into batches of about `budget` places: positions in `prompts`, each exactly once."""
+
+    @abstractmethod
+    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+        """Reads one batch."""
+
+
+class TreeForward(Forward):
+    """Computes each distinct prefix once: one packed row, attention along the trie."""
+
+    def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
+        """Splits prompts into tries of at most `budget` nodes."""
+        return trie.batches(prompts, budget)
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+        """Reads one batch; rows of the result are nodes."""
+        packed = trie.build(prompts)
+        if not len(packed):
+            return Reading(torch.zeros(0, self.decoder.config.hidden_size), packed.paths)
+        tokens, depth = (torch.from_numpy(x)[None].to(self.decoder.device) for x in (packed.tokens, packed.depth))
+        with attends_trees(self.decoder):
+            out = self.decoder(
+                input_ids=tokens, position_ids=depth, use_cache=False, tree=tree_spans(packed, self.decoder)
+            )
+        return Reading(out.last_hidden_state[0], packed.paths)
+
+
+class PaddedForward(Forward):
+    """Gives every prompt a right-padded row of its own; rows of about the same length together."""
+
+    def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
+        """Splits prompts into rows of at most `budget` places, padding counted."""
+        parts: list[list[int]] = []
+        for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+            if not parts or (len(parts[-1]) + 1) * len(prompts[index]) > budget:
+                parts.append([])
+            parts[-1].append(index)
+        return parts
+
+    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+        """Reads one batch; rows of the result are places, those of padding belong to no prompt."""
+        longest = max(map(len, prompts), default=0)
+        starts = range(0, len(prompts) * longest, longest or 1)
+        paths = tuple(np.arange(start, start + len(p)) for start, p in zip(starts, prompts, strict=False))
+        if not longest:
+            return Reading(torch.zeros(0, self.decoder.config.hidden_size), (np.arange(0),) * len(prompts))
+        tokens = torch.zeros(len(prompts), longest, dtype=torch.long)  # (P, T)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        mask = torch.arange(longest) < torch.tensor([len(p) for p in prompts])[:, None]
+        device = self.decoder.device
+        return Reading(residual_stream(self.decoder, tokens.to(device), mask.to(device)).flatten(0, 1), paths)
+
+
+def suited_forward(decoder: PreTrainedModel, max_tokens: int) -> Forward:
+    """The faster way that is right for this decoder: the tree, or padded rows with the reason in the log.
+
+    Args:
+        decoder: from `truncate`.
+        max_tokens: longest list that will be read.
+    """
+    reason = why_no_tree(decoder, max_tokens)
+    if reason is None:
+        return TreeForward(decoder)
+    log.warning("shared prefixes are computed again for every prompt: %s", reason)
+    return PaddedForward(decoder)
+
+
+def why_no_tree(decoder: PreTrainedModel, max_tokens: int) -> str | None:
+    """Why the tree would read something else than padded rows do; None if it does not.
+
+    Windows are looked up, since a short trial can't show them; all else (soft caps, sinks, recurrent layers, position
+    biases) shows itself in a trial with three prompts.
+    """
+    window = _window(decoder)
+    if window is not None and window < max_tokens:
+        return f"{type(decoder).__name__} attends within windows of {window} tokens, max_tokens is {max_tokens}"
+    padded, tree = PaddedForward(decoder), TreeForward(decoder)
+    try:
+        packed = tree(PROBE)
+    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
+        return f"{type(decoder).__name__} takes no tree attention ({str(error).splitlines()[0]})"
+    apart = max(_distance(packed, i, padded([prompt])) for i, prompt in enumerate(PROBE))
+    if not apart <= TOLERANCE[decoder.dtype]:
+        return f"{type(decoder).__name__} differs under tree attention by {apart:.2g} of a token's norm"
+    return None
+
+
+def _window(decoder: PreTrainedModel) -> int | None:
+    config = decoder.config
+    kinds = set((getattr(config, "layer_types", None) or ["unknown"])[: config.num_hidden_layers])
+    if kinds == {"full_attention"}:
+        return None
+    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((size for size in sizes if size is not None), default=None)
+
+
+def _distance(packed: Reading, index: int, alone: Reading) -> float:
+    ours, theirs = packed.hidden[packed.paths[index]].double(), alone.hidden.double()
+    return float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())

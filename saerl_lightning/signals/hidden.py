@@ -1,0 +1,103 @@
+"""Hidden states of prompts: the residual stream that the SAE reads, without the SAE. The control for every claim about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Prompt
+from saerl_lightning.signals.extraction import read_prompts
+from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
+from saerl_lightning.signals.forward import Reading
+from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.signals.pooling import DENSE
+from saerl_lightning.signals.source import Features, SignalSource
+
+VERSION = "1"  # raise it when the same arguments come to mean other features
+
+
+class HiddenSignals(SignalSource):
+    """Pooled residual stream at one layer, dense; optionally its principal components.
+
+    Args:
+        model: the model whose residual stream is read.
+        pooling: how a prompt's tokens become one row: mean, largest value of each column, or last token.
+        components: principal components kept, fitted to the prompts at hand; null keeps the stream as it is.
+        token_budget: distinct tokens computed at once.
+        max_tokens: longest prompt that is read whole; longer ones lose their end.
+
+    Raises:
+        InputError: if a number is out of range, or the pooling unknown.
+    """
+
+    def __init__(
+        self,
+        model: ReadModel,
+        pooling: Literal["mean", "max", "last"] = "mean",
+        components: int | None = None,
+        token_budget: int = 1024,
+        max_tokens: int = 1024,
+    ) -> None:
+        if pooling not in DENSE:
+            raise InputError(f"pooling is {pooling!r}; write one of {', '.join(DENSE)}")
+        at_least = {"components": (components, 1), "token_budget": (token_budget, 1), "max_tokens": (max_tokens, 2)}
+        for name, (value, least) in at_least.items():
+            if value is not None and value < least:
+                raise InputError(f"HiddenSignals.{name} is {value}; write {least} or more")
+        self.model = model
+        self.pooling = pooling
+        self.components = components
+        self.token_budget = token_budget
+        self.max_tokens = max_tokens
+
+    def features(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "N F"]:
+        """Extracts rows of the stream's width, float32, or of `components` columns.
+
+        Raises:
+            InputError: if more components are asked for than prompts or columns can give.
+        """
+        _, _, width = self.model.config()
+        rows = np.zeros((len(prompts), width), dtype=np.float32)
+        if self.components is not None and self.components > min(rows.shape):
+            raise InputError(
+                f"HiddenSignals.components is {self.components}, but {len(prompts)} prompts of width {width} have at most "
+                f"{min(rows.shape)}; write fewer, or null"
+            )
+        for positions, part in self._parts(prompts):
+            rows[positions] = part
+        return rows if self.components is None else _principal_components(rows, self.components)
+
+    def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], Features]]:
+        """Yields rows batch by batch, or all at once with `components`, which depend on all prompts."""
+        yield from super().stream(prompts) if self.components is not None else self._parts(prompts)
+
+    def fingerprint(self, prompts: Sequence[Prompt]) -> str:
+        """Covers the model's contents, the layer, the pooling and the prompts, not how they are batched."""
+        numbers = (self.pooling, str(self.components), str(self.max_tokens))
+        return digest([type(self).__name__, VERSION, *numbers, digest_model(self.model), digest_prompts(prompts)])
+
+    def _parts(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], np.ndarray]]:
+        if prompts:
+            pool = self.pool()
+            for positions, rows in read_prompts(self.model, prompts, pool, self.token_budget, self.max_tokens):
+                yield positions, np.asarray(rows)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether rows are the prompts' own: components depend on all prompts."""
+        return self.components is None
+
+    def pool(self) -> Callable[[Reading], np.ndarray]:
+        """What makes rows of a batch's residual stream."""
+        pool = DENSE[self.pooling]
+        return lambda reading: pool(reading.hidden.float().cpu().numpy(), reading.paths)
+
+
+def _principal_components(rows: Float[np.ndarray, "N d"], components: int) -> Float[np.ndarray, "N F"]:
+    from sklearn.decomposition import PCA
+
+    return PCA(components, svd_solver="full").fit_transform(rows)

@@ -1,0 +1,124 @@
+"""SAE features of prompts: sparse codes of the residual stream at one layer, pooled over each prompt's tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from scipy.sparse import csr_array, vstack
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Prompt
+from saerl_lightning.signals.codes import sparse_codes
+from saerl_lightning.signals.extraction import read_prompts
+from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
+from saerl_lightning.signals.forward import Reading
+from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.signals.pooling import SPARSE
+from saerl_lightning.signals.sae_source import SAESource
+from saerl_lightning.signals.source import SignalSource
+
+VERSION = "1"  # raise it when the same arguments come to mean other features
+
+
+class CodeSignals(SignalSource, ABC):
+    """What all signals made of SAE codes share; a class of them says which SAEs it takes.
+
+    Args:
+        model: the model whose residual stream is read; it need not be the policy.
+        sae: sparse autoencoder of that model and layer.
+        pooling: how a prompt's tokens become one row: mean, largest value, last token, or 1 where active anywhere.
+        top: features kept a prompt, the strongest.
+        token_budget: distinct tokens computed at once; more cost memory and, on a CPU, time.
+        max_tokens: longest prompt that is read whole; longer ones lose their end.
+
+    Raises:
+        InputError: if a number is out of range, or the pooling unknown.
+    """
+
+    def __init__(
+        self,
+        model: ReadModel,
+        sae: SAESource,
+        pooling: Literal["mean", "max", "last", "binary"] = "mean",
+        top: int = 256,
+        token_budget: int = 1024,
+        max_tokens: int = 1024,
+    ) -> None:
+        if pooling not in SPARSE:
+            raise InputError(f"pooling is {pooling!r}; write one of {', '.join(SPARSE)}")
+        for name, value, least in (("top", top, 1), ("token_budget", token_budget, 1), ("max_tokens", max_tokens, 2)):
+            if value < least:
+                raise InputError(f"{type(self).__name__}.{name} is {value}; write {least} or more")
+        self.model = model
+        self.sae = sae
+        self.pooling = pooling
+        self.top = top
+        self.token_budget = token_budget
+        self.max_tokens = max_tokens
+
+    @abstractmethod
+    def refuse(self, sae: Any) -> None:
+        """Raises an InputError if this is not the kind of SAE that the class is for."""
+
+    def features(self, prompts: Sequence[Prompt]) -> csr_array:
+        """Extracts (N, F) rows, float32."""
+        parts = list(self.stream(prompts))
+        if not parts:
+            return csr_array((0, self._load_sae().cfg.d_sae), dtype=np.float32)
+        order = np.argsort(np.concatenate([positions for positions, _ in parts]))
+        return csr_array(csr_array(vstack([rows for _, rows in parts]))[order])
+
+    def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], csr_array]]:
+        """Yields rows batch by batch; each depends on its prompt alone."""
+        if prompts:
+            pool = self.pool()
+            for positions, rows in read_prompts(self.model, prompts, pool, self.token_budget, self.max_tokens):
+                yield positions, csr_array(rows)
+
+    @property
+    def by_row(self) -> bool:
+        """True: a row is the prompt's own."""
+        return True
+
+    def pool(self) -> Callable[[Reading], csr_array]:
+        """Loads the SAE; what comes back makes rows of a batch's residual stream."""
+        sae, pool = self._load_sae(), SPARSE[self.pooling]
+        return lambda reading: pool(sparse_codes(sae, reading.hidden), reading.paths, self.top)
+
+    def fingerprint(self, prompts: Sequence[Prompt]) -> str:
+        """Covers the contents of model and SAE, the layer, the pooling and the prompts, not how they are batched."""
+        numbers = (self.pooling, str(self.top), str(self.max_tokens))
+        parts = (digest_model(self.model), self.sae.fingerprint(), digest_prompts(prompts))
+        return digest([type(self).__name__, VERSION, *numbers, *parts])
+
+    def _load_sae(self) -> Any:
+        sae = self.sae.load(self.model)
+        self.refuse(sae)
+        return sae
+
+
+class SAESignals(CodeSignals):
+    """SAE features: what the model's residual stream says about a prompt, in few named directions."""
+
+    def refuse(self, sae: Any) -> None:
+        """Takes every SAE."""
+
+
+class FrozenRandomSAESignals(CodeSignals):
+    """The control: features of an SAE whose decoder stayed as it was drawn at random, trained otherwise the same.
+
+    Such SAEs come near trained ones in probing (Korznikov et al., arXiv 2602.14111), so whatever they reach too is no merit
+    of learned directions.
+    """
+
+    def refuse(self, sae: Any) -> None:
+        """Takes only an SAE that was trained with a frozen random decoder."""
+        if not sae.cfg.metadata.frozen_decoder:
+            raise InputError(
+                f"the SAE at '{self.sae.path}' was not trained with a frozen random decoder (its metadata say nothing of "
+                f"frozen_decoder); train one: `python main.py fit -c configs/sae/frozen_random.yaml`"
+            )

@@ -1,0 +1,180 @@
+"""Where an SAE comes from: a local folder, or a release that sae-lens knows; and whether it fits the model that is read.
+
+Everything that can be wrong with it is refused here, before a model is loaded. It trains nothing and encodes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.signals.fingerprint import digest, digest_folder
+from saerl_lightning.signals.model import ReadModel
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the files of a sae-lens folder
+HOOK = re.compile(r"(?:blocks\.(?P<block>\d+)\.hook_resid_(?P<side>pre|post)|(?:model\.)?layers\.(?P<layer>\d+))$")
+
+
+@dataclass(frozen=True)
+class SAESource:
+    """A sparse autoencoder for the residual stream of the model that is read.
+
+    Args:
+        path: folder with `cfg.json` and `sae_weights.safetensors`; or, with `sae_id`, a sae-lens release or a hub
+            repository.
+        sae_id: SAE of the release; null for a folder.
+        check_model: refuse an SAE that was trained on a model of another name.
+    """
+
+    path: str
+    sae_id: str | None = None
+    check_model: bool = True
+
+    def load(self, model: ReadModel) -> Any:
+        """Loads the `sae_lens.SAE`, in evaluation mode on the model's device.
+
+        Raises:
+            InputError: if there is no such SAE, its files are broken, or it doesn't fit the model.
+        """
+        device = str(model.place)
+        folder, sae_id = Path(self.path), self.sae_id
+        sae = _from_folder(folder, device) if sae_id is None else _from_release(self.path, sae_id, device)
+        self._refuse_misfit(sae, model)
+        return sae.eval().requires_grad_(False)
+
+    def fingerprint(self) -> str:
+        """Names the SAE: its files' contents, or its release and id.
+
+        Raises:
+            InputError: if the folder or a file of it is missing.
+        """
+        if self.sae_id is not None:
+            return digest([self.path, self.sae_id])
+        _refuse_missing(Path(self.path))
+        return digest_folder(Path(self.path), (Path(CONFIG).suffix, Path(WEIGHTS).suffix))
+
+    def _refuse_misfit(self, sae: Any, model: ReadModel) -> None:
+        layer, _, width = model.config()
+        known = sae.cfg.metadata
+        if sae.cfg.d_in != width:
+            raise InputError(
+                f"the SAE at '{self.path}' reads {sae.cfg.d_in} numbers a token, but '{model.path}' has a residual "
+                f"stream of {width}; take an SAE that was trained on this model"
+            )
+        if self.check_model and known.model_name and short_name(known.model_name) != model.name:
+            raise InputError(
+                f"the SAE at '{self.path}' was trained on '{short_name(known.model_name)}', but the model that is read is "
+                f"'{model.name}'; if they are the same model, write `check_model: false`"
+            )
+        expected = hooked_layer(known.hook_name) if known.hook_name else layer
+        if expected != layer:
+            raise InputError(
+                f"the SAE at '{self.path}' reads layer {expected} ({known.hook_name}), but layer {layer} of "
+                f"'{model.path}' is read; write `layer: {expected}`"
+            )
+        if sae.cfg.normalize_activations == "expected_average_only_in":
+            raise InputError(
+                f"the SAE at '{self.path}' expects scaled activations, and its scale is not known; "
+                f"save it with the scale folded into its weights (fold_activation_norm_scaling_factor)"
+            )
+
+
+def short_name(model: str) -> str:
+    """A model's own name: the last part of its path, in small letters."""
+    return model.rstrip("/").rsplit("/", 1)[-1].lower()
+
+
+def hooked_layer(hook: str) -> int:
+    """The layer whose output a hook reads.
+
+    Args:
+        hook: TransformerLens' name (`blocks.12.hook_resid_post`) or the module's (`model.layers.12`).
+
+    Raises:
+        InputError: if the hook doesn't read the residual stream behind a layer.
+    """
+    found = HOOK.match(hook)
+    layer = int(found["block"] or found["layer"]) - (found["side"] == "pre") if found else -1
+    if layer < 0:
+        raise InputError(
+            f"the SAE reads '{hook}', but signals are read from the residual stream behind a layer; "
+            f"take an SAE of `blocks.<layer>.hook_resid_post`"
+        )
+    return layer
+
+
+def _refuse_missing(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(
+            f"no SAE folder '{folder}'; write a folder with {CONFIG} and {WEIGHTS} (`main.py fit -c configs/sae/topk.yaml` "
+            f"trains one), or a sae-lens release together with `sae_id`"
+        )
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"'{folder / name}' is missing; an SAE folder holds {CONFIG} and {WEIGHTS}")
+
+
+def _from_folder(folder: Path, device: str) -> Any:
+    from sae_lens import SAE
+    from safetensors import SafetensorError, safe_open
+
+    _refuse_missing(folder)
+    try:
+        json.loads((folder / CONFIG).read_text())
+    except ValueError as error:
+        raise InputError(f"'{folder / CONFIG}' is no JSON ({error}); train or download the SAE again") from error
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as weights:
+            list(weights.keys())
+    except SafetensorError as error:
+        raise InputError(
+            f"'{folder / WEIGHTS}' is broken or cut short ({error}); train or download the SAE again"
+        ) from error
+    try:
+        return SAE.load_from_disk(folder, device=device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"'{folder}' holds no SAE that sae-lens can build: {_short(error)}") from error
+
+
+def _from_release(release: str, sae_id: str, device: str) -> Any:
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    known = get_pretrained_saes_directory()
+    if release in known:
+        _refuse_unknown(f"SAE of release '{release}'", sae_id, known[release].saes_map)
+    elif "/" not in release:  # with a slash it may be a repository on the hub
+        _refuse_unknown("sae-lens release", release, known)
+    try:
+        return SAE.from_pretrained(release, sae_id, device=device)
+    except ConnectionError as error:  # the hub was told not to use the network
+        raise InputError(_unreachable(release, sae_id, error)) from error
+    except FileNotFoundError as error:  # not in the local cache, and no answer
+        raise InputError(_unreachable(release, sae_id, error)) from error
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"SAE '{sae_id}' of '{release}' can't be loaded: {_short(error)}") from error
+
+
+def _refuse_unknown(what: str, name: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if name in names:
+        return
+    near = get_close_matches(name, names, n=5, cutoff=0.3) or names[:5]
+    raise InputError(f"no {what} is called '{name}'; near names: {', '.join(near)}")
+
+
+def _unreachable(release: str, sae_id: str, error: Exception) -> str:
+    return (
+        f"SAE '{sae_id}' of '{release}' is not on this machine, and the hub can't be reached (no network, or "
+        f"HF_HUB_OFFLINE is set); download it where there is a network, or write a local folder: {_short(error)}"
+    )
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,99 @@
+"""Signals from the text alone, without any model: TF-IDF words and plain measures of length. They are the rivals to beat."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.sparse import csr_array
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import Prompt
+from saerl_lightning.signals.fingerprint import digest, digest_prompts
+from saerl_lightning.signals.source import SignalSource
+
+VERSION = "1"  # raise it when the same arguments come to mean other features
+
+WORD = re.compile(r"\\?[^\W\d_]+|\d+|[^\w\s]|_")  # words, LaTeX commands, numbers, single signs
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+LATEX = re.compile(r"\\[A-Za-z]+|[\\$^_{}=+\-*/<>|&]")
+
+
+class TextSignals(SignalSource):
+    """TF-IDF of the prompt's words, LaTeX commands, numbers and signs, small letters; rows of unit length.
+
+    The vocabulary and the inverse document frequencies are those of the prompts at hand, so a row depends on all of them.
+
+    Args:
+        max_features: most frequent terms kept (F, at most).
+        ngrams: longest run of words that is a term of its own.
+        sublinear: count a term that occurs n times as 1 + log n, not n.
+
+    Raises:
+        InputError: if a number is below 1.
+    """
+
+    def __init__(self, max_features: int = 8192, ngrams: int = 2, sublinear: bool = True) -> None:
+        for name, value in {"max_features": max_features, "ngrams": ngrams}.items():
+            if value < 1:
+                raise InputError(f"TextSignals.{name} is {value}; write 1 or more")
+        self.max_features = max_features
+        self.ngrams = ngrams
+        self.sublinear = sublinear
+        self.names: list[str] | None = None  # F, the columns' terms, once `features` has found them
+
+    def features(self, prompts: Sequence[Prompt]) -> csr_array:
+        """Fits and weighs, (N, F), float32.
+
+        Raises:
+            InputError: if no prompt has a word.
+        """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        texts = [prompt.text for prompt in prompts]
+        if not any(WORD.search(text) for text in texts):
+            raise InputError(f"TextSignals found no word in {len(texts)} prompts; give prompts that have text")
+        vectorizer = TfidfVectorizer(
+            token_pattern=WORD.pattern,
+            ngram_range=(1, self.ngrams),
+            max_features=self.max_features,
+            sublinear_tf=self.sublinear,
+            dtype=np.float32,  # pyright: ignore[reportArgumentType]  # scikit-learn's own annotation is too narrow
+        )
+        rows = csr_array(vectorizer.fit_transform(texts))
+        self.names = vectorizer.get_feature_names_out().tolist()
+        return rows
+
+    def fingerprint(self, prompts: Sequence[Prompt]) -> str:
+        """Covers the arguments and the prompts."""
+        numbers = (str(self.max_features), str(self.ngrams), str(self.sublinear))
+        return digest([type(self).__name__, VERSION, *numbers, digest_prompts(prompts)])
+
+
+class LengthSignals(SignalSource):
+    """Six plain measures of a prompt's text, dense: what any claim about difficulty must go beyond.
+
+    The columns: log(1 + characters), log(1 + words), log(1 + digits), log(1 + numbers), log(1 + sentences), and the share
+    of characters that belong to LaTeX commands, brackets or operators.
+    """
+
+    names = ("log_characters", "log_words", "log_digits", "log_numbers", "log_sentences", "latex_share")
+
+    def features(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "N 6"]:
+        """Measures every text, (N, 6)."""
+        return np.array([measures(prompt.text) for prompt in prompts]).reshape(-1, len(self.names))
+
+    def fingerprint(self, prompts: Sequence[Prompt]) -> str:
+        """Covers the prompts."""
+        return digest([type(self).__name__, VERSION, digest_prompts(prompts)])
+
+
+def measures(text: str) -> list[float]:
+    """The six measures of a text, in the order of `LengthSignals.names`."""
+    digits = sum(letter.isdigit() for letter in text)
+    counts = (len(text), len(text.split()), digits, len(NUMBER.findall(text)), len(SENTENCE_END.findall(text)))
+    latex = sum(len(found) for found in LATEX.findall(text))
+    return [*np.log1p(counts).tolist(), latex / max(len(text), 1)]

@@ -1,0 +1,227 @@
+"""ActivationDataModule: text becomes residual-stream activations, served in shuffled batches from blocks in memory.
+
+It decides what is read and in which order, and owns the cursor, so that a resumed run goes on with the next batch. It
+trains nothing: the norm that activations are scaled to is the module's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import lightning
+import numpy as np
+from jaxtyping import Float
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.file import FilePrompts
+from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.signals.tokens import encode
+from saerl_lightning.signals.trie import Tokens
+from saerl_lightning.training.sae_blocks import BlockLoader, cut
+from saerl_lightning.training.sae_harvest import Harvester, TextLoader, TokenRows, by_length, positions, shared_prefixes
+
+
+class ActivationDataModule(lightning.LightningDataModule):
+    """Serves activations of a causal language model at one layer, harvested while training goes on.
+
+    Layers behind the one that is read are never run. The first position of a prompt and padding are left out. Text that
+    fits the buffer is harvested once; more text is harvested block by block, in every epoch again unless `cache` keeps it.
+
+    Args:
+        model: whose residual stream is read.
+        prompts: path of a prompts file, or a source: the text, through the chat template where the tokenizer has one.
+        batch_tokens: positions a step, over all processes.
+        buffer_tokens: positions in memory, over all processes, which are shuffled among each other.
+        token_budget: tokens of a forward pass while harvesting.
+        max_tokens: longest prompt in tokens; longer ones lose their end.
+        token_limit: read prompts, in shuffled order, up to this many tokens; null reads all.
+        validation: share of the prompts that is held out.
+        validation_prompts: hold out at most this many.
+        seed: of the split and of the order.
+        cache: folder where harvested blocks are kept for other runs over the same text; null keeps none.
+
+    Raises:
+        InputError: if a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: ReadModel,
+        prompts: str | PromptSource,
+        batch_tokens: int = 2048,
+        buffer_tokens: int = 262_144,
+        token_budget: int = 1024,
+        max_tokens: int = 1024,
+        token_limit: int | None = None,
+        validation: float = 0.05,
+        validation_prompts: int = 64,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__()
+        counts = {"batch_tokens": batch_tokens, "token_budget": token_budget, "max_tokens": max_tokens - 1}
+        for name, count in {**counts, "token_limit": 1 if token_limit is None else token_limit}.items():
+            if count < 1:
+                least = 2 if name == "max_tokens" else 1  # the first token is never harvested
+                raise InputError(f"data.{name} is {count + least - 1}; write {least} or more")
+        if buffer_tokens < batch_tokens:
+            raise InputError(
+                f"data.buffer_tokens is {buffer_tokens}, less than a batch (data.batch_tokens {batch_tokens}); raise it"
+            )
+        if not 0 <= validation < 1 or validation_prompts < 0:
+            raise InputError(
+                f"data.validation is {validation} and data.validation_prompts {validation_prompts}; write a share of the "
+                "prompts from 0 to below 1, and how many at most (0 for none)"
+            )
+        self.model = model
+        self.prompts = prompts
+        self.batch_tokens = batch_tokens
+        self.buffer_tokens = buffer_tokens
+        self.max_tokens = max_tokens
+        self.token_limit = token_limit
+        self.validation = validation
+        self.validation_prompts = validation_prompts
+        self.seed = seed
+        self.harvester = Harvester(model, max_tokens, token_budget, cache)
+        self._text: tuple[list[Tokens], list[Tokens]] | None = None  # to train on, held out
+        self._loader: BlockLoader | None = None
+        self._served = 0  # batches of this run that came before the loader was made
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the text and splits it; the model itself is loaded with the first batch.
+
+        Raises:
+            InputError: if the model or its layer does not exist, or there is too little text.
+        """
+        self.model.config()
+        if self._text is None:
+            self._text = self._read()
+        if stage == "fit" and self.trainer is not None and not self._text[1]:
+            self.trainer.limit_val_batches = 0  # Lightning takes an empty list of batches for one empty loader
+
+    def _read(self) -> tuple[list[Tokens], list[Tokens]]:
+        source = FilePrompts(self.prompts) if isinstance(self.prompts, str) else self.prompts
+        encoded = encode(source.load(), self.model.load_tokenizer(), self.max_tokens)
+        ids = [list(row) for row in dict.fromkeys(map(tuple, encoded)) if len(row) > 1]  # the same text once
+        order = np.random.default_rng(self.seed).permutation(len(ids))
+        ids = [ids[row] for row in order]
+        held_out = min(round(self.validation * len(ids)), self.validation_prompts)
+        if held_out or (self.validation and self.validation_prompts):
+            held_out = max(held_out, self._place[1])  # every process has one
+        training = ids[held_out:]
+        if self.token_limit is not None:
+            before = accumulate(map(len, training), initial=0)
+            training = [row for row, read in zip(training, before, strict=False) if read < self.token_limit]
+        if positions(training) < self.batch_tokens:
+            raise InputError(
+                f"the text has {len(training)} prompts with {positions(training)} positions to train on (the first token of "
+                f"each is left out, {held_out} prompts are held out), fewer than one batch of {self.batch_tokens}; give more "
+                "prompts, or lower data.batch_tokens"
+            )
+        return training, ids[:held_out]
+
+    @property
+    def training(self) -> list[Tokens]:
+        """Token lists that are trained on."""
+        assert self._text is not None, "setup reads the text"
+        return self._text[0]
+
+    @property
+    def held_out(self) -> list[Tokens]:
+        """Token lists that are validated on."""
+        assert self._text is not None, "setup reads the text"
+        return self._text[1]
+
+    def train_dataloader(self) -> BlockLoader:
+        """Serves this process's share of the activations, from the checkpoint's cursor on."""
+        if self._loader is None:
+            self._loader = self._blocks()
+        return self._loader
+
+    def _blocks(self) -> BlockLoader:
+        rank, world = self._place
+        if self.batch_tokens % world:
+            raise InputError(
+                f"data.batch_tokens is {self.batch_tokens}, which {world} processes can't share evenly; "
+                f"write a multiple of {world}"
+            )
+        size = self.batch_tokens // world
+        sizes = [len(row) - 1 for row in self.training]
+        blocks = [self.training[part] for part in cut(sizes, self.buffer_tokens)]
+        shares = [[block[other::world] for other in range(world)] for block in blocks]
+        batches = [min(positions(share) for share in each) // size for each in shares]
+        if not sum(batches):
+            raise InputError(
+                f"no process has a whole batch: {sum(sizes)} positions in {len(blocks)} blocks on {world} processes; give "
+                f"more prompts, or lower data.batch_tokens ({self.batch_tokens})"
+            )
+        own = [each[rank] for each in shares]
+        return BlockLoader(own, batches, size, self._harvest, self.seed, rank, self._served)
+
+    def _harvest(self, ids: Sequence[Tokens]) -> Float[Tensor, "n d"]:
+        show = self._place[0] == 0 and self.trainer is not None and self.trainer.progress_bar_callback is not None
+        block = self.harvester.block(ids, show)
+        if self._loader is not None and len(self._loader.blocks) == 1:
+            self.harvester.release()  # it was all the text there is
+        return block
+
+    def first_block(self) -> Float[Tensor, "n d"]:
+        """This process's activations of the block that a run begins with, to measure them."""
+        return self.train_dataloader().first()
+
+    def val_dataloader(self) -> TextLoader:
+        """Serves this process's share of the held-out text, as token rows: the whole model reads them."""
+        if not self.held_out:
+            raise InputError("nothing to validate on: data.validation or data.validation_prompts is 0; raise it")
+        rank, world = self._place
+        ids, shared = self.held_out[rank::world], shared_prefixes(self.held_out)[rank::world]
+        groups = by_length(ids, self.harvester.token_budget)
+        return TextLoader([TokenRows.pad([ids[i] for i in group], [shared[i] for i in group]) for group in groups])
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    @property
+    def served(self) -> int:
+        """Batches that this run has trained on."""
+        return self._served if self._loader is None else self._loader.served
+
+    def advance(self) -> None:
+        """Counts one batch as trained, however many were fetched."""
+        self.train_dataloader().served += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Holds the cursor and a digest of what is served; nothing before the text is read."""
+        return {} if self._text is None else {"served": self.served, "text": self._digest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where the checkpoint stopped; `validate` takes nothing from it.
+
+        Raises:
+            InputError: if the checkpoint was trained on other batches.
+        """
+        if self._text is None or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
+            return
+        if state_dict["text"] != self._digest():
+            raise InputError(
+                f"the checkpoint's activations are {state_dict['text']}, this run's are {self._digest()}: the prompts, the "
+                "model, its layer, batch_tokens, buffer_tokens, seed or the number of processes differs; give those of the "
+                "checkpoint's config.yaml, or start a new run without --ckpt_path"
+            )
+        self._served, self._loader = state_dict["served"], None
+
+    def _digest(self) -> str:
+        settings = [self.model.name, self.model.config()[0], self.model.dtype, self._place[1]]
+        settings += [self.batch_tokens, self.buffer_tokens, self.seed]
+        digest = hashlib.sha256(repr(settings).encode())
+        for row in self.training:
+            digest.update(np.array([len(row), *row], dtype="<i8").tobytes())
+        return digest.hexdigest()[:12]

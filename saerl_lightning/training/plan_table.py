@@ -1,0 +1,86 @@
+"""What a run serves, put on record as it starts: `ledger.parquet` in the run folder, and tables in W&B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import lightning
+import numpy as np
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from saerl_lightning.data.callback import Filtering
+from saerl_lightning.errors import InputError
+from saerl_lightning.report.ledger import COLUMNS, FILE, Ledger
+from saerl_lightning.report.planned import OperationReport, PlannedRun
+from saerl_lightning.report.tables import summary
+
+if TYPE_CHECKING:
+    from saerl_lightning.data.module import PromptDataModule
+
+
+class PlanTable(lightning.Callback):
+    """Writes the plan's ledger to the run folder, and shows its tables in W&B where there is one.
+
+    Args:
+        rows: prompts of the ledger that W&B gets, evenly spaced over the pool; the file always has all.
+
+    Raises:
+        InputError: if `rows` is below 1.
+    """
+
+    def __init__(self, rows: int = 1000) -> None:
+        if rows < 1:
+            raise InputError(f"PlanTable.rows is {rows}; write 1 or more")
+        self.rows = rows
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Writes on the first process; a resumed run has its tables in W&B already."""
+        datamodule = getattr(trainer, "datamodule", None)
+        if not trainer.is_global_zero or not hasattr(type(datamodule), "planned"):  # activations have no plan
+            return
+        run = planned_run(cast("PromptDataModule", datamodule))
+        run.ledger.write(Path(trainer.default_root_dir, FILE))
+        if trainer.global_step == 0:
+            log_tables(trainer.loggers, run, self.rows)
+
+
+def planned_run(datamodule: PromptDataModule) -> PlannedRun:
+    """What there is to report of a datamodule whose plan is made."""
+    signals = datamodule.signals
+    return PlannedRun(
+        datamodule.pool.prompts,
+        datamodule.plan,
+        datamodule.planned.digest,
+        [
+            OperationReport(
+                slot,
+                type(operation).__name__,
+                operation.metrics(),
+                operation.reason() if isinstance(operation, Filtering) else "",
+            )
+            for slot, operation in datamodule.operations.items()
+        ],
+        None if signals is None else type(signals).__name__,
+        datamodule.features,
+        getattr(signals, "names", None),  # a source whose columns are words knows them
+    )
+
+
+def log_tables(loggers: Iterable[Logger], run: PlannedRun, rows: int) -> None:
+    """Gives W&B the summary's tables and at most `rows` rows of the ledger; other loggers have no tables."""
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        for table in summary(run):
+            named: list[str] = [column or "–" for column in table.columns]
+            logger.log_table(f"plan/{table.key}", columns=named, data=[list(row) for row in table.rows])
+        logger.log_table("plan/ledger", columns=COLUMNS, data=ledger_rows(run.ledger, rows))
+
+
+def ledger_rows(ledger: Ledger, rows: int) -> list[list[object]]:
+    """At most `rows` rows of a ledger, evenly spaced; what is not a number is None."""
+    chosen = np.unique(np.linspace(0, len(ledger) - 1, min(rows, len(ledger))).astype(int))
+    columns = [ledger.column(name)[chosen].tolist() for name in COLUMNS]
+    return [[None if value != value else value for value in row] for row in zip(*columns, strict=True)]

@@ -1,0 +1,66 @@
+"""The folder of a finished SAE, which `sae_lens.SAE.load_from_disk` opens."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import saerl_lightning
+from saerl_lightning.errors import InputError
+from saerl_lightning.signals.model import ReadModel
+
+if TYPE_CHECKING:
+    from sae_lens.saes.sae import SAE
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuses a place that holds something else than an SAE.
+
+    Raises:
+        InputError: if the folder may not be written over.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "cfg.json").is_file()):
+        raise InputError(
+            f"save_to is '{folder}', which exists and holds no SAE (no cfg.json), so it is not replaced; name another folder"
+        )
+
+
+def describe(sae: SAE[Any], model: ReadModel, explained_variance: float) -> None:
+    """Writes into an SAE's metadata which model and layer it reads, under the names that sae-lens knows.
+
+    Args:
+        sae: that is going to be saved.
+        model: whose residual stream it was trained on.
+        explained_variance: as last measured; NaN is left out.
+    """
+    layer = model.config()[0]
+    sae.cfg.metadata["model_name"] = model.path
+    sae.cfg.metadata["hook_name"] = f"blocks.{layer}.hook_resid_post"
+    sae.cfg.metadata["layer"] = layer
+    sae.cfg.metadata["saerl_version"] = saerl_lightning.__version__
+    if not math.isnan(explained_variance):
+        sae.cfg.metadata["explained_variance"] = explained_variance
+
+
+def save(sae: SAE[Any], folder: Path) -> None:
+    """Writes an SAE's weights and configuration; the folder is whole or absent, and an older SAE there is replaced.
+
+    Raises:
+        InputError: if the folder holds something else than an SAE.
+    """
+    require_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as place:
+        staged, older = Path(place, "new"), Path(place, "old")
+        sae.save_model(staged)
+        if folder.exists():
+            folder.rename(older)
+        try:
+            staged.rename(folder)
+        except OSError:
+            if older.exists():
+                shutil.move(older, folder)
+            raise

@@ -1,0 +1,71 @@
+"""A plan made on two processes, as a script: `python plan_on_ranks.py OUT`. Used by test_planned_pool.py.
+
+The operation draws from a source that differs between processes, so a plan made on each would differ too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from saerl_lightning.data.callback import Curriculum
+from saerl_lightning.errors import InputError
+from saerl_lightning.signals.noise import RandomSignals
+from tests.data.test_prompt_datamodule import ListPrompts, PromptDataModule, Recorder, prompts, trainer
+
+
+class ByProcess(Curriculum):
+    """Ratings that depend on the process; without labels it refuses on the first process only."""
+
+    def __init__(self, refuses: bool) -> None:
+        self.refuses = refuses
+        self.score = 0.0
+
+    @property
+    def needs_features(self) -> bool:
+        return True
+
+    def difficulty(self, plan, prompts, features):
+        if self.refuses and rank() == 0:
+            raise InputError("no prompt has the label 'difficulty'")
+        self.score = float(rank() + 1)
+        return RandomSignals(1, seed=rank()).features(prompts)[:, 0]
+
+    def metrics(self):
+        return {"score": self.score}
+
+
+class Counting(RandomSignals):
+    calls = 0
+
+    def features(self, prompts):
+        self.calls += 1
+        return super().features(prompts)
+
+
+def rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def main(out: str) -> None:
+    warnings.simplefilter("ignore")
+    told = {}
+    for refuses in (False, True):
+        data = PromptDataModule(
+            ListPrompts(prompts(14)), batch_size=4, signals=Counting(), curriculum=ByProcess(refuses)
+        )
+        run, module = trainer(devices=2, strategy="ddp"), Recorder()
+        try:
+            run.fit(module, datamodule=data)
+            told |= {"plan": data.plan.rows.tolist(), "served": module.served, "metrics": data.metrics()}
+            told["calls"] = data.signals.calls
+        except InputError as error:
+            told["refused"] = str(error)
+    Path(out, f"{rank()}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
