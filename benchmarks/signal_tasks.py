@@ -113,7 +113,7 @@ class Difficulty(Task):
         self.subjects = one_hot([prompt.topic or "" for prompt in prompts])
 
     def measure(self, features: Features) -> Finding:
-        predicted = out_of_fold(self.probe.fit, features, self.labels, FOLDS, 0)
+        predicted = out_of_fold(lambda rows, labels: self.probe.fit(rows, labels), features, self.labels, FOLDS, 0)
         scores = agreement(predicted, self.labels)
         for name, known in self.known().items():
             scores[name] = partial_spearman(predicted, self.labels, known)
@@ -217,7 +217,7 @@ class Quality(Task):
         self.measures = length_measures(copies)
 
     def measure(self, features: Features) -> Finding:
-        predicted = out_of_fold(self.probe.fit, features, self.labels, FOLDS, 0)
+        predicted = out_of_fold(lambda rows, labels: self.probe.fit(rows, labels), features, self.labels, FOLDS, 0)
         scores = agreement(predicted, self.labels)
         left, wanted = residuals(predicted, self.measures), residuals(self.labels, self.measures)
         scores["auc_left"] = agreement(left, self.labels)["auc"]
