@@ -111,6 +111,15 @@ def test_the_stream_holds_the_same_rows(name, tiny):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+def test_what_is_kept_by_row_follows_its_prompt(name, tiny):
+    """Of every configuration, also those that turn it off: a row kept under a false promise would be served wrongly."""
+    for arguments in examples(name, tiny):
+        if shipped()[name](**arguments).by_row:
+            assert name in ROW_BY_ROW | UP_TO_ROUNDING
+            assert not arguments.get("components"), "components depend on the whole pool"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_fingerprints_tell_arguments_and_prompts_apart(name, tiny):
     sources = [shipped()[name](**arguments) for arguments in examples(name, tiny)]
     pools = [pool(), pool(11), pool()[::-1], [*pool(11), Prompt("q", pool()[0].messages, "0")]]
