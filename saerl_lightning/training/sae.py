@@ -224,7 +224,7 @@ class SAEModule(lightning.LightningModule):
         self._explained_variance = float(measured["explained_variance"])
         shown = {"explained_variance", "ce_score"}
         for name, value in measured.items():
-            self.log(f"val/{name}", value.float(), prog_bar=name in shown)
+            self.log(f"val/{name}", value.float(), prog_bar=name in shown, sync_dist=True)  # the same on all ranks
 
     # -- checkpoints and the result ------------------------------------------------------------------------------------
 
