@@ -57,6 +57,7 @@ HARMLESS = (  # of Lightning, about itself or about what is meant
     ".*LeafSpec.* is deprecated",
     "Using ModelCheckpoint with manual optimization",  # weights after the step are what is meant
     "Total length of `list` across ranks is zero",  # no validation sets
+    "It is recommended to use `self.log.*sync_dist=True",  # vLLM's process group of one makes a single process look like many
     "The '.*_dataloader' does not have many workers",  # prompts are ids already
 )
 
