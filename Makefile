@@ -56,8 +56,10 @@ format: install ## mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install models/smollm2-135m ## speed beside the peers as ratios of medians, growth, exact resume (above an hour)
+bench: install models/smollm2-135m ## speed beside the peers as ratios of medians, growth, exact resume (above two hours)
 	@$(BIN)/python benchmarks/grpo_step.py
+	@$(BIN)/python benchmarks/grpo_step.py --ablate --models tiny
+	@$(BIN)/python benchmarks/long_completions.py
 	@$(BIN)/python benchmarks/extraction.py
 	@$(BIN)/python benchmarks/plan_scale.py
 	@$(BIN)/python benchmarks/resume.py

@@ -1,4 +1,4 @@
-"""Two training processes in lockstep: a step runs only when the parent says so, so that never more than one computes.
+"""Training processes in lockstep: a step runs only when the parent says so, so that never more than one computes.
 
 Interleaving step by step is what makes a ratio trustworthy on a machine whose speed drifts.
 """
@@ -23,7 +23,9 @@ class StepReport:
     seconds: float  # from the start of the step to the start of the next, data and logging included
     phases: Mapping[str, float]  # seconds of the parts it times itself
     completion_tokens: float  # mean length of the completions
-    peak_gb: float  # highest resident memory since the first step began
+    zero_variance: float  # share of the groups whose completions all earned the same
+    start_gb: float  # resident memory when the first step began: interpreter, libraries, weights
+    peak_gb: float  # highest resident memory since then
 
 
 class Gate:
@@ -36,14 +38,17 @@ class Gate:
     def __init__(self, reports: str) -> None:
         self.reports = reports
         self._began: float | None = None
+        self._start_gb = 0.0
 
-    def wait(self, phases: Mapping[str, float], completion_tokens: float) -> None:
-        """Ends one step and begins the next when told to; phases and length are those of the step that ends."""
+    def wait(self, phases: Mapping[str, float], completion_tokens: float, zero_variance: float) -> None:
+        """Ends one step and begins the next when told to; the numbers are those of the step that ends."""
         ended, line = time.perf_counter(), ""
         if self._began is None:
             reset_peak_memory()
+            self._start_gb = peak_memory_gb()
         else:
-            line = json.dumps(asdict(StepReport(ended - self._began, phases, completion_tokens, peak_memory_gb())))
+            seconds, memory = ended - self._began, (self._start_gb, peak_memory_gb())
+            line = json.dumps(asdict(StepReport(seconds, phases, completion_tokens, zero_variance, *memory)))
         with Path(self.reports).open("a") as out:
             print(line, file=out)
         if not sys.stdin.readline():

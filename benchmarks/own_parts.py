@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import lightning
@@ -9,18 +10,28 @@ import torch
 from jaxtyping import Float
 from lockstep import Gate
 from torch import Tensor
-from workload import text_reward
+from workload import reward
 
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.reward import Reward
 
 
 class TextReward(Reward):
-    """Rewards a completion by a number made of its text."""
+    """Rewards a completion by a number made of its text, one of a flat prompt by a constant.
+
+    Args:
+        seconds: how long a completion's grading takes; it waits without computing, as for a sandbox or a judge.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
         """Scores every completion."""
-        return torch.tensor([text_reward(text) for text in rollouts.texts]).view(len(prompts), rollouts.group_size)
+        time.sleep(self.seconds * len(rollouts.texts))
+        uids = [prompt.uid for prompt in prompts for _ in range(rollouts.group_size)]
+        rewards = [reward(uid, text) for uid, text in zip(uids, rollouts.texts, strict=True)]
+        return torch.tensor(rewards).view(len(prompts), rollouts.group_size)
 
 
 class StepGate(lightning.Callback):
@@ -39,4 +50,5 @@ class StepGate(lightning.Callback):
         """Ends the step before and begins this one."""
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         phases = {name.removeprefix("time/"): seconds for name, seconds in logged.items() if name.startswith("time/")}
-        self.gate.wait(phases, logged.get("completions/length_mean", 0.0))
+        length, flat = (logged.get(name, 0.0) for name in ("completions/length_mean", "groups/zero_variance_frac"))
+        self.gate.wait(phases, length, flat)

@@ -1,12 +1,14 @@
 """The work that both sides of the step benchmark do: the same policy folder, the same prompts, the same reward.
 
 Completions have a fixed length because neither side can end one: the policy folder's end-of-text token has an id behind
-the model's last logit, so no sampler ever draws it.
+the model's last logit, so no sampler ever draws it. Groups without variance are made, not waited for: prompts whose id
+begins with `FLAT` earn the same for any completion.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS_A_STEP = {"tiny": 4, "smollm2": 2}
-PROMPT_LENGTHS = {"tiny": (64, 128, 256), "smollm2": (128,)}
+PROMPT_LENGTHS = (64, 128, 256)
 SMOLLM2 = ROOT / "models/smollm2-135m"
 UNREACHABLE = "<|unreachable|>"
 TASKS = ("basic_arithmetic", "chain_sum")
@@ -29,25 +31,83 @@ CORPUS = (*TASKS, "gsm_symbolic", "leg_counting", "number_sorting", "syllogism",
 FILLER = "Read the task with care, work step by step, keep track of signs, and give the final number only."
 
 
+FLAT = "flat:"
+FLAT_REWARD = 0.5
+
+
 @dataclass(frozen=True)
 class Workload:
-    """One row of the table: what a step is made of."""
+    """What a step is made of.
+
+    Args:
+        model: which policy.
+        prompts: a step.
+        prompt_tokens: of the longest prompt, about.
+        steps: counted ones; one more, the first, warms up.
+        group_size: completions a prompt.
+        completion_tokens: of every completion.
+        zero_variance: share of a step's groups that earn one constant reward.
+        uneven: whether every other prompt is half as long, a micro-batch holds half the step, completions come in parts
+            of one prompt, and grading takes time (ours only).
+    """
 
     model: str
+    prompts: int
     prompt_tokens: int
-    steps: int  # counted steps; one more, the first, warms up
+    steps: int
     group_size: int = 8
     completion_tokens: int = 64
-
-    @property
-    def prompts(self) -> int:
-        """Prompts a step."""
-        return PROMPTS_A_STEP[self.model]
+    zero_variance: float = 0.0
+    uneven: bool = False
 
     @property
     def planned_steps(self) -> int:
         """Steps a side is told to train: warm-up, the counted ones, and one that begins so that the last one ends."""
         return self.steps + 2
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Completion tokens a step."""
+        return self.prompts * self.group_size * self.completion_tokens
+
+    @property
+    def packed_tokens(self) -> int:
+        """Tokens a step, each prompt counted once."""
+        return self.prompts * self.prompt_tokens + self.sampled_tokens
+
+    @property
+    def micro_tokens(self) -> int:
+        """Budget of a micro-batch: all rows of a step, prompts and padding included, as in TRL's one batch."""
+        rows = self.prompts * self.group_size
+        return rows * (self.prompt_tokens + self.completion_tokens) // (2 if self.uneven else 1)
+
+    @property
+    def flat_groups(self) -> float:
+        """Share of a step's groups that `is_flat` picks."""
+        return sum(is_flat(place, self.zero_variance) for place in range(self.prompts)) / self.prompts
+
+    @property
+    def title(self) -> str:
+        """What is special about it, in a word or two."""
+        return "uneven" if self.uneven else f"{self.flat_groups:.0%} flat" if self.zero_variance else "even"
+
+    def length_of(self, index: int) -> int:
+        """Tokens that the prompt at a place in the file is padded to."""
+        return self.prompt_tokens // 2 if self.uneven and index % 2 else self.prompt_tokens
+
+    def uid(self, index: int, uid: str) -> str:
+        """Id of the prompt at a place in the file; it tells the reward whether the group is flat."""
+        return f"{FLAT}{uid}" if is_flat(index % self.prompts, self.zero_variance) else uid
+
+
+def is_flat(place: int, share: float) -> bool:
+    """Whether the prompt at a place of its step is flat; spreads `share` of them evenly, the last of each run."""
+    return math.floor((place + 1) * share) > math.floor(place * share)
+
+
+def reward(uid: str, text: str) -> float:
+    """The same for any completion of a flat prompt, a number made of the text for others."""
+    return FLAT_REWARD if uid.startswith(FLAT) else text_reward(text)
 
 
 def text_reward(text: str) -> float:
@@ -84,26 +144,28 @@ def endless(source: Path, folder: Path) -> Path:
 
 
 def write_prompts(file: Path, policy: Path, data: str | None, work: Workload) -> Path:
-    """Writes the run's prompts as JSON lines, each padded to about `prompt_tokens` with the chat template.
+    """Writes the run's prompts as JSON lines, each padded to about its length with the chat template.
 
     Args:
         file: where they go.
         policy: folder whose tokenizer counts.
         data: JSON lines to take questions from, null for reasoning-gym; longer ones than asked for are left out.
-        work: how many prompts, and how long.
+        work: how many prompts, how long, and which are flat.
     """
     from transformers import AutoTokenizer
 
     tokenizer, wanted = AutoTokenizer.from_pretrained(policy), work.prompts * work.planned_steps
     questions = file_prompts(data) if data else procedural_prompts(TASKS, size=4 * wanted, seed=0)
-    fitting = (p for p in questions if count_tokens(tokenizer, p.text) <= work.prompt_tokens)
+    shortest = min(work.length_of(index) for index in range(wanted))
+    fitting = (p for p in questions if count_tokens(tokenizer, p.text) <= shortest)
     chosen = list(islice(fitting, wanted))
     if len(chosen) < wanted:
-        raise SystemExit(f"only {len(chosen)} of {wanted} prompts have {work.prompt_tokens} tokens or fewer; raise it")
+        raise SystemExit(f"only {len(chosen)} of {wanted} prompts have {shortest} tokens or fewer; raise --prompt-lens")
     with file.open("w") as lines:
-        for prompt in chosen:
-            padded = pad(tokenizer, prompt.text, work.prompt_tokens)
-            lines.write(json.dumps({"id": prompt.uid, "prompt": padded, "answer": prompt.answer}) + "\n")
+        for index, prompt in enumerate(chosen):
+            padded = pad(tokenizer, prompt.text, work.length_of(index))
+            record = {"id": work.uid(index, prompt.uid), "prompt": padded, "answer": prompt.answer}
+            lines.write(json.dumps(record) + "\n")
     return file
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from saerl_lightning.errors import InputError
 
@@ -140,6 +141,40 @@ class Rollouts:
             values[r, start:end] = torch.tensor(logprobs[r])
         versions = torch.full((len(completions),), version, dtype=torch.long)
         return cls(tokens, mask, values, torch.tensor(truncated, dtype=torch.bool), list(texts), group_size, versions)
+
+    @classmethod
+    def join(cls, parts: Sequence[Rollouts]) -> Rollouts:
+        """Puts groups of equal size under one another, padded to the widest."""
+        widest = max(part.tokens.shape[1] for part in parts)
+
+        def stacked(name: str) -> Tensor:
+            columns: list[Tensor] = [getattr(part, name) for part in parts]
+            return torch.cat([pad(column, (0, widest - column.shape[1])) for column in columns])
+
+        return cls(
+            stacked("tokens"),
+            stacked("mask"),
+            stacked("logprobs"),
+            torch.cat([part.truncated for part in parts]),
+            [text for part in parts for text in part.texts],
+            parts[0].group_size,
+            torch.cat([part.weight_version for part in parts]),
+        )
+
+    def of_groups(self, groups: Sequence[int]) -> Rollouts:
+        """The rows of some groups, given by their position, in that order."""
+        first = torch.tensor(groups, dtype=torch.long)[:, None] * self.group_size
+        rows = (first + torch.arange(self.group_size)).flatten()  # (R,)
+        texts = [self.texts[row] for row in rows.tolist()]
+        return Rollouts(
+            self.tokens[rows],
+            self.mask[rows],
+            self.logprobs[rows],
+            self.truncated[rows],
+            texts,
+            self.group_size,
+            self.weight_version[rows],
+        )
 
     @property
     def lengths(self) -> Int[Tensor, " R"]:

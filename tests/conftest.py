@@ -19,7 +19,11 @@ jaxtyping.install_import_hook(
             "objective.advantage",
             "objective.surrogate",
             "objective.aggregation",
+            "policy.head",
             "policy.logprobs",
+            "policy.prefix",
+            "policy.prefix_attention",
+            "policy.scoring",
             "evaluation.estimators",
         )
     ],

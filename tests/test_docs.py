@@ -16,6 +16,7 @@ from saerl_lightning.cli import run
 from saerl_lightning.evaluation.metrics import SampledAccuracy
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.terms import KLPenalty, SamplerCorrection
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.training import report
 from saerl_lightning.training.guard import MismatchGuard
@@ -97,16 +98,16 @@ def logged_names() -> set[str]:
     rollouts = Rollouts.pack([[1]], [[2], [3]], [[-1.0], [-1.0]], [False, True], ["3", "4"], 2, 0)
     rewards = torch.tensor([[1.0, 0.0]])
     logp, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
-    inputs = LossInputs(logp, logp, logp, mask, torch.ones(1), logp, 1.0, 1.0)
-    seconds = dict.fromkeys(["generate", "score", "reference", "forward", "backward", "optimizer", "sync"], 1.0)
+    inputs = LossInputs(logp, logp, logp, logp, mask, torch.ones(1), logp, 1.0, 1.0, 1.0, 1, 0.0)
+    seconds = dict.fromkeys(["generate", "score", "reference", "old", "forward", "backward", "optimizer", "sync"], 1.0)
     accuracy = SampledAccuracy(2, ["sums"])
     accuracy.update([prompt], rollouts, rewards)
     step = {
         **report.reward_metrics({"<name>": rewards}, rewards),
         **report.group_metrics(rewards, rollouts),
         **report.completion_metrics(rollouts),
-        **report.time_metrics(seconds, rollouts),
-        **GRPO(kl_weight=0.1)(inputs)[1],
+        **report.time_metrics(seconds, rollouts, 8),
+        **GRPO(kl=KLPenalty(0.1), correction=SamplerCorrection())(inputs)[1],
         **MismatchGuard().check(logp, logp, mask, torch.float32),
     }
     replaced = {"avg@2": "avg@k", "maj@2": "maj@k", "pass@1": "pass@n", "pass@2": "pass@n"}

@@ -21,6 +21,10 @@ FLOORS = [
         1,
         "*.objective.advantage *.objective.surrogate *.objective.aggregation *.policy.logprobs *.evaluation.estimators",
     ),
+    (
+        1,
+        "*.policy.head",
+    ),
     (2, "*.data.callback *.signals.source *.prompts.source *.prompts.reference *.rollout.engine *.reward.reward"),
     (2, "*.objective.objective"),
     (4, "*.data.module *.data.pool *.data.validation *.training *.training.*"),

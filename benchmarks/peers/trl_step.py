@@ -21,7 +21,7 @@ from lockstep import Gate
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
-from workload import text_reward
+from workload import reward
 
 from saerl_lightning.training.phases import Phases
 
@@ -36,10 +36,11 @@ class StepGate(TrainerCallback):
         self.gate = Gate(reports)
         self.phases = phases
         self.completion_tokens = 0.0
+        self.zero_variance = 0.0
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Ends the step before and begins this one."""
-        self.gate.wait(self.phases.drain(), self.completion_tokens)
+        self.gate.wait(self.phases.drain(), self.completion_tokens, self.zero_variance)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Starts the optimiser's time, after clipping."""
@@ -51,19 +52,22 @@ class StepGate(TrainerCallback):
         self._optimizer.__exit__(None, None, None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
-        """Remembers how long the completions were."""
-        self.completion_tokens = float((logs or {}).get("completions/mean_length", self.completion_tokens))
+        """Remembers how long the completions were, and how many groups taught nothing."""
+        logged = logs or {}
+        self.completion_tokens = float(logged.get("completions/mean_length", self.completion_tokens))
+        self.zero_variance = float(logged.get("frac_reward_zero_std", self.zero_variance))
 
 
-def reward(completions: Sequence[Sequence[Mapping[str, str]]], **_: Any) -> list[float | None]:
-    """Rewards a completion by a number made of its text."""
-    return [text_reward(messages[0]["content"]) for messages in completions]
+def rewards(completions: Sequence[Sequence[Mapping[str, str]]], id: Sequence[str], **_: Any) -> list[float | None]:
+    """Rewards a completion by a number made of its text, one of a flat prompt by a constant."""
+    return [reward(uid, messages[0]["content"]) for uid, messages in zip(id, completions, strict=True)]
 
 
 def read_prompts(file: str) -> Dataset:
-    """Prompts as chats, in the file's order."""
+    """Prompts as chats, in the file's order, with their ids."""
     records = [json.loads(line) for line in Path(file).read_text().splitlines()]
-    return Dataset.from_list([{"prompt": [{"role": "user", "content": record["prompt"]}]} for record in records])
+    chats = [[{"role": "user", "content": record["prompt"]}] for record in records]
+    return Dataset.from_list([{"prompt": chat, "id": r["id"]} for chat, r in zip(chats, records, strict=True)])
 
 
 def settings(given: argparse.Namespace) -> GRPOConfig:
@@ -104,7 +108,7 @@ def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="policy folder")
-    parser.add_argument("--data", required=True, help="JSON lines with `prompt`, served in this order")
+    parser.add_argument("--data", required=True, help="JSON lines with `id` and `prompt`, served in this order")
     parser.add_argument("--folder", required=True, help="where TRL may write")
     parser.add_argument("--steps", type=int, default=7, help="optimiser steps")
     parser.add_argument("--prompts", type=int, default=4, help="a step")
@@ -121,7 +125,7 @@ def main() -> None:
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(given.model),
-        reward_funcs=[reward],
+        reward_funcs=[rewards],
         args=settings(given),
         train_dataset=read_prompts(given.data),
         callbacks=[StepGate(given.reports, phases)],

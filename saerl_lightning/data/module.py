@@ -7,6 +7,7 @@ Lightning. How named sets are evaluated stands in its base class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
@@ -112,7 +113,7 @@ class PromptDataModule(EvaluationDataModule):
 
     @property
     def planned(self) -> PlannedPool:
-        """The pool with its plan and the cursor."""
+        """The pool with its plan, and how far training is in it."""
         assert self._planned is not None, "setup('fit') or set_up_plan() makes the plan"
         return self._planned
 
@@ -161,19 +162,49 @@ class PromptDataModule(EvaluationDataModule):
         return plan
 
     def train_dataloader(self) -> PromptLoader:
-        """Serves this process's share of the plan, from the checkpoint's cursor on the first pass."""
+        """Serves this process's share of the plan, on the first pass from where the checkpoint stopped."""
         return self.planned.loader(*self.place)
 
     def transfer_batch_to_device(self, batch: PromptBatch, device: Any, dataloader_idx: int) -> PromptBatch:
         """Returns the batch as it is: it holds no tensors."""
         return batch
 
+    def next_prompts(self, counts: Sequence[int]) -> PromptBatch | None:
+        """Takes further prompts into the step in hand: the plan's next ones, also those that fill no whole batch.
+
+        The next batch begins behind them, and `advance` counts them with the step. All processes must call it with the
+        same list. At the plan's end there are fewer, the first processes' first.
+
+        Args:
+            counts: how many prompts each process asks for.
+
+        Returns:
+            This process's share, None where it gets none.
+        """
+        return self.planned.take_next(counts)
+
     def advance(self) -> None:
-        """Counts one batch as trained. `observe` does so; a module without outcomes calls this instead."""
-        self.planned.advance()
+        """Counts one batch as trained, with what its step took besides.
+
+        `observe` does so; a module without outcomes calls this instead.
+        """
+        self.planned.sampler.advance()
+        self._validate_at_the_end()
+
+    def _validate_at_the_end(self) -> None:
+        """Lets a validation that is due at a share of the epoch (1.0: its end) take place also if the epoch is cut short.
+
+        Lightning counts that share of the epoch's full length, and learns of an early end only by asking for a batch in
+        vain, too late to validate.
+        """
+        trainer = self.trainer
+        if trainer is None or trainer.val_check_batch is None or not isinstance(trainer.val_check_interval, float):
+            return
+        share = max(1, int(trainer.num_training_batches * trainer.val_check_interval))
+        trainer.val_check_batch = self.planned.sampler.cut_short_at or share
 
     def observe(self, outcomes: Outcomes) -> None:
-        """Tells the operations what a trained batch learned about its prompts, and counts the batch."""
+        """Tells the operations what a step learned about its prompts, and counts its batch."""
         for operation in self.operations.values():
             operation.observe(outcomes)
         self.advance()
@@ -184,7 +215,7 @@ class PromptDataModule(EvaluationDataModule):
         return {f"data/{slot}/{key}": value for slot, metrics in named for key, value in metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Holds the cursor, a digest of the plan, and the operations' states; nothing before training is set up."""
+        """Holds the progress, a digest of the plan, and the operations' states; nothing before training is set up."""
         if self._planned is None:
             return {}
         batches = self.plan.batches().shape[0] if self.trainer is None else self.trainer.num_training_batches

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from saerl_lightning.data.planning import plan_digest
-from saerl_lightning.data.sampler import PlanSampler, PromptLoader
+from saerl_lightning.data.sampler import EPOCH_START, PlanSampler, Progress, PromptLoader
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
@@ -71,7 +71,7 @@ class PromptPool:
 
 
 class PlannedPool:
-    """A pool, its plan, and the cursor in it: what a checkpoint must name so that training goes on with the next prompt.
+    """A pool, its plan, and how far training is in it: what a checkpoint names so that the very next prompt comes next.
 
     Args:
         pool: that the plan's rows are positions in.
@@ -83,27 +83,34 @@ class PlannedPool:
         self.plan = plan
         self.digest = plan_digest(plan, pool.prompts)
         self._sampler: PlanSampler | None = None
-        self._start = 0  # batch the next loader begins with
+        self._start = EPOCH_START  # what the next loader begins behind
 
     def loader(self, rank: int, world: int) -> PromptLoader:
-        """Serves a process's share of the plan, from the checkpoint's cursor on the first pass."""
-        self._sampler = PlanSampler(self.plan.batches(), self._start, rank, world)
-        self._start = 0
+        """Serves a process's share of the plan, on the first pass from where the checkpoint stopped."""
+        self._sampler = PlanSampler(self.plan, self._start, rank, world)
+        self._start = EPOCH_START
         return PromptLoader(self._sampler, self.pool.batch)
 
     @property
-    def cursor(self) -> int:
-        """Batches trained in this epoch."""
-        return self._start if self._sampler is None else self._sampler.cursor
-
-    def advance(self) -> None:
-        """Counts one batch as trained."""
+    def sampler(self) -> PlanSampler:
+        """What serves the plan."""
         assert self._sampler is not None, "train_dataloader() comes first"
-        self._sampler.advance()
+        return self._sampler
+
+    @property
+    def progress(self) -> Progress:
+        """What is trained of this epoch."""
+        return self._start if self._sampler is None else self._sampler.progress
+
+    def take_next(self, counts: Sequence[int]) -> PromptBatch | None:
+        """This rank's share of the plan's next prompts for the step in hand; None where it gets none."""
+        rows = self.sampler.take_next(counts)
+        return self.pool.batch(rows) if rows else None
 
     def state_dict(self, batches: float) -> dict[str, Any]:
-        """Holds the cursor and a digest of the plan; `batches` are those of an epoch, which a trainer may cut short."""
-        return {"cursor": int(self.cursor % batches), "plan": self.digest}
+        """Holds the progress and a digest of the plan; `batches` are an epoch's, which a trainer may cut short."""
+        done = self.progress if self.progress.batches % batches else EPOCH_START
+        return {"served": done.prompts, "batches": done.batches, "plan": self.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where the checkpoint stopped.
@@ -117,7 +124,9 @@ class PlannedPool:
                 "batch_size, shuffle_seed or an operation differs; give those of the checkpoint's config.yaml, or "
                 "start a new run from its weights without --ckpt_path"
             )
-        self._start, self._sampler = state["cursor"], None
+        if "cursor" in state:  # batches, of a version whose steps took their batch and no more
+            state = {"served": state["cursor"] * self.plan.batch_size, "batches": state["cursor"]}
+        self._start, self._sampler = Progress(state["batches"], state["served"]), None
 
 
 def made_once(trainer: lightning.Trainer | None, make: Callable[[], T]) -> T:

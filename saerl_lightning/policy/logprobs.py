@@ -24,7 +24,10 @@ LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", 
 
 
 def token_logprobs(
-    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], temperature: float = 1.0
+    logits: Float[Tensor, "N V"],
+    targets: Int[Tensor, " N"],
+    temperature: float = 1.0,
+    entropy_gradient: bool = False,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """The log-probability of each target and the entropy of its distribution, both in nats and float32.
 
@@ -32,13 +35,15 @@ def token_logprobs(
         logits: finite unnormalised log-probabilities, any floating dtype.
         targets: token ids.
         temperature: softmax temperature; 0 (greedy sampling) is scored at temperature 1.
+        entropy_gradient: whether the entropies carry a gradient too.
 
     Returns:
-        Log-probabilities with gradient, and entropies without.
+        Log-probabilities with gradient, and entropies.
     """
     scaled = logits.float() if temperature in (0.0, 1.0) else logits.float() / temperature
     logp = torch.log_softmax(scaled, dim=-1)  # (N, V)
-    return logp.gather(-1, targets[:, None]).squeeze(-1), _entropy(logp.detach())
+    entropy = -(logp.exp() * logp).sum(-1) if entropy_gradient else _entropy(logp.detach())
+    return logp.gather(-1, targets[:, None]).squeeze(-1), entropy
 
 
 def _entropy(logp: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
@@ -59,39 +64,60 @@ def score(
     tokens: Int[Tensor, "R T"],
     mask: Bool[Tensor, "R T"],
     temperature: float = 1.0,
+    entropy_gradient: bool = False,
 ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
-    """Log-probabilities and entropies of the completion tokens under `model`, zero elsewhere.
+    """Log-probabilities and entropies of the completion tokens under `model`, zero elsewhere: the plain, padded way.
 
     Args:
         model: a causal language model, LoRA-wrapped or not.
         tokens: rows of [prompt | completion | padding].
         mask: which tokens are completion tokens.
         temperature: softmax temperature the rows were sampled at; 0 is scored as 1.
+        entropy_gradient: whether the entropies carry a gradient too.
 
     Returns:
-        Log-probabilities with gradient and entropies without, both float32.
+        Log-probabilities with gradient and entropies, both float32.
     """
     positions = completion_positions(mask)  # (N,)
     targets = tokens.flatten()[positions]  # (N,)
-    settings = model.config.get_text_config()
-    plain = all(getattr(settings, name, None) is None for name in LOGIT_TRANSFORMS)
-    logits = (_head_logits if plain else _model_logits)(model, tokens, positions)
-    chunks = [token_logprobs(z, t, temperature) for z, t in zip(logits, targets.split(CHUNK), strict=True)]
+    if transforms_logits(model):
+        logits = _model_logits(model, tokens, positions)
+    else:
+        logits = head_logits(model, predicting_states(model, tokens, positions))
+    chunks = [
+        token_logprobs(z, t, temperature, entropy_gradient) for z, t in zip(logits, targets.split(CHUNK), strict=True)
+    ]
     logprobs, entropy = (torch.cat(values) for values in zip(*chunks, strict=True))
-    return _spread(logprobs, positions, tokens.shape), _spread(entropy, positions, tokens.shape)
+    return spread(logprobs, positions, tokens.shape), spread(entropy, positions, tokens.shape)
 
 
-def _head_logits(
+def transforms_logits(model: PreTrainedModel) -> bool:
+    """Whether the model does something to the logits after its head."""
+    settings = model.config.get_text_config()
+    return any(getattr(settings, name, None) is not None for name in LOGIT_TRANSFORMS)
+
+
+def predicting_states(
     model: PreTrainedModel, tokens: Int[Tensor, "R T"], positions: Int[Tensor, " N"]
-) -> Iterator[Float[Tensor, "n V"]]:
-    """Logits that predict the completion tokens, a chunk at a time: the head sees no other hidden state."""
+) -> Float[Tensor, "N d"]:
+    """The decoder's last hidden states from which the completion tokens at `positions` are predicted."""
     rows, columns = positions // tokens.shape[1], positions % tokens.shape[1]  # (N,)
     # What stands in the last column is predicted, but predicts nothing; padding of the whole batch is left out too.
     width = int(columns.max()) if len(columns) else 1
     hidden = model.get_decoder()(input_ids=tokens[:, :width], use_cache=False).last_hidden_state  # (R, width, d)
-    predicting = hidden.flatten(0, 1).index_select(0, rows * width + columns - 1)  # (N, d)
+    return hidden.flatten(0, 1).index_select(0, rows * width + columns - 1)
+
+
+def output_head(model: PreTrainedModel) -> torch.nn.Module:
+    """The layer from hidden states to logits."""
     head = model.get_output_embeddings()
     assert head is not None, f"{type(model).__name__} has no output head: it is no language model"
+    return head
+
+
+def head_logits(model: PreTrainedModel, predicting: Float[Tensor, "N d"]) -> Iterator[Float[Tensor, "n V"]]:
+    """Logits of the given hidden states, a chunk at a time: the head sees no other."""
+    head = output_head(model)
     for chunk in predicting.split(CHUNK):
         yield head(chunk)
 
@@ -107,7 +133,7 @@ def _model_logits(
     yield from logits.flatten(0, 1).index_select(0, places).split(CHUNK)
 
 
-def _spread(values: Float[Tensor, " N"], positions: Int[Tensor, " N"], shape: torch.Size) -> Float[Tensor, "R T"]:
+def spread(values: Float[Tensor, " N"], positions: Int[Tensor, " N"], shape: torch.Size) -> Float[Tensor, "R T"]:
     """Puts the values at their positions, zero elsewhere."""
     return values.new_zeros(shape.numel()).index_copy(0, positions, values).view(shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -40,6 +40,13 @@ class RolloutEngine(ABC):
 
         The same prompts, sampling and weights give the same rollouts.
         """
+
+    def stream(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[Rollouts]:
+        """Yields the rollouts of consecutive prompts in parts, each as soon as it is finished.
+
+        Together (`Rollouts.join`) they are what `generate` returns. By default there is one part: the whole.
+        """
+        yield self.generate(prompt_ids, sampling)
 
     @abstractmethod
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:

@@ -103,7 +103,7 @@ class VLLMEngine(RolloutEngine):
         )
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
-        """Draws `sampling.group_size` completions for each prompt, which vLLM reads once."""
+        """Draws `sampling.group_size` completions for each prompt, which vLLM reads once. Its `stream` has one part."""
         llm, tokenizer = self._started()
         check_lengths(prompt_ids, sampling, self._max_model_len)
         prompts: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]

@@ -51,6 +51,7 @@ def completion_rows(sampled: SampledStep, step: int, prompts: int) -> list[list[
     """The groups of the first `prompts` prompts of a step, one row a completion, in the order of `COLUMNS`."""
     rows: list[list[object]] = []
     group = sampled.rollouts.group_size
+    assert sampled.advantages is not None
     for p, prompt in enumerate(sampled.batch.prompts[:prompts]):
         for g in range(group):
             reward, advantage = sampled.total[p, g].item(), sampled.advantages[p, g].item()

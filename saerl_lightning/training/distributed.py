@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,18 +13,25 @@ from saerl_lightning.records import Outcomes
 if TYPE_CHECKING:
     import lightning
 
+T = TypeVar("T")
+
 
 def mean_over_ranks(trainer: lightning.Trainer, values: Tensor) -> Tensor:
     """Averages a tensor over ranks."""
     return trainer.strategy.reduce(values, reduce_op="mean")  # pyright: ignore[reportReturnType]
 
 
+def gather_objects(value: T, ranks: int) -> list[T]:
+    """Every rank's value, in the order of ranks. The values travel as pickles between the run's own processes."""
+    parts = [value] * ranks
+    if ranks > 1:
+        torch.distributed.all_gather_object(parts, value)
+    return parts
+
+
 def gather_outcomes(outcomes: Outcomes, ranks: int) -> Outcomes:
     """Joins the ranks' outcomes, so that operations that learn from them stay the same on every rank."""
-    if ranks == 1:
-        return outcomes
-    parts: list[Outcomes] = [outcomes] * ranks
-    torch.distributed.all_gather_object(parts, outcomes)
+    parts = gather_objects(outcomes, ranks)
     uids = [uid for part in parts for uid in part.uids]
     return Outcomes(uids, torch.cat([p.rewards for p in parts]), torch.cat([p.pass_rate for p in parts]))
 

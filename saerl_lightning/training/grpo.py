@@ -7,7 +7,8 @@ is right (the rewards) or what the loss is (the objective).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,38 +16,31 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from saerl_lightning.errors import InputError
 from saerl_lightning.objective.objective import Objective
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.logprobs import score
-from saerl_lightning.records import Outcomes, PromptBatch, Rollouts, Sampling
+from saerl_lightning.policy.scoring import Scorer
+from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.reward.reward import Reward
-from saerl_lightning.reward.total import grade, require_distinct, weighted_sum
+from saerl_lightning.reward.total import require_distinct, weighted_sum
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training import report
 from saerl_lightning.training.arithmetic import BatchArithmetic
-from saerl_lightning.training.distributed import gather_outcomes, gradient_sync, mean_over_ranks
-from saerl_lightning.training.guard import MismatchGuard
+from saerl_lightning.training.distributed import gather_objects, gather_outcomes, gradient_sync, mean_over_ranks
+from saerl_lightning.training.dynamic_sampling import DynamicSampling, Filled
+from saerl_lightning.training.grading import sample_and_grade
+from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.policy import PolicyModule
 from saerl_lightning.training.reference import Reference
-from saerl_lightning.training.step import StepRows
+from saerl_lightning.training.sampled import SampledStep
+from saerl_lightning.training.scored import entropy_floor, score_step
+from saerl_lightning.training.shortcuts import Shortcuts
+from saerl_lightning.training.step import Cut, StepRows
 
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW at a learning rate of 1e-6 without weight decay, the field's default for full-weight training."""
     return torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True)
-
-
-@dataclass(frozen=True)
-class SampledStep:
-    """What a training step sampled and how it was graded."""
-
-    batch: PromptBatch
-    rollouts: Rollouts
-    rewards: dict[str, Float[Tensor, "P G"]]  # by name
-    total: Float[Tensor, "P G"]  # their weighted sum
-    advantages: Float[Tensor, "P G"]
 
 
 class GRPOModule(PolicyModule):
@@ -63,6 +57,8 @@ class GRPOModule(PolicyModule):
         warmup_steps: optimiser steps until the full learning rate.
         updates_per_batch: optimiser steps on each sampled batch; 1 is on-policy.
         micro_tokens: most tokens (padding included) that go through the model at once; memory, not mathematics.
+        dynamic_sampling: replaces groups without variance by groups of the plan's next prompts; null does not.
+        shortcuts: what a step leaves out without changing its gradient.
         max_grad_norm: gradients are scaled down to this norm; null does not.
         guard: stops the run when the sampler's log-probabilities are not the policy's; null does not look.
     """
@@ -79,6 +75,8 @@ class GRPOModule(PolicyModule):
         warmup_steps: int = 0,
         updates_per_batch: int = 1,
         micro_tokens: int = 16384,
+        dynamic_sampling: DynamicSampling | None = None,
+        shortcuts: Shortcuts = Shortcuts(),  # noqa: B008  # frozen
         max_grad_norm: float | None = 1.0,
         guard: MismatchGuard | None = MismatchGuard(),  # noqa: B008  # frozen
     ) -> None:
@@ -94,6 +92,8 @@ class GRPOModule(PolicyModule):
         self.warmup_steps = warmup_steps
         self.updates_per_batch = updates_per_batch
         self.micro_tokens = micro_tokens
+        self.dynamic_sampling = dynamic_sampling
+        self.shortcuts = shortcuts
         self.max_grad_norm = max_grad_norm
         self.guard = guard
         self.phases = Phases()
@@ -102,72 +102,96 @@ class GRPOModule(PolicyModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples, scores and descends."""
         sampled = self.sample_and_grade(batch)
-        step = self.step_rows(sampled)
+        step = self.step_rows(sampled.trained)
         metrics = report.MetricSum()
         for update in range(self.updates_per_batch):
-            for micro in step.micro_batches(self.micro_tokens):
+            for micro in step.micro_batches(self.cut):
                 with self.phases("forward"):
-                    logprobs, entropy = score(self.model, micro.tokens, micro.mask, self.sampling.temperature)
-                    loss, terms = self.objective(step.inputs(micro, logprobs, first_update=update == 0))
+                    logprobs, entropy = self.scorer(self.model, micro.tokens, micro.written, micro.prompts)
+                    loss, terms = self.objective(step.inputs(micro, logprobs, entropy, first_update=update == 0))
                 with self.phases("backward"), gradient_sync(self.trainer, micro.last):
                     self.manual_backward(loss)
-                terms |= {"loss": loss.detach(), "policy/entropy": entropy.sum() / step.step_tokens}
+                terms |= {"loss": loss.detach(), "policy/entropy": step.mean(entropy, micro)}
                 metrics.add(terms, scale=1 / self.updates_per_batch)
             self.check_sampler(step, update)
             metrics.note(self.descend(float(metrics.values["loss"]), batch))
         with self.phases("sync"):
             self.sync()
-        self.observe(sampled)
-        self.report(sampled, metrics)
+        self.observe(sampled.generated)
+        self.report(sampled, step, metrics)
 
     # -- the verbs of a step -------------------------------------------------------------------------------------------
 
-    def sample_and_grade(self, batch: PromptBatch) -> SampledStep:
-        """Draws G completions a prompt, grades them and compares each with its group."""
-        seed = self.sampling.seed + 7919 * (self.global_step * self.trainer.world_size + self.global_rank)
-        with self.phases("generate"):
-            rollouts = self.engine.generate(batch.ids, replace(self.sampling, seed=seed))
-            self.engine.sleep()  # its memory is the update's until the next sync
-        with self.phases("score"):
-            rewards = grade(self.rewards, batch.prompts, rollouts)
-            total = weighted_sum(self.rewards, rewards)  # (P, G)
-        return SampledStep(batch, rollouts, rewards, total, self.objective.advantages(total))
+    def sample_and_grade(self, batch: PromptBatch) -> Filled:
+        """Draws G completions a prompt and grades them; groups that teach nothing may give way to the next prompts."""
+        first = self.sample(batch, 0)
+        if self.dynamic_sampling is None:
+            return Filled(first, first)
+        ranks = self.trainer.world_size
+        gather = partial(gather_objects, ranks=ranks)
+        return self.dynamic_sampling.fill(first, self.sample, self.prompts.next_prompts, gather)
+
+    def sample(self, batch: PromptBatch, round: int) -> SampledStep:
+        """Completes and grades some prompts; `round` 0 is the batch itself, later ones are refills."""
+        place = self.global_step * self.trainer.world_size + self.global_rank
+        sampling = replace(self.sampling, seed=self.sampling.seed + 7919 * place + 1_000_003 * round)
+        overlap = self.shortcuts.overlap_grading
+        rollouts, rewards = sample_and_grade(self.engine, self.rewards, batch, sampling, self.phases, overlap)
+        return SampledStep(batch, rollouts, rewards, weighted_sum(self.rewards, rewards))
 
     def step_rows(self, sampled: SampledStep) -> StepRows:
-        """Lays the graded rows out for the updates, with the reference's log-probabilities where the loss needs them."""
-        step = StepRows.collect(
-            sampled.rollouts,
-            sampled.total,
-            sampled.advantages,
-            mean_over_ranks=lambda counts: mean_over_ranks(self.trainer, counts),
-            device=self.device,
-        )
-        if not self.objective.needs_reference:
-            return step
-        with self.phases("reference"):
-            return step.with_reference(self._reference[0].logprobs(step, self.micro_tokens, self.sampling.temperature))
+        """Lays the graded rows out for the updates, with all that the objective wants to know of them."""
+        self.engine.sleep()  # its memory is the update's until the next sync
+        graded = sampled.total.isfinite().flatten()
+        trained = graded & ~sampled.rollouts.truncated if self.objective.masks_truncated else graded
+        step = StepRows.lay_out(sampled.rollouts, trained, self.sampling.max_tokens, self.device)
+        if self.objective.needs_reference:
+            with self.phases("reference"):
+                step = step.with_reference(self._reference[0].logprobs(self.scorer, step, self.cut))
+        if self.objective.top_entropy < 1 or not self.shortcuts.reuse_forward:
+            with self.phases("old"):
+                step = self._with_old(step)
+        advantages = self.advantages(sampled, step)
+        self.last_step = replace(sampled, advantages=advantages)
+        skip = self.shortcuts.skip_zero_advantage and self.objective.skips_zero_advantage
+        return step.with_advantages(advantages, skip, lambda counts: mean_over_ranks(self.trainer, counts))
+
+    def advantages(self, sampled: SampledStep, step: StepRows) -> Float[Tensor, "P G"]:
+        """This rank's advantages; the objective sees the rewards of all ranks, less their penalty."""
+        total = sampled.total
+        if step.reference is not None:
+            penalty = self.objective.penalty(step.sampler_logprobs, step.reference, step.mask)
+            total = total if penalty is None else total - penalty.view_as(total).cpu()
+        everywhere = gather_objects(total, self.trainer.world_size)
+        own = sum(len(rewards) for rewards in everywhere[: self.global_rank])
+        return self.objective.advantages(torch.cat(everywhere))[own : own + len(total)]
+
+    def _with_old(self, step: StepRows) -> StepRows:
+        """Scores the step before its first update."""
+        logprobs, entropy = score_step(self.scorer, self.model, step, self.cut)
+        floor = entropy_floor(entropy, step.mask, self.objective.top_entropy, self.trainer.world_size)
+        return step.with_old(logprobs, floor)
 
     def check_sampler(self, step: StepRows, update: int) -> None:
         """Lets the guard compare policy and sampler, on the first update after a sync only."""
-        if self.guard is None or update > 0 or not step.mask.any():
+        mask = step.scored_mask
+        if self.guard is None or update > 0 or not mask.any():
             return
-        self.log_dict(self.guard.check(step.old_logprobs, step.sampler_logprobs, step.mask, self.compute_dtype))
+        self.log_dict(self.guard.check(step.old_logprobs, step.sampler_logprobs, mask, self.compute_dtype))
 
     def observe(self, sampled: SampledStep) -> None:
         """Tells the data operations what the step learned about its prompts."""
-        uids = [prompt.uid for prompt in sampled.batch.prompts]
-        outcomes = Outcomes(uids, sampled.total, sampled.rewards[self.rewards[0].name].nanmean(1))
-        self.prompts.observe(gather_outcomes(outcomes, self.trainer.world_size))
-        self.last_step = sampled
+        self.prompts.observe(gather_outcomes(sampled.outcomes, self.trainer.world_size))
 
-    def report(self, sampled: SampledStep, metrics: report.MetricSum) -> None:
-        """Logs the step."""
-        rollouts = sampled.rollouts
+    def report(self, sampled: Filled, step: StepRows, metrics: report.MetricSum) -> None:
+        """Logs the step: rewards, groups and lengths of all that was generated, and what of it was trained on."""
+        generated, rollouts = sampled.generated, sampled.generated.rollouts
         values = {name: float(value) for name, value in metrics.values.items()}
-        values |= report.reward_metrics(sampled.rewards, sampled.total)
-        values |= report.group_metrics(sampled.total, rollouts)
+        values |= report.reward_metrics(generated.rewards, generated.total)
+        values |= report.group_metrics(generated.total, rollouts)
         values |= report.completion_metrics(rollouts)
-        values |= report.time_metrics(self.phases.drain(), rollouts)
+        values |= report.time_metrics(self.phases.drain(), rollouts, step.scored_row_tokens)
+        values |= sampled.metrics() | {"rollouts/scored_frac": len(step.scored) / len(step.lengths)}
         values |= self.prompts.metrics()
         values["rollouts/staleness"] = (
             self.global_step - self.updates_per_batch - rollouts.weight_version.float().mean().item()
@@ -177,13 +201,6 @@ class GRPOModule(PolicyModule):
         self.log_dict(dict(values), sync_dist=many)
 
     # -- before the first step -----------------------------------------------------------------------------------------
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """The dtype the forward runs in: the weights', or autocast's where it is on."""
-        if torch.is_autocast_enabled(self.device.type):
-            return torch.get_autocast_dtype(self.device.type)
-        return next(self.model.parameters()).dtype
 
     def on_fit_start(self) -> None:
         """Refuses settings that do not fit each other, and says what the run will do."""
@@ -199,8 +216,16 @@ class GRPOModule(PolicyModule):
             context=self.context,
         )
         arithmetic.check()
-        self._refuse_biased_ratio()
+        if self.guard or self.objective.corrects_sampler:
+            refuse_truncated_support(self.sampling)
         rank_zero_info(arithmetic)
+        self.scorer = Scorer(
+            self.sampling.temperature,
+            self.shortcuts.shared_prefix,
+            self.shortcuts.tiled_head,
+            self.objective.entropy_gradient,
+        ).suited(self.model, arithmetic.row_tokens)
+        self.cut = Cut(self.micro_tokens, self.scorer.shared_prefix, self.shortcuts.sort_by_length)
         if self.objective.needs_reference:  # in a tuple, so that it is no submodule and in no checkpoint
             self._reference = (Reference(self.policy, self.model),)
 
@@ -219,13 +244,3 @@ class GRPOModule(PolicyModule):
     def samplings(self) -> list:
         """Training's own sampling beside those of the named sets."""
         return [self.sampling, *super().samplings()]
-
-    def _refuse_biased_ratio(self) -> None:
-        if self.sampling.full_support or not (self.objective.corrects_sampler or self.guard):
-            return
-        raise InputError(
-            f"sampling.top_p {self.sampling.top_p}, top_k {self.sampling.top_k}: the sampler's log-probabilities are then "
-            "those of a truncated distribution, so importance correction would be biased by the kept mass and the guard "
-            "would see a mismatch; write top_p 1.0 and top_k 0, or --model.guard null and an objective without "
-            "importance_cap"
-        )

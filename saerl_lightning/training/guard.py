@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saerl_lightning.errors import RunStopped
+from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.policy.logprobs import mismatch
+from saerl_lightning.records import Sampling
 
 # Measured with SmolLM2-135M on a CPU, mean nats a token: a right sync reads 5e-6 in float32 and 0.03 to 0.05 in bfloat16;
 # a head or a prefix cache that is one step of 1e-5 old reads 2e-4 to 3e-4, and falls further behind with every step.
@@ -59,3 +60,18 @@ class MismatchGuard:
                 "model.guard.threshold only if you know why they differ."
             )
         return {"sampler/mismatch_mean": float(mean), "sampler/mismatch_max": float(largest)}
+
+
+def refuse_truncated_support(sampling: Sampling) -> None:
+    """Refuses a sampler that never draws some tokens, where its log-probabilities are to be compared with the policy's.
+
+    Raises:
+        InputError: naming top_p and top_k.
+    """
+    if sampling.full_support:
+        return
+    raise InputError(
+        f"sampling.top_p {sampling.top_p}, top_k {sampling.top_k}: the sampler's log-probabilities are then those of a "
+        "truncated distribution, so importance correction would be biased by the kept mass and the guard would see a "
+        "mismatch; write top_p 1.0 and top_k 0, or --model.guard null and an objective without correction"
+    )

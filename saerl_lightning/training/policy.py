@@ -61,6 +61,13 @@ class PolicyModule(lightning.LightningModule, ABC):
         """Longest sequence the policy was made for, in tokens; None where its config does not say."""
         return getattr(base_model(self.model).config, "max_position_embeddings", None)
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype the forward runs in: the weights', or autocast's where it is on."""
+        if torch.is_autocast_enabled(self.device.type):
+            return torch.get_autocast_dtype(self.device.type)
+        return next(self.model.parameters()).dtype
+
     def configure_model(self) -> None:
         """Loads the policy's weights, once."""
         if not hasattr(self, "model"):

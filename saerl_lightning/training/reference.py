@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.logprobs import score
+from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.policy.weights import without_adapters
+from saerl_lightning.training.scored import score_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from saerl_lightning.training.step import StepRows
+    from saerl_lightning.training.step import Cut, StepRows
 
 
 class Reference:
@@ -28,12 +28,7 @@ class Reference:
         self._model = model if policy.lora else policy.load_model()
         self._model.to(model.device)  # pyright: ignore[reportArgumentType]  # transformers types `self` wrongly
 
-    @torch.no_grad()
-    def logprobs(self, step: StepRows, micro_tokens: int, temperature: float) -> Float[Tensor, "R T"]:
+    def logprobs(self, scorer: Scorer, step: StepRows, cut: Cut) -> Float[Tensor, "R T"]:
         """Log-probabilities of the step's completion tokens under the reference, 0 elsewhere."""
-        values = torch.zeros_like(step.sampler_logprobs)
         with without_adapters(self._model):
-            for micro in step.micro_batches(micro_tokens):
-                logprobs, _ = score(self._model, micro.tokens, micro.mask, temperature)
-                values[micro.rows, : micro.tokens.shape[1]] = logprobs.float()
-        return values
+            return score_step(scorer, self._model, step, cut)[0]

@@ -72,10 +72,10 @@ def completion_metrics(rollouts: Rollouts) -> dict[str, float]:
     }
 
 
-def time_metrics(seconds: Mapping[str, float], rollouts: Rollouts) -> dict[str, float]:
-    """Seconds a phase, and tokens a second of sampling and of the training part."""
+def time_metrics(seconds: Mapping[str, float], rollouts: Rollouts, trained: int) -> dict[str, float]:
+    """Seconds a phase, and tokens a second of sampling and of the training part, in which `trained` tokens took part."""
     metrics = {f"time/{phase}": value for phase, value in seconds.items()}
-    sampled, trained = float(rollouts.mask.sum()), float(rollouts.lengths.sum())
+    sampled = float(rollouts.mask.sum())
     training = seconds.get("forward", 0.0) + seconds.get("backward", 0.0)
     metrics["throughput/sampled_tokens_per_s"] = sampled / max(seconds.get("generate", 0.0), 1e-9)
     metrics["throughput/trained_tokens_per_s"] = trained / max(training, 1e-9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.records import Rollouts
-from saerl_lightning.training.micro_batches import micro_batches
+from saerl_lightning.training.micro_batches import packed_cut, padded_cut
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -22,81 +22,153 @@ class MicroBatch:
 
     rows: Int[Tensor, " r"]  # positions in the step
     tokens: Int[Tensor, "r t"]  # trimmed to the longest of these rows
-    mask: Bool[Tensor, "r t"]
+    written: Bool[Tensor, "r t"]  # completion tokens
+    mask: Bool[Tensor, "r t"]  # those of them that the loss sees
+    prompts: Int[Tensor, " r"]  # the prompt each row belongs to
     last: bool  # of this update: the one after which gradients are complete
 
 
 @dataclass(frozen=True)
-class StepRows:
-    """Everything an update needs to know of the sampled rows; graded rows only, the mask of the others is empty.
+class Cut:
+    """How rows are cut into micro-batches.
 
-    `old_logprobs` is filled by the first update, whose forward runs on the very weights that sampled: an on-policy step
-    needs no second forward for it.
+    Args:
+        budget: most tokens that go through the model at once.
+        packed: whether rows of a prompt share its tokens and need no padding.
+        by_length: whether rows are sorted by length before.
+    """
+
+    budget: int
+    packed: bool = False
+    by_length: bool = True
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """Everything an update needs to know of the sampled rows. It grows: advantages come after the reference.
+
+    Where `old_known` is false the first update fills `old_logprobs`: its forward runs on the very weights that sampled,
+    so an on-policy step needs no second one.
     """
 
     tokens: Int[Tensor, "R T"]
-    mask: Bool[Tensor, "R T"]
+    written: Bool[Tensor, "R T"]  # completion tokens
+    mask: Bool[Tensor, "R T"]  # those of rows that are trained on
+    prompts: Int[Tensor, " R"]
+    starts: list[int]  # R, tokens of the prompt
     lengths: list[int]  # R, prompt and completion
+    max_tokens: int  # longest completion that sampling allows
     sampler_logprobs: Float[Tensor, "R T"]
-    old_logprobs: Float[Tensor, "R T"]
-    reference: Float[Tensor, "R T"] | None
     advantages: Float[Tensor, " R"]
-    step_rows: float
-    step_tokens: float
+    scored: list[int]  # rows that go through the policy
+    old_logprobs: Float[Tensor, "R T"]
+    old_known: bool = False
+    reference: Float[Tensor, "R T"] | None = None
+    entropy_floor: float = -torch.inf
+    step_rows: float = 1.0
+    step_tokens: float = 1.0
+    scored_tokens: float = 1.0
 
     @classmethod
-    def collect(
-        cls,
-        rollouts: Rollouts,
-        rewards: Float[Tensor, "P G"],
-        advantages: Float[Tensor, "P G"],
-        mean_over_ranks: Reduce,
-        device: torch.device,
+    def lay_out(
+        cls, rollouts: Rollouts, trained: Bool[Tensor, " R"], max_tokens: int, device: torch.device
     ) -> StepRows:
-        """Leaves out rows whose grader failed, and measures the step.
-
-        A rank's loss is divided by the *mean* row and token counts over ranks, since data-parallel training averages
-        the ranks' gradients: together that is the sum over all rows by the total count.
-        """
-        mask = rollouts.mask & rewards.isfinite().flatten()[:, None]
-        size = mean_over_ranks(torch.stack([mask.any(1).sum(), mask.sum()]).to(device, torch.float32))
-        rows, tokens = size.clamp(min=1).tolist()
+        """All rows, without advantages yet; the loss sees those that are `trained`, which all are to be scored."""
+        lengths, count = rollouts.lengths.tolist(), len(rollouts.texts)
+        starts = (rollouts.lengths - rollouts.completion_lengths).tolist()
+        written = rollouts.mask.to(device)
         return cls(
-            rollouts.tokens.to(device),
-            mask.to(device),
-            rollouts.lengths.tolist(),
-            rollouts.logprobs.to(device),
-            torch.zeros_like(rollouts.logprobs, device=device),
-            None,
-            advantages.flatten().to(device),
-            rows,
-            tokens,
+            tokens=rollouts.tokens.to(device),
+            written=written,
+            mask=written & trained.to(device)[:, None],
+            prompts=torch.arange(count, device=device) // rollouts.group_size,
+            starts=starts,
+            lengths=lengths,
+            max_tokens=max_tokens,
+            sampler_logprobs=rollouts.logprobs.to(device),
+            advantages=torch.zeros(count, device=device),
+            scored=_at_least_one(trained, lengths),
+            old_logprobs=torch.zeros_like(rollouts.logprobs, device=device),
         )
 
-    def with_reference(self, reference: Float[Tensor, "R T"] | None) -> StepRows:
+    def with_reference(self, reference: Float[Tensor, "R T"]) -> StepRows:
         """The same rows with the frozen reference's log-probabilities beside them."""
         return replace(self, reference=reference)
 
-    def micro_batches(self, budget: int) -> Iterator[MicroBatch]:
-        """Yields the rows in groups of at most `budget` tokens."""
-        groups = micro_batches(self.lengths, budget)
+    def with_old(self, logprobs: Float[Tensor, "R T"], entropy_floor: float) -> StepRows:
+        """The same rows with log-probabilities from before the first update, and the floor of the top-entropy mask."""
+        return replace(self, old_logprobs=logprobs, old_known=True, entropy_floor=entropy_floor)
+
+    def with_advantages(self, advantages: Float[Tensor, "P G"], skip_zero: bool, mean_over_ranks: Reduce) -> StepRows:
+        """The same rows with what each is worth, and the size of the step; rows worth nothing are skipped if they may be.
+
+        A rank's loss is divided by the *mean* row and token counts over ranks, since data-parallel training averages
+        the ranks' gradients: together that is the sum over all rows by the total count. Every rank scores a row at
+        least, so that all take part in the exchange of gradients, and an optimiser sees zeros, not nothing.
+        """
+        worth = advantages.flatten().to(self.advantages)
+        scored = self.scored
+        if skip_zero:
+            scored = _at_least_one((self.mask.any(1) & (worth != 0)).cpu(), self.lengths)
+        counts = [self.mask.any(1).sum(), self.mask.sum(), self.mask[scored].sum()]
+        sizes = mean_over_ranks(torch.stack(counts).to(torch.float32)).clamp(min=1).tolist()
+        rows, tokens, scored_tokens = sizes
+        return replace(
+            self, advantages=worth, scored=scored, step_rows=rows, step_tokens=tokens, scored_tokens=scored_tokens
+        )
+
+    @property
+    def scored_row_tokens(self) -> int:
+        """Tokens of the rows that go through the policy, prompts counted with each row."""
+        return sum(self.lengths[row] for row in self.scored)
+
+    def mean(self, values: Float[Tensor, "r t"], micro: MicroBatch) -> Float[Tensor, ""]:
+        """A micro-batch's share of a mean over the step's scored tokens."""
+        return (values.detach() * micro.mask).sum() / self.scored_tokens
+
+    @property
+    def scored_mask(self) -> Bool[Tensor, "R T"]:
+        """The tokens the loss sees and the policy scores."""
+        kept = torch.zeros_like(self.prompts, dtype=torch.bool)
+        kept[self.scored] = True
+        return self.mask & kept[:, None]
+
+    def micro_batches(self, cut: Cut) -> Iterator[MicroBatch]:
+        """Yields the scored rows in micro-batches."""
+        if cut.packed:
+            prompts = self.prompts.tolist()
+            groups = packed_cut(self.scored, prompts, self.starts, self.lengths, cut.budget, cut.by_length)
+        else:
+            groups = padded_cut(self.scored, self.lengths, cut.budget, cut.by_length)
         for i, group in enumerate(groups):
             rows = torch.tensor(group, device=self.tokens.device)
             width = max(self.lengths[r] for r in group)
-            yield MicroBatch(rows, self.tokens[rows, :width], self.mask[rows, :width], last=i == len(groups) - 1)
+            tokens, written, mask = (values[rows, :width] for values in (self.tokens, self.written, self.mask))
+            yield MicroBatch(rows, tokens, written, mask, self.prompts[rows], last=i == len(groups) - 1)
 
-    def inputs(self, micro: MicroBatch, logprobs: Float[Tensor, "r t"], first_update: bool) -> LossInputs:
+    def inputs(
+        self, micro: MicroBatch, logprobs: Float[Tensor, "r t"], entropy: Float[Tensor, "r t"], first_update: bool
+    ) -> LossInputs:
         """What the objective sees of a micro-batch; the first update's log-probabilities become the old ones."""
         rows, width = micro.rows, micro.tokens.shape[1]
-        if first_update:
+        if first_update and not self.old_known:
             self.old_logprobs[rows, :width] = logprobs.detach().float()
         return LossInputs(
-            logprobs,
-            self.old_logprobs[rows, :width],
-            self.sampler_logprobs[rows, :width],
-            micro.mask,
-            self.advantages[rows],
-            None if self.reference is None else self.reference[rows, :width],
-            self.step_rows,
-            self.step_tokens,
+            logprobs=logprobs,
+            old_logprobs=self.old_logprobs[rows, :width],
+            sampler_logprobs=self.sampler_logprobs[rows, :width],
+            entropy=entropy,
+            mask=micro.mask,
+            advantages=self.advantages[rows],
+            reference=None if self.reference is None else self.reference[rows, :width],
+            step_rows=self.step_rows,
+            step_tokens=self.step_tokens,
+            scored_tokens=self.scored_tokens,
+            max_tokens=self.max_tokens,
+            entropy_floor=self.entropy_floor,
         )
+
+
+def _at_least_one(chosen: Bool[Tensor, " R"], lengths: Sequence[int]) -> list[int]:
+    """Positions of the chosen rows; the shortest row where none is."""
+    return chosen.nonzero().flatten().tolist() or [min(range(len(lengths)), key=lambda r: lengths[r])]

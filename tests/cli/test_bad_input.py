@@ -87,7 +87,7 @@ MISTAKES = {
         flags("--model.sampling.top_p=0.9", "--model.guard=null"), "importance correction would be biased"
     ),
     "top_k with the guard": Bad(
-        flags("--model.sampling.top_k=5", "--model.objective.importance_cap=null"), "the guard would see a mismatch"
+        flags("--model.sampling.top_k=5", "--model.objective.correction=null"), "the guard would see a mismatch"
     ),
     "no reward": Bad(flags("--model.rewards=[]"), "no weight between them"),
     "mixing beyond one half": Bad(flags("--data.mixing=TailMixing", "--data.mixing.fraction=0.6"), "fraction is 0.6"),

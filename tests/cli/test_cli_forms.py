@@ -59,11 +59,11 @@ def test_a_flag_swaps_one_class_and_changes_one_argument(parsed):
 
 def test_null_reaches_arguments_of_every_depth(parsed):
     """Left alone, jsonargparse hands it on as the text 'None': a system prompt, or an error where a number is taken."""
-    nulls = ["--data.chat.system", "--data.train.limit", "--model.objective.importance_cap", "--model.policy.lora"]
+    nulls = ["--data.chat.system", "--data.train.limit", "--model.objective.correction", "--model.policy.lora"]
     config = parsed(["fit", *SAERL, *(f"{name}=null" for name in nulls), "--model.guard.threshold", "null"])
     data, model = config.data.init_args, config.model.init_args
     assert data.chat.system is None and data.train.init_args.limit is None
-    assert model.objective.init_args.importance_cap is None
+    assert model.objective.init_args.correction is None
     assert model.policy.lora is None and model.guard.threshold is None
 
 

@@ -7,6 +7,8 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Callback
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -18,9 +20,10 @@ from saerl_lightning.data.curriculum_controls import LabelOrder, LengthOrder
 from saerl_lightning.data.filtering_controls import RandomFilter
 from saerl_lightning.data.mixing import TailMixing
 from saerl_lightning.data.module import PromptDataModule
-from saerl_lightning.data.sampler import PlanSampler
+from saerl_lightning.data.sampler import PlanSampler, Progress
 from saerl_lightning.data.validation import ValidationSet
 from saerl_lightning.errors import InputError
+from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Outcomes, Prompt, Sampling
@@ -187,7 +190,57 @@ def test_resuming_anywhere_serves_exactly_the_rest(tmp_path, limit, validate_eve
         assert resumed.served == whole.served[done:], checkpoint.name
         assert resumed.weight.item() == whole.weight.item()
     state = torch.load(tmp_path / "2-batch.ckpt", weights_only=True)["PromptDataModule"]
-    assert state["cursor"] == (2 if limit == 1.0 else 0)
+    assert (state["served"], state["batches"]) == ((8, 2) if limit == 1.0 else (0, 0))
+
+
+class Refilling(Recorder):
+    """Takes up to three of the plan's next prompts into a step, how many its batch says, in one or two rounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches_seen: list[int] = []
+
+    def training_step(self, batch, batch_idx):
+        wanted = batch.rows[0] % 4
+        rounds = [self.trainer.datamodule.next_prompts([count]) for count in (wanted - wanted // 2, wanted // 2)]
+        rows = [row for taken in rounds if taken is not None for row in taken.rows]
+        self.batches_seen.append(batch_idx)
+        super().training_step(self.trainer.datamodule.pool.batch([*batch.rows, *rows]), batch_idx)
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(1.0, 7), (5, 5)])
+@pytest.mark.parametrize("validate_every", [1.0, 0.5, 2])
+def test_resuming_after_refills_serves_exactly_the_rest(tmp_path, limit, steps, validate_every):
+    """37 prompts are 9 batches and one left over; refills make them 7."""
+
+    def run(ckpt_path=None, **arguments):
+        data, module = make(37, val={"v": ListPrompts(prompts(3, "v"))}), Refilling()
+        every = {
+            "val_check_interval": validate_every,
+            "limit_train_batches": limit,
+            "max_epochs": 2,
+            "num_sanity_val_steps": 0,
+        }
+        trainer(**every, **arguments).fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return module, data
+
+    whole, data = run(callbacks=[SaveEverywhere(tmp_path)])
+    assert whole.batches_seen == [*range(steps)] * 2
+    epoch = [row for rows in whole.served[:steps] for row in rows]
+    assert epoch == data.plan.rows[: len(epoch)].tolist()  # each once, in order
+    assert whole.served == whole.served[:steps] * 2
+    if limit == 1.0:
+        assert len(epoch) == 37
+        assert [len(rows) for rows in whole.served[:7]] == [4, 7, 7, 5, 6, 4, 4]  # 0 + 0, 11 % 4 = 3, 7 % 4 = 3, ...
+    # 1.0: at the epoch's end, wherever it is; 0.5 of 9 or 5 batches: 4 and the end, or 2 and 4; 2: 2, 4 (and 6)
+    validations = {(1.0, 1.0): 2, (1.0, 5): 2, (0.5, 1.0): 4, (0.5, 5): 4, (2, 1.0): 6, (2, 5): 4}
+    assert len(whole.validated) == validations[validate_every, limit]
+    for checkpoint in sorted(tmp_path.iterdir()):
+        done = int(checkpoint.stem.split("-")[0])
+        resumed, _ = run(checkpoint)
+        assert resumed.served == whole.served[done:], checkpoint.name
+        assert resumed.batches_seen == whole.batches_seen[done:]
+        assert resumed.weight.item() == whole.weight.item()
 
 
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path):
@@ -214,33 +267,116 @@ def test_validating_a_checkpoint_takes_no_cursor_from_it(tmp_path):
     trainer().validate(Recorder(), datamodule=other, ckpt_path=tmp_path / "1-batch.ckpt")
 
 
+@pytest.mark.parametrize("validate_every", [1.0, 2])
+def test_a_run_that_ends_by_steps_resumes_after_refills(tmp_path, validate_every):
+    """Without checkpoints at an epoch's end: Lightning resumes those wrongly where `max_steps` is given."""
+
+    def run(ckpt_path=None, **arguments):
+        every = {"val_check_interval": validate_every, "max_epochs": -1, "max_steps": 16, "num_sanity_val_steps": 0}
+        module = Refilling()
+        data = make(37, val={"v": ListPrompts(prompts(3, "v"))})
+        trainer(**every, **arguments).fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return module
+
+    whole = run(callbacks=[SaveEverywhere(tmp_path)])
+    assert whole.served == (whole.served[:7] * 3)[:16]
+    for checkpoint in [path for path in sorted(tmp_path.iterdir()) if "epoch" not in path.name]:
+        resumed = run(checkpoint)
+        assert resumed.served == whole.served[int(checkpoint.stem.split("-")[0]) :], checkpoint.name
+        assert resumed.weight.item() == whole.weight.item()
+
+
+def test_checkpoints_that_count_batches_are_read():
+    data = make()
+    data.tokenizer = TOKENIZER
+    data.setup("fit")
+    data.planned.load_state_dict({"cursor": 2, "plan": data.planned.digest})
+    assert data.planned.progress == Progress(batches=2, prompts=8)
+    assert [batch.rows for batch in data.train_dataloader()] == data.plan.batches()[2:].tolist()
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks_share_every_batch_and_overlap_nowhere(world):
-    batches = np.random.default_rng(0).permutation(20).reshape(5, 4)
-    samplers = [PlanSampler(batches, 2, rank, world) for rank in range(world)]
+    plan = SamplePlan.sequential(22, 4).reorder(np.random.default_rng(0).permutation(22))
+    samplers = [PlanSampler(plan, Progress(2, 8), rank, world) for rank in range(world)]
     assert {len(s) for s in samplers} == {5}
-    for start in (2, 0, 0):  # the first pass from the cursor, every other one from the top
+    for start in (2, 0, 0):  # the first pass from where training was, every other one from the top
         shares = [list(s) for s in samplers]
         for b, parts in enumerate(zip(*shares, strict=True), start=start):
             assert {len(part) for part in parts} == {4 // world}
-            assert sorted(row for part in parts for row in part) == sorted(batches[b].tolist())
+            assert sorted(row for part in parts for row in part) == sorted(plan.batches()[b].tolist())
 
 
-def test_the_cursor_counts_trained_batches_not_fetched_ones():
-    sampler = PlanSampler(np.arange(8).reshape(4, 2), start=1)
+def test_progress_counts_trained_batches_not_fetched_ones():
+    sampler = PlanSampler(SamplePlan.sequential(8, 2), Progress(1, 2))
     assert iter(sampler)  # begun and left: takes nothing
     served = iter(sampler)
     assert [next(served), next(served)] == [[2, 3], [4, 5]]
-    assert sampler.cursor == 1
+    assert sampler.progress == Progress(1, 2)
+    with pytest.raises(RuntimeError, match="2 batches are fetched and not trained"):
+        sampler.take_next([1])
     sampler.advance()
-    assert sampler.cursor == 2
+    assert sampler.progress == Progress(2, 4)
+    assert sampler.take_next([3]) == [6, 7]  # all that is left
+    assert sampler.progress == Progress(2, 4)
+    assert next(served, None) is None
+    assert sampler.progress == Progress(2, 4)  # asked for more, and one is not trained yet
+    sampler.advance()
+    assert sampler.progress == Progress() and sampler.cut_short_at == 3
     assert next(iter(sampler)) == [0, 1]
-    assert sampler.cursor == 0
+    assert sampler.progress == Progress()
+
+
+def test_refills_are_shared_out_in_the_order_of_ranks():
+    samplers = [PlanSampler(SamplePlan.sequential(13, 3), rank=rank, world=3) for rank in range(3)]
+    served = [iter(sampler) for sampler in samplers]
+    assert [next(each) for each in served] == [[0], [1], [2]]
+    assert [sampler.take_next([2, 0, 1]) for sampler in samplers] == [[3, 4], [], [5]]
+    assert [sampler.take_next([0, 1, 0]) for sampler in samplers] == [[], [6], []]
+    assert [next(each) for each in served] == [[7], [8], [9]]
+    with pytest.raises(RuntimeError, match="fetched and not trained"):
+        samplers[0].take_next([1, 0, 0])
+    for sampler in samplers:
+        sampler.advance()
+    assert {sampler.progress for sampler in samplers} == {Progress(1, 7)}
+    assert [sampler.take_next([2, 1, 2]) for sampler in samplers] == [[10, 11], [12], []]
+    assert [sampler.take_next([0, 0, 2]) for sampler in samplers] == [[], [], []]
+    for sampler, each in zip(samplers, served, strict=True):
+        sampler.advance()
+        assert sampler.progress == Progress(2, 13)
+        assert next(each, None) is None
 
 
 def test_ranks_that_cannot_share_evenly_are_refused():
     with pytest.raises(InputError, match=r"batch_size is 4, which 3 processes .* multiple of 3"):
-        PlanSampler(np.zeros((2, 4), dtype=int), world=3)
+        PlanSampler(SamplePlan.sequential(8, 4), world=3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.integers(1, 40),
+    batch=st.integers(1, 5),
+    refills=st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=40, max_size=40),
+    stop=st.integers(0, 40),
+)
+def test_refills_serve_every_prompt_at_most_once_and_a_stop_changes_nothing(size, batch, refills, stop):
+    plan = SamplePlan.sequential(size, batch).reorder(np.random.default_rng(size).permutation(size))
+
+    def steps(sampler, first):
+        for step, rows in enumerate(sampler, start=first):
+            taken = [row for count in refills[step] for row in sampler.take_next([count])]
+            sampler.advance()
+            yield rows + taken, sampler.progress
+
+    whole = list(steps(PlanSampler(plan), 0))
+    flat = [row for rows, _ in whole for row in rows]
+    assert flat == plan.rows[: len(flat)].tolist()  # none twice, none passed over
+    assert size - len(flat) < batch  # what is left fills no batch
+    assert [progress.prompts for _, progress in whole] == np.cumsum([len(rows) for rows, _ in whole]).tolist()
+    if stop < len(whole):
+        start = ([Progress()] + [progress for _, progress in whole])[stop]
+        assert start.batches == stop
+        assert list(steps(PlanSampler(plan, start), stop)) == whole[stop:]
 
 
 def test_fit_then_validate_reads_and_plans_once():

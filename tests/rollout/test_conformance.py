@@ -16,6 +16,7 @@ from saerl_lightning.rollout.vllm import VLLMEngine
 
 ENGINES = {
     "hf": HFEngine,
+    "hf-unfused": lambda: HFEngine(fused=False),
     "vllm": lambda: VLLMEngine(kv_cache_gb=0.25, max_num_seqs=32),
     "scripted": lambda: ScriptedEngine(["The answer is 19.", "pear", "0123456789" * 6, "fig, apple."]),
 }
@@ -28,7 +29,7 @@ def global_rng():
     return random.getstate()[1], np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
 
 
-@pytest.fixture(scope="module", params=["hf", VLLM, "scripted"])
+@pytest.fixture(scope="module", params=["hf", "hf-unfused", VLLM, "scripted"])
 def started(request, load_tiny):
     """Yields (engine, model, tokenizer); a start that draws from the global random streams fails here."""
     model, tokenizer = load_tiny()
@@ -40,6 +41,8 @@ def started(request, load_tiny):
         torch.set_num_threads(threads + 1)
         assert torch.get_num_threads() == threads + 1
         torch.set_num_threads(threads)
+        engine.load_weights(model.state_dict().items(), version=0)
+        assert getattr(engine, "fallback", None) is None
         yield engine, model, tokenizer
     engine.close()  # a second time
 

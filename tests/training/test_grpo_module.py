@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.objective import Objective
+from saerl_lightning.objective.terms import KLPenalty, SamplerCorrection
 from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.policy.logprobs import score
 from saerl_lightning.policy.weights import base_model, named_weights
@@ -36,7 +37,7 @@ def one_step(tiny, folder, **changes):
     return weights(fit(module(tiny, **changes), data(), trainer(folder, 1)))
 
 
-@pytest.mark.parametrize("objective", [GRPO(), GRPO(kl_weight=0.5, kl_estimator="k3")])
+@pytest.mark.parametrize("objective", [GRPO(), GRPO(kl=KLPenalty(0.5))])
 def test_a_step_is_the_same_for_any_micro_batch_split(tiny, tmp_path, objective):
     """One SGD step of rate 0.5 in 1, 2, 4 and 8 micro-batches: the weights agree to 1e-6, and did move."""
     start = weights_of(tiny)
@@ -163,14 +164,14 @@ class Faulty(HFEngine):
 class WrongTemperature(HFEngine):
     """Reports log-probabilities at temperature 1, whatever it sampled at: vLLM's default `raw_logprobs`."""
 
-    def generate(self, prompt_ids, sampling):
+    def stream(self, prompt_ids, sampling):
         from dataclasses import replace
 
-        rollouts = super().generate(prompt_ids, sampling)
-        with torch.no_grad():
-            device = self._model.device
-            raw, _ = score(self._model, rollouts.tokens.to(device), rollouts.mask.to(device), 1.0)
-        return replace(rollouts, logprobs=raw.cpu())
+        for rollouts in super().stream(prompt_ids, sampling):
+            with torch.no_grad():
+                device = self._model.device
+                raw, _ = score(self._model, rollouts.tokens.to(device), rollouts.mask.to(device), 1.0)
+            yield replace(rollouts, logprobs=raw.cpu())
 
 
 class HalfPrecision(Faulty):
@@ -185,7 +186,9 @@ class HalfPrecision(Faulty):
         super().load_weights([], version)
 
 
-@pytest.mark.parametrize("engine", [Faulty(), WrongTemperature(), HalfPrecision()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "engine", [Faulty(fused=False), WrongTemperature(), HalfPrecision(fused=False)], ids=lambda e: type(e).__name__
+)
 def test_the_guard_stops_a_sampler_that_is_not_the_policy(tiny, tmp_path, engine):
     changes = {"engine": engine, "sampling": Sampling(group_size=8, max_tokens=6, temperature=0.7)}
     with pytest.raises(RunStopped, match=r"differ by .* tied output head .* prefix cache .* temperature .* dtype"):
@@ -223,7 +226,11 @@ def test_guard_threshold_by_dtype():
         ({"updates_per_batch": 0}, "updates_per_batch is 0"),
         ({"sampling": Sampling(top_p=0.9, max_tokens=6)}, "top_p 0.9"),
         (
-            {"sampling": Sampling(top_k=5, max_tokens=6), "guard": None, "objective": GRPO(importance_cap=2.0)},
+            {
+                "sampling": Sampling(top_k=5, max_tokens=6),
+                "guard": None,
+                "objective": GRPO(correction=SamplerCorrection()),
+            },
             "top_k 5",
         ),
         ({"rewards": []}, "rewards"),
@@ -283,7 +290,7 @@ def test_the_arithmetic_knows_epochs_and_steps(tiny, tmp_path, steps, epochs, up
 
 def test_lora_trains_adapters_only_and_hands_the_engine_merged_weights(tiny, tmp_path):
     policy = Policy(tiny, lora=LoRA(rank=4))
-    grpo = fit(module(tiny, policy=policy, objective=GRPO(kl_weight=0.1)), data(), trainer(tmp_path, 3))
+    grpo = fit(module(tiny, policy=policy, objective=GRPO(kl=KLPenalty(0.1))), data(), trainer(tmp_path, 3))
     trained = {n for n, p in grpo.model.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in n for n in trained)
     plain = Policy(tiny).load_model()

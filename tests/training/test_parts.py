@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -13,19 +14,20 @@ from hypothesis import strategies as st
 
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.records import Rollouts
-from saerl_lightning.training.micro_batches import micro_batches
+from saerl_lightning.training.micro_batches import packed_cut, padded_cut
 from saerl_lightning.training.optimization import clip_gradients, require_finite, warm_up
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.report import MetricSum, completion_metrics, group_metrics, reward_metrics
 from saerl_lightning.training.rng import random_states, restore_random_states
-from saerl_lightning.training.step import StepRows
+from saerl_lightning.training.scored import entropy_floor
+from saerl_lightning.training.step import Cut, StepRows
 
 NAN = float("nan")
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
 def test_micro_batches_cover_every_row_within_the_budget(lengths, budget):
-    groups = micro_batches(lengths, budget)
+    groups = padded_cut(range(len(lengths)), lengths, budget)
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[r] for r in group) <= budget
@@ -34,8 +36,38 @@ def test_micro_batches_cover_every_row_within_the_budget(lengths, budget):
 
 
 def test_micro_batches_by_hand():
-    assert micro_batches([3, 9, 4, 9], 18) == [[1, 3], [2, 0]]
-    assert micro_batches([5], 2) == [[0]]
+    assert padded_cut(range(4), [3, 9, 4, 9], 18) == [[1, 3], [2, 0]]
+    assert padded_cut(range(4), [3, 9, 4, 9], 18, by_length=False) == [[0, 1], [2, 3]]
+    assert padded_cut([0], [5], 2) == [[0]]
+
+
+def test_packed_micro_batches_by_hand():
+    """Prompts of 5, 2 and 4 tokens with two completions each: groups of 11, 8 and 6 tokens."""
+    prompts, starts, lengths = [0, 0, 1, 1, 2, 2], [5, 5, 2, 2, 4, 4], [7, 9, 5, 5, 5, 5]
+    cut = lambda budget, **how: packed_cut(range(6), prompts, starts, lengths, budget, **how)  # noqa: E731
+    assert cut(100) == [[0, 1, 2, 3, 4, 5]]
+    assert cut(17) == [[0, 1, 4, 5], [2, 3]]  # 11 + 6, 8
+    assert cut(17, by_length=False) == [[0, 1], [2, 3, 4, 5]]
+    assert cut(9) == [[1], [2, 3], [0], [4, 5]]  # the first group in two pieces of 7 and 9
+    assert cut(1) == [[1], [0], [2], [3], [4], [5]]
+
+
+@given(st.data())
+def test_packed_micro_batches_cover_every_row_within_the_budget(data):
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+    prompts = [p for p, size in enumerate(sizes) for _ in range(size)]
+    starts = [data.draw(st.integers(1, 9), label=f"prompt {p}") for p in range(len(sizes))]
+    lengths = [starts[p] + data.draw(st.integers(1, 20)) for p in prompts]
+    budget = data.draw(st.integers(1, 90))
+    groups = packed_cut(
+        range(len(prompts)), prompts, [starts[p] for p in prompts], lengths, budget, data.draw(st.booleans())
+    )
+    assert sorted(row for group in groups for row in group) == list(range(len(prompts)))
+    for group in groups:
+        own = sum(lengths[r] - starts[prompts[r]] for r in group)
+        assert len(group) == 1 or own + sum(starts[p] for p in {prompts[r] for r in group}) <= budget
+        neighbours = [prompt for prompt, _ in groupby(prompts[r] for r in group)]
+        assert len(neighbours) == len(set(neighbours))
 
 
 def rollouts(lengths=(2, 3, 1, 2), truncated=(False, True, False, False)) -> Rollouts:
@@ -67,20 +99,45 @@ def test_metrics_of_micro_batches_add_up():
     assert {k: round(float(v), 6) for k, v in total.values.items()} == {"kl": 0.375, "ratio/min": 0.8, "ratio/max": 1.1}
 
 
-def test_step_rows_leave_failed_rows_out_of_the_normaliser():
-    rewards = torch.tensor([[1.0, NAN], [0.0, 1.0]])
-    step = StepRows.collect(rollouts(), rewards, torch.ones(2, 2), lambda x: x, torch.device("cpu"))
-    assert (step.step_rows, step.step_tokens) == (3.0, 5.0)
+def laid_out(trained=(True, True, True, True), advantages=((1.0, 1.0), (1.0, 1.0)), skip=False) -> StepRows:
+    step = StepRows.lay_out(rollouts(), torch.tensor(trained), 8, torch.device("cpu"))
+    return step.with_advantages(torch.tensor(advantages), skip, lambda counts: counts)
+
+
+@pytest.mark.parametrize("cut", [Cut(6), Cut(8, packed=True)])
+def test_step_rows_leave_failed_rows_out_of_the_normaliser(cut):
+    step = laid_out(trained=(True, False, True, True))
+    assert (step.step_rows, step.step_tokens, step.scored_tokens) == (3.0, 5.0, 5.0)
     assert step.mask.any(1).tolist() == [True, False, True, True]
-    assert [m.last for m in step.micro_batches(6)] == [False] * (len(list(step.micro_batches(6))) - 1) + [True]
+    micros = list(step.micro_batches(cut))
+    assert len(micros) > 1
+    assert [m.last for m in micros] == [False] * (len(micros) - 1) + [True]
+    assert sorted(torch.cat([m.rows for m in micros]).tolist()) == [0, 2, 3]
+
+
+def test_rows_without_advantage_are_skipped_and_still_counted():
+    step = laid_out(advantages=((0.0, 0.0), (1.0, -1.0)), skip=True)
+    assert step.scored == [2, 3]
+    assert (step.step_rows, step.step_tokens, step.scored_tokens) == (4.0, 8.0, 3.0)
+    assert step.scored_mask.sum() == 3
+    assert laid_out(advantages=((0.0, 0.0), (0.0, 0.0)), skip=True).scored == [0]  # the shortest: gradients are zeros
+    assert laid_out(advantages=((0.0, 0.0), (0.0, 0.0)), skip=False).scored == [0, 1, 2, 3]
 
 
 def test_old_logprobs_are_those_of_the_first_update():
-    step = StepRows.collect(rollouts(), torch.ones(2, 2), torch.ones(2, 2), lambda x: x, torch.device("cpu"))
+    step = laid_out()
     for update, value in enumerate((-1.0, -2.0)):
-        for micro in step.micro_batches(6):
-            inputs = step.inputs(micro, torch.full(micro.tokens.shape, value), first_update=update == 0)
+        for micro in step.micro_batches(Cut(6)):
+            values = torch.full(micro.tokens.shape, value)
+            inputs = step.inputs(micro, values, values, first_update=update == 0)
             assert inputs.old_logprobs[micro.mask].eq(-1.0).all()
+
+
+def test_the_entropy_floor_is_a_quantile_of_the_mask():
+    entropy = torch.tensor([[9.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
+    mask = torch.tensor([[False, True, True], [True, True, True]])
+    assert entropy_floor(entropy, mask, 0.4, ranks=1) == pytest.approx(3.4)  # of 1 to 5
+    assert entropy_floor(entropy, mask, 1.0, ranks=1) == -math.inf
 
 
 def test_warm_up_scales_and_puts_back():

@@ -1,0 +1,76 @@
+"""BNPO: two things of one name, the token mean that TRL calls `bnpo` and the paper's Beta-normalised advantage."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.objective.advantage import beta_advantages, group_advantages
+from saerl_lightning.objective.aggregation import token_mean
+from saerl_lightning.objective.clipped import Clipped, require_clip_range
+from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+
+
+class BNPO(Clipped):
+    """Maximises the clipped surrogate averaged over tokens, of group-relative or of Beta-normalised advantages.
+
+    TRL's `bnpo` divides by the tokens of each micro-batch, so its gradient depends on the split; this divides by those of
+    the step. On one micro-batch they are equal. The paper (arXiv 2506.02864) is about the advantage alone; its authors'
+    code adds up tokens and averages rows, with a clip range of 0.2 and 0.28 and a dual clip of 10.
+
+    Args:
+        clip_low: the ratio pi / pi_old is clipped below 1 - clip_low.
+        clip_high: and above 1 + clip_high.
+        dual_clip: bounds the surrogate of tokens with A < 0 by dual_clip * A; null does not.
+        beta_normalised: divide r - mean by a Beta density fitted to the batch's success rates (arXiv 2506.02864) rather
+            than by the group's deviation. Rewards must lie between 0 and 1.
+        kl: penalty for leaving the frozen initial policy; null holds no reference.
+        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
+        correction: weights for a sampler that is not quite the policy; null does not correct.
+
+    Raises:
+        InputError: if the clip range does not hold 1, the dual clip lies inside it, or rewards that are to be
+            Beta-normalised can leave, or have left, 0..1.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        dual_clip: float | None = None,
+        beta_normalised: bool = False,
+        kl: KLPenalty | None = None,
+        entropy: EntropyTerm | None = None,
+        correction: SamplerCorrection | None = None,
+    ) -> None:
+        require_clip_range(clip_low, clip_high, dual_clip)
+        if beta_normalised and kl is not None and kl.where == "reward":
+            raise InputError(
+                "kl.where is reward, which takes rewards out of 0..1; write loss, or beta_normalised: false"
+            )
+        self.clip_low = clip_low
+        self.clip_high = clip_high
+        self.dual_clip = dual_clip
+        self.beta_normalised = beta_normalised
+        self.kl = kl
+        self.entropy = entropy
+        self.correction = correction
+
+    def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+        """Group-relative advantages, or Beta-normalised ones."""
+        if not self.beta_normalised:
+            return group_advantages(rewards)
+        graded = rewards[rewards.isfinite()]
+        if torch.any((graded < 0) | (graded > 1)):
+            raise InputError(
+                f"rewards lie between {graded.min():g} and {graded.max():g}; a Beta density wants weighted sums between "
+                "0 and 1: change the rewards' weights, or write beta_normalised: false"
+            )
+        return beta_advantages(rewards)
+
+    def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:
+        """Mean over tokens."""
+        return token_mean(values, inputs.mask, inputs.step_tokens)

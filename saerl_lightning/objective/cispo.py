@@ -1,0 +1,66 @@
+"""CISPO: clipped importance-sampling-weight policy optimisation, which drops no token."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.objective.advantage import group_advantages
+from saerl_lightning.objective.aggregation import token_mean
+from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.policy_gradient import PolicyGradient
+from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+
+
+class CISPO(PolicyGradient):
+    """Maximises sg(clip(rho, ratio_floor, ratio_cap)) A log pi, averaged over tokens (MiniMax-M1, arXiv 2506.13585, eq. 4).
+
+    A clip removes the gradient of a token, a clipped weight only bounds it. The paper writes the range as 1 - eps_low and
+    1 + eps_high and has no lower bound; TRL's `epsilon_high` is `ratio_cap` itself, and it has no floor. Because log pi
+    stands in it, the value of this loss means nothing; its gradient does. The clip metrics count weights that were cut.
+
+    Args:
+        ratio_cap: largest weight.
+        ratio_floor: smallest weight; 0 is none.
+        kl: penalty for leaving the frozen initial policy; null holds no reference.
+        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
+        correction: weights for a sampler that is not quite the policy; null does not correct.
+
+    Raises:
+        InputError: if 1 is not between floor and cap.
+    """
+
+    def __init__(
+        self,
+        ratio_cap: float = 5.0,
+        ratio_floor: float = 0.0,
+        kl: KLPenalty | None = None,
+        entropy: EntropyTerm | None = None,
+        correction: SamplerCorrection | None = None,
+    ) -> None:
+        if not 0 <= ratio_floor <= 1 <= ratio_cap:
+            raise InputError(f"ratio range is {ratio_floor}..{ratio_cap}; write 0 <= ratio_floor <= 1 <= ratio_cap")
+        self.ratio_cap = ratio_cap
+        self.ratio_floor = ratio_floor
+        self.kl = kl
+        self.entropy = entropy
+        self.correction = correction
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """How far below and above 1 the floor and the cap are."""
+        return 1 - self.ratio_floor, self.ratio_cap - 1
+
+    def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+        """Group-relative advantages."""
+        return group_advantages(rewards)
+
+    def gain(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
+        """Weighted log-probability (eq. 4)."""
+        weight = self.ratio(inputs).detach().clamp(self.ratio_floor, self.ratio_cap)
+        return weight * inputs.advantages[:, None] * inputs.logprobs
+
+    def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:
+        """Mean over tokens."""
+        return token_mean(values, inputs.mask, inputs.step_tokens)

@@ -1,0 +1,67 @@
+"""DAPO: decoupled clip and dynamic sampling policy optimisation.
+
+Here are its clip and its mean over tokens, and overlong filtering. The rest of it is elsewhere: dynamic sampling in
+`training.dynamic_sampling`, the soft punishment of overlong completions in `reward.length`.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.objective.advantage import group_advantages
+from saerl_lightning.objective.aggregation import token_mean
+from saerl_lightning.objective.clipped import Clipped, require_clip_range
+from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+
+
+class DAPO(Clipped):
+    """Maximises the clipped surrogate with more room above than below, averaged over tokens (arXiv 2503.14476, eq. 8).
+
+    The tokens are those of the whole step, so every token weighs the same. So they are in TRL's `dapo`.
+
+    Args:
+        clip_low: the ratio pi / pi_old is clipped below 1 - clip_low.
+        clip_high: and above 1 + clip_high; more than clip_low keeps unlikely tokens alive.
+        dual_clip: bounds the surrogate of tokens with A < 0 by dual_clip * A; null does not.
+        mask_truncated: leave completions that `max_tokens` cut off out of the loss (section 3.4, overlong filtering).
+        kl: penalty for leaving the frozen initial policy; null holds no reference.
+        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
+        correction: weights for a sampler that is not quite the policy; null does not correct.
+
+    Raises:
+        InputError: if the clip range does not hold 1, or the dual clip lies inside it.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 0.2,
+        clip_high: float = 0.28,
+        dual_clip: float | None = None,
+        mask_truncated: bool = False,
+        kl: KLPenalty | None = None,
+        entropy: EntropyTerm | None = None,
+        correction: SamplerCorrection | None = None,
+    ) -> None:
+        require_clip_range(clip_low, clip_high, dual_clip)
+        self.clip_low = clip_low
+        self.clip_high = clip_high
+        self.dual_clip = dual_clip
+        self.mask_truncated = mask_truncated
+        self.kl = kl
+        self.entropy = entropy
+        self.correction = correction
+
+    @property
+    def masks_truncated(self) -> bool:
+        """Whether `mask_truncated` is set."""
+        return self.mask_truncated
+
+    def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+        """Group-relative advantages (eq. 9)."""
+        return group_advantages(rewards)
+
+    def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:
+        """Mean over tokens."""
+        return token_mean(values, inputs.mask, inputs.step_tokens)

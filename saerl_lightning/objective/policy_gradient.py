@@ -1,0 +1,140 @@
+"""What all policy-gradient objectives share: `__call__` is written once, algorithms say what is gained and averaged.
+
+It deliberately does not know advantages, ratios' clips or the sizes a loss is divided by: those make an algorithm.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.objective import surrogate
+from saerl_lightning.objective.aggregation import token_mean
+from saerl_lightning.objective.objective import LossInputs, Objective
+from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+
+Metrics = dict[str, Float[Tensor, ""]]
+
+
+class PolicyGradient(Objective):
+    """Maximises the weighted gain of each token, minus a KL and plus an entropy bonus where they are asked for.
+
+    loss = - aggregate(weight * gain * top) + kl.weight * aggregate(KL) - entropy.bonus * mean entropy, where `weight` is
+    the sampler's correction and `top` is 1 for tokens of at least `entropy_floor`. The normaliser stays that of all
+    tokens. The mean entropy is over all completion tokens of the step; TRL's is over the top ones only where there is a
+    top share.
+
+    A subclass stores the three terms, any of which may be None.
+    """
+
+    kl: KLPenalty | None
+    entropy: EntropyTerm | None
+    correction: SamplerCorrection | None
+
+    @abstractmethod
+    def gain(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
+        """What is maximised at each token, before the sampler's correction."""
+
+    @abstractmethod
+    def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:
+        """This micro-batch's share of an average over the step; linear in `values`."""
+
+    def ratio(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
+        """The ratio pi / pi_old that the gain is made of."""
+        return surrogate.token_ratio(inputs.logprobs, inputs.old_logprobs)
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """How far below and above 1 the ratio may be before it is clipped; infinite where nothing is."""
+        return torch.inf, torch.inf
+
+    def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Metrics]:
+        """Computes the loss to descend, a scalar with gradient, and metrics, scalars without."""
+        gain = self.gain(inputs)  # (R, T)
+        metrics = self._ratio_metrics(inputs)
+        if self.correction is not None:
+            weights, outside = self.correction.weights(inputs)
+            gain = gain * weights
+            metrics |= _means({"policy/correction_mean": weights, "policy/correction_capped_frac": outside}, inputs)
+        if self.top_entropy < 1:
+            gain = gain * (inputs.entropy.detach() >= inputs.entropy_floor)
+        loss = -self.aggregate(gain, inputs)
+        if self.kl is not None and inputs.reference is not None:
+            kl = self.kl.estimate(inputs.logprobs, inputs.reference)
+            metrics |= _means({"policy/kl": kl.detach()}, inputs)
+            if self._kl_in_loss:
+                loss = loss + self.kl.weight * self.aggregate(kl, inputs)
+        if self.entropy is not None and self.entropy_gradient:
+            loss = loss - self.entropy.bonus * token_mean(inputs.entropy, inputs.mask, inputs.step_tokens)
+        return loss, metrics
+
+    # -- what the step needs to know -----------------------------------------------------------------------------------
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the KL has a weight."""
+        return self.kl is not None and self.kl.weight > 0
+
+    @property
+    def corrects_sampler(self) -> bool:
+        """Whether there is a correction."""
+        return self.correction is not None
+
+    @property
+    def skips_zero_advantage(self) -> bool:
+        """Whether neither a KL nor an entropy bonus gives a row without advantage a gradient."""
+        return not self._kl_in_loss and not self.entropy_gradient
+
+    @property
+    def entropy_gradient(self) -> bool:
+        """Whether there is an entropy bonus."""
+        return self.entropy is not None and self.entropy.bonus != 0
+
+    @property
+    def top_entropy(self) -> float:
+        """Share of tokens, those of highest entropy, that get a policy gradient."""
+        return 1.0 if self.entropy is None else self.entropy.top_share
+
+    def penalty(
+        self, sampler_logprobs: Float[Tensor, "R T"], reference: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]
+    ) -> Float[Tensor, " R"] | None:
+        """Weight times the sum over a completion's tokens of the KL estimate, where it belongs in the reward."""
+        if self.kl is None or self.kl.where != "reward":
+            return None
+        return self.kl.weight * (self.kl.estimate(sampler_logprobs, reference) * mask).sum(1)
+
+    @property
+    def _kl_in_loss(self) -> bool:
+        return self.kl is not None and self.kl.weight > 0 and self.kl.where == "loss"
+
+    @torch.no_grad()
+    def _ratio_metrics(self, inputs: LossInputs) -> Metrics:
+        ratio = self.ratio(inputs)
+        low, high = surrogate.clipped(ratio, inputs.advantages, *self.clip_range)
+        shares = {"policy/clip_low_frac": low, "policy/clip_high_frac": high, "policy/ratio_mean": ratio}
+        lowest = ratio.masked_fill(
+            ~inputs.mask, torch.inf
+        ).min()  # of no tokens: what min() leaves alone, without a sync
+        highest = ratio.masked_fill(~inputs.mask, -torch.inf).max()
+        return _means(shares, inputs) | {"policy/ratio/min": lowest, "policy/ratio/max": highest}
+
+
+def _means(values: dict[str, Float[Tensor, "R T"]], inputs: LossInputs) -> Metrics:
+    return {name: token_mean(value, inputs.mask, inputs.scored_tokens) for name, value in values.items()}
+
+
+def require_all_tokens(entropy: EntropyTerm | None, objective: str) -> None:
+    """Refuses a top share where the ratio is that of the completion.
+
+    Raises:
+        InputError: if `entropy.top_share` is below 1.
+    """
+    if entropy is not None and entropy.top_share < 1:
+        raise InputError(
+            f"entropy.top_share is {entropy.top_share}, but {objective} has one ratio a completion, so no token can be "
+            "left out of its gradient; write 1.0, or an objective of token ratios"
+        )

@@ -1,0 +1,101 @@
+"""What every policy-gradient objective can add to its gain: a KL, an entropy bonus, a correction of the sampler."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.objective import surrogate
+from saerl_lightning.objective.objective import LossInputs
+
+ESTIMATORS = {"k1": surrogate.kl_k1, "k2": surrogate.kl_k2, "k3": surrogate.kl_k3}
+
+
+@dataclass(frozen=True)
+class KLPenalty:
+    """A KL to the frozen initial policy, taken off the loss or off the rewards.
+
+    Args:
+        weight: 0 or more; 0 holds no reference.
+        estimator: k1 = log pi - log ref, k2 = (log pi - log ref)^2 / 2, k3 = ref / pi - 1 - log(ref / pi). In the loss k2
+            has the gradient of the KL on fresh samples and k1 none on average; in the reward k1 is unbiased.
+        where: `loss` adds the estimate of every token to the loss, with gradient; `reward` takes the sum over a
+            completion off its reward, before advantages.
+
+    Raises:
+        InputError: if the weight is negative.
+    """
+
+    weight: float
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    where: Literal["loss", "reward"] = "loss"
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise InputError(f"kl.weight is {self.weight}; write 0 (no reference) or more")
+
+    def estimate(self, logprobs: Float[Tensor, "R T"], reference: Float[Tensor, "R T"]) -> Float[Tensor, "R T"]:
+        """The estimate at each token, nats, without the weight."""
+        return ESTIMATORS[self.estimator](logprobs, reference)
+
+
+@dataclass(frozen=True)
+class EntropyTerm:
+    """What the loss makes of the policy's entropy.
+
+    Args:
+        bonus: this times the mean entropy over the step's completion tokens, in nats, is added to what is maximised.
+        top_share: share of the step's completion tokens, those of highest entropy, that get a policy gradient (arXiv
+            2506.01939 takes 0.2); 1 takes all.
+
+    Raises:
+        InputError: if the bonus is not finite or the share not above 0 and at most 1.
+    """
+
+    bonus: float = 0.0
+    top_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.bonus):
+            raise InputError(f"entropy.bonus is {self.bonus}; write a finite number, 0 for none")
+        if not 0 < self.top_share <= 1:
+            raise InputError(f"entropy.top_share is {self.top_share}; write a share above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class SamplerCorrection:
+    """Importance weights pi_old / pi_sampler for a sampler that is not quite the policy.
+
+    Args:
+        level: `token` weighs every token by its own ratio, `sequence` by that of the completion (the product).
+        mode: `truncate` moves a weight to the nearest end of floor..cap, `mask` sets one outside it to 0.
+        cap: largest weight, at least 1.
+        floor: smallest weight, at most 1; null has none.
+
+    Raises:
+        InputError: if 1 is not between floor and cap.
+    """
+
+    level: Literal["token", "sequence"] = "token"
+    mode: Literal["truncate", "mask"] = "truncate"
+    cap: float = 2.0
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.cap >= 1:
+            raise InputError(f"correction.cap is {self.cap}; write 1 or more, since equal policies have weight 1")
+        if self.floor is not None and not 0 <= self.floor <= 1:
+            raise InputError(f"correction.floor is {self.floor}; write null, or a number from 0 to 1")
+
+    def weights(self, inputs: LossInputs) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """The weights, and indicators (0 or 1) of the tokens whose weight was outside floor..cap; no gradient."""
+        old, sampler = inputs.old_logprobs, inputs.sampler_logprobs
+        ratio = surrogate.sampler_ratio(old, sampler, inputs.mask, self.level == "sequence")
+        outside = surrogate.outside(ratio, self.floor, self.cap)  # (R, T)
+        kept = ratio.masked_fill(outside, 0.0) if self.mode == "mask" else ratio.clamp(self.floor, self.cap)
+        return kept, outside.to(ratio.dtype)

@@ -1,0 +1,243 @@
+"""Attention over packed groups: completions see their prompt and themselves, in an otherwise unchanged HF decoder.
+
+Plain softmax attention through PyTorch's own kernels, on any device. It takes query heads that share a key head as the
+rows of one product, so keys are never repeated for heads, and goes through long completions in blocks, so that masks and
+work stay below the square of their length. Windows, soft caps, sinks, biases and dropout are refused, not left out.
+
+n packed tokens, H query and K key heads, g completions, D and E their widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "saerl_packed"
+# Query positions that go through the kernel together: more of them look at more keys in vain, fewer are more calls.
+BLOCK, CPU_BLOCK = 512, 128
+CHECKPOINT = "_gradient_checkpointing_func"  # where transformers' modules keep the function that recomputes them
+# Arguments with which transformers' models ask for more than a plain softmax.
+BEYOND_SOFTMAX = ("softcap", "s_aux", "sinks", "position_bias", "attention_bias", "alibi")
+
+
+@dataclass(frozen=True)
+class PackedGroup:
+    """Where one group lies in a packed row: its prompt, and behind it one completion after the other."""
+
+    start: int
+    prompt: int  # tokens of the prompt
+    lengths: tuple[int, ...]  # tokens of each completion
+
+
+class PackedLayout:
+    """All that one forward and its backward need to know of a packed row: index tensors, and masks as they come up.
+
+    A plain class: it travels through keyword arguments of modules, and wrappers such as FSDP rebuild dataclasses there.
+    """
+
+    def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
+        block = CPU_BLOCK if device.type == "cpu" else BLOCK
+        self.groups = [_Rows(group, block, device) for group in groups]
+        self.sizes = [tokens for group in groups for tokens in (group.prompt, sum(group.lengths))]
+        self.longest = max(group.prompt + max(group.lengths) for group in groups)  # tokens of a sequence
+        self.order = _order(self.groups, device)
+        self._masks: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
+
+    def mask(self, rows: int, keys: int, fold: int, like: Tensor) -> Float[Tensor, "_ keys"]:
+        """What is added to scores: 0 up to the diagonal that ends in the last key, -inf behind it; each row `fold` times."""
+        name = (rows, keys, fold, like.dtype)
+        if name not in self._masks:
+            hidden = torch.ones(rows, keys, dtype=torch.bool, device=like.device).triu_(keys - rows + 1)
+            mask = torch.zeros(rows, keys, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
+            self._masks[name] = mask.repeat_interleave(fold, 0)
+        return self._masks[name]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Positions start to stop of the first `count` sequences: those that reach so far."""
+
+    start: int
+    stop: int
+    count: int
+
+
+class _Rows:
+    """The completions of a group as rows of equal length, the longest first."""
+
+    def __init__(self, group: PackedGroup, block: int, device: torch.device) -> None:
+        lengths = sorted(group.lengths, reverse=True)
+        self.group = group
+        self.places = _places(group)  # (g, L), counted from the first completion's first token; -1 for padding
+        # Rows of one length are a plain view, and nothing needs to be gathered.
+        self.gathered = self.places.clamp(min=0).flatten().to(device) if lengths[0] > lengths[-1] else None
+        self.prompt_blocks = [_Block(s, min(s + block, group.prompt), 1) for s in range(0, group.prompt, block)]
+        starts = range(0, lengths[0], block)
+        self.blocks = [_Block(s, min(s + block, lengths[0]), sum(n > s for n in lengths)) for s in starts]
+
+    def computed(self) -> Int[Tensor, " _"]:
+        """The place in n of every result in the order of the blocks; -1 for padding."""
+        own = self.group.start + self.group.prompt
+        parts = [self.places[: b.count, b.start : b.stop].flatten() for b in self.blocks]
+        return torch.cat([torch.arange(self.group.start, own), *(torch.where(p < 0, p, p + own) for p in parts)])
+
+
+def _places(group: PackedGroup) -> Int[Tensor, "g L"]:
+    starts = [0, *accumulate(group.lengths)]
+    rows = [torch.arange(start, start + n) for start, n in zip(starts, group.lengths, strict=False)]
+    return pad_sequence(sorted(rows, key=len, reverse=True), batch_first=True, padding_value=-1)
+
+
+def _order(groups: Sequence[_Rows], device: torch.device) -> Int[Tensor, " n"] | None:
+    """Where each packed token's result stands among those of all blocks; None if in place already."""
+    computed = torch.cat([group.computed() for group in groups])
+    real = (computed >= 0).nonzero().squeeze(1)
+    order = torch.empty_like(real)
+    order[computed[real]] = real
+    return None if order.equal(torch.arange(len(computed))) else order.to(device)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Float[Tensor, "1 H n D"],
+    key: Float[Tensor, "1 K n D"],
+    value: Float[Tensor, "1 K n E"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    packed_layout: PackedLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "1 n H E"], None]:
+    """Attends along a packed row; the signature is that of transformers' attention functions.
+
+    Raises:
+        NotImplementedError: if the model asks for anything but a plain softmax over all that came before.
+    """
+    assert packed_layout is not None, f"'{NAME}' is only set while a packed row goes through the decoder"
+    _refuse(packed_layout, attention_mask, dropout, kwargs)
+    pieces = []
+    # Cut once: each cut of its own would cost a gradient as long as the row.
+    cut = [states.split(packed_layout.sizes, dim=2) for states in (query, key, value)]
+    for i, rows in enumerate(packed_layout.groups):
+        prompt_query, prompt_key, prompt_value = (parts[2 * i] for parts in cut)
+        own_query, own_key, own_value = (_own(parts[2 * i + 1], rows) for parts in cut)
+        seen_key, seen_value = _behind(prompt_key, own_key), _behind(prompt_value, own_value)  # (g, K, P + L, D)
+        pieces += _attend(prompt_query, prompt_key, prompt_value, rows.prompt_blocks, packed_layout, scaling)
+        pieces += _attend(own_query, seen_key, seen_value, rows.blocks, packed_layout, scaling)
+    out = torch.cat(pieces)
+    if packed_layout.order is not None:
+        out = out.index_select(0, packed_layout.order)
+    return out[None], None
+
+
+def _refuse(layout: PackedLayout, mask: Tensor | None, dropout: float, asked: dict[str, Any]) -> None:
+    beyond = [name for name in BEYOND_SOFTMAX if asked.get(name) is not None]
+    window = asked.get("sliding_window")
+    if window is not None and window < layout.longest:
+        beyond.append(f"a window of {window} tokens")
+    if dropout > 0:
+        beyond.append(f"attention dropout {dropout:g}")
+    if mask is not None:
+        beyond.append("a mask of its own")
+    if beyond:
+        raise NotImplementedError(f"its attention has {', '.join(beyond)}")
+
+
+def _own(states: Float[Tensor, "1 heads m D"], rows: _Rows) -> Float[Tensor, "g heads L D"]:
+    """The m tokens of a group's completions, under one another."""
+    flat = states[0] if rows.gathered is None else states[0].index_select(1, rows.gathered)
+    return flat.unflatten(1, rows.places.shape).transpose(0, 1)
+
+
+def _behind(prompt: Float[Tensor, "1 K P D"], own: Float[Tensor, "g K L D"]) -> Float[Tensor, "g K S D"]:
+    return torch.cat([prompt.expand(len(own), -1, -1, -1), own], 2)
+
+
+def _attend(
+    query: Float[Tensor, "g H L D"],
+    key: Float[Tensor, "g K S D"],
+    value: Float[Tensor, "g K S E"],
+    blocks: Sequence[_Block],
+    layout: PackedLayout,
+    scaling: float | None,
+) -> list[Float[Tensor, "_ H E"]]:
+    """Attends causally, the last query to all S keys; a result a block, its rows completion by completion."""
+    past, heads, fold = key.shape[2] - query.shape[2], query.shape[1], query.shape[1] // key.shape[1]
+    # Neighbouring rows are the heads of one position, so that a block of positions is a plain slice.
+    folded = query.unflatten(1, (-1, fold)).transpose(2, 3).flatten(2, 3)  # (g, K, L * fold, D)
+    results = []
+    for block in blocks:
+        rows = _part(folded, block.count, block.start * fold, block.stop * fold)
+        keys, values = (_part(states, block.count, 0, past + block.stop) for states in (key, value))
+        mask = layout.mask(block.stop - block.start, past + block.stop, fold, query)
+        out = scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scaling)
+        out = out.unflatten(2, (-1, fold)).transpose(1, 2)  # (count, w, K, fold, E)
+        results.append(out.reshape(-1, heads, value.shape[-1]))
+    return results
+
+
+def _part(states: Float[Tensor, "g K L D"], count: int, start: int, stop: int) -> Float[Tensor, "_ K _ D"]:
+    """A slice, or the states themselves if it has all of them: the gradient of a slice is a copy."""
+    whole = (count, stop - start) == (states.shape[0], states.shape[2])
+    return states if whole else states[:count, :, start:stop]
+
+
+@contextmanager
+def attends_packed(decoder: PreTrainedModel) -> Iterator[None]:
+    """Lets a decoder use `packed_attention` inside the block; it needs `packed_layout=` there.
+
+    Gradient checkpointing computes layers again in the backward pass, long after the block. What it is given to
+    recompute sets the attention itself, so it does not matter which one the model has by then.
+
+    Raises:
+        NotImplementedError: if the decoder's attention can't be replaced.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_switched(decoder))
+        for module in decoder.modules():
+            if CHECKPOINT in vars(module):
+                before = vars(module)[CHECKPOINT]
+                stack.callback(setattr, module, CHECKPOINT, before)
+                setattr(module, CHECKPOINT, _switching_checkpoint(before, decoder))
+        yield
+
+
+def _switching_checkpoint(checkpoint: Callable[..., Any], decoder: PreTrainedModel) -> Callable[..., Any]:
+    @wraps(checkpoint)
+    def wrapped(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def recomputed(*inputs: Any, **options: Any) -> Any:
+            with _switched(decoder):
+                return function(*inputs, **options)
+
+        return checkpoint(recomputed, *args, **kwargs)
+
+    return wrapped
+
+
+@contextmanager
+def _switched(decoder: PreTrainedModel) -> Iterator[None]:
+    from transformers import AttentionInterface
+
+    # No mask function is registered under this name, so the decoder builds no mask.
+    AttentionInterface.register(NAME, packed_attention)
+    before = decoder.config._attn_implementation or "eager"
+    decoder.set_attn_implementation(NAME)
+    try:
+        if decoder.config._attn_implementation != NAME:
+            raise NotImplementedError("its attention can't be replaced")
+        yield
+    finally:
+        decoder.set_attn_implementation(before)

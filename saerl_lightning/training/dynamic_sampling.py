@@ -1,0 +1,108 @@
+"""Dynamic sampling: groups that teach nothing are replaced by groups of the plan's next prompts (DAPO).
+
+It decides which groups a step trains on, and nothing else: how prompts are sampled and graded, and which come next, it
+is told as functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.records import PromptBatch
+from saerl_lightning.training.sampled import SampledStep
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a step generated, and what of it is trained on, on one rank."""
+
+    trained: SampledStep  # as many groups as the batch has prompts
+    generated: SampledStep  # all groups, in the order of the plan
+    rounds: int = 0  # of refills that this rank sampled in
+    replaced: int = 0  # groups of the batch that gave way to refills
+
+    def metrics(self) -> dict[str, float]:
+        """Completions generated and trained, rounds, and the share of the batch's groups that were replaced."""
+        return {
+            "rollouts/generated": float(self.generated.total.numel()),
+            "rollouts/trained": float(self.trained.total.numel()),
+            "rollouts/refill_rounds": float(self.rounds),
+            "rollouts/replaced_frac": self.replaced / len(self.trained.total),
+        }
+
+
+@dataclass(frozen=True)
+class DynamicSampling:
+    """Replaces groups whose completions all earn the same by groups of the plan's next prompts, round after round.
+
+    A round samples as many prompts as groups are missing. If some are still missing after the last round, or at the
+    plan's end, groups without variance stay in the step: it always has its full size. (Source: DAPO, arXiv 2503.14476,
+    section 3.2, which samples whole batches and drops what is too much.)
+
+    Args:
+        max_rounds: most rounds of refills a step.
+
+    Raises:
+        InputError: if `max_rounds` is below 1.
+    """
+
+    max_rounds: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuses a number that refills nothing."""
+        if self.max_rounds < 1:
+            raise InputError(
+                f"dynamic_sampling.max_rounds is {self.max_rounds}; write 1 or more, or --model.dynamic_sampling null"
+            )
+
+    def fill(
+        self,
+        first: SampledStep,
+        sample: Callable[[PromptBatch, int], SampledStep],
+        next_prompts: Callable[[Sequence[int]], PromptBatch | None],
+        gather_counts: Callable[[int], list[int]],
+    ) -> Filled:
+        """Samples refills until every group varies, rounds are used up, or the plan is.
+
+        Ranks may need different numbers of rounds: they ask for prompts together until none asks any more.
+
+        Args:
+            first: the batch's graded groups.
+            sample: samples and grades prompts, in a round counted from 1.
+            next_prompts: takes the plan's next prompts, given how many each rank asks for.
+            gather_counts: tells what each rank asks for, given this rank's number.
+        """
+        parts, rounds = [first], 0
+        missing = int((~first.varied).sum())
+        for number in range(1, self.max_rounds + 1):
+            counts = gather_counts(missing)
+            if not any(counts):
+                break
+            batch = next_prompts(counts)
+            plan_ends = (0 if batch is None else len(batch.prompts)) < missing
+            if batch is not None:
+                parts.append(sample(batch, number))
+                missing -= int(parts[-1].varied.sum())
+                rounds += 1
+            if plan_ends:
+                missing = 0  # this rank asks no more
+        generated = parts[0] if len(parts) == 1 else SampledStep.join(parts)
+        kept = trained_groups(generated.varied.tolist(), len(first.total))
+        replaced = sum(group >= len(first.total) for group in kept)
+        return Filled(generated.of_groups(kept) if replaced else first, generated, rounds, replaced)
+
+
+def trained_groups(varied: Sequence[bool], size: int) -> list[int]:
+    """Positions of the groups to train on: those that vary, and of the others the first that are needed for the size.
+
+    Args:
+        varied: whether each generated group varies, in the order of the plan.
+        size: groups of a step.
+
+    Returns:
+        Positions in the order of the plan.
+    """
+    by_use = sorted(range(len(varied)), key=lambda group: not varied[group])  # stable
+    return sorted(by_use[:size])
