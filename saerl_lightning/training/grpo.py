@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from saerl_lightning.objective.objective import Objective
+from saerl_lightning.policy.lean_layers import make_lean
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.records import PromptBatch, Sampling
@@ -226,6 +227,8 @@ class GRPOModule(PolicyModule):
             self.objective.entropy_gradient,
         ).suited(self.model, arithmetic.row_tokens)
         self.cut = Cut(self.micro_tokens, self.scorer.shared_prefix, self.shortcuts.sort_by_length)
+        if self.shortcuts.lean_layers:
+            make_lean(self.model)
         if self.objective.needs_reference:  # in a tuple, so that it is no submodule and in no checkpoint
             self._reference = (Reference(self.policy, self.model),)
 
