@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +43,11 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             deltas_of = layer.get_delta_weight  # pyright: ignore[reportAttributeAccessIssue]
             tensor = tensor + sum(deltas_of(adapter) for adapter in layer.active_adapters)
         yield name, tensor
+
+
+def save_adapters(model: nn.Module, folder: Path) -> None:
+    """Writes the LoRA adapters alone, in peft's layout, without asking any host about the base model."""
+    model.save_pretrained(folder, save_embedding_layers=False)  # pyright: ignore[reportCallIssue]
 
 
 def without_adapters(model: nn.Module) -> AbstractContextManager[object]:

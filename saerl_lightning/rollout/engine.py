@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -51,6 +52,15 @@ class RolloutEngine(ABC):
     @abstractmethod
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replaces the sampled weights by `named_tensors` (the whole state dict) and forgets cached prefixes."""
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether `load_adapters` may stand for `load_weights`: the engine keeps the base weights. Known after `start`."""
+        return False
+
+    def load_adapters(self, folder: Path, version: int) -> None:
+        """Replaces the LoRA adapters by those in a folder, as peft saves them; the folder may go afterwards."""
+        raise NotImplementedError(f"{type(self).__name__} takes whole weights only")
 
     def sleep(self) -> None:
         """Gives accelerator memory back until `wake`; nothing by default."""

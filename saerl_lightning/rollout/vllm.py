@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +40,8 @@ class VLLMEngine(RolloutEngine):
         sleep_level: what vLLM gives up while the policy is updated: 0 nothing, 1 its cache (the weights move to the
             host), 2 its cache and weights. On a CPU always 0.
         trust_remote_code: let the model folder bring code of its own.
+        adapters: with a LoRA policy send vLLM the adapters alone, a few megabytes, and let it add them as it samples;
+            false sends the merged weights. At sleep_level 2, which gives up the base weights, they are always merged.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class VLLMEngine(RolloutEngine):
         kv_cache_gb: float | None = None,
         sleep_level: int = 0,
         trust_remote_code: bool = False,
+        adapters: bool = True,
     ) -> None:
         self.dtype = dtype
         self.gpu_memory_utilization = gpu_memory_utilization
@@ -58,7 +62,10 @@ class VLLMEngine(RolloutEngine):
         self.kv_cache_gb = kv_cache_gb
         self.sleep_level = sleep_level
         self.trust_remote_code = trust_remote_code
+        self.adapters = adapters
         self._llm: Any = None  # vllm.LLM
+        self._rank = 0  # of the adapters that vLLM adds; 0 where it adds none
+        self._request: Any = None  # vllm's LoRARequest of the present adapters
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._ends: list[int] = []
         self._max_model_len = 0
@@ -78,6 +85,7 @@ class VLLMEngine(RolloutEngine):
             )
         self._tokenizer, self._max_model_len = tokenizer, max_model_len
         self._ends = end_ids(model, tokenizer)
+        self._rank, self._request = (adapter_rank(model) if self.adapters and self.sleep_level < 2 else 0), None
         with undisturbed():
             self._llm = self._launch(model, max_model_len)
 
@@ -100,6 +108,7 @@ class VLLMEngine(RolloutEngine):
             generation_config="vllm",  # no sampling defaults from the model folder
             trust_remote_code=self.trust_remote_code,
             use_tqdm_on_load=False,
+            **({"enable_lora": True, "max_loras": 1, "max_lora_rank": _allowed_rank(self._rank)} if self._rank else {}),
         )
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
@@ -109,7 +118,7 @@ class VLLMEngine(RolloutEngine):
         prompts: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
         settings = [self._settings(sampling, seed) for seed in prompt_seeds(sampling.seed, len(prompts))]
         with undisturbed():  # vLLM draws from the global stream even where every request has a seed
-            answers = llm.generate(prompts, settings, use_tqdm=False)
+            answers = llm.generate(prompts, settings, use_tqdm=False, lora_request=self._request)
         # Greedy completions of one prompt are equal, so vLLM is asked for one and it is repeated.
         copies = sampling.group_size if sampling.temperature == 0 else 1
         groups = [sorted(answer.outputs, key=lambda o: o.index) * copies for answer in answers]
@@ -152,6 +161,28 @@ class VLLMEngine(RolloutEngine):
             raise RuntimeError("vLLM did not reset its prefix cache; prefixes of the old weights would be sampled from")
         self._version = version
 
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether the policy has adapters, and `adapters` is on."""
+        return self._rank > 0
+
+    def load_adapters(self, folder: Path, version: int) -> None:
+        """Puts the adapters in a folder in the place of the former ones.
+
+        Every version has a name and number of its own, which vLLM's prefix cache tells apart: nothing needs forgetting.
+        """
+        from vllm.lora.request import LoRARequest
+
+        llm, _ = self._started()
+        for part in ("weights", "kv_cache"):
+            self._wake(part)
+        former, self._request = self._request, LoRARequest(f"policy-{version}", version + 1, str(folder))
+        if former is not None:
+            llm.llm_engine.remove_lora(former.lora_int_id)
+        if not llm.llm_engine.add_lora(self._request):
+            raise RuntimeError(f"vLLM did not take the adapters of version {version}")
+        self._version = version
+
     def sleep(self) -> None:
         """Gives the GPU memory of cache and weights back; does nothing at sleep_level 0 and on a CPU."""
         if self._llm is not None and self.sleep_level and torch.cuda.is_available() and not self._asleep:
@@ -174,13 +205,27 @@ class VLLMEngine(RolloutEngine):
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         self._llm.llm_engine.engine_core.shutdown()
-        self._llm = self._tokenizer = None
+        self._llm = self._tokenizer = self._request = None
         cleanup_dist_env_and_memory()
 
     def _started(self) -> tuple[Any, PreTrainedTokenizerBase]:
         if self._llm is None or self._tokenizer is None:
             raise RuntimeError("VLLMEngine was used before start, or after close")
         return self._llm, self._tokenizer
+
+
+def adapter_rank(model: PreTrainedModel) -> int:
+    """The largest rank of the model's LoRA adapters; 0 where it has none."""
+    configs = getattr(model, "peft_config", None) or {}
+    return max((config.r for config in configs.values()), default=0)
+
+
+def _allowed_rank(rank: int) -> int:
+    """The smallest rank that vLLM has kernels for and that holds the adapters."""
+    allowed = (8, 16, 32, 64, 128, 256, 320, 512)
+    if rank > allowed[-1]:
+        raise InputError(f"lora.rank is {rank}; vLLM adds adapters up to {allowed[-1]}: write engine.adapters: false")
+    return next(size for size in allowed if size >= rank)
 
 
 def _set_environment(on_cpu: bool) -> None:

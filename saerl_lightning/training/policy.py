@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning
@@ -14,7 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from saerl_lightning.errors import InputError
 from saerl_lightning.evaluation.metrics import SampledAccuracy, macro_average
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.weights import base_model, named_weights
+from saerl_lightning.policy.weights import base_model, named_weights, save_adapters
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
@@ -99,7 +101,12 @@ class PolicyModule(lightning.LightningModule, ABC):
         if self._engine_version is None:
             self.engine.start(base_model(self.model), self.tokenizer, self._longest_row())
         self.engine.wake()
-        self.engine.load_weights(named_weights(self.model), self.global_step)
+        if self.engine.takes_adapters:
+            with TemporaryDirectory(prefix="adapters-") as folder:
+                save_adapters(self.model, Path(folder))
+                self.engine.load_adapters(Path(folder), self.global_step)
+        else:
+            self.engine.load_weights(named_weights(self.model), self.global_step)
         self._engine_version = self.global_step
 
     def _longest_row(self) -> int:

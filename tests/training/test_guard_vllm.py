@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saerl_lightning.errors import RunStopped
-from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.vllm import VLLMEngine
@@ -69,3 +69,20 @@ def test_each_fault_stops_the_run(tiny, tmp_path, engine):
     with pytest.raises(RunStopped, match="the sampler is not the policy"):
         run(tiny, tmp_path, engine)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("adapters", [True, False], ids=["adapters alone", "merged"])
+def test_a_lora_policy_is_followed(tiny, tmp_path, adapters):
+    """The guard compares vLLM with the policy at every step; after three large ones a stale adapter would be far off."""
+    torch.manual_seed(0)
+    engine = VLLMEngine(adapters=adapters)
+    sent = []
+    engine.load_weights, plain = lambda *args: (sent.append("weights"), plain(*args)), engine.load_weights
+    engine.load_adapters, alone = lambda *args: (sent.append("adapters"), alone(*args)), engine.load_adapters
+    prompts = data(chat=ChatTemplate(system="Add the two digits. " * 40, max_prompt_tokens=900))
+    policy = Policy(tiny, lora=LoRA(rank=4))
+    trained = fit(module(tiny, policy=policy, engine=engine), prompts, trainer(tmp_path, 3))
+    moved = [p for n, p in trained.model.named_parameters() if "lora_B" in n]
+    assert max(p.abs().max().item() for p in moved) > 1e-3
+    assert sent == ["adapters" if adapters else "weights"] * 4
+    assert 3e-5 > trained.trainer.callback_metrics["sampler/mismatch_mean"] > 0
