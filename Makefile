@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smollm2 smollm2-sae test quick check format bench docs readme clean
+.PHONY: help install demo study-demo smollm2 smollm2-sae test quick check format bench docs readme clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -25,6 +25,10 @@ $(STAMP):
 
 demo: install ## the whole method on a tiny policy: SFT, SAE, labels, plan, GRPO with and without it
 	@$(BIN)/python main.py demo
+
+study-demo: install ## a study of 3 arms x 3 seeds on the tiny policy and its report (about 10 minutes; goes on after a kill)
+	@$(BIN)/python main.py study run configs/study/demo.yaml --out runs/study/demo --jobs 2
+	@$(BIN)/python main.py study report runs/study/demo
 
 models/smollm2-135m: | install
 	@$(BIN)/python -m saerl_lightning.policy.smollm2 models/smollm2-135m
@@ -62,6 +66,7 @@ bench: install models/smollm2-135m ## speed beside the peers as ratios of median
 	@$(BIN)/python benchmarks/long_completions.py
 	@$(BIN)/python benchmarks/extraction.py
 	@$(BIN)/python benchmarks/plan_scale.py
+	@$(BIN)/python benchmarks/interval_coverage.py
 	@$(BIN)/python benchmarks/resume.py
 
 docs: install ## the site, strict: a broken link fails

@@ -4,6 +4,7 @@
     main.py fit -c configs/grpo.yaml -c configs/saerl.yaml --data.curriculum null
     main.py plan -c configs/grpo.yaml -c configs/saerl.yaml --out plan
     main.py export RUN/checkpoints/last.ckpt FOLDER        an HF folder
+    main.py study run configs/study/demo.yaml              arms x seeds, and a report
 
 Later configs and flags win. Importing this module imports every shipped part, so that YAML may use their short names.
 """
@@ -42,6 +43,7 @@ import_parts()
 TOOLS = {  # imported when asked for: a tool may itself run the composition
     "demo": "saerl_lightning.tools.demo:demo",
     "export": "saerl_lightning.tools.export:export",
+    "study": "saerl_lightning.tools.study:VERBS",
 }
 
 DESCRIPTION = (
@@ -187,15 +189,16 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def run(args: list[str] | None = None) -> RunCLI:
+def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunCLI:
     """Runs fit, validate, test or predict as the arguments say.
 
     Args:
         args: command line without the program's name; None takes the process's own.
+        cli_class: what parses it and acts on it.
     """
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
-    return RunCLI(
+    return cli_class(
         lightning.LightningModule,
         lightning.LightningDataModule,
         subclass_mode_model=True,

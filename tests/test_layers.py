@@ -16,22 +16,21 @@ FLOORS = [
         1,
         "*.data.ordering *.data.permutation *.data.logdet *.data.agreement *.data.feature_rows *.data.scores *.data.probe",
     ),
-    (1, "*.signals.activations *.signals.trie *.signals.pooling *.reward.answer *.study.statistics"),
+    (5, "*.tools *.tools.*"),
+    (1, "*.signals.activations *.signals.trie *.signals.pooling *.reward.answer"),
+    (1, "*.study.statistics *.study.bootstrap *.study.curves *.study.censoring *.study.multiplicity"),
     (
         1,
         "*.objective.advantage *.objective.surrogate *.objective.aggregation *.policy.logprobs *.evaluation.estimators",
     ),
-    (
-        1,
-        "*.policy.head",
-    ),
+    (1, "*.policy.head"),
     (2, "*.data.callback *.signals.source *.prompts.source *.prompts.reference *.rollout.engine *.reward.reward"),
     (2, "*.objective.objective"),
     (4, "*.data.module *.data.pool *.data.validation *.training *.training.*"),
     (3, "*.data *.signals *.prompts *.rollout *.reward *.objective *.policy *.evaluation *.study *.report"),
     (3, "*.data.* *.signals.* *.prompts.* *.rollout.* *.reward.* *.objective.* *.policy.* *.evaluation.* *.study.*"),
     (3, "*.report.*"),
-    (5, "*.cli *.parser *.parts *.run_folder *.tools *.tools.* *.demo *.demo.* *.__main__"),
+    (5, "*.cli *.parser *.parts *.run_folder *.demo *.demo.* *.__main__"),
 ]
 LIGHTNING_FLOOR = 4
 COMPOSITION_FLOOR = 5  # one floor, one room: the tools call the command line

@@ -42,6 +42,12 @@ class SampledAccuracy(Metric):
         self.extract = extract
         for state in ("scores", "majority", "truncated", "topic", "level"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.uids: list[str] = []  # of the questions that this rank has seen; texts can't be a state
+
+    def reset(self) -> None:
+        """Forgets all questions."""
+        super().reset()
+        self.uids = []
 
     def update(self, prompts: Sequence[Prompt], rollouts: Rollouts, scores: Float[Tensor, "P k"]) -> None:
         """Adds a batch of questions.
@@ -52,6 +58,7 @@ class SampledAccuracy(Metric):
             scores: of the samples; NaN where the grader failed.
         """
         scores = scores.detach().float()
+        self.uids += [prompt.uid for prompt in prompts]
         votes = [self.extract(text) for text in rollouts.texts]
         groups = [votes[start : start + self.k] for start in range(0, len(votes), self.k)]
         codes = {topic: code for code, topic in enumerate(self.topics)}
@@ -69,6 +76,10 @@ class SampledAccuracy(Metric):
         """Gives the topic of each question seen, "" where it has none."""
         codes = dim_zero_cat(self.topic).long().tolist()
         return ["" if code == NO_TOPIC else self.topics[code] for code in codes]
+
+    def level_of_question(self) -> list[float]:
+        """Gives the level of each question seen, NaN where it has none."""
+        return dim_zero_cat(self.level).tolist()
 
     def compute(self) -> dict[str, Tensor]:
         """Gives each estimate under its name: avg@8, pass@1 … pass@8, maj@8, truncated_frac, acc/topic/…, acc/level/…."""

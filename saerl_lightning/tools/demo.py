@@ -11,19 +11,15 @@ import shutil
 import time
 from pathlib import Path
 
-import yaml
-
 from saerl_lightning.cli import run
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.evaluation.estimators import bootstrap_interval
-from saerl_lightning.policy.tiny import build_tiny_policy
-from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
-from saerl_lightning.records import Prompt
 from saerl_lightning.tools.demo_arms import Arms, Trained
 from saerl_lightning.tools.demo_report import Measured, print_arms, print_tasks
 from saerl_lightning.tools.export import export
+from saerl_lightning.tools.tiny_policy import TASKS, prompts_of, tiny_policy
 
-TASKS, SFT, SAE, GRPO, SAERL = (f"configs/demo/{name}.yaml" for name in ("tasks", "sft", "sae", "grpo", "saerl"))
+SFT, SAE, GRPO, SAERL = (f"configs/demo/{name}.yaml" for name in ("sft", "sae", "grpo", "saerl"))
 ARMS = {"GRPO": [TASKS, GRPO], "SAERL": [TASKS, GRPO, SAERL]}
 
 
@@ -43,7 +39,7 @@ def demo(folder: str = "runs/demo", samples: int = 16, seeds: int = 2, jobs: int
     started, root = time.monotonic(), Path(folder)
     _clear(root)
     _say("1/6  a policy of about a million random weights, and supervised steps to a partial skill")
-    build_tiny_policy(str(root / "policy"), _corpus(), seed=seed)
+    tiny_policy(str(root / "policy"), seed)
     _fit([TASKS, SFT], root / "sft", seed, [f"--model.policy.path={root / 'policy'}"])
     export(str(root / "sft/checkpoints/last.ckpt"), str(root / "cold"))
     _say("2/6  a sparse autoencoder on the middle of that policy")
@@ -126,20 +122,7 @@ def _require_gain(before: Measured, after: list[Measured]) -> None:
         raise RunStopped(f"GRPO did not improve the policy: the difference's interval is [{low:+.3f}, {high:+.3f}]")
 
 
-def _prompts(*path: str) -> list[Prompt]:
-    """The prompts of one of the demo's sets, as its configuration draws them."""
-    source = yaml.safe_load(Path(TASKS).read_text())["data"]["init_args"]
-    for key in path:
-        source = source[key]
-    return ReasoningGymPrompts(**source["init_args"]).load()
-
-
-def _corpus() -> list[str]:
-    """The training prompts' own texts: what the tokenizer's merges are learned from."""
-    return [f"{prompt.text} {prompt.answer}" for prompt in _prompts("train")]
-
-
 def _unseen() -> list[int]:
     """Positions of the test questions that neither training nor validation asks too: small tasks repeat themselves."""
-    asked = {prompt.text for prompt in [*_prompts("train"), *_prompts("val", "demo")]}
-    return [position for position, prompt in enumerate(_prompts("test", "demo")) if prompt.text not in asked]
+    asked = {prompt.text for prompt in [*prompts_of(TASKS, "train"), *prompts_of(TASKS, "val", "demo")]}
+    return [position for position, prompt in enumerate(prompts_of(TASKS, "test", "demo")) if prompt.text not in asked]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from saerl_lightning.errors import RunStopped
+from saerl_lightning.study.plan import PROGRAM
+from saerl_lightning.study.processes import Executor, SubprocessExecutor, tail
 
 
 @dataclass(frozen=True)
@@ -55,24 +54,21 @@ class Arms:
             RunStopped: if a run failed, with the end of what it wrote.
         """
         wanted = [(arm, seed) for seed in seeds for arm in self.flags]
+        executor = SubprocessExecutor()
         with ThreadPoolExecutor(jobs) as pool:
-            finished = pool.map(lambda each: self._train(*each), wanted)
-            runs = list(tqdm(finished, total=len(wanted), desc="runs", unit="run"))
+            finished = pool.map(lambda each: self._train(executor, *each), wanted)
+            try:
+                runs = list(tqdm(finished, total=len(wanted), desc="runs", unit="run"))
+            except BaseException:
+                executor.stop()  # leaving the pool waits for what it runs
+                raise
         return {arm: [run for (name, _), run in zip(wanted, runs, strict=True) if name == arm] for arm in self.flags}
 
-    def _train(self, arm: str, seed: int) -> Trained:
+    def _train(self, executor: Executor, arm: str, seed: int) -> Trained:
         folder = self.root / arm.lower() / f"seed-{seed}"
-        command = [sys.executable, "-m", "saerl_lightning", "fit", *self.flags[arm]]
         own = [f"--run_dir={folder}", f"--seed_everything={seed}", f"--data.shuffle_seed={seed}"]
-        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-        ended = subprocess.run(  # noqa: S603 - this package's own command line
-            [*command, *own, f"--model.sampling.seed={seed}"],
-            env={**os.environ, **threads},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if ended.returncode:
-            raise RunStopped(f"the run {arm}, seed {seed}, ended with {ended.returncode}:\n{ended.stdout[-2000:]}")
+        command = [*PROGRAM, "fit", *self.flags[arm], *own, f"--model.sampling.seed={seed}"]
+        log = folder.with_suffix(".log")
+        if code := executor.run(command, {}, log):
+            raise RunStopped(f"the run {arm}, seed {seed}, ended with {code}:\n{tail(log)}")
         return Trained(seed, folder)

@@ -9,7 +9,8 @@ import torch
 from saerl_lightning import cli
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+STUDIES = CONFIGS / "study"  # lists of runs, and no run: tests/study has them
+EVERY = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if STUDIES not in path.parents)
 
 
 BELOW = {

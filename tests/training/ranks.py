@@ -1,4 +1,4 @@
-"""One GRPO run over N processes, as a script: `python ranks.py POLICY OUT N`. Used by test_ranks.py."""
+"""A run of several objectives over N processes, as a script: `python ranks.py POLICY FOLDER N`. Used by test_ranks.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 
 import torch
 
+from saerl_lightning.objective.dapo import DAPO
+from saerl_lightning.objective.grpo import GRPO
+from saerl_lightning.objective.reinforce_pp import ReinforcePP
+from saerl_lightning.objective.terms import EntropyTerm
+from saerl_lightning.records import Rollouts
 from saerl_lightning.rollout.scripted import ScriptedEngine
 from tests.training.conftest import data, fit, module, trainer
 
@@ -24,28 +29,25 @@ class ByPrompt(ScriptedEngine):
             start = sum(ids) % len(TEXTS)
             self.completions = TEXTS[start:] + TEXTS[:start]
             parts.append(super().generate([ids], sampling))
-        return join(parts)
+        return Rollouts.join(parts)
 
 
-def join(parts):
-    """Rollouts of several prompts as one."""
-    from saerl_lightning.records import Rollouts
-
-    width = max(part.tokens.shape[1] for part in parts)
-    pad = lambda x: torch.nn.functional.pad(x, (0, width - x.shape[1]))  # noqa: E731
-    rows = {name: torch.cat([pad(getattr(p, name)) for p in parts]) for name in ("tokens", "mask", "logprobs")}
-    flat = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("truncated", "weight_version")}
-    texts = [text for part in parts for text in part.texts]
-    return Rollouts(**rows, **flat, texts=texts, group_size=parts[0].group_size)
+# What a step needs of all ranks: token and row counts, batch statistics, the quantile of entropies.
+OBJECTIVES = {
+    "grpo": GRPO(),
+    "reinforce_pp": ReinforcePP(),
+    "dapo": DAPO(entropy=EntropyTerm(top_share=0.3)),
+}
 
 
 def main(policy: str, out: str, ranks: int) -> None:
     warnings.simplefilter("ignore")
-    grpo = module(policy, engine=ByPrompt(TEXTS), micro_tokens=90)
-    run = trainer(Path(out).parent, 3, devices=ranks, strategy="ddp" if ranks > 1 else "auto")
-    fit(grpo, data(), run)
-    if run.is_global_zero:
-        torch.save(grpo.model.state_dict(), out)
+    for name, objective in OBJECTIVES.items():
+        grpo = module(policy, engine=ByPrompt(TEXTS), micro_tokens=90, objective=objective)
+        run = trainer(Path(out), 3, devices=ranks, strategy="ddp" if ranks > 1 else "auto")
+        fit(grpo, data(), run)
+        if run.is_global_zero:
+            torch.save(grpo.model.state_dict(), Path(out, f"{name}-{ranks}.pt"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saerl_lightning.policy.load import Policy
 from tests.training.conftest import largest_difference
 
 SCRIPT = Path(__file__).with_name("ranks.py")
@@ -21,10 +22,10 @@ def test_two_ranks_take_the_steps_of_one(tiny, tmp_path):
     root = SCRIPT.parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     for ranks in (1, 2):
-        command = [sys.executable, str(SCRIPT), tiny, str(tmp_path / f"{ranks}.pt"), str(ranks)]
+        command = [sys.executable, str(SCRIPT), tiny, str(tmp_path), str(ranks)]
         subprocess.run(command, check=True, env=environment, cwd=root, timeout=300, capture_output=True)
-    one, two = (torch.load(tmp_path / f"{ranks}.pt", weights_only=True) for ranks in (1, 2))
-    assert largest_difference(one, two) < 2e-6
-    from saerl_lightning.policy.load import Policy
-
-    assert largest_difference(one, Policy(tiny).load_model().state_dict()) > 1e-3
+    start = Policy(tiny).load_model().state_dict()
+    for name in ("grpo", "reinforce_pp", "dapo"):
+        one, two = (torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2))
+        assert largest_difference(one, two) < 2e-6, name
+        assert largest_difference(one, start) > 1e-3, name

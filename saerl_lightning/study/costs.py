@@ -1,0 +1,104 @@
+"""What a run logged, read back from its metrics.csv files: curves, and what they cost.
+
+A run that was killed and went on left one file an attempt (`csv/version_0`, `version_1`, …). Of a step that was done twice
+the later row counts, so that costs are those of a run without interruptions. On several processes Lightning logs the
+processes' mean, so tokens are those of one process.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+PHASES = {"generate": "generate_s", "forward": "train_s", "backward": "train_s", "optimizer": "train_s"}
+Row = dict[str, float]
+
+
+def logged_steps(folder: Path) -> dict[int, Row]:
+    """What each optimiser step logged, by the number of steps done (from 1); validations are not among them."""
+    rows: dict[int, Row] = {}
+    for _, row in _rows(folder):
+        if "loss" in row:
+            rows[int(row["step"]) + 1] = row
+    return dict(sorted(rows.items()))
+
+
+def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """Optimiser steps done and values of a logged metric; the validation before the first step stands at 0.
+
+    Lightning counts from 0 the step that was just done, and the validation before any step counts as 0 too.
+    """
+    points: dict[int, float] = {}
+    trained: set[int] = set()  # attempts that have done a step
+    for attempt, row in _rows(folder):
+        if "loss" in row:
+            trained.add(attempt)
+        if metric in row:
+            before_any = row["step"] == 0 and attempt not in trained
+            points[0 if before_any else int(row["step"]) + 1] = row[metric]
+    return sorted(points.items())
+
+
+def step_costs(row: Mapping[str, float]) -> Row:
+    """What one step cost: seconds by phase, tokens sampled, and tokens that went through the model to train it."""
+    seconds = {name.removeprefix("time/"): value for name, value in row.items() if name.startswith("time/")}
+    costs = {"generate_s": 0.0, "train_s": 0.0, "other_s": 0.0}
+    for phase, value in seconds.items():
+        costs[PHASES.get(phase, "other_s")] += value
+    training = max(seconds.get("forward", 0.0) + seconds.get("backward", 0.0), 1e-9)  # as `time_metrics` divides
+    costs["sampled_tokens"] = row.get("throughput/sampled_tokens_per_s", 0.0) * max(seconds.get("generate", 0.0), 1e-9)
+    costs["trained_tokens"] = row.get("throughput/trained_tokens_per_s", 0.0) * training
+    return costs
+
+
+def run_costs(folder: Path) -> Row:
+    """What a run cost, over all its steps, and how many they were."""
+    steps = logged_steps(folder)
+    total: Row = {"steps": float(len(steps))}
+    for row in steps.values():
+        for name, value in step_costs(row).items():
+            total[name] = total.get(name, 0.0) + value
+    return {name: round(value, 3) for name, value in total.items()}
+
+
+def cumulative(folder: Path, cost: str) -> list[tuple[int, float]]:
+    """Optimiser steps done and what was spent up to then; `cost` is a name of `step_costs`, or "seconds" for all phases."""
+    spent, points = 0.0, []
+    for step, row in logged_steps(folder).items():
+        costs = step_costs(row)
+        seconds = sum(value for name, value in costs.items() if name.endswith("_s"))
+        spent += seconds if cost == "seconds" else costs[cost]
+        points.append((step, spent))
+    return points
+
+
+def steps_done(folder: Path) -> tuple[int, float]:
+    """Optimiser steps that a run logged, and the tokens it sampled on the way."""
+    steps = logged_steps(folder)
+    return max(steps, default=0), sum(step_costs(row)["sampled_tokens"] for row in steps.values())
+
+
+def _rows(folder: Path) -> list[tuple[int, Row]]:
+    """Every row of every attempt, in order, with the attempt's number; empty cells are left out."""
+    found = []
+    for attempt, path in enumerate(sorted(folder.glob("csv/version_*/metrics.csv"), key=_version)):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                numbers = {name: _number(value) for name, value in row.items() if name and isinstance(value, str)}
+                kept = {name: value for name, value in numbers.items() if value is not None}
+                if "step" in kept:
+                    found.append((attempt, kept))
+    return found
+
+
+def _version(path: Path) -> int:
+    number = path.parent.name.removeprefix("version_")
+    return int(number) if number.isdigit() else 0
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

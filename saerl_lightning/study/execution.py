@@ -1,0 +1,105 @@
+"""Runs what is left of a study, a few runs at a time, and keeps each run's record true whatever happens.
+
+A run that fails does not stop the others. An interrupted study marks the runs it ended as `stopped`; the next call goes on
+from their last checkpoints.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from threading import Event
+
+from saerl_lightning.study.costs import run_costs, steps_done
+from saerl_lightning.study.plan import PlannedRun
+from saerl_lightning.study.processes import Executor, tail
+from saerl_lightning.study.run_state import RunRecord, last_checkpoint, now, reached, read_record, spent
+from saerl_lightning.study.spec import StudySpec
+
+LOG = "log.txt"
+
+
+class StudyExecution:
+    """Runs planned runs through an executor.
+
+    Args:
+        spec: the study; it tells a finished run from one that ended early.
+        executor: where they run.
+        jobs: runs at a time.
+    """
+
+    def __init__(self, spec: StudySpec, executor: Executor, jobs: int) -> None:
+        self.spec = spec
+        self.executor = executor
+        self.jobs = jobs
+        self._stopping = Event()
+
+    def run(self, planned: Sequence[PlannedRun], ended: Callable[[RunRecord], None]) -> list[RunRecord]:
+        """Runs what is not finished; KeyboardInterrupt ends the running ones, marks them and is raised again.
+
+        Args:
+            planned: the runs, in order.
+            ended: called in this thread with the record of each run that ended.
+
+        Returns:
+            The records of all, in the order they ended.
+        """
+        records: list[RunRecord] = []
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            left: set[Future[RunRecord]] = {pool.submit(self._one, run) for run in planned}
+            while left:
+                done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)  # signals are seen between waits
+                for future in done:
+                    records.append(future.result())
+                    ended(records[-1])
+        except BaseException:
+            self._stopping.set()
+            self.executor.stop()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        return records
+
+    def _one(self, run: PlannedRun) -> RunRecord:
+        """Runs one, and answers with its record whatever goes wrong: a full disk must not end the others."""
+        record = read_record(run.folder, run.arm, run.seed, self.spec)
+        if record.state == "finished" or self._stopping.is_set():
+            return record
+        record = replace(record, state="running", command=list(run.command), exit=None, error="")
+        began = time.monotonic()
+        try:
+            if spent(run.folder, self.spec) or not last_checkpoint(run.folder).is_file():
+                # Nothing can go on from there: no checkpoint, or one behind the last step, where only a validation lacks.
+                shutil.rmtree(run.folder, ignore_errors=True)
+                record = replace(record, started="", seconds=0.0)
+            run.folder.mkdir(parents=True, exist_ok=True)
+            record = replace(record, started=record.started or now())
+            record.write(run.folder)
+            code = self.executor.run(run.command, run.environment, run.folder / LOG)
+            record = self._judged(
+                replace(record, seconds=round(record.seconds + time.monotonic() - began, 2)), run, code
+            )
+            record.write(run.folder)
+        except OSError as error:
+            return replace(record, state="failed", error=f"{error}; the run's record could not be written")
+        return record
+
+    def _judged(self, record: RunRecord, run: PlannedRun, code: int) -> RunRecord:
+        record = replace(record, exit=code, costs=run_costs(run.folder))
+        if code == 0 and reached(run.folder, self.spec):
+            return replace(record, state="finished")
+        if self._stopping.is_set():
+            return replace(record, state="stopped")
+        if code != 0:
+            return replace(record, state="failed", error=tail(run.folder / LOG) or f"ended with {code}")
+        steps, tokens = steps_done(run.folder)
+        wanted = f"{self.spec.budget.steps or self.spec.budget.generated_tokens}"
+        error = (
+            f"it ended by itself after {steps} steps and {tokens:.0f} generated tokens, before its budget of {wanted}: its "
+            "plan ran out; lower the budget, or write trainer.max_epochs: -1 in the base"
+        )
+        return replace(record, state="failed", error=error)

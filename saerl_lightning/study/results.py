@@ -1,0 +1,112 @@
+"""A study's folder, read: its arms, its runs, what they logged and what they cost. It judges nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.study import costs
+from saerl_lightning.study.run_state import State, read_record
+from saerl_lightning.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    import pandas
+
+SPEC, RECORD, STAGES, QUESTIONS = "study.yaml", "study.json", "stages.json", "questions.parquet"
+COLUMNS = ["set", "step", "uid", "topic", "level", "accuracy"]  # of questions.parquet
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: an arm on a seed."""
+
+    arm: str
+    seed: int
+    state: State
+    folder: Path
+    seconds: float = 0.0
+    error: str = ""
+    costs: dict[str, float] = field(default_factory=dict)
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """Optimiser steps done and values of a logged metric; a validation before the first step stands at 0."""
+        return costs.curve(self.folder, metric)
+
+    def spent(self, cost: str) -> list[tuple[int, float]]:
+        """Optimiser steps done and what was spent up to then: "sampled_tokens", "trained_tokens", "seconds", …."""
+        return costs.cumulative(self.folder, cost)
+
+    def questions(self) -> pandas.DataFrame:
+        """Accuracy of every question at every evaluation, in the columns of `COLUMNS`; empty where none was written.
+
+        `step` counts optimiser steps done, as `curve` does.
+        """
+        import pandas
+
+        path = self.folder / QUESTIONS
+        return pandas.read_parquet(path) if path.is_file() else pandas.DataFrame({name: [] for name in COLUMNS})
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study and all its runs, also those that failed or have not begun.
+
+    Args:
+        spec: the study.
+        runs: every arm on every seed, in the order they are run.
+        folder: of the study.
+        stages: seconds that each shared stage took, by its name.
+    """
+
+    spec: StudySpec
+    runs: list[RunResult]
+    folder: Path
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> StudyResults:
+        """Reads a study's folder.
+
+        Raises:
+            InputError: if it is none.
+        """
+        root = Path(folder)
+        if not (root / SPEC).is_file():
+            raise InputError(
+                f"'{folder}' holds no {SPEC}, so it is no study's folder; name what `study run --out` wrote"
+            )
+        spec = StudySpec.read(root / SPEC)
+        runs = [read_run(root, spec, arm, seed) for seed in spec.seeds for arm in spec.arms]
+        return cls(spec, runs, root, read_stages(root))
+
+    def finished(self, arm: str) -> list[RunResult]:
+        """The arm's finished runs, in the order of the seeds."""
+        return [run for run in self.runs if run.arm == arm and run.state == "finished"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run is finished."""
+        return all(run.state == "finished" for run in self.runs)
+
+
+def read_run(root: Path, spec: StudySpec, arm: str, seed: int) -> RunResult:
+    """Reads one run's record; costs that it lacks are read from what the run logged."""
+    folder = run_folder(root, arm, seed)
+    record = read_record(folder, arm, seed, spec)
+    spent = record.costs or (costs.run_costs(folder) if record.state != "waiting" else {})
+    seconds = record.seconds or sum(value for name, value in spent.items() if name.endswith("_s"))
+    return RunResult(arm, seed, record.state, folder, seconds, record.error, spent)
+
+
+def run_folder(root: Path, arm: str, seed: int) -> Path:
+    """Where a run of the study writes."""
+    return root / arm / f"seed-{seed}"
+
+
+def read_stages(root: Path) -> dict[str, float]:
+    """Seconds that each shared stage took; a stage that was not made by this study is not in it."""
+    path = root / "shared" / STAGES
+    return json.loads(path.read_text()) if path.is_file() else {}

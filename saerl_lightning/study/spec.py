@@ -1,0 +1,173 @@
+"""What a study is: arms that differ in a few configs and flags, run over the same seeds on one budget.
+
+It is read from YAML and checked for what can be known without parsing a run's configuration: names that refer to nothing,
+an empty budget, no seeds. Whether the arms' flags parse is the tool's to check (`saerl_lightning.tools.study_configs`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from saerl_lightning.errors import InputError
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: what comes behind the study's base on the command line of `fit`.
+
+    Args:
+        configs: overlays, in order.
+        flags: of `fit`; they win over the overlays.
+        description: what the arm is for, in a sentence.
+    """
+
+    __pydantic_config__ = STRICT
+
+    configs: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where every run ends: after optimiser steps, or after the step that reaches a number of generated tokens."""
+
+    __pydantic_config__ = STRICT
+
+    steps: int | None = None
+    generated_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Something that the arms share and that is made once, before the first run.
+
+    In `run`, `{made}` is where the product goes, `{scratch}` a folder that is deleted afterwards, `{shared}` the study's
+    `shared` folder. A line begins with `main.py`, `python`, or any other program.
+
+    Args:
+        name: for people.
+        makes: file or folder below `{shared}`; the stage is skipped where it exists.
+        run: command lines, one after the other.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    makes: str
+    run: list[str]
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A study.
+
+    Args:
+        name: of the study; W&B groups runs by it.
+        base: configs that all arms stand on.
+        arms: by name; a name is a folder's name too.
+        seeds: of the runs of each arm: initial weights where there are some, order, sampling.
+        budget: of every run.
+        baseline: the arm that the others are compared with.
+        metric: what the primary comparison is about, as it is logged.
+        primary: arms whose comparison with the baseline is corrected for their number (Holm); the others are exploratory.
+        shared: what is made once.
+        flags: that all arms get, before their own.
+        description: what the study asks.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    base: list[str]
+    arms: dict[str, Arm]
+    seeds: list[int]
+    budget: Budget
+    baseline: str
+    metric: str = "val/macro/avg@k"
+    primary: list[str] = field(default_factory=list)
+    shared: list[Stage] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    description: str = ""
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> StudySpec:
+        """Reads and checks a study's file.
+
+        Raises:
+            InputError: if it can't be read, or says what can't be.
+        """
+        try:
+            given = yaml.safe_load(Path(path).read_text())
+        except OSError as error:
+            raise InputError(f"the study '{path}' can't be read: {error.strerror}; name a study's YAML file") from error
+        except yaml.YAMLError as error:
+            raise InputError(f"the study '{path}' is no YAML: {error}") from error
+        try:
+            spec = TypeAdapter(cls).validate_python(given)
+        except ValidationError as error:
+            raise InputError(f"the study '{path}' {_first(error)}") from error
+        spec.check()
+        return spec
+
+    def check(self) -> None:
+        """Refuses a study that can't be run.
+
+        Raises:
+            InputError: for the first thing that is wrong.
+        """
+        if not self.seeds:
+            raise InputError("the study has no seeds; write a list, such as seeds: [0, 1, 2, 3, 4]")
+        if repeated := _repeated(self.seeds):
+            raise InputError(f"seeds repeat {repeated}; each run is made once, so write each seed once")
+        if not self.arms:
+            raise InputError("the study has no arms; write arms: {name: {configs: [...], flags: [...]}}")
+        for arm in self.arms:
+            if not arm or arm in (".", "..", "shared", "report") or "/" in arm or arm.startswith("-"):
+                raise InputError(f"arm '{arm}': it names a folder beside 'shared' and 'report'; choose another name")
+        self._check_references()
+        self._check_budget()
+        if repeated := _repeated([stage.makes for stage in self.shared]):
+            raise InputError(f"two shared stages make '{repeated}'; give each a path of its own")
+        for stage in self.shared:
+            if not stage.makes or Path(stage.makes).is_absolute() or ".." in Path(stage.makes).parts:
+                raise InputError(f"shared stage '{stage.name}' makes '{stage.makes}'; write a path below {{shared}}")
+
+    def _check_references(self) -> None:
+        for key, arm in [("baseline", self.baseline), *(("primary", arm) for arm in self.primary)]:
+            if arm not in self.arms:
+                raise InputError(
+                    f"{key} names the arm '{arm}', which is not there; the arms are {', '.join(self.arms)}"
+                )
+        if self.baseline in self.primary:
+            raise InputError(
+                f"primary names the baseline '{self.baseline}'; it lists the arms that are compared with it"
+            )
+
+    def _check_budget(self) -> None:
+        given = {name: value for name, value in asdict(self.budget).items() if value is not None}
+        if len(given) != 1 or min(given.values()) < 1:
+            said = ", ".join(f"{name}: {value}" for name, value in given.items()) or "nothing"
+            raise InputError(f"the budget says {said}; write one of steps: N and generated_tokens: N, with N above 0")
+
+
+def _repeated(values: list[Any]) -> Any:
+    return next((value for i, value in enumerate(values) if value in values[:i]), None)
+
+
+def _first(error: ValidationError) -> str:
+    """The first complaint in words: where it is, what was seen."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "as a whole"
+    said = {"unexpected_keyword_argument": "is no setting here", "missing": "is missing"}.get(first["type"])
+    if said is None:
+        said = f"{first['msg'][:1].lower()}{first['msg'][1:]}, seen {first['input']!r}"
+    return f"has a mistake at {place}: {said}"

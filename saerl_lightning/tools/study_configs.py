@@ -1,0 +1,173 @@
+"""Checks a study's arms before anything runs: each is parsed as `fit --print_config` would, and no model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from saerl_lightning import cli
+from saerl_lightning.errors import InputError
+from saerl_lightning.study.plan import OWN_FLAGS, arm_arguments, budget_flags
+from saerl_lightning.study.spec import StudySpec
+
+Resolved = dict[str, Any]
+
+EVALUATION = (  # what must be the same in all arms, or their accuracies are of different things
+    "data.init_args.val",
+    "data.init_args.test",
+    "data.init_args.val_sampling",
+    "data.init_args.val_batch_size",  # the samples' random numbers are counted by batch
+    "trainer.val_check_interval",
+    "trainer.check_val_every_n_epoch",
+    "trainer.limit_val_batches",
+    "trainer.limit_test_batches",
+)
+PLACES = {"config", "run_dir", "overwrite", "ckpt_path", "weights_only", "seed_everything"}  # of a run, not of an arm
+
+
+class _Made(Exception):
+    """Carries the parser out of LightningCLI's constructor."""
+
+
+class _ParserOnly(cli.RunCLI):
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _Made(parser)
+
+
+def resolve(spec: StudySpec, root: Path) -> dict[str, Resolved]:
+    """Parses every arm and checks them against each other.
+
+    Args:
+        spec: the study.
+        root: its folder; paths below it appear as `{study}` in what is returned.
+
+    Returns:
+        Each arm's whole configuration, without what differs between its runs.
+
+    Raises:
+        InputError: if flags do not parse, two arms are the same, or an arm changes the evaluation.
+    """
+    parser = _parser()
+    resolved = {arm: _parsed(parser, spec, arm, root) for arm in spec.arms}
+    for (one, config), (other, second) in itertools.combinations(resolved.items(), 2):
+        if config == second:
+            raise InputError(f"the arms '{one}' and '{other}' resolve to the same configuration; leave one of them out")
+    for arm, config in resolved.items():
+        _refuse_other_evaluation(arm, config, spec.baseline, resolved[spec.baseline])
+        _refuse_many_updates(spec, arm, config)
+    _refuse_uneven_validation(spec, resolved[spec.baseline])
+    return resolved
+
+
+def digests(spec: StudySpec, resolved: Mapping[str, Resolved]) -> dict[str, str]:
+    """A digest of each arm, of its configuration and its budget."""
+    budget = [spec.budget.steps, spec.budget.generated_tokens]
+    texts = {arm: json.dumps([budget, config], sort_keys=True) for arm, config in resolved.items()}
+    return {arm: hashlib.sha256(text.encode()).hexdigest()[:16] for arm, text in texts.items()}
+
+
+def study_digest(arms: Mapping[str, str]) -> str:
+    """One digest of all arms' digests."""
+    return hashlib.sha256(json.dumps(arms, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _parser() -> LightningArgumentParser:
+    try:
+        cli.run([], cli_class=_ParserOnly)
+    except _Made as made:
+        return made.args[0]
+    raise AssertionError("LightningCLI parses in its constructor")
+
+
+def _parsed(parser: LightningArgumentParser, spec: StudySpec, arm: str, root: Path) -> Resolved:
+    _refuse_own_flags(spec, arm)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            parsed = parser.parse_args([*arm_arguments(spec, arm, root), *budget_flags(spec.budget)])
+    except SystemExit as end:
+        mistake = said.getvalue().strip().removeprefix("error: ").rpartition("\n(all options:")[0]
+        raise InputError(f"the arm '{arm}' does not parse: {mistake or said.getvalue().strip()}") from end
+    config = {name: value for name, value in parsed["fit"].as_dict().items() if name not in PLACES}
+    config["trainer"].pop("default_root_dir")
+    config["checkpoint"].pop("dirpath", None)
+    return json.loads(json.dumps(config, sort_keys=True, default=_plain).replace(str(root), "{study}"))
+
+
+def _plain(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Namespace) else str(value)
+
+
+def _refuse_own_flags(spec: StudySpec, arm: str) -> None:
+    for flag in [*spec.flags, *spec.arms[arm].flags]:
+        name = flag.removeprefix("--").partition("=")[0]
+        if flag.startswith("--") and name in OWN_FLAGS:
+            raise InputError(
+                f"the arm '{arm}' gives --{name}, which the study sets from its seeds, budget and folder; leave it out"
+            )
+
+
+def _refuse_other_evaluation(arm: str, config: Resolved, baseline: str, reference: Resolved) -> None:
+    for key in EVALUATION:
+        if _at(config, key) != _at(reference, key):
+            raise InputError(
+                f"the arm '{arm}' changes the evaluation: {key} is {_at(config, key)}, and {_at(reference, key)} in "
+                f"'{baseline}'; evaluate all arms alike, in the study's base"
+            )
+    if _grader(config) != _grader(reference):
+        raise InputError(
+            f"the arm '{arm}' changes the evaluation: model.init_args.rewards.0 grades it, and is {_grader(config)}, and "
+            f"{_grader(reference)} in '{baseline}'; keep the first reward, with a weight of 0 if it is not to train"
+        )
+
+
+def _refuse_many_updates(spec: StudySpec, arm: str, config: Resolved) -> None:
+    updates = _at(config, "model.init_args.updates_per_batch")
+    if spec.budget.steps is not None and updates not in (None, 1):
+        raise InputError(
+            f"the arm '{arm}' takes {updates} optimiser steps a batch: {spec.budget.steps} steps would see fewer prompts "
+            "than in other arms; write a budget of generated_tokens, or updates_per_batch 1"
+        )
+
+
+def _refuse_uneven_validation(spec: StudySpec, config: Resolved) -> None:
+    """A run's last accuracy must be that of its last step, and all arms' of the same step."""
+    if not _at(config, "data.init_args.val"):
+        return
+    every, epochs = _at(config, "trainer.val_check_interval"), _at(config, "trainer.check_val_every_n_epoch")
+    if not isinstance(every, int) or epochs is not None:
+        raise InputError(
+            f"trainer.val_check_interval is {every} and trainer.check_val_every_n_epoch {epochs}: validations would come at "
+            "different steps in arms of different epochs; write a number of steps, and null"
+        )
+    if spec.budget.steps is not None and spec.budget.steps % every:
+        fits = spec.budget.steps - spec.budget.steps % every
+        raise InputError(
+            f"budget.steps {spec.budget.steps} is no multiple of trainer.val_check_interval {every}: the last validation "
+            f"would come before the last step; write {fits or every} or {fits + every}"
+        )
+
+
+def _grader(config: Resolved) -> Any:
+    rewards = _at(config, "model.init_args.rewards") or [None]
+    first = rewards[0]
+    if not isinstance(first, dict):
+        return first
+    arguments = {name: value for name, value in first.get("init_args", {}).items() if name != "weight"}
+    return {"class_path": first["class_path"], **arguments}
+
+
+def _at(config: Resolved, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,225 @@
+"""The study's comparisons: what each finished run measured, and each arm against the baseline, pair by pair of seeds.
+
+The numbers come from `study.curves`, `censoring`, `bootstrap` and `statistics`; here stands only what is compared with what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from saerl_lightning.report.study_facts import MISSING, Curve, Effect, Estimate, Measure
+from saerl_lightning.study import statistics
+from saerl_lightning.study.bootstrap import accuracy_difference
+from saerl_lightning.study.censoring import pseudo_times
+from saerl_lightning.study.curves import area, steps_to_target
+from saerl_lightning.study.multiplicity import holm
+from saerl_lightning.study.results import StudyResults
+from saerl_lightning.tools.study_questions import Key, Question, accuracies, measured_sets
+
+FAMILY: tuple[Measure, ...] = ("end", "steps")  # what Holm's correction is over, for every primary arm
+SPENT: Mapping[Measure, str] = {"tokens": "sampled_tokens", "wall": "seconds"}  # names of what a run spends
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run's curve says; the fields are those of `RunFact`."""
+
+    steps: int
+    start: float
+    end: float
+    area: float
+    reached: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is computed from the runs' curves and questions."""
+
+    primary: Sequence[str]
+    target: float
+    measured: Mapping[Key, Measured]  # finished runs, and others as far as they came
+    curves: Sequence[Curve]
+    effects: Sequence[Effect]
+    notes: Sequence[str]
+
+
+Points = list[tuple[int, float]]
+
+
+def compare(
+    results: StudyResults, questions: Mapping[Key, Sequence[Question]], shared: Mapping[str, Mapping[str, float]]
+) -> Comparison:
+    """Compares every arm with the baseline.
+
+    Args:
+        results: the study.
+        questions: of each finished run, at the end.
+        shared: seconds of the shared stages that each arm uses.
+    """
+    spec = results.spec
+    points = {
+        (run.arm, run.seed): [point for point in run.curve(spec.metric) if np.isfinite(point[1])]
+        for run in results.runs
+    }
+    finished = {
+        (run.arm, run.seed): points[run.arm, run.seed]
+        for run in results.runs
+        if run.state == "finished" and len(points[run.arm, run.seed]) > 1
+    }
+    ends = [curve[-1][1] for (arm, _), curve in finished.items() if arm == spec.baseline]
+    target = float(np.mean(ends)) if ends else MISSING
+    horizon = min((curve[-1][0] for curve in finished.values()), default=0)
+    measured = {key: _measured(curve, target, horizon, key in finished) for key, curve in points.items() if curve}
+    spent = {measure: _spent(results, finished, measure, shared) for measure in ("steps", *SPENT)}
+    primary = list(spec.primary) or [arm for arm in spec.arms if arm != spec.baseline]
+    effects = []
+    for arm in [*primary, *(arm for arm in spec.arms if arm not in primary and arm != spec.baseline)]:
+        seeds = [seed for seed in spec.seeds if (arm, seed) in finished and (spec.baseline, seed) in finished]
+        if seeds:
+            pair = _Pair(arm, spec.baseline, seeds, measured)
+            effects += [_end(pair, spec.metric, questions), _area(pair)]
+            effects += [_time(pair, measure, spent[measure]) for measure in ("steps", *SPENT)]
+    curves = [curve for arm in spec.arms if (curve := _curve(arm, finished)) is not None]
+    notes = _notes(results, finished, questions, len(primary))
+    return Comparison(primary, target, measured, curves, _by_measure(_corrected(effects, primary)), notes)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two arms on the seeds that both have finished."""
+
+    arm: str
+    baseline: str
+    seeds: Sequence[int]
+    measured: Mapping[Key, Measured]
+
+    def values(self, name: str) -> tuple[list[float], list[float]]:
+        """A measured number of the arm's runs, and of the baseline's, in the order of the seeds."""
+        arm, baseline = (
+            [float(vars(self.measured[each, seed])[name]) for seed in self.seeds] for each in (self.arm, self.baseline)
+        )
+        return arm, baseline
+
+
+def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[Question]]) -> Effect:
+    """The difference at the end, over seeds and questions where the metric is a mean over these."""
+    arm, baseline = pair.values("end")
+    known = list(dict.fromkeys(each.set for seed in pair.seeds for each in questions.get((pair.arm, seed), ())))
+    own, other = accuracies(questions, [pair.arm, pair.baseline], pair.seeds, measured_sets(metric, known))
+    estimate = accuracy_difference(own, other)[0] if own else statistics.paired_difference(arm, baseline)
+    detectable = statistics.detectable_difference(estimate.error, estimate.parts) if estimate.error > 0 else MISSING
+    return replace(_effect(pair, "end", arm, baseline, estimate), detectable=detectable)
+
+
+def _area(pair: _Pair) -> Effect:
+    arm, baseline = pair.values("area")
+    return _effect(pair, "area", arm, baseline, statistics.paired_difference(arm, baseline))
+
+
+def _time(pair: _Pair, measure: Measure, spent: Mapping[Key, np.ndarray]) -> Effect:
+    """What the target takes, restricted to what both arms were followed to; a run that never reached it is censored."""
+    ends = [max(float(spent[arm, seed][-1]) for seed in pair.seeds) for arm in (pair.arm, pair.baseline)]
+    shares: list[list[float]] = []
+    censored: list[int] = []
+    for arm in (pair.arm, pair.baseline):
+        times = [_at(pair.measured[arm, seed].reached, spent, (arm, seed)) for seed in pair.seeds]
+        shares.append(pseudo_times(times, [float(spent[arm, seed][-1]) for seed in pair.seeds], min(ends)).tolist())
+        censored.append(sum(time is None or time > min(ends) for time in times))
+    estimate = statistics.paired_difference(shares[0], shares[1])
+    return replace(_effect(pair, measure, shares[0], shares[1], estimate), censored=(censored[0], censored[1]))
+
+
+def _at(reached: float, spent: Mapping[Key, np.ndarray], key: Key) -> float | None:
+    """What was spent when a step was done; None for a target that was never reached."""
+    return float(spent[key][int(reached)]) if np.isfinite(reached) else None
+
+
+def _effect(
+    pair: _Pair, measure: Measure, arm: Sequence[float], baseline: Sequence[float], found: statistics.Estimate
+) -> Effect:
+    return Effect(
+        measure,
+        pair.arm,
+        float(np.mean(arm)),
+        float(np.mean(baseline)),
+        Estimate(found.value, found.low, found.high),
+        len(pair.seeds),
+        found.p,
+    )
+
+
+def _corrected(effects: Sequence[Effect], primary: Sequence[str]) -> list[Effect]:
+    """Puts Holm's p on the primary family; a primary arm that can't be compared yet counts in it."""
+    found = {f"{each.measure} {each.arm}": each.p for each in effects}
+    family = {name: found.get(name, MISSING) for name in (f"{measure} {arm}" for measure in FAMILY for arm in primary)}
+    adjusted = holm(family)
+    return [
+        replace(each, p_holm=adjusted[name].adjusted, primary=True)
+        if (name := f"{each.measure} {each.arm}") in adjusted
+        else each
+        for each in effects
+    ]
+
+
+def _by_measure(effects: Sequence[Effect]) -> list[Effect]:
+    return [
+        each for measure in ("end", "steps", "area", "tokens", "wall") for each in effects if each.measure == measure
+    ]
+
+
+def _spent(
+    results: StudyResults, finished: Mapping[Key, Points], measure: str, shared: Mapping[str, Mapping[str, float]]
+) -> dict[Key, np.ndarray]:
+    """For each finished run what it had spent after 0, 1, 2, … steps; seconds count the shared stages in."""
+    found = {}
+    for run in results.runs:
+        if (key := (run.arm, run.seed)) in finished:
+            steps = np.arange(finished[key][-1][0] + 1, dtype=np.float64)
+            logged = [] if measure == "steps" else run.spent(SPENT["tokens" if measure == "tokens" else "wall"])
+            known = np.array([(0, 0.0), *logged], dtype=np.float64)
+            spent = steps if measure == "steps" else np.interp(steps, known[:, 0], known[:, 1])
+            found[key] = spent + (sum(shared[run.arm].values()) if measure == "wall" else 0.0)
+    return found
+
+
+def _measured(curve: Points, target: float, horizon: int, finished: bool) -> Measured:
+    steps, values = [step for step, _ in curve], [value for _, value in curve]
+    start = values[0] if steps[0] == 0 else MISSING
+    if not finished:
+        return Measured(steps[-1], start, MISSING, MISSING, MISSING)
+    reached = steps_to_target(steps, values, target) if np.isfinite(target) else None
+    height = area(steps, values, horizon) if horizon > steps[0] else MISSING
+    return Measured(steps[-1], start, values[-1], height, MISSING if reached is None else reached)
+
+
+def _curve(arm: str, finished: Mapping[Key, Points]) -> Curve | None:
+    """The arm's runs at the steps that all of them measured; None where there are none."""
+    own = {seed: dict(curve) for (name, seed), curve in finished.items() if name == arm}
+    steps = sorted(set.intersection(*(set(curve) for curve in own.values()))) if own else []
+    if not steps:
+        return None
+    return Curve(arm, list(own), np.array(steps), np.array([[curve[step] for step in steps] for curve in own.values()]))
+
+
+def _notes(
+    results: StudyResults, finished: Mapping[Key, Points], questions: Mapping[Key, Sequence[Question]], arms: int
+) -> list[str]:
+    """What the reader must know of how the numbers were made."""
+    spec, said = results.spec, []
+    known = list(dict.fromkeys(each.set for own in questions.values() for each in own))
+    over = "seeds and the questions that all runs have answered" if measured_sets(spec.metric, known) else "seeds alone"
+    if finished:
+        said.append(
+            f"Intervals of the end are over {over}, the others over seeds, arm and baseline paired by seed; a difference "
+            "that is the same in every pair has none. Holm's correction is over the end and the steps to the target of "
+            f"{arms} arm{'s' * (arms != 1)}. The target counts as reached when the mean of three evaluations is there "
+            "for two in a row; a run that never gets there counts with the whole budget, and is marked; tokens and seconds "
+            "are counted up to what the cheaper of the two arms spent in all."
+        )
+    ended = [(run.arm, run.seed) for run in results.runs if run.state == "finished"]
+    if silent := [f"{arm}, seed {seed}" for arm, seed in ended if (arm, seed) not in finished]:
+        said.append(f"Finished, but without a curve of {spec.metric}, and in no number: {'; '.join(silent)}.")
+    return said

@@ -1,0 +1,76 @@
+"""A study's folder: what protects it from another study, from other settings, and from two calls at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.study.results import RECORD, SPEC
+from saerl_lightning.study.run_state import now, write_whole
+from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.tools.study_configs import study_digest
+
+
+def check_folder(spec: StudySpec, root: Path) -> None:
+    """Refuses a folder that is another study's, or none.
+
+    Raises:
+        InputError: saying what to do.
+    """
+    if root.is_file():
+        raise InputError(f"'{root}' is a file; name a folder by --out")
+    if not root.is_dir() or not any(each.name != ".lock" for each in root.iterdir()):
+        return
+    if not (root / RECORD).is_file():
+        raise InputError(f"'{root}' holds no {RECORD}, so it is no study's folder; name another by --out")
+    name = json.loads((root / RECORD).read_text())["name"]
+    if name != spec.name:
+        raise InputError(
+            f"'{root}' is the folder of the study '{name}', and this is '{spec.name}'; name another by --out"
+        )
+
+
+def check_digests(arms: dict[str, str], root: Path) -> None:
+    """Refuses to mix runs of two settings under one arm's name. Arms and seeds may be added, and left out."""
+    if not (root / RECORD).is_file():
+        return
+    known: dict[str, str] = json.loads((root / RECORD).read_text())["arms"]
+    changed = [arm for arm, digest in arms.items() if known.get(arm, digest) != digest]
+    if changed:
+        names = ", ".join(f"'{arm}'" for arm in changed)
+        raise InputError(
+            f"'{root}' holds this study with other settings of {names} (configs, flags, budget or their defaults changed): "
+            f"write --out another folder, delete '{root}' to start anew, or give the changed arm a new name"
+        )
+
+
+def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> None:
+    """Keeps the study as given, and what its arms meant."""
+    known: dict[str, Any] = json.loads((root / RECORD).read_text()) if (root / RECORD).is_file() else {}
+    every = {**known.get("arms", {}), **arms}
+    record = {"digest": study_digest(every), "name": spec.name, "created": known.get("created", now()), "arms": every}
+    write_whole(root / SPEC, source.read_text())
+    write_whole(root / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Holds the study's folder: two calls at once would run the same runs.
+
+    Raises:
+        InputError: if another call holds it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another `study run` is at work in '{root}'; wait for it, or name another --out"
+            ) from error
+        yield

@@ -1,0 +1,40 @@
+"""The demo's policy by itself: `python -m saerl_lightning.tools.tiny_policy FOLDER`, for studies that share a cold start.
+
+Random weights and a tokenizer whose merges come from the demo's training prompts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from jsonargparse import auto_cli
+
+from saerl_lightning.policy.tiny import build_tiny_policy
+from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
+from saerl_lightning.records import Prompt
+
+TASKS = "configs/demo/tasks.yaml"
+
+
+def tiny_policy(folder: str, seed: int = 0, tasks: str = TASKS) -> None:
+    """Writes the demo's random policy of about a million weights.
+
+    Args:
+        folder: where it goes; missing or empty.
+        seed: of the weights.
+        tasks: config whose training prompts the tokenizer learns from.
+    """
+    build_tiny_policy(folder, [f"{each.text} {each.answer}" for each in prompts_of(tasks, "train")], seed=seed)
+
+
+def prompts_of(tasks: str, *path: str) -> list[Prompt]:
+    """The prompts of one of the sets of a config, as it draws them; "val", "demo" leads to `data.val.demo`."""
+    source = yaml.safe_load(Path(tasks).read_text())["data"]["init_args"]
+    for key in path:
+        source = source[key]
+    return ReasoningGymPrompts(**source["init_args"]).load()
+
+
+if __name__ == "__main__":
+    auto_cli(tiny_policy, as_positional=True)

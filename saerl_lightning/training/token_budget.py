@@ -1,0 +1,51 @@
+"""Ends a run when it has generated enough tokens, so that arms whose completions differ in length cost the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+
+from saerl_lightning.errors import InputError
+
+
+class TokenBudget(lightning.Callback):
+    """Stops training after the step that brings the generated tokens to the budget; a last validation follows.
+
+    Tokens of all generated completions count, also of groups that were replaced or that taught nothing; those of evaluation
+    do not. On several processes it counts what the step logged times the number of processes.
+
+    Args:
+        tokens: of completions, over the whole run.
+
+    Raises:
+        InputError: if `tokens` is below 1.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        if tokens < 1:
+            raise InputError(f"TokenBudget.tokens is {tokens}; write 1 or more")
+        self.tokens = tokens
+        self.generated = 0.0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the step's tokens."""
+        metrics = trainer.callback_metrics
+        rate, seconds = metrics.get("throughput/sampled_tokens_per_s"), metrics.get("time/generate")
+        if rate is None or seconds is None:
+            raise InputError(
+                "TokenBudget counts what GRPOModule logs, and this module logs no generated tokens; leave it out"
+            )
+        self.generated += float(rate) * max(float(seconds), 1e-9) * trainer.world_size
+        if round(self.generated) >= self.tokens:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Holds the tokens so far."""
+        return {"generated": self.generated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting from there."""
+        self.generated = state_dict["generated"]
