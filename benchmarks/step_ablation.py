@@ -43,7 +43,7 @@ class Round:
 # Where all rows have one length and come in one part, sorting and overlap have nothing to do: they get uneven work.
 ROUNDS = (
     Round(("fused", "shared_prefix", "tiled_head")),
-    Round(("reuse_forward", ALL_OFF)),
+    Round(("lean_layers", "reuse_forward", ALL_OFF)),
     Round(("skip_zero_advantage", ALL_OFF), flat=True),
     Round(("overlap_grading", "sort_by_length"), uneven=True),
 )
