@@ -17,13 +17,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saerl_lightning.attention import TOLERANCE, attention_window
 from saerl_lightning.policy.prefix_attention import PackedGroup, PackedLayout, attends_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Largest distance of packed and padded states, as a share of a state's norm. Rounding stays far below, a wrong mask does not.
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 # Two prompts, one with ragged and one with equal completions.
 TRIAL_TOKENS = (
     (3, 4, 5, 6, 7, 8, 9, 10, 11),
@@ -115,7 +114,7 @@ def why_not_packed(model: PreTrainedModel, max_tokens: int) -> str | None:
         max_tokens: longest prompt and completion together that will be packed.
     """
     decoder = model.get_decoder()
-    name, window = type(decoder).__name__, _window(decoder)
+    name, window = type(decoder).__name__, attention_window(decoder)
     if window is not None and window < max_tokens:
         return f"{name} attends within windows of {window} tokens, sequences have up to {max_tokens}"
     try:
@@ -125,15 +124,6 @@ def why_not_packed(model: PreTrainedModel, max_tokens: int) -> str | None:
     if not apart <= TOLERANCE[decoder.dtype]:
         return f"{name} differs with packed groups by {apart:.2g} of a state's norm"
     return None
-
-
-def _window(decoder: PreTrainedModel) -> int | None:
-    config = decoder.config
-    kinds = set((getattr(config, "layer_types", None) or ["unknown"])[: config.num_hidden_layers])
-    if kinds == {"full_attention"}:
-        return None
-    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((size for size in sizes if size is not None), default=None)
 
 
 @torch.no_grad()

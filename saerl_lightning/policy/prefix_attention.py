@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
+from saerl_lightning.attention import attends_by
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -206,7 +208,7 @@ def attends_packed(decoder: PreTrainedModel) -> Iterator[None]:
         NotImplementedError: if the decoder's attention can't be replaced.
     """
     with ExitStack() as stack:
-        stack.enter_context(_switched(decoder))
+        stack.enter_context(attends_by(decoder, NAME, packed_attention))
         for module in decoder.modules():
             if CHECKPOINT in vars(module):
                 before = vars(module)[CHECKPOINT]
@@ -219,25 +221,9 @@ def _switching_checkpoint(checkpoint: Callable[..., Any], decoder: PreTrainedMod
     @wraps(checkpoint)
     def wrapped(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         def recomputed(*inputs: Any, **options: Any) -> Any:
-            with _switched(decoder):
+            with attends_by(decoder, NAME, packed_attention):
                 return function(*inputs, **options)
 
         return checkpoint(recomputed, *args, **kwargs)
 
     return wrapped
-
-
-@contextmanager
-def _switched(decoder: PreTrainedModel) -> Iterator[None]:
-    from transformers import AttentionInterface
-
-    # No mask function is registered under this name, so the decoder builds no mask.
-    AttentionInterface.register(NAME, packed_attention)
-    before = decoder.config._attn_implementation or "eager"
-    decoder.set_attn_implementation(NAME)
-    try:
-        if decoder.config._attn_implementation != NAME:
-            raise NotImplementedError("its attention can't be replaced")
-        yield
-    finally:
-        decoder.set_attn_implementation(before)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saerl_lightning.attention import TOLERANCE, attention_window
 from saerl_lightning.signals import trie
 from saerl_lightning.signals.activations import residual_stream
 from saerl_lightning.signals.tree_attention import attends_trees, tree_spans
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Largest distance of the two ways, as a share of a token's norm. Rounding stays far below; a wrong mask goes far beyond.
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 PROBE = ([3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 5, 6, 11, 12], [3, 4, 13, 14, 15])
 
 
@@ -127,7 +126,7 @@ def why_no_tree(decoder: PreTrainedModel, max_tokens: int) -> str | None:
     Windows are looked up, since a short trial can't show them; all else (soft caps, sinks, recurrent layers, position
     biases) shows itself in a trial with three prompts.
     """
-    window = _window(decoder)
+    window = attention_window(decoder)
     if window is not None and window < max_tokens:
         return f"{type(decoder).__name__} attends within windows of {window} tokens, max_tokens is {max_tokens}"
     padded, tree = PaddedForward(decoder), TreeForward(decoder)
@@ -139,15 +138,6 @@ def why_no_tree(decoder: PreTrainedModel, max_tokens: int) -> str | None:
     if not apart <= TOLERANCE[decoder.dtype]:
         return f"{type(decoder).__name__} differs under tree attention by {apart:.2g} of a token's norm"
     return None
-
-
-def _window(decoder: PreTrainedModel) -> int | None:
-    config = decoder.config
-    kinds = set((getattr(config, "layer_types", None) or ["unknown"])[: config.num_hidden_layers])
-    if kinds == {"full_attention"}:
-        return None
-    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((size for size in sizes if size is not None), default=None)
 
 
 def _distance(packed: Reading, index: int, alone: Reading) -> float:

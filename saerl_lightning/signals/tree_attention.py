@@ -6,8 +6,8 @@ softmax attention only; whether a model is content with that, `forward.py` finds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from saerl_lightning.attention import attends_by
 from saerl_lightning.signals.trie import Trie, spans
 
 if TYPE_CHECKING:
@@ -70,22 +71,10 @@ def tree_attention(
     return out, None
 
 
-@contextmanager
-def attends_trees(decoder: PreTrainedModel) -> Iterator[None]:
+def attends_trees(decoder: PreTrainedModel) -> AbstractContextManager[None]:
     """Lets a decoder use `tree_attention` inside the block; it needs `tree=` there.
 
     Raises:
-        NotImplementedError: if the decoder's attention can't be replaced.
+        NotImplementedError: on entering, if the decoder's attention can't be replaced.
     """
-    from transformers import AttentionInterface
-
-    # No mask function is registered under this name, so the decoder builds no mask.
-    AttentionInterface.register(NAME, tree_attention)
-    before = decoder.config._attn_implementation or "eager"
-    decoder.set_attn_implementation(NAME)
-    try:
-        if decoder.config._attn_implementation != NAME:
-            raise NotImplementedError("its attention can't be replaced")
-        yield
-    finally:
-        decoder.set_attn_implementation(before)
+    return attends_by(decoder, NAME, tree_attention)
