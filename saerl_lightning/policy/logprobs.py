@@ -84,11 +84,19 @@ def score(
         logits = _model_logits(model, tokens, positions)
     else:
         logits = head_logits(model, predicting_states(model, tokens, positions))
+    logprobs, entropy = chunked_logprobs(logits, targets, temperature, entropy_gradient)
+    return spread(logprobs, positions, tokens.shape), spread(entropy, positions, tokens.shape)
+
+
+def chunked_logprobs(
+    logits: Iterator[Float[Tensor, "n V"]], targets: Int[Tensor, " N"], temperature: float, entropy_gradient: bool
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """`token_logprobs` of logits that come `CHUNK` positions at a time."""
     chunks = [
         token_logprobs(z, t, temperature, entropy_gradient) for z, t in zip(logits, targets.split(CHUNK), strict=True)
     ]
     logprobs, entropy = (torch.cat(values) for values in zip(*chunks, strict=True))
-    return spread(logprobs, positions, tokens.shape), spread(entropy, positions, tokens.shape)
+    return logprobs, entropy
 
 
 def transforms_logits(model: PreTrainedModel) -> bool:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from saerl_lightning.policy.head import TiledHead
 from saerl_lightning.policy.logprobs import (
+    chunked_logprobs,
     completion_positions,
     head_logits,
     output_head,
     predicting_states,
     score,
     spread,
-    token_logprobs,
     transforms_logits,
 )
 from saerl_lightning.policy.prefix import pack_groups, why_not_packed
@@ -95,12 +95,7 @@ class Scorer:
             assert isinstance(weight, Tensor)
             temperature = self.temperature or 1.0  # greedy rows are scored at 1
             return TiledHead.apply(hidden, weight, targets, temperature, self.entropy_gradient)  # pyright: ignore[reportReturnType]
-        chunks = [
-            token_logprobs(z, t, self.temperature, self.entropy_gradient)
-            for z, t in zip(head_logits(model, hidden), targets.split(1024), strict=True)
-        ]
-        logprobs, entropy = (torch.cat(values) for values in zip(*chunks, strict=True))
-        return logprobs, entropy
+        return chunked_logprobs(head_logits(model, hidden), targets, self.temperature, self.entropy_gradient)
 
 
 def why_not_tiled(model: PreTrainedModel) -> str | None:

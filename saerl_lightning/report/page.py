@@ -70,10 +70,10 @@ def render(run: PlannedRun, arithmetic: Sequence[str] = (), compared: Comparison
         charts={name: title for name, title in TITLES.items() if name in drawn},
         has_map=points is not None,
         shown=len(points["x"]) if points else 0,
-        data=_json({"figures": drawn, "map": points, "colours": COLOURS, "marks": MARKS}),
-        style=_asset("page.css"),
-        script=_asset("page.js"),
-        plotly=_plotly(),
+        data=script_json({"figures": drawn, "map": points, "colours": COLOURS, "marks": MARKS}),
+        style=asset("page.css"),
+        script=asset("page.js"),
+        plotly=plotly_script(),
     )
 
 
@@ -120,10 +120,10 @@ def _figures(run: PlannedRun, names: dict[int, str]) -> dict[str, Any]:
         filtering = run.operation("filtering")
         cut, reason = (filtering.metrics.get("threshold"), filtering.reason) if filtering else (None, "")
         drawn["quality"] = charts.quality_histogram(ledger, reason, cut)
-    return {name: _plain(figure) for name, figure in drawn.items()}
+    return {name: plain(figure) for name, figure in drawn.items()}
 
 
-def _plain(figure: Figure) -> dict[str, Any]:
+def plain(figure: Figure) -> dict[str, Any]:
     """The figure without plotly's default template: the page has its own looks."""
     figure.update_layout(template="none")
     written = figure.to_json()
@@ -152,17 +152,19 @@ def _map(run: PlannedRun, names: dict[int, str]) -> dict[str, Any] | None:
     }
 
 
-def _json(data: dict[str, Any]) -> str:
+def script_json(data: dict[str, Any]) -> str:
     """JSON that may stand inside a script block: no text of the data can end it."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Reads one of the pages' own files."""
     return files(PACKAGE).joinpath(name).read_text(encoding="utf-8")
 
 
-def _plotly() -> str:
+def plotly_script() -> str:
+    """The charts' whole library, so that a page needs no host."""
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()

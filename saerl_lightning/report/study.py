@@ -65,10 +65,10 @@ def render(facts: StudyFacts) -> str:
         against=[each for each, _ in against],
         maps=[each for each, _ in maps],
         panels=[(f"panel{k}", each, _panel_table(each)) for k, each in enumerate(facts.panels)],
-        data=page._json({"figures": drawn, "map": None, "colours": COLOURS, "marks": MARKS}),
-        style=page._asset("page.css") + page._asset("study.css"),
-        script=page._asset("page.js"),
-        plotly=page._plotly(),
+        data=page.script_json({"figures": drawn, "map": None, "colours": COLOURS, "marks": MARKS}),
+        style=page.asset("page.css") + page.asset("study.css"),
+        script=page.asset("page.js"),
+        plotly=page.plotly_script(),
     )
 
 
@@ -122,7 +122,7 @@ def _figures(facts: StudyFacts) -> dict[str, Any]:
         drawn["reach"] = study_charts.reach(facts)
     if any(name.endswith("_s") for cost in facts.costs for name in cost.parts):
         drawn["costs"] = study_charts.costs(facts)
-    return {name: page._plain(figure) for name, figure in drawn.items()}
+    return {name: page.plain(figure) for name, figure in drawn.items()}
 
 
 def _against(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
@@ -131,14 +131,14 @@ def _against(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
         return []
     baseline = by_arm.pop(facts.baseline)
     return [
-        (Drawn(f"against{k}", arm), page._plain(study_charts.against(facts, curve, baseline)))
+        (Drawn(f"against{k}", arm), page.plain(study_charts.against(facts, curve, baseline)))
         for k, (arm, curve) in enumerate(by_arm.items())
     ]
 
 
 def _maps(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
     return [
-        (Drawn(f"map{k}x{part}", f"{each.arm}, seed {each.seed}"), page._plain(figure))
+        (Drawn(f"map{k}x{part}", f"{each.arm}, seed {each.seed}"), page.plain(figure))
         for k, each in enumerate(facts.maps)
         for part, figure in enumerate(study_charts.plan_maps(each))
     ]

@@ -77,7 +77,8 @@ class StudySpec:
         budget: of every run.
         baseline: the arm that the others are compared with.
         metric: what the primary comparison is about, as it is logged.
-        primary: arms whose comparison with the baseline is corrected for their number (Holm); the others are exploratory.
+        primary: arms whose end and steps to the target are compared with the baseline's in one family, corrected by Holm's
+            method; the others are exploratory. An empty list takes all arms.
         shared: what is made once.
         flags: that all arms get, before their own.
         description: what the study asks.

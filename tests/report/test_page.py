@@ -61,7 +61,7 @@ def test_what_prompts_say_stays_text(planned):
 def test_nothing_is_asked_of_another_host(planned):
     text = render(planned)
     assert "default-src 'none'" in text
-    own = text.replace(page._plotly(), "")
+    own = text.replace(page.plotly_script(), "")
     assert not re.search(
         r'(src|href|url)\s*[=(]\s*["\']?(https?:)?//', own.replace(html.escape('"'), '"').split("<script")[0]
     )

@@ -131,7 +131,7 @@ def test_names_stay_text_and_nobody_is_asked(tmp_path):
     arms = {"grpo": Arm(GRPO, BREAKOUT), HOSTILE: Arm(BETTER, BREAKOUT, [BREAKOUT], plan=small_plan())}
     folder = write_study(tmp_path / "tiny", arms, [HOSTILE])
     text = write_report(folder).read_text()
-    own = text.replace(page._plotly(), "")
+    own = text.replace(page.plotly_script(), "")
     assert own.count("</script>") == 3 and "<img" not in own and "default-src 'none'" in own
     data = re.search(r'id="data">(.*?)</script>', own, re.DOTALL)
     assert data
