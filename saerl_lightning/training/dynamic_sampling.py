@@ -35,9 +35,10 @@ class Filled:
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    """Replaces groups whose completions all earn the same by groups of the plan's next prompts, round after round.
+    """Replaces groups without variance in the first reward by groups of the plan's next prompts, round after round.
 
-    A round samples as many prompts as groups are missing. If some are still missing after the last round, or at the
+    The first reward says what is right: groups that are all right or all wrong go, however their lengths or forms differ. A
+    round samples as many prompts as groups are missing. If some are still missing after the last round, or at the
     plan's end, groups without variance stay in the step: it always has its full size. (Source: DAPO, arXiv 2503.14476,
     section 3.2, which samples whole batches and drops what is too much.)
 

@@ -271,3 +271,15 @@ def test_two_ranks_with_different_needs_end_on_the_weights_of_one(tiny, tmp_path
     assert first["generated"] + second["generated"] == alone["generated"] > 3 * 4
     assert largest_difference(alone["weights"], first["weights"]) < 2e-6
     assert largest_difference(first["weights"], second["weights"]) == 0
+
+
+def test_variance_is_that_of_the_first_reward():
+    """All wrong but of several lengths; right and wrong whose sum is equal; one grader failed; all failed."""
+    nan = float("nan")
+    right = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [nan, 1.0, 1.0], [nan, 1.0, 0.0], [nan, nan, nan]])
+    length = torch.tensor([[-1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0] * 3, [0.0] * 3, [0.0] * 3])
+    rollouts = Rollouts.pack([[1]] * 5, [[2]] * 15, [[-1.0]] * 15, [False] * 15, ["x"] * 15, 3, 0)
+    prompts = [Prompt(str(p), (), "") for p in range(5)]
+    batch = PromptBatch(prompts, [[1]] * 5, list(range(5)))
+    step = SampledStep(batch, rollouts, {"math": right, "length": length}, right + length)
+    assert step.varied.tolist() == [False, True, False, True, False]
