@@ -16,6 +16,7 @@ FLOORS = [
         1,
         "*.data.ordering *.data.permutation *.data.logdet *.data.agreement *.data.feature_rows *.data.scores *.data.probe",
     ),
+    (1, "*.data.feature_ablation"),
     (5, "*.tools *.tools.*"),
     (1, "*.signals.activations *.signals.trie *.signals.pooling *.reward.answer"),
     (1, "*.study.statistics *.study.bootstrap *.study.curves *.study.censoring *.study.multiplicity"),

@@ -22,6 +22,7 @@ BELOW = {
 OWN_STAND = {
     "demo/tasks.yaml": ["demo/tasks.yaml", "demo/grpo.yaml"],
     "demo/saerl.yaml": ["demo/tasks.yaml", "demo/grpo.yaml", "demo/saerl.yaml"],
+    "demo/study.yaml": ["demo/tasks.yaml", "demo/grpo.yaml", "demo/study.yaml"],
     "demo/sae.yaml": ["sae/topk.yaml", "demo/sae.yaml"],
     "paper/qwen2.5_math_7b.yaml": ["grpo.yaml", "paper/qwen2.5_math_1.5b.yaml", "paper/qwen2.5_math_7b.yaml"],
 }

@@ -40,6 +40,10 @@ EXAMPLES = {
     "LabelOrder": [{}, {"label": "level", "descending": True}],
     "LengthOrder": [{}],
     "ShuffledOrder": [{"inner": EasyToHard(probe=RIDGE)}, {"inner": LengthOrder(), "seed": 3}],
+    "WithoutFeatures": [
+        {"inner": EasyToHard(probe=RIDGE), "count": 2},
+        {"inner": EasyToHard(probe=RIDGE, descending=True), "count": 3, "random": True},
+    ],
     "TailMixing": [{}, {"fraction": 0.5}],
     "FullMixing": [{}, {"window": 3}],
     "DiverseBatches": [{}, {"window": 2, "components": 3}],
@@ -160,6 +164,7 @@ REPORTED = {
 }
 REPORTED |= {Curriculum: {"spearman_length"}, Mixing: {"share"}}
 SCORES = {f"probe/{score}{end}" for score in ("r2", "pearson", "spearman") for end in ("", "_low", "_high")}
+ROBBED = {"without/columns", "without/tau"}
 PROBED = {"probe/labels", "probe/nonzero", *SCORES}
 
 
@@ -173,5 +178,7 @@ def test_it_reports_itself_in_finite_numbers(name, arguments):
     expected = next(
         (names for role, names in REPORTED.items() if isinstance(operation, role)), {"share", "logdet", "logdet_before"}
     )
-    learned = {"QualityFilter": {"threshold"} | PROBED, "EasyToHard": PROBED}.get(name, set())
+    learned = {"QualityFilter": {"threshold"} | PROBED, "EasyToHard": PROBED, "WithoutFeatures": ROBBED}.get(
+        name, set()
+    )
     assert metrics.keys() == expected | learned

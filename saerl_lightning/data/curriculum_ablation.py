@@ -1,0 +1,82 @@
+"""The order once columns are taken out of its probe's sight: a dose, to see whether the order's worth hangs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from saerl_lightning.data.callback import Curriculum
+from saerl_lightning.data.curriculum import EasyToHard
+from saerl_lightning.data.feature_ablation import equally_active, top_columns, without
+from saerl_lightning.data.labels import read_label, require_features, sample_labelled
+from saerl_lightning.data.probe import LinearFit
+from saerl_lightning.errors import InputError
+from saerl_lightning.plan import SamplePlan
+from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+
+class WithoutFeatures(Curriculum):
+    """Orders easy to hard by the same probe, after its weightiest columns were set to 0 in every prompt.
+
+    The probe is not fitted again: what these columns said is lost to the order. With none taken out this is `EasyToHard`.
+
+    Source: the fifth causal test of docs/method.md; ours.
+
+    Args:
+        inner: the curriculum whose probe rates the prompts; its probe must be linear.
+        count: columns taken out, by |weight| times the column's standard deviation; more than have a weight is all of them.
+        random: take out as many random columns that are active in as many prompts, in their place: the control.
+        seed: of the random columns.
+
+    Raises:
+        InputError: if `count` is below 0.
+    """
+
+    def __init__(self, inner: EasyToHard, count: int, random: bool = False, seed: int = 0) -> None:
+        if count < 0:
+            raise InputError(f"WithoutFeatures.count is {count}; write how many columns are taken out, 0 or more")
+        self.inner = inner
+        self.count = count
+        self.random = random
+        self.seed = seed
+        self._metrics: dict[str, float] = {}
+
+    @property
+    def needs_features(self) -> bool:
+        """The probe reads feature rows."""
+        return True
+
+    def difficulty(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Rates every prompt by what the probe still sees.
+
+        Raises:
+            InputError: as `EasyToHard`, and if the probe is not linear.
+        """
+        from scipy.stats import kendalltau
+
+        reader, inner = type(self).__name__, self.inner
+        labels, rows = read_label(reader, inner.label, prompts), require_features(reader, prompts, features)
+        known = sample_labelled(labels, inner.labels, inner.seed)
+        fit = inner.probe.fit(rows[known], labels[known])
+        if not isinstance(fit, LinearFit):
+            raise InputError(
+                f"{reader}.inner.probe is {type(inner.probe).__name__}; write a linear one, ElasticNetProbe"
+            )
+        taken = top_columns(fit.weights, rows, self.count)
+        taken = equally_active(taken, rows, self.seed) if self.random else taken
+        whole, left = fit.predict(rows), fit.predict(without(rows, taken))
+        tau = 0.0 if np.ptp(left) == 0 else float(kendalltau(whole, left).statistic)  # nothing is left of the order
+        self._metrics = {"without/columns": float(len(taken)), "without/tau": tau}
+        return -left if inner.descending else left
+
+    def metrics(self) -> dict[str, float]:
+        """Adds how many columns were taken out, and Kendall's tau between the ratings with and without them."""
+        return super().metrics() | self._metrics
