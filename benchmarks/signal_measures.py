@@ -12,7 +12,7 @@ import numpy as np
 
 from saerl_lightning.data.feature_rows import deviation, divided, row_count
 from saerl_lightning.data.probe import fold_of
-from saerl_lightning.data.scores import Statistic, pearson, spearman
+from saerl_lightning.data.scores import Statistic, pearson
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import Features
 from saerl_lightning.signals.text import measures
@@ -65,12 +65,17 @@ def mean(values: np.ndarray) -> Statistic:
 
 
 def rank_agreement(labels: np.ndarray, predicted: np.ndarray) -> Statistic:
-    """Spearman's correlation in each draw."""
+    """Spearman's correlation in each draw, 0 where a side is constant; all draws at once, which must be of equal size."""
+    from scipy.stats import rankdata
+
     prompts = np.arange(len(labels))
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        drawn = (np.repeat(prompts, each) for each in counts)
-        return np.array([spearman(predicted[rows], labels[rows]) for rows in drawn])
+        drawn = np.repeat(np.tile(prompts, len(counts)), counts.ravel()).reshape(len(counts), -1)
+        ranks = [rankdata(values[drawn], axis=1) for values in (labels, predicted)]
+        a, b = (each - each.mean(axis=1, keepdims=True) for each in ranks)
+        scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+        return np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(scale)), where=scale > 0)
 
     return statistic
 

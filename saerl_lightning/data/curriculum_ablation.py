@@ -13,6 +13,7 @@ from saerl_lightning.data.curriculum import EasyToHard
 from saerl_lightning.data.feature_ablation import equally_active, top_columns, without
 from saerl_lightning.data.labels import read_label, require_features, sample_labelled
 from saerl_lightning.data.probe import LinearFit
+from saerl_lightning.data.scores import kendall
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
@@ -60,8 +61,6 @@ class WithoutFeatures(Curriculum):
         Raises:
             InputError: as `EasyToHard`, and if the probe is not linear.
         """
-        from scipy.stats import kendalltau
-
         reader, inner = type(self).__name__, self.inner
         labels, rows = read_label(reader, inner.label, prompts), require_features(reader, prompts, features)
         known = sample_labelled(labels, inner.labels, inner.seed)
@@ -73,8 +72,7 @@ class WithoutFeatures(Curriculum):
         taken = top_columns(fit.weights, rows, self.count)
         taken = equally_active(taken, rows, self.seed) if self.random else taken
         whole, left = fit.predict(rows), fit.predict(without(rows, taken))
-        tau = 0.0 if np.ptp(left) == 0 else float(kendalltau(whole, left).statistic)  # nothing is left of the order
-        self._metrics = {"without/columns": float(len(taken)), "without/tau": tau}
+        self._metrics = {"without/columns": float(len(taken)), "without/tau": kendall(whole, left)}
         return -left if inner.descending else left
 
     def metrics(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -117,6 +118,16 @@ def pearson(
 def spearman(x: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"]) -> float:
     """Spearman's rank correlation without an interval; equal values share their mean rank, 0 where a side is constant."""
     return float(_rank_correlation(x, y)(np.ones((1, len(x)), dtype=np.int64))[0]) if len(x) else 0.0
+
+
+def kendall(x: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"]) -> float:
+    """Kendall's tau-b of two orders; 0 where either tells nothing apart."""
+    from scipy.stats import kendalltau
+
+    if (x == x[0]).all() or (y == y[0]).all():
+        return 0.0
+    tau: Any = kendalltau(x, y)
+    return float(tau.statistic)
 
 
 def is_binary(labels: Float[np.ndarray, " n"]) -> bool:

@@ -59,7 +59,12 @@ def _planned(spec: StudySpec, root: Path, arm: str, seed: int) -> PlannedRun:
         f"--data.shuffle_seed={seed}",
         f"--model.sampling.seed={seed}",
     ]
-    wandb = {"WANDB_RUN_GROUP": spec.name, "WANDB_NAME": f"{arm}/seed-{seed}", "WANDB_TAGS": f"{arm},seed-{seed}"}
+    wandb = {
+        "WANDB_RUN_GROUP": spec.name,
+        "WANDB_JOB_TYPE": arm,  # what W&B can group by; it can't by one of several tags
+        "WANDB_NAME": f"{arm}/seed-{seed}",
+        "WANDB_TAGS": f"{arm},seed-{seed}",
+    }
     return PlannedRun(arm, seed, folder, [*PROGRAM, *arm_arguments(spec, arm, root), *own], wandb)
 
 

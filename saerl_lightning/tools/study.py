@@ -1,4 +1,4 @@
-"""`study run` and `study report`: arms over seeds on one budget, and what came of them."""
+"""`study run`, `report`, `causal` and `dashboard`: arms over seeds on one budget, what came of them, and why."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from saerl_lightning.study.results import RunResult, StudyResults
 from saerl_lightning.study.run_state import RunRecord
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
+from saerl_lightning.tools.study_causal import causal
 from saerl_lightning.tools.study_configs import digests, resolve
-from saerl_lightning.tools.study_folder import alone, check_digests, check_folder, claim
+from saerl_lightning.tools.study_dashboard import dashboard
+from saerl_lightning.tools.study_folder import alone, check_digests, check_folder, check_runs, claim
 
 INTERRUPTED = 130  # as shells say it
 
@@ -71,7 +73,7 @@ def report(folder: str) -> None:
     print(write_report(Path(folder)))
 
 
-VERBS = {"run": run, "report": report}
+VERBS = {"run": run, "report": report, "causal": causal, "dashboard": dashboard}
 
 
 def run_study(
@@ -124,8 +126,10 @@ def checked(spec: StudySpec, root: Path) -> dict[str, str]:
         InputError: for the first thing that is wrong.
     """
     check_folder(spec, root)
-    arms = digests(spec, resolve(spec, root))
+    resolved = resolve(spec, root)
+    arms = digests(spec, resolved)
     check_digests(arms, root)
+    check_runs(spec, root, resolved)
     return arms
 
 

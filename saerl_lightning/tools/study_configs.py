@@ -62,6 +62,7 @@ def resolve(spec: StudySpec, root: Path) -> dict[str, Resolved]:
         if config == second:
             raise InputError(f"the arms '{one}' and '{other}' resolve to the same configuration; leave one of them out")
     for arm, config in resolved.items():
+        _refuse_no_csv(arm, config)
         _refuse_other_evaluation(arm, config, spec.baseline, resolved[spec.baseline])
         _refuse_many_updates(spec, arm, config)
     _refuse_uneven_validation(spec, resolved[spec.baseline])
@@ -97,10 +98,16 @@ def _parsed(parser: LightningArgumentParser, spec: StudySpec, arm: str, root: Pa
     except SystemExit as end:
         mistake = said.getvalue().strip().removeprefix("error: ").rpartition("\n(all options:")[0]
         raise InputError(f"the arm '{arm}' does not parse: {mistake or said.getvalue().strip()}") from end
-    config = {name: value for name, value in parsed["fit"].as_dict().items() if name not in PLACES}
-    config["trainer"].pop("default_root_dir")
-    config["checkpoint"].pop("dirpath", None)
-    return json.loads(json.dumps(config, sort_keys=True, default=_plain).replace(str(root), "{study}"))
+    return placeless(json.loads(json.dumps(parsed["fit"].as_dict(), default=_plain)), root)
+
+
+def placeless(config: Resolved, root: Path) -> Resolved:
+    """A configuration without what differs between an arm's runs; paths below the study's folder begin with `{study}`."""
+    text = json.dumps({name: value for name, value in config.items() if name not in PLACES}, sort_keys=True)
+    kept = json.loads(text.replace(str(root), "{study}"))
+    kept["trainer"].pop("default_root_dir", None)
+    kept["checkpoint"].pop("dirpath", None)
+    return kept
 
 
 def _plain(value: Any) -> Any:
@@ -114,6 +121,20 @@ def _refuse_own_flags(spec: StudySpec, arm: str) -> None:
             raise InputError(
                 f"the arm '{arm}' gives --{name}, which the study sets from its seeds, budget and folder; leave it out"
             )
+
+
+def _refuse_no_csv(arm: str, config: Resolved) -> None:
+    """A study reads what its runs logged from their CSV files."""
+    given = _at(config, "trainer.logger")
+    loggers = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, dict)]
+    names = [each["class_path"].rpartition(".")[2] for each in loggers]
+    if not any(
+        name == "CSVLogger" and each["init_args"]["name"] == "csv" for name, each in zip(names, loggers, strict=True)
+    ):
+        raise InputError(
+            f"the arm '{arm}' logs to {', '.join(names) or given}, and a study reads csv/version_*/metrics.csv; keep the "
+            "CSVLogger named csv in trainer.logger, and add others behind it (trainer: {logger+: ...})"
+        )
 
 
 def _refuse_other_evaluation(arm: str, config: Resolved, baseline: str, reference: Resolved) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from saerl_lightning.errors import InputError
-from saerl_lightning.study.results import RECORD, SPEC
+from saerl_lightning.study.results import RECORD, SPEC, run_folder
 from saerl_lightning.study.run_state import now, write_whole
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.tools.study_configs import study_digest
+from saerl_lightning.tools.study_configs import Resolved, placeless, study_digest
+
+OF_A_RUN = ("data.init_args.shuffle_seed", "model.init_args.sampling.seed")  # what differs between an arm's runs
 
 
 def check_folder(spec: StudySpec, root: Path) -> None:
@@ -47,6 +51,41 @@ def check_digests(arms: dict[str, str], root: Path) -> None:
             f"'{root}' holds this study with other settings of {names} (configs, flags, budget or their defaults changed): "
             f"write --out another folder, delete '{root}' to start anew, or give the changed arm a new name"
         )
+
+
+def check_runs(spec: StudySpec, root: Path, resolved: Mapping[str, Resolved]) -> None:
+    """Refuses runs that were put into the folder but are not of this study.
+
+    Raises:
+        InputError: naming the run and the setting that it has otherwise.
+    """
+    for arm in spec.arms:
+        wanted = dict(_settings(resolved[arm]))
+        for folder in (run_folder(root, arm, seed) for seed in spec.seeds):
+            if (folder / "config.yaml").is_file():
+                found = _recorded(folder)
+                other = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+                if other:
+                    raise InputError(
+                        f"'{folder}' holds a run of another study: {other[0]} is {found.get(other[0])!r} there, and "
+                        f"{wanted.get(other[0])!r} in the arm '{arm}'; move it away, or name another --out"
+                    )
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The settings that a run was started with, as they would be in the folder where it began."""
+    config: Resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    return dict(_settings(placeless(config, Path(config["run_dir"]).parent.parent)))
+
+
+def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted name, but those of a single run."""
+    if isinstance(value, dict | list) and value:
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in parts:
+            yield from _settings(part, f"{key}.{name}" if key else str(name))
+    elif key not in OF_A_RUN and not key.endswith(".save_dir"):  # a logger's, which follows the run's folder
+        yield key, value
 
 
 def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> None:

@@ -4,14 +4,13 @@ import csv
 import itertools
 import json
 import math
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from saerl_lightning import cli
+from tests.cli.wandb_offline import OfflineRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STEP = "trainer/global_step"
@@ -47,23 +46,6 @@ def logger(name: str) -> list[str]:
 # -- W&B ---------------------------------------------------------------------------------------------------------------
 
 
-def wandb_records(path: Path) -> Iterator:
-    """Records of a `.wandb` file: a LevelDB log of blocks of 32 KiB, each with pieces (crc, length, kind, bytes)."""
-    from wandb.proto import wandb_internal_pb2
-
-    log, position, record, block = path.read_bytes(), 7, b"", 32768
-    while position + 7 <= len(log):
-        if block - position % block < 7:  # too short for a piece: padding
-            position += block - position % block
-            continue
-        length, kind = struct.unpack_from("<HB", log, position + 4)
-        record += log[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
-            yield wandb_internal_pb2.Record.FromString(record)
-            record = b""
-
-
 @pytest.fixture
 def wandb_offline(monkeypatch, tmp_path):
     import wandb
@@ -81,19 +63,11 @@ def wandb_offline(monkeypatch, tmp_path):
     end()
 
 
-def history(records: list) -> list[dict]:
-    """Rows of the run's history; a nested key is joined by dots."""
-    rows = [record.history for record in records if record.WhichOneof("record_type") == "history"]
-    return [{i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in row.item} for row in rows]
-
-
 def test_wandb_holds_every_step_on_one_axis(workplace, wandb_offline):
     flags = ["--trainer.max_steps=3", "--trainer.val_check_interval=2", workplace.with_dev()]
     cli.run(workplace.command("fit", *logger("wandb"), *flags))
     wandb_offline()
-    [folder] = (workplace.run_dir / "wandb").glob("offline-run-*")
-    records = list(wandb_records(next(folder.glob("*.wandb"))))
-    rows = history(records)
+    rows = OfflineRun(workplace.run_dir).history
     steps = [row for row in rows if "reward/mean" in row]
     assert [row[STEP] for row in steps] == [0, 1, 2]
     for row in steps:
@@ -115,16 +89,11 @@ def sampled_reward(workplace) -> float:
 def test_wandb_holds_the_config_and_the_completions(workplace, wandb_offline):
     cli.run(workplace.command("fit", *logger("wandb"), "--trainer.max_steps=1"))
     wandb_offline()
-    [folder] = (workplace.run_dir / "wandb").glob("offline-run-*")
-    records = list(wandb_records(next(folder.glob("*.wandb"))))
-    [run] = [record.run for record in records if record.WhichOneof("record_type") == "run"]
-    assert run.project == "saerl_lightning" and run.display_name != "csv"  # the baseline's name for its CSV folder
-    updates = [u for r in records if r.WhichOneof("record_type") == "config" for u in r.config.update]
-    config = {update.key: json.loads(update.value_json) for update in updates}["config"]
-    assert config == yaml.safe_load((workplace.run_dir / "config.yaml").read_text())
-    tables = (folder / "files/media/table").rglob("*.json")
-    [table] = [path for path in tables if path.parent.name != "plan"]  # those are of PlanTable
-    shown = json.loads(table.read_text())
+    logged = OfflineRun(workplace.run_dir)
+    assert logged.run.project == "saerl_lightning"
+    assert logged.run.display_name != "csv"  # the baseline's name for its CSV folder
+    assert logged.config == yaml.safe_load((workplace.run_dir / "config.yaml").read_text())
+    shown = logged.tables["completions/step_1"]
     lines = [json.loads(line) for line in (workplace.run_dir / "completions.jsonl").read_text().splitlines()]
     assert [dict(zip(shown["columns"], row, strict=True)) for row in shown["data"]] == lines
     assert len(lines) == 8 and {line["uid"] for line in lines} <= {f"train-{i}" for i in range(12)}

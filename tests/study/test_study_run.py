@@ -23,6 +23,7 @@ from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.tools.study import failure, print_run_commands, progress, run_study
 from saerl_lightning.tools.study_configs import resolve
+from saerl_lightning.tools.study_folder import check_runs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -54,7 +55,6 @@ def study(folder: Path, **changes: object) -> StudySpec:
 
 def log_steps(folder: Path, steps: int, version: int = 0, start: int = 0, validated: bool = True) -> None:
     """What a run leaves behind: a row a step, the checkpoint, and a last validation."""
-    (folder / "config.yaml").write_text("run_dir: x\n")
     log = folder / "csv" / f"version_{version}"
     log.mkdir(parents=True)
     rows = ["step,loss,time/generate,time/forward,throughput/sampled_tokens_per_s,val/macro/avg@k"]
@@ -140,6 +140,10 @@ def with_flags(*flags: str, **changes: object) -> dict:
 UNRESOLVED = {
     "the same": (with_flags(), "the arms 'grpo' and 'other' resolve to the same configuration"),
     "the same in other words": (with_flags("--model.sampling.temperature=1"), "resolve to the same"),
+    "no curve": (
+        with_flags("-c", str(CONFIGS / "logger/wandb.yaml")),
+        "the arm 'other' logs to WandbLogger, and a study reads csv.*add others behind it",
+    ),
     "other questions": (with_flags("--data.val=null"), "'other' changes the evaluation: data.init_args.val is None"),
     "other tests": (with_flags("--data.test=null"), "changes the evaluation: data.init_args.test is None"),
     "other samples": (
@@ -299,6 +303,7 @@ def test_a_schedulers_runs_are_picked_up_without_a_record(tmp_path):
     folder.mkdir()
     assert read_record(folder, "grpo", 0, spec).state == "waiting"
     log_steps(folder, 45)
+    (folder / "config.yaml").touch()
     assert read_record(folder, "grpo", 0, spec).state == "running"
     log_steps(folder, 46, version=1, start=45)
     assert read_record(folder, "grpo", 0, spec).state == "finished"
@@ -491,6 +496,15 @@ def test_a_real_study_of_a_tiny_policy(tmp_path, monkeypatch, capsys):
         assert len(questions) == 18 and not questions.duplicated(["set", "step", "uid"]).any()
         assert each.costs["steps"] == 2 and 2 * 2 * 8 <= each.costs["sampled_tokens"] <= 2 * 2 * 8 * 3
         assert 0 < each.costs["generate_s"] < each.seconds
+    (tmp_path / "out").rename(tmp_path / "moved")  # a study may move; a run may not change places
+    settings["seeds"] = [0, 1]
+    check_runs(spec := study(tmp_path, **settings), tmp_path / "moved", resolve(spec, tmp_path / "out"))
+    config = tmp_path / "moved/warm/seed-1/config.yaml"
+    config.write_text((tmp_path / "moved/grpo/seed-1/config.yaml").read_text())
+    with pytest.raises(
+        InputError, match=r"warm/seed-1' holds a run of another study: .* is .* there, and .* in the arm 'warm'"
+    ):
+        check_runs(spec, tmp_path / "moved", resolve(spec, tmp_path / "out"))
 
 
 def test_without_ray_the_executor_says_so(monkeypatch):

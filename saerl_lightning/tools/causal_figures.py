@@ -1,0 +1,75 @@
+"""Figures of the causal tests as plotly's JSON, built by hand: plain lists, colours and marks that print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saerl_lightning.data.scores import Score
+from saerl_lightning.report.palette import COLOURS, MARKS
+from saerl_lightning.study.causal.zeroing import Zeroed
+
+APART = 0.16  # between the series of one row
+
+
+def dots(changes: Mapping[str, Mapping[str, Score]], unit: str) -> dict[str, Any]:
+    """Values with their intervals, a row a kind and a mark a series.
+
+    Args:
+        changes: series by kind, in the order they are drawn from the top; all kinds have the same series.
+        unit: title of the axis.
+    """
+    kinds, series = list(changes), list(next(iter(changes.values())))
+    data = []
+    for place, name in enumerate(series):
+        scores = [changes[kind][name] for kind in kinds]
+        offset = (place - (len(series) - 1) / 2) * APART
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": [score.value for score in scores],
+                "y": [row + offset for row in range(len(kinds))],
+                "text": kinds,
+                "error_x": _bars([s.high - s.value for s in scores], [s.value - s.low for s in scores]),
+                "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 9},
+            }
+        )
+    rows = {"tickvals": list(range(len(kinds))), "ticktext": kinds, "autorange": "reversed", "automargin": True}
+    layout = {"xaxis": {"title": {"text": unit}, "zeroline": True}, "yaxis": rows, "height": 120 + 70 * len(kinds)}
+    return {"data": data, "layout": layout}
+
+
+def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
+    """Kendall's tau against the number of zeroed features, on a logarithmic axis."""
+    counts = [each.count for each in zeroed]
+    means = [float(each.random.mean()) for each in zeroed]
+    up = [float(each.random.max()) - mean for each, mean in zip(zeroed, means, strict=True)]
+    down = [mean - float(each.random.min()) for each, mean in zip(zeroed, means, strict=True)]
+    data = [
+        _line("top, same weights", counts, [each.top for each in zeroed], 0, "solid"),
+        _line("top, fitted anew", counts, [each.refitted for each in zeroed], 2, "dot"),
+        {**_line("random, mean and range", counts, means, 1, "dash"), "error_y": _bars(up, down)},
+    ]
+    across = {"title": {"text": "features zeroed"}, "type": "log", "tickvals": counts}
+    return {
+        "data": data,
+        "layout": {"xaxis": across, "yaxis": {"title": {"text": "Kendall's tau with the order before"}}},
+    }
+
+
+def _line(name: str, x: list[int], y: list[float], place: int, dash: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": x,
+        "y": y,
+        "line": {"color": COLOURS[place], "dash": dash},
+        "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 8},
+    }
+
+
+def _bars(up: list[float], down: list[float]) -> dict[str, Any]:
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
