@@ -47,7 +47,8 @@ def cautions(facts: StudyFacts) -> list[str]:
             f"The arms have {_span(seeds)} finished seeds each; below {FEW} an interval over seeds is wide, and rests on "
             "the seeds being like others."
         )
-    powers = [each.detectable for each in facts.effects if each.measure == "end" and np.isfinite(each.detectable)]
+    ends = [each for each in facts.effects if each.measure == "end" and np.isfinite(each.detectable)]
+    powers = [each.detectable for each in ends if each.primary] or [each.detectable for each in ends]
     if powers:
         said.append(
             f"Power: with these seeds and questions a true difference of {number(max(powers))} at the end would be "
