@@ -95,14 +95,23 @@ def injection(
         "of the features aimed at, active before and after",
         "example",
     ]
-    dropped = [f"{name} ({len(listed)} words found)" for name, listed in lists.items() if name not in edits]
-    words_told = (
-        f"Into {len(base)} sums a note was put that names {NAMED} of the words or numbers that excite up to {FEATURES} "
-        f"features most (of {len(words)}, each read in such a note; the probe leans on {_leaning(fitting, strengths)})"
+    text = (
+        _told(fitting, strengths, lists, len(base))
+        + setting(fitting, samples, seed)
+        + " "
+        + _injection_result(changes, scores, seed)
+    )
+    return Section("Words injected into questions", text, header, rows, dots(scores, "change, in sd of the labels"))
+
+
+def _told(fitting: Fitting, strengths: csr_array, lists: Mapping[str, Sequence[str]], sums: int) -> str:
+    """What was put into the questions, in words."""
+    dropped = [f"{name} ({len(listed)} words found)" for name, listed in lists.items() if len(listed) < NAMED]
+    return (
+        f"Into {sums} sums a note was put that names {NAMED} of the words or numbers that excite up to {FEATURES} features "
+        f"most (of {strengths.shape[0]}, each read in such a note; the probe leans on {_leaning(fitting, strengths)})"
         f"{', left out for want of words: ' + '; '.join(dropped) if dropped else ''}. "
     )
-    text = words_told + setting(fitting, samples, seed) + " " + _injection_result(changes, scores, seed)
-    return Section("Words injected into questions", text, header, rows, dots(scores, "change, in sd of the labels"))
 
 
 def feature_sets(fitting: Fitting, strengths: csr_array, seed: int) -> dict[str, Int[np.ndarray, " j"]]:

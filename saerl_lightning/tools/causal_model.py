@@ -76,25 +76,12 @@ def steering(
     """
     from tqdm import tqdm
 
-    if len(questions) < 2 or samples < 1:
-        raise InputError(
-            f"steering with {len(questions)} questions and {samples} samples; give 2 questions and 1 sample"
-        )
-    if not any(share > 0 for share in shares) or 0 in shares or len(set(shares)) < len(shares):
-        raise InputError(f"shares are {list(shares)}; write different numbers other than 0, one of them above 0")
+    _check(questions, samples, shares)
     ids = subject.ids(questions)
     streams = read_streams(subject.model, subject.layer, ids)
     norm = float(f"{mean_norm(streams):.4g}")  # the same on another day, whatever the last bits of a sum do
     conditions = list(_conditions(subject, weights, features, norm, shares, seed))
-    key = {
-        "test": "steering",
-        "subject": subject.identity,
-        "questions": [[each.text, each.opening, each.answer] for each in questions],
-        "samples": samples,
-        "seed": seed,
-        "tokens": TOKENS,
-        "weights": [np.flatnonzero(weights).tolist(), _short(weights[weights != 0])],
-    }
+    key = _key(subject, weights, questions, samples, seed)
     spread = float(np.std(float64(features) @ weights))
     answers: list[Answers] = []
     with HFEngine(ROWS, fused=False) as engine, tqdm(conditions, desc="steering", unit="condition") as bar:
@@ -108,6 +95,30 @@ def steering(
             rows = cache.rates(key | {"made of": condition.made_of}, measure)
             answers.append(Answers(condition, *rows))
     return steering_section(answers, samples, seed, norm, subject.layer)
+
+
+def _check(questions: Sequence[Question], samples: int, shares: Sequence[float]) -> None:
+    if len(questions) < 2 or samples < 1:
+        raise InputError(
+            f"steering with {len(questions)} questions and {samples} samples; give 2 questions and 1 sample"
+        )
+    if not any(share > 0 for share in shares) or 0 in shares or len(set(shares)) < len(shares):
+        raise InputError(f"shares are {list(shares)}; write different numbers other than 0, one of them above 0")
+
+
+def _key(
+    subject: Subject, weights: Float[np.ndarray, " F"], questions: Sequence[Question], samples: int, seed: int
+) -> dict[str, Any]:
+    """What all conditions' measurements depend on."""
+    return {
+        "test": "steering",
+        "subject": subject.identity,
+        "questions": [[each.text, each.opening, each.answer] for each in questions],
+        "samples": samples,
+        "seed": seed,
+        "tokens": TOKENS,
+        "weights": [np.flatnonzero(weights).tolist(), _short(weights[weights != 0])],
+    }
 
 
 def _conditions(
