@@ -14,6 +14,7 @@ from jaxtyping import Int
 from scipy.sparse import csr_array, vstack
 
 from saerl_lightning.data.feature_ablation import equally_active, top_columns, without
+from saerl_lightning.data.feature_rows import row_count
 from saerl_lightning.data.scores import Score
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
@@ -109,7 +110,7 @@ def _told(fitting: Fitting, strengths: csr_array, lists: Mapping[str, Sequence[s
     dropped = [f"{name} ({len(listed)} words found)" for name, listed in lists.items() if len(listed) < NAMED]
     return (
         f"Into {sums} sums a note was put that names {NAMED} of the words or numbers that excite up to {FEATURES} features "
-        f"most (of {strengths.shape[0]}, each read in such a note; the probe leans on {_leaning(fitting, strengths)})"
+        f"most (of {row_count(strengths)}, each read in such a note; the probe leans on {_leaning(fitting, strengths)})"
         f"{', left out for want of words: ' + '; '.join(dropped) if dropped else ''}. "
     )
 
