@@ -8,6 +8,7 @@ from typing import Any
 from signal_tasks import Finding
 
 from saerl_lightning.data.scores import Score
+from saerl_lightning.report.palette import COLOURS, MARKS
 
 Section = dict[str, Any]
 
@@ -25,7 +26,7 @@ def shown(value: Score, form: str = ".3f") -> str:
 def figure(lines: Mapping[str, Sequence[tuple[int, Score]]], what: str) -> dict[str, Any]:
     """One line a name over the steps, with intervals; what is of the old probe is dashed."""
     traces = []
-    for name, points in lines.items():
+    for place, (name, points) in enumerate(lines.items()):
         values = [each for _, each in points]
         bars = {"array": [v.high - v.value for v in values], "arrayminus": [v.value - v.low for v in values]}
         traces.append(
@@ -34,7 +35,8 @@ def figure(lines: Mapping[str, Sequence[tuple[int, Score]]], what: str) -> dict[
                 "y": [each.value for each in values],
                 "name": name,
                 "mode": "lines+markers",
-                "line": {"dash": "dash" if "probe" in name else "solid"},
+                "line": {"color": COLOURS[place], "dash": "dash" if "probe" in name else "solid"},
+                "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 8},
                 "error_y": {"type": "data", "symmetric": False, "thickness": 1, **bars},
             }
         )

@@ -90,7 +90,7 @@ def labels_section(steps: Sequence[Step], about: str) -> Section:
         ],
         "variance explained by the SAE": [(each.step, each.explained) for each in steps],
     }
-    text = f"{about} {labels_text(steps)}"
+    text = f"{labels_text(steps)}\n\n{about}"
     return section("Drift: the labels and the activations", text, columns, rows, figure(lines, "correlation, share"))
 
 
@@ -159,11 +159,11 @@ def signals_section(steps: Sequence[Step], about: str) -> Section:
     ]
     ceiling = [np.sqrt(whole(half_of(each.measured))) for each in (steps[0], steps[-1])]
     text = (
-        f"{about} A probe (elastic net) is fitted anew at each step, to features read with the weights of that step and "
-        f"to difficulty measured then; 5-fold. Spearman: {'; '.join(said)}. The noise of the labels lets no signal reach "
-        f"more than about {ceiling[0]:.3f} at step 0 and {ceiling[1]:.3f} at step {steps[-1].step}. Partial "
-        "correlations: given characters, given six measures of length, and given those and the topic. TF-IDF's vocabulary "
-        "was found on all prompts, without labels."
+        f"Spearman with the difficulty of the same step: {'; '.join(said)}. The noise of the labels lets no signal reach "
+        f"more than about {ceiling[0]:.3f} at step 0 and {ceiling[1]:.3f} at step {steps[-1].step}.\n\n"
+        f"{about} A probe (elastic net) is fitted anew at each step, to features read with the weights of that step and to "
+        "difficulty measured then; 5-fold. Partial correlations: given characters, given six measures of length, and given "
+        "those and the topic. TF-IDF's vocabulary was found on all prompts, without labels."
     )
     return section(
         "Drift: what signals know, step by step", text, columns, rows, figure(lines, "Spearman with difficulty")
@@ -201,12 +201,13 @@ def old_probe_section(steps: Sequence[Step], about: str) -> Section:
     for task, name in ((FRESH, "fitted anew"), (OLD_ROWS, "old probe, old features"), (OLD_PROBE, "old probe")):
         for signal in (signal for signal in (SUBJECT, "hidden") if signal in steps[0].found):
             lines[f"{signal}, {name}"] = [(each.step, score(each.found[signal][task])) for each in steps]
+    verdicts = " ".join(verdict(steps[-1], signal) for signal in (SUBJECT, "hidden") if signal in steps[0].found)
     text = (
+        f"{verdicts}\n\n"
         f"{about} The probe (elastic net) is fitted once, to features and difficulty of step 0, and then held against the "
         "difficulty of each step; every prompt is predicted by a fit that never saw it. Numbers are Spearman "
         "correlations. With the features of step 0 only the difficulty has moved, as it has for a plan that is made before "
-        "training; with the features of now the model has moved too. "
-        + " ".join(verdict(steps[-1], signal) for signal in (SUBJECT, "hidden") if signal in steps[0].found)
+        "training; with the features of now the model has moved too."
     )
     return section(
         "Drift: the probe of step 0, later on", text, columns, rows, figure(lines, "Spearman with difficulty")

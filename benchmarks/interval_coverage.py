@@ -1,4 +1,4 @@
-"""How often the study's 95 % intervals hold the truth: `python benchmarks/interval_coverage.py [--studies 1000]`.
+"""How often the study's 95 % intervals hold the truth: `python benchmarks/interval_coverage.py [--studies 6000]`.
 
 Synthetic studies with a known truth: 5 seeds, sets of 100, 150 and 200 questions, 8 samples a question. The chance of a
 right answer is logistic(set + question + seed + arm's effect + seed x arm + question x arm + all three), normal effects;
@@ -148,7 +148,7 @@ def report(studies: int, rivals: int, seed: int) -> tuple[Table, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Counts how often 95 % intervals of synthetic studies hold the truth.")
-    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--studies", type=int, default=6000)
     parser.add_argument("--rivals", type=int, default=200, help="studies of the drawn bootstrap, which is slow")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -7,6 +7,7 @@ Lightning. How named sets are evaluated stands in its base class.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,6 +99,7 @@ class PromptDataModule(EvaluationDataModule):
         self.tokenizer = None  # set it before `setup` where there is no trainer
         self.keep_features = False  # set it before `setup` to have `features` afterwards
         self.features: Features | None = None  # (N, F) of the pool, on the first process
+        self.plan_seconds = 0.0  # that making the plan took: feature rows that no cache had, probes, clusters
         self._pool: PromptPool | None = None
         self._planned: PlannedPool | None = None
         self._val_pools: list[EvaluationPool] = []
@@ -147,9 +149,10 @@ class PromptDataModule(EvaluationDataModule):
         Raises:
             InputError: on every process, if an operation lacks its input, or too few prompts are left.
         """
-        pool = self.pool
+        pool, began = self.pool, time.perf_counter()
         plan, self.operations = made_once(self.trainer, lambda: (self._plan(pool), self.operations))
         self._planned = PlannedPool(pool, plan)
+        self.plan_seconds = time.perf_counter() - began
 
     def _plan(self, pool: PromptPool) -> SamplePlan:
         signals = self.signals

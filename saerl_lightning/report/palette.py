@@ -8,6 +8,7 @@ from __future__ import annotations
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
 MARKS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
+PATTERNS = ("", "/", "x", ".", "-", "|", "+")  # of bars, as plotly names them
 GLYPHS = ("●", "◆", "■", "▲", "✚", "✖", "★")  # the marks, as text
 
 KEPT, DROPPED = COLOURS[0], COLOURS[1]
@@ -22,6 +23,11 @@ def colour(category: int) -> str:
 def mark(category: int) -> str:
     """Plotly's name of the category's mark."""
     return MARKS[category // len(COLOURS) % len(MARKS)] if category >= 0 else MARKS[0]
+
+
+def pattern(category: int) -> str:
+    """Plotly's name of the category's hatching; from the eighth on a colour has another one."""
+    return PATTERNS[(category + category // len(COLOURS)) % len(PATTERNS)]
 
 
 def glyph(category: int) -> str:

@@ -80,9 +80,13 @@ def markdown(facts: StudyFacts) -> str:
     lines += [" ".join(map(_cell, answer(facts))), ""]
     lines += [f"- {_cell(each)}" for each in cautions(facts)] + [""]
     lines += [f"- {name}: {_cell(value)}" for name, value in study_tables.overview(facts)]
-    for table in [*_tables(facts), *map(_panel_table, facts.panels)]:
+    for table in _tables(facts):
         if table.rows:
             lines += ["", f"## {_cell(table.title)}", "", *_markdown_table(table)]
+    for panel in facts.panels:
+        lines += ["", f"## {_cell(panel.title)}"]
+        lines += [part for paragraph in panel.paragraphs for part in ("", _cell(paragraph))]
+        lines += ["", *_markdown_table(_panel_table(panel))] if panel.rows else []
     return "\n".join(lines) + "\n"
 
 
@@ -101,10 +105,10 @@ def heat(facts: StudyFacts) -> list[HeatRow]:
 
 def _tables(facts: StudyFacts) -> list[Table]:
     writers = (
-        study_tables.effects, study_tables.arms, study_tables.groups, study_tables.costs, study_tables.scores,
+        study_tables.arms, study_tables.groups, study_tables.costs, study_tables.scores,
         study_tables.curves, study_tables.runs,
     )  # fmt: skip
-    return [writer(facts) for writer in writers]
+    return [*study_tables.effects(facts), *(writer(facts) for writer in writers)]
 
 
 def _panel_table(panel: Panel) -> Table:

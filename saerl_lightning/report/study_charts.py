@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saerl_lightning.report import charts
-from saerl_lightning.report.palette import COLOURS, MARKS, NOTHING, colour
+from saerl_lightning.report.palette import COLOURS, MARKS, NOTHING, colour, pattern
 from saerl_lightning.report.study_facts import Curve, PlanMap, StudyFacts
 from saerl_lightning.report.study_tables import cost_names
 
@@ -150,7 +150,7 @@ def costs(facts: StudyFacts) -> Figure:
     figure = Figure()
     names = [name for name in cost_names(facts.costs) if name.endswith("_s")]
     for position, name in enumerate(names):
-        shade = {"color": colour(position), "pattern": {"shape": ["", "/", "x", ".", "-", "|", "+"][position % 7]}}
+        shade = {"color": colour(position), "pattern": {"shape": pattern(position)}}
         figure.add_trace(
             Bar(
                 x=[cost.parts.get(name, 0) for cost in facts.costs], y=[text(cost.arm) for cost in facts.costs],

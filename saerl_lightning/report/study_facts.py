@@ -139,7 +139,7 @@ class Panel:
 
     Args:
         title: its heading.
-        text: what it shows and what it can't; plain text.
+        text: what it shows and what it can't; plain text, a blank line between paragraphs.
         columns: of the table.
         rows: of the table, as text.
         figure: plotly's JSON (`{"data": [...], "layout": {...}}`); null for a table alone.
@@ -150,6 +150,11 @@ class Panel:
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     figure: Mapping[str, Any] | None = None
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The text's paragraphs: the finding first, then how it was found."""
+        return [part.strip() for part in self.text.split("\n\n")]
 
 
 @dataclass(frozen=True, eq=False)

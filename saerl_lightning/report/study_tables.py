@@ -9,16 +9,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from saerl_lightning.report.numbers import count, interval, number, share
-from saerl_lightning.report.study_facts import Cost, Effect, Group, StudyFacts
+from saerl_lightning.report.study_facts import Cost, Effect, Group, Measure, StudyFacts
 from saerl_lightning.report.study_words import MISSING_RUNS, amount, probability, signed, signed_interval
 from saerl_lightning.report.tables import Table
 
-MEASURES = {
+MEASURES: dict[Measure, str] = {
     "end": "end, at the budget",
     "area": "area under the curve",
     "steps": "steps to the target",
     "tokens": "sampled tokens to the target",
-    "wall": "seconds to the target, shared stages counted in",
+    "wall": "seconds to the target, with the shared stages that the arm uses",
 }
 CENSORED = "†"  # beside a number that some run never reached
 SHOWN = ("r2", "pearson", "spearman", "auc", "nmi", "ami", "ari", "spearman_length", "kept", "dropped", "share")
@@ -37,14 +37,15 @@ def arms(facts: StudyFacts) -> Table:
     return Table("arms", "Arms", ("arm", "role", "what it is", "settings", "runs", "mean end"), rows, left=4)
 
 
-def effects(facts: StudyFacts) -> Table:
-    """Every comparison with the baseline; what stands after Holm's correction is marked."""
-    columns = (
-        "measure", "arm", "seeds", "arm's", "baseline's", "difference", "95 % interval", "p", "p, Holm", "",
-    )  # fmt: skip
+def effects(facts: StudyFacts) -> list[Table]:
+    """Every comparison with the baseline, a table a measure (`effects.end`, …); what stands after Holm is marked."""
+    return [_effects(facts, measure) for measure in MEASURES if any(each.measure == measure for each in facts.effects)]
+
+
+def _effects(facts: StudyFacts, measure: Measure) -> Table:
+    columns = ("arm", "seeds", "arm's", "baseline's", "difference", "95 % interval", "p", "p, Holm", "")
     rows = [
         (
-            MEASURES[each.measure],
             each.arm,
             count(each.seeds),
             amount(each.arm_value) + CENSORED * bool(each.censored[0]),
@@ -56,8 +57,9 @@ def effects(facts: StudyFacts) -> Table:
             verdict(each),
         )
         for each in facts.effects
+        if each.measure == measure
     ]
-    return Table("effects", f"Against {facts.baseline}", columns, rows, left=2)
+    return Table(f"effects.{measure}", f"Against {facts.baseline}: {MEASURES[measure]}", columns, rows)
 
 
 def verdict(effect: Effect) -> str:

@@ -1,10 +1,12 @@
-"""The residual stream of a causal language model at one layer, without computing what comes after it.
+"""The residual stream of a causal language model at one layer: read without computing what comes after it, or replaced.
 
 Pure functions over a loaded decoder. They know nothing of prompts, SAEs or files. d is the width of the stream.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,6 +71,39 @@ def residual_stream(
     return decoder(
         input_ids=tokens, attention_mask=mask.long(), position_ids=positions, use_cache=False
     ).last_hidden_state
+
+
+@contextmanager
+def replaced_output(
+    model: PreTrainedModel,
+    layer: int,
+    replace: Callable[[Float[Tensor, "B t d"], Mapping[str, Any]], Float[Tensor, "B t d"]],
+) -> Iterator[None]:
+    """Puts something else in place of a layer's output, in every forward pass for as long as the context lasts.
+
+    Args:
+        model: whole.
+        layer: whose output is replaced, from 0.
+        replace: makes the new stream of the old one and of the keyword arguments that the layer was called with.
+
+    Raises:
+        InputError: if the model has no such layer.
+    """
+
+    def hook(_module: Any, _inputs: Any, given: Mapping[str, Any], output: Any) -> Any:
+        stream = output[0] if isinstance(output, tuple) else output  # transformers' layers give either
+        made = replace(stream, given)
+        return (made, *output[1:]) if isinstance(output, tuple) else made
+
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None or not 0 <= layer < len(layers):
+        have = "no `layers`" if layers is None else f"layers 0 to {len(layers) - 1}"
+        raise InputError(f"layer is {layer}, but {type(model).__name__} has {have}; write one that it has")
+    handle = layers[layer].register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def pooled_positions(mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

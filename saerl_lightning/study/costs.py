@@ -11,7 +11,13 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-PHASES = {"generate": "generate_s", "forward": "train_s", "backward": "train_s", "optimizer": "train_s"}
+PHASES = {
+    "generate": "generate_s",
+    "forward": "train_s",
+    "backward": "train_s",
+    "optimizer": "train_s",
+    "plan": "plan_s",
+}
 Row = dict[str, float]
 
 
@@ -45,7 +51,8 @@ def step_costs(row: Mapping[str, float]) -> Row:
     seconds = {name.removeprefix("time/"): value for name, value in row.items() if name.startswith("time/")}
     costs = {"generate_s": 0.0, "train_s": 0.0, "other_s": 0.0}
     for phase, value in seconds.items():
-        costs[PHASES.get(phase, "other_s")] += value
+        name = PHASES.get(phase, "other_s")
+        costs[name] = costs.get(name, 0.0) + value
     training = max(seconds.get("forward", 0.0) + seconds.get("backward", 0.0), 1e-9)  # as `time_metrics` divides
     costs["sampled_tokens"] = row.get("throughput/sampled_tokens_per_s", 0.0) * max(seconds.get("generate", 0.0), 1e-9)
     costs["trained_tokens"] = row.get("throughput/trained_tokens_per_s", 0.0) * training

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from saerl_lightning.errors import InputError
 
 STRICT = ConfigDict(extra="forbid")
+OWN_FOLDERS = ("shared", "report", "causal", "drift")  # of a study; an arm has its name for a folder
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Stage:
         name: for people.
         makes: file or folder below `{shared}`; the stage is skipped where it exists.
         run: command lines, one after the other.
+        used_with: text that the configs and flags of an arm must hold as well for the stage's seconds to count as the arm's;
+            where the product's place is in the flags of arms that read nothing from there. See `sharing.stages_used`.
     """
 
     __pydantic_config__ = STRICT
@@ -63,6 +66,7 @@ class Stage:
     name: str
     makes: str
     run: list[str]
+    used_with: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,8 @@ class StudySpec:
         if not self.arms:
             raise InputError("the study has no arms; write arms: {name: {configs: [...], flags: [...]}}")
         for arm in self.arms:
-            if not arm or arm in (".", "..", "shared", "report") or "/" in arm or arm.startswith("-"):
-                raise InputError(f"arm '{arm}': it names a folder beside 'shared' and 'report'; choose another name")
+            if not arm or arm in (".", "..", *OWN_FOLDERS) or "/" in arm or arm.startswith("-"):
+                raise InputError(f"arm '{arm}': it names a folder beside {', '.join(OWN_FOLDERS)}; choose another name")
         self._check_references()
         self._check_budget()
         if repeated := _repeated([stage.makes for stage in self.shared]):

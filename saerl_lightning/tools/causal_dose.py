@@ -142,11 +142,11 @@ def _text(results: StudyResults, doses: Sequence[Dose]) -> str:
         else "No dose moved the accuracy beyond chance, and neither did random features."
     )
     return (
-        "SAERL's probe was kept and its weightiest features were set to 0 before the order was made; beside each dose "
+        f"{said} If the order earned the accuracy, it would fall along the weightiest, and stay along the random ones.{state}"
+        "\n\nSAERL's probe was kept and its weightiest features were set to 0 before the order was made; beside each dose "
         "as many random features that are active in as many prompts. Policies were then trained on these orders (study "
         f"{results.spec.name}: {results.spec.metric} at the end, {len(results.spec.seeds)} seeds an arm, intervals over "
-        f"seeds and questions). {said} If the order earned the accuracy, it would fall along the weightiest, and stay "
-        f"along the random ones.{state}"
+        "seeds and questions)."
     )
 
 

@@ -48,10 +48,11 @@ def edits(subject: Subject, fitting: Fitting, sums: Sequence[Sum], samples: int,
     rows.append(["Spearman over all edits", *(interval(together[each.name]) for each in fitting.raters), "", ""])
     told = "; ".join(f"{name} {interval(score)}" for name, score in together.items())
     text = (
+        f"{_follows(together)} Spearman between the change of d and the measured change over {changes.measured.size} edits "
+        f"(bootstrap over sums): {told}.\n\n"
         f"{len(sums)} sums were edited in {len(made)} ways: one digit more in every number, one term more, and as controls "
-        f"other numbers of equal size and other words. {setting(fitting, samples, seed)} Spearman between the change of d "
-        f"and the measured change over {changes.measured.size} edits (bootstrap over sums): {told}. "
-        f"{_follows(together)} Measured changes carry the noise of {samples} answers, which holds every correlation down."
+        f"other numbers of equal size and other words. {setting(fitting, samples, seed)} Measured changes carry the noise of "
+        f"{samples} answers, which holds every correlation down."
     )
     header = ["edit", *change_columns(fitting), "example"]
     return Section("Questions edited", text, header, rows, dots(scores, "change, in sd of the labels"))

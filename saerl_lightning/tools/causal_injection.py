@@ -96,12 +96,8 @@ def injection(
         "of the features aimed at, active before and after",
         "example",
     ]
-    text = (
-        _told(fitting, strengths, lists, len(base))
-        + setting(fitting, samples, seed)
-        + " "
-        + _injection_result(changes, scores, seed)
-    )
+    asked = f"{_told(fitting, strengths, lists, len(base))} {setting(fitting, samples, seed)}"
+    text = f"{_injection_result(changes, scores, seed)}\n\n{asked}"
     return Section("Words injected into questions", text, header, rows, dots(scores, "change, in sd of the labels"))
 
 
@@ -111,7 +107,7 @@ def _told(fitting: Fitting, strengths: csr_array, lists: Mapping[str, Sequence[s
     return (
         f"Into {sums} sums a note was put that names {NAMED} of the words or numbers that excite up to {FEATURES} features "
         f"most (of {row_count(strengths)}, each read in such a note; the probe leans on {_leaning(fitting, strengths)})"
-        f"{', left out for want of words: ' + '; '.join(dropped) if dropped else ''}. "
+        f"{', left out for want of words: ' + '; '.join(dropped) if dropped else ''}."
     )
 
 

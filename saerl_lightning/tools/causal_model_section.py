@@ -50,13 +50,13 @@ def steering_section(answers: Sequence[Answers], samples: int, seed: int, norm: 
     )
     rises = [each for each in rest if each.condition.share > 0]
     falls = [each for each in rest if each.condition.share < 0]
-    words = [asked, _steered("Adding it", "lowers", rises, none)]
+    words = [_steered("Adding the direction", "lowers", rises, none)]
     if falls:
         words.append(_steered("Taking it away", "raises", falls, none))
     words += [_moved(rises, none), *_ablated(rest, none), *_broken(rest, none)]
     words.append(
-        "This is one model, one layer, one SAE, one probe and short sums. Intervals are over questions, given these "
-        f"controls; a direction like any other comes first before {_controls(rises)} controls once in "
+        f"\n\n{asked} This is one model, one layer, one SAE, one probe and short sums. Intervals are over questions, given "
+        f"these controls; a direction like any other comes first before {_controls(rises)} controls once in "
         f"{_controls(rises) + 1} times."
     )
     rows = [_row(none, none), *(_row(each, none) for each in rest)]

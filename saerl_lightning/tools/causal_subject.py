@@ -89,7 +89,6 @@ class Subject:
         questions: Sequence[Question],
         samples: int,
         seed: int,
-        hooked: bool = False,
         bar: tqdm[Any] | None = None,
     ) -> Float[np.ndarray, " N"]:
         """Asks every question and gives the share of right answers, at temperature 1.
@@ -100,7 +99,6 @@ class Subject:
             questions: N questions.
             samples: answers a question.
             seed: of the answers.
-            hooked: decode by the model's own forward, slower, in which its hooks fire.
             bar: is moved on by the questions that were answered.
 
         Raises:
@@ -113,7 +111,7 @@ class Subject:
         ids = self.ids(questions)
         sampling = Sampling(group_size=samples, max_tokens=TOKENS, seed=seed)
         rates: list[float] = []
-        for part in (self._unfused if hooked else self._fused).stream(ids, sampling):
+        for part in self._engine.stream(ids, sampling):
             asked = questions[len(rates) : len(rates) + len(part.texts) // samples]
             for place, question in enumerate(asked):
                 texts = part.texts[place * samples : (place + 1) * samples]
@@ -129,14 +127,8 @@ class Subject:
         return [chat + opening for chat, opening in zip(chats, openings["input_ids"], strict=True)]
 
     @cached_property
-    def _fused(self) -> HFEngine:
-        return self._started(HFEngine(ROWS, fused=True))
-
-    @cached_property
-    def _unfused(self) -> HFEngine:
-        return self._started(HFEngine(ROWS, fused=False))
-
-    def _started(self, engine: HFEngine) -> HFEngine:
+    def _engine(self) -> HFEngine:
+        engine = HFEngine(ROWS, fused=True)  # a copy of the weights: the model's hooks don't fire in it
         engine.start(self.model, self.tokenizer, self.model.config.max_position_embeddings)
         engine.load_weights(named_weights(self.model), 0)
         return engine

@@ -69,15 +69,16 @@ def zeroing(labelled: Labelled, seed: int) -> Section:
 
     rows, labels = labelled.features[labelled.rows], labelled.labels
     whole = agreement(out_of_fold(fit, rows, labels, probe.folds, seed), labels, seed)["spearman"]
-    nonzero = fit(rows, labels).nonzero
-    steps = zero_out(labelled.features, labelled.rows, labels, fit, ZEROED, seed)
-    zeroed = list(tqdm(steps, total=sum(count <= nonzero for count in ZEROED), desc="zeroing", unit="fit"))
+    fitted = fit(rows, labels)
+    steps = zero_out(labelled.features, labelled.rows, labels, fitted, fit, ZEROED, seed)
+    zeroed = list(tqdm(steps, total=sum(count <= fitted.nonzero for count in ZEROED), desc="zeroing", unit="count"))
     if not zeroed:
         raise InputError(f"the probe of the {labelled.what} gives no feature a weight; give it more labels")
     text = (
-        f"An elastic net was fitted on the {labelled.what} (Spearman out of fold {interval(whole)}; {nonzero} features have "
-        f"a weight) and orders {row_count(labelled.features)}; then its weightiest features (|weight| times sd) were zeroed, "
-        f"or as many random ones about as active ({DRAWS} draws, seed {seed}). {_hangs(zeroed, whole)}"
+        f"{_hangs(zeroed, whole)}\n\n"
+        f"An elastic net was fitted on the {labelled.what} (Spearman out of fold {interval(whole)}; {fitted.nonzero} "
+        f"features have a weight) and orders {row_count(labelled.features)}; then its weightiest features (|weight| times "
+        f"sd) were zeroed, or as many random ones about as active ({DRAWS} draws, seed {seed})."
     )
     header = ["zeroed", "tau, top", "tau, random: mean [range]", "random ones with a weight", "tau, fitted anew"]
     header += ["Spearman with the label, fitted anew without top", "without random"]

@@ -29,7 +29,8 @@ from saerl_lightning.report.study_tables import sheets
 from saerl_lightning.study.costs import logged_steps
 from saerl_lightning.study.results import RECORD, RunResult, StudyResults
 from saerl_lightning.study.run_state import write_whole
-from saerl_lightning.study.spec import Stage, StudySpec
+from saerl_lightning.study.sharing import shared_seconds
+from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study_effects import Comparison, compare
 from saerl_lightning.tools.study_questions import Key, Question, groups, last_questions, sheet
 
@@ -90,20 +91,6 @@ def gather(results: StudyResults, questions: Mapping[Key, Sequence[Question]]) -
     )
 
 
-def shared_seconds(results: StudyResults) -> dict[str, dict[str, float]]:
-    """By arm, the seconds of each shared stage that it uses: whose product its command or such a stage's names."""
-    spec = results.spec
-    used = {
-        name: _used(spec.shared, " ".join([*spec.flags, *arm.flags, *map(_content, [*spec.base, *arm.configs])]))
-        for name, arm in spec.arms.items()
-    }
-    seconds = results.stages
-    return {
-        arm: {stage.name: seconds[stage.name] for stage in stages if stage.name in seconds}
-        for arm, stages in used.items()
-    }
-
-
 def read_panels(folder: Path) -> list[Panel]:
     """Reads the sections that other tools left in `causal/*.json` and `drift/*.json`: the fields of `Panel`.
 
@@ -151,23 +138,6 @@ def _run(run: RunResult, compared: Comparison) -> RunFact:
         error=run.error,
         **({} if measured is None else vars(measured)),
     )
-
-
-def _content(config: str) -> str:
-    path = Path(config)
-    return path.read_text() if path.is_file() else ""
-
-
-def _used(stages: Sequence[Stage], text: str) -> list[Stage]:
-    """The stages whose product a text names, and those whose product these stages' commands name."""
-    used, texts = [], [text]
-    while texts:
-        seen = texts.pop()
-        for stage in stages:
-            if stage.makes in seen and stage not in used:
-                used.append(stage)
-                texts.append(" ".join(stage.run).replace("{made}", ""))
-    return [stage for stage in stages if stage in used]
 
 
 def _costs(results: StudyResults) -> list[Cost]:

@@ -1,4 +1,4 @@
-"""What a run serves, put on record as it starts: `ledger.parquet` in the run folder, and tables in W&B."""
+"""What a run serves, on record as it starts: `ledger.parquet` in the run folder, W&B's tables, the seconds of planning."""
 
 from __future__ import annotations
 
@@ -37,13 +37,27 @@ class PlanTable(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Writes on the first process; a resumed run has its tables in W&B already."""
-        datamodule = getattr(trainer, "datamodule", None)
-        if not trainer.is_global_zero or not hasattr(type(datamodule), "planned"):  # activations have no plan
+        datamodule = planning(trainer)
+        if not trainer.is_global_zero or datamodule is None:
             return
-        run = planned_run(cast("PromptDataModule", datamodule))
+        run = planned_run(datamodule)
         run.ledger.write(Path(trainer.default_root_dir, FILE))
         if trainer.global_step == 0:
             log_tables(trainer.loggers, run, self.rows)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Logs the seconds of planning with the first step: `time/plan`."""
+        datamodule = planning(trainer)
+        if trainer.global_step == 0 and datamodule is not None:
+            pl_module.log("time/plan", datamodule.plan_seconds)
+
+
+def planning(trainer: lightning.Trainer) -> PromptDataModule | None:
+    """The trainer's datamodule if it makes plans; one of activations or of a user's own does not."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return cast("PromptDataModule", datamodule) if hasattr(type(datamodule), "planned") else None
 
 
 def planned_run(datamodule: PromptDataModule) -> PlannedRun:

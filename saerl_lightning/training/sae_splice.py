@@ -6,8 +6,7 @@ position, an attention sink, and replacing it would break the model whatever the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from saerl_lightning.signals.activations import pooled_positions
+from saerl_lightning.signals.activations import pooled_positions, replaced_output
 from saerl_lightning.training.sae_harvest import TokenRows
 
 if TYPE_CHECKING:
@@ -37,7 +36,15 @@ def spliced_loss(
         replacement: makes new outputs of old ones, for all replaced positions at once; null leaves them.
     """
     where = pooled_positions(rows.mask)
-    with _replaced(model, layer, where, replacement):
+
+    def replace(stream: Float[Tensor, "B T d"], _given: Mapping[str, Any]) -> Float[Tensor, "B T d"]:
+        if replacement is None:
+            return stream
+        changed = stream.clone()
+        changed[where] = replacement(stream[where]).to(stream)
+        return changed
+
+    with replaced_output(model, layer, replace):
         logits = model(input_ids=rows.tokens, attention_mask=rows.mask.long(), use_cache=False).logits
     asked = predictions(rows)
     return cross_entropy(logits[:, :-1][asked].float(), rows.tokens[:, 1:][asked], reduction="sum")
@@ -46,24 +53,3 @@ def spliced_loss(
 def predictions(rows: TokenRows) -> Bool[Tensor, "B T-1"]:
     """Replaced positions with a real token after them."""
     return pooled_positions(rows.mask)[:, :-1] & rows.mask[:, 1:]
-
-
-@contextmanager
-def _replaced(
-    model: PreTrainedModel, layer: int, where: Bool[Tensor, "B T"], replacement: Replacement | None
-) -> Iterator[None]:
-    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-        stream = output[0] if isinstance(output, tuple) else output  # transformers' layers give either
-        changed = stream.clone()
-        changed[where] = replacement(stream[where]).to(stream)  # pyright: ignore[reportOptionalCall]
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    if replacement is None:
-        yield
-        return
-    decoder: Any = model.base_model
-    handle = decoder.layers[layer].register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

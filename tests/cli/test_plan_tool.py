@@ -9,6 +9,7 @@ import pytest
 
 from saerl_lightning import cli
 from saerl_lightning.report.ledger import Ledger
+from saerl_lightning.study.costs import run_costs
 
 SLOTS = {
     "signals": {"class_path": "RandomSignals", "init_args": {"columns": 16}},
@@ -139,6 +140,7 @@ def test_a_run_puts_on_record_what_it_serves(workplace, command):
     assert ledger.digest == trained.datamodule.planned.digest
     np.testing.assert_array_equal(ledger.batch, trained.datamodule.plan.batch_of())
     assert parquet.read_table(workplace.run_dir / "ledger.parquet").num_rows == 12
+    assert 0 < run_costs(workplace.run_dir)["plan_s"] == pytest.approx(trained.datamodule.plan_seconds, abs=0.001)
 
 
 @pytest.mark.parametrize("verb", ["plan", "fit"])

@@ -14,9 +14,8 @@ import pytest
 from saerl_lightning.report import page
 from saerl_lightning.report.study_facts import ArmFact, Effect, Estimate, RunFact, StudyFacts
 from saerl_lightning.report.study_words import answer, signed, status
-from saerl_lightning.study.results import StudyResults
 from saerl_lightning.tools.study_questions import measured_sets
-from saerl_lightning.tools.study_report import read_panels, shared_seconds, write_report
+from saerl_lightning.tools.study_report import read_panels, write_report
 from tests.report.synthetic_study import Arm, small_plan, write_study
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -102,7 +101,7 @@ def test_a_target_that_no_run_reaches_is_said(tmp_path):
     write_report(folder)
     said = (folder / "report" / "report.md").read_text()
     assert "No run has reached the target of 0.220, grpo's mean end, for good" in said
-    assert "| end, at the budget | same | 2 | 0.220 | 0.220 | 0 | – | – | – | no test |" in said
+    assert "| same | 2 | 0.220 | 0.220 | 0 | – | – | – | no test |" in said
 
 
 def test_a_failed_run_and_one_that_has_not_begun_are_marked(tmp_path):
@@ -148,26 +147,19 @@ def test_sections_made_elsewhere_are_shown(tmp_path):
     folder = three_arms(tmp_path)
     (folder / "causal").mkdir()
     section = {
-        "title": "Zeroing", "text": "tau <b>", "columns": ["k", "tau"], "rows": [[1, 0.5]],
+        "title": "Zeroing", "text": "tau <b>\n\nHow: by 0.", "columns": ["k", "tau"], "rows": [[1, 0.5]],
         "figure": {"data": [{"x": [1], "y": [0.5]}], "layout": {}},
     }  # fmt: skip
     (folder / "causal" / "zeroing.json").write_text(json.dumps(section))
     text = write_report(folder).read_text()
-    assert "<h2>Zeroing</h2>\n<p>tau &lt;b&gt;</p>" in text and 'data-figure="panel0"' in text
+    assert (
+        '<h2>Zeroing</h2>\n<p>tau &lt;b&gt;</p>\n<p class="note">How: by 0.</p>' in text
+        and 'data-figure="panel0"' in text
+    )
+    assert "## Zeroing\n\ntau &lt;b>\n\nHow: by 0.\n\n| k |" in (folder / "report" / "report.md").read_text()
     (folder / "causal" / "other.json").write_text("{}")
     assert [each.title for each in read_panels(folder)] == ["causal/other.json", "Zeroing"]
     assert "no section of a report" in read_panels(folder)[0].text
-
-
-def test_a_stage_is_paid_by_the_arms_that_need_it(tmp_path):
-    """One arm's flag names the labels, which the SAE was needed for; another names nothing."""
-    made = [
-        {"name": "sae", "makes": "sae", "run": ["main.py fit --run_dir {made}"]},
-        {"name": "labels", "makes": "labels.jsonl", "run": ["main.py label --sae {shared}/sae --out {made}"]},
-    ]
-    arms = {"grpo": Arm(GRPO), "saerl": Arm(BETTER, flags=["--data.labels", "{shared}/labels.jsonl"])}
-    folder = write_study(tmp_path / "tiny", arms, ["saerl"], stages={"sae": 100.0, "labels": 20.0}, made=made)
-    assert shared_seconds(StudyResults.read(folder)) == {"grpo": {}, "saerl": {"sae": 100.0, "labels": 20.0}}
 
 
 @pytest.mark.parametrize(

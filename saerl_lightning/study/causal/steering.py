@@ -7,7 +7,7 @@ must decode by the model's own forward, for a copy of its weights knows nothing 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.signals.activations import replaced_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -101,14 +102,14 @@ def intervened(model: PreTrainedModel, layer: int, intervention: Intervention) -
     """
     reach = Reach()
 
-    def change(stream: Float[Tensor, "B t d"], positions: Int[Tensor, "B t"]) -> Float[Tensor, "B t d"]:
-        where = positions > 0
+    def change(stream: Float[Tensor, "B t d"], given: Mapping[str, Any]) -> Float[Tensor, "B t d"]:
+        where = _positions(stream, given) > 0
         reach.positions += int(where.sum())
         changed = stream.clone()
         changed[where] = intervention(stream[where])
         return changed
 
-    with _behind(model, layer, change):
+    with replaced_output(model, layer, change):
         yield reach
 
 
@@ -129,11 +130,11 @@ def read_streams(model: PreTrainedModel, layer: int, rows: Sequence[Sequence[int
     """
     seen: list[Tensor] = []
 
-    def note(stream: Float[Tensor, "B t d"], _positions: Int[Tensor, "B t"]) -> Float[Tensor, "B t d"]:
+    def note(stream: Float[Tensor, "B t d"], _given: Mapping[str, Any]) -> Float[Tensor, "B t d"]:
         seen.append(stream[0, 1:].float())
         return stream
 
-    with _behind(model, layer, note):
+    with replaced_output(model, layer, note):
         for row in rows:
             model(input_ids=torch.tensor([list(row)], device=model.device), use_cache=False, logits_to_keep=1)
     return seen
@@ -183,24 +184,9 @@ def _unit(vector: Float[Tensor, " d"], what: str) -> Float[Tensor, " d"]:
     return vector / norm
 
 
-@contextmanager
-def _behind(model: PreTrainedModel, layer: int, make: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Hands a layer's output and its positions to `make`, and the model what comes back."""
-
-    def hook(_module: Any, _inputs: Any, given: dict[str, Any], output: Any) -> Any:
-        stream = output[0] if isinstance(output, tuple) else output  # transformers' layers give either
-        positions = given.get("position_ids")
-        if positions is None:
-            raise InputError(f"the layers of {type(model).__name__} are handed no position_ids; use a Llama-like model")
-        made = make(stream, positions.expand(stream.shape[:2]))
-        return (made, *output[1:]) if isinstance(output, tuple) else made
-
-    layers = getattr(model.base_model, "layers", None)
-    if layers is None or not 0 <= layer < len(layers):
-        have = "no `layers`" if layers is None else f"layers 0 to {len(layers) - 1}"
-        raise InputError(f"layer is {layer}, but {type(model).__name__} has {have}; write one that it has")
-    handle = layers[layer].register_forward_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _positions(stream: Float[Tensor, "B t d"], given: Mapping[str, Any]) -> Int[Tensor, "B t"]:
+    """Where each vector stands in its row, as the layer was told."""
+    positions = given.get("position_ids")
+    if positions is None:
+        raise InputError("the model's layers are handed no position_ids; use a Llama-like model")
+    return positions.expand(stream.shape[:2])

@@ -41,6 +41,7 @@ def zero_out(
     features: Features,
     rows: Int[np.ndarray, " n"],
     labels: Float[np.ndarray, " n"],
+    fit: LinearFit,
     fit_probe: FitProbe,
     counts: tuple[int, ...],
     seed: int,
@@ -51,11 +52,11 @@ def zero_out(
         features: (N, F); all prompts are ordered.
         rows: the labelled ones.
         labels: theirs.
-        fit_probe: fits labelled rows.
+        fit: the probe, fitted to the labelled rows.
+        fit_probe: fits another like it.
         counts: numbers of features to zero.
         seed: of the random features and of the folds.
     """
-    fit = fit_probe(features[rows], labels)
     before = fit.predict(features)
     for count in counts:
         columns = top_columns(fit.weights, features, count)
