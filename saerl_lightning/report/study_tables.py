@@ -107,8 +107,9 @@ def costs(facts: StudyFacts) -> Table:
 
 
 def cost_names(listed: Sequence[Cost]) -> list[str]:
-    """The parts that occur, seconds before tokens before the others, in the order of first mention."""
-    names = list(dict.fromkeys(name for cost in listed for name in cost.parts))
+    """The parts that occur, seconds before tokens before the others, in the order of the arm that has most of them."""
+    longest = sorted(listed, key=lambda cost: len(cost.parts), reverse=True)
+    names = list(dict.fromkeys(name for cost in longest for name in cost.parts))
     return sorted(names, key=lambda name: (not name.endswith("_s"), not name.endswith("_tokens")))
 
 
