@@ -38,21 +38,14 @@ SLOTS = {
 }
 
 
-def overlay() -> str:
-    """The overlay that the how-to tells its reader to write."""
-    [text] = re.findall(r"^```yaml.*?\n(.*?)^```$", (ROOT / "docs/howto/wandb.md").read_text(), re.M | re.S)
-    return text
-
-
 def small_study(workplace, folder: Path) -> Path:
     """Two arms and one seed of two steps: everything that can be logged is switched on in the second arm."""
     write_prompts(workplace.train, [record(i) for i in range(40)])
-    (folder / "wandb.yaml").write_text(overlay())
     (folder / "slots.yaml").write_text(json.dumps({"data": {"init_args": SLOTS}}))
     given_flags = workplace.command("fit", workplace.with_dev(), "--trainer.val_check_interval=2")[1 + len(BASELINE) :]
     study = {
         "name": "small",
-        "base": [*(part for part in BASELINE if part != "-c"), str(folder / "wandb.yaml")],
+        "base": [*(part for part in BASELINE if part != "-c"), str(ROOT / "configs/logger/wandb.yaml")],
         "flags": [flag for flag in given_flags if flag.removeprefix("--").partition("=")[0] not in OWN_FLAGS],
         "arms": {
             "grpo": {},

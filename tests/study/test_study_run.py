@@ -141,7 +141,7 @@ UNRESOLVED = {
     "the same": (with_flags(), "the arms 'grpo' and 'other' resolve to the same configuration"),
     "the same in other words": (with_flags("--model.sampling.temperature=1"), "resolve to the same"),
     "no curve": (
-        with_flags("-c", str(CONFIGS / "logger/wandb.yaml")),
+        with_flags("--trainer.logger=WandbLogger"),
         "the arm 'other' logs to WandbLogger, and a study reads csv.*add others behind it",
     ),
     "other questions": (with_flags("--data.val=null"), "'other' changes the evaluation: data.init_args.val is None"),
