@@ -1,6 +1,7 @@
 """Running a study: what is refused before the first run, what a kill, a failure and a full disk leave behind."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from saerl_lightning import cli
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.study import run_state
 from saerl_lightning.study.execution import StudyExecution
@@ -188,8 +190,36 @@ SHIPPED = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 def test_every_shipped_study_resolves(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     spec = StudySpec.read(CONFIGS / f"study/{name}.yaml")
-    assert spec.name == name and set(resolve(spec, Path("runs/x"))) == set(spec.arms)
+    resolved = resolve(spec, Path("runs/x"))
+    assert spec.name == name and set(resolved) == set(spec.arms)
     assert all(arm.description for arm in spec.arms.values())
+    assert "runs/demo" not in str(resolved)  # what `make demo` leaves may be there, and is not the study's
+
+
+COMMANDS = sorted(
+    {
+        line
+        for name in SHIPPED
+        for stage in StudySpec.read(CONFIGS / f"study/{name}.yaml").shared
+        for line in stage.run
+        if line.startswith("main.py") and not line.startswith("main.py export")
+    }
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_shipped_stage_reads_nothing_that_the_study_has_not_made(line, monkeypatch, capsys):
+    """`plan` and `label` take the settings of `fit`, and two or three of their own."""
+    monkeypatch.chdir(ROOT)
+    verb, *words = line.split()[1:]
+    own = ("--out=",) if verb == "plan" else ("--out=", "--prompts=") if verb == "label" else ()
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["fit", *(word for word in words if not word.startswith(own)), "--print_config"])
+    assert ended.value.code in (0, None)
+    read = capsys.readouterr().out
+    for place in ("run_dir", "save_to"):
+        read = re.sub(rf"^ *{place}: .*$", "", read, flags=re.M)
+    assert "runs/demo" not in read
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
