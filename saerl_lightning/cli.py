@@ -11,6 +11,7 @@ Later configs and flags win. Importing this module imports every shipped part, s
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import shutil
@@ -221,7 +222,7 @@ def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunC
 
 
 def main() -> None:
-    """Runs the command line; bad input, also what Lightning refuses, and stopped runs end with one line and code 2."""
+    """Runs the command line; bad input, a full disk and what stops a run or Lightning refuses end with a line and code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn about every process started after them
     args = sys.argv[1:]
     try:
@@ -232,4 +233,9 @@ def main() -> None:
             run()
     except (InputError, RunStopped, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print("error: the disk is full; free some of it and repeat the command, what is whole is kept", file=sys.stderr)
         sys.exit(2)

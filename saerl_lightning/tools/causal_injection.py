@@ -186,8 +186,11 @@ def _active(changes: Changes, kind: int, columns: Int[np.ndarray, " j"] | None) 
 def _injection_result(changes: Changes, scores: Mapping[str, Mapping[str, Score]], seed: int) -> str:
     moved = [kind for kind in scores if excludes_zero(scores[kind][SAE])]
     still = [kind for kind in moved if not excludes_zero(scores[kind][MEASURED])]
-    told = f"The SAE probe's d moved under {several(moved)}; no change of difficulty was seen under {several(still)} of these"
-    told += ", which is no proof that there was none beyond the interval." if still else "."
+    told = f"The SAE probe's d moved under {several(moved)}; " + (
+        f"no change of difficulty was seen under {several(still)} of these, which is no proof that there was none."
+        if still
+        else "so did the measured difficulty under each of these."
+    )
     told += " The fitting sums bear no notes, so that any is strange to the probes; what counts is one against another."
     d, at = changes.predicted[SAE], changes.kinds.index
     for control in (RANDOM, ANY, ANY_NUMBERS) if RAISING in changes.kinds else ():

@@ -244,3 +244,17 @@ def test_a_damaged_checkpoint_is_refused(trained, workplace, door, damage, use):
     ended = door(commands[use])
     assert ended.code == 2 and DAMAGES[damage] in ended.error
     assert set(workplace.folder.rglob("*")) == before
+
+
+def test_a_full_disk_is_said_in_a_line(door, monkeypatch):
+    def full(_folder):
+        Path("/dev/full").write_text("x")  # refuses every byte, as a full disk does
+
+    from saerl_lightning.tools import study_report as tool
+
+    monkeypatch.setattr(tool, "write_report", full)
+    ended = door(["study", "report", "anywhere"])
+    assert ended.code == 2 and "the disk is full; free some of it" in ended.error
+    monkeypatch.setattr(tool, "write_report", lambda folder: Path(folder).read_text())
+    with pytest.raises(FileNotFoundError):  # other troubles are not taken for one
+        door(["study", "report", "nowhere"])
