@@ -20,7 +20,7 @@
   function dressed(layout) {
     const { ink, soft, line, panel } = tones();
     const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, automargin: true, tickfont: { color: soft } };
-    const entries = narrow() ? { orientation: "h", y: -0.18, yanchor: "top", x: 0, font: { size: 11 } } : { x: 1.01, y: 1, font: { size: 12 } };
+    const entries = narrow() ? { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 } } : { x: 1.01, y: 1, font: { size: 12 } };
     return {
       ...layout,
       paper_bgcolor: "rgba(0,0,0,0)",
