@@ -48,10 +48,10 @@ class PlanTable(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Logs the seconds of planning with the first step: `time/plan`."""
+        """Logs the seconds of planning with the first step: `time/plan`, which is 0 with all others."""
         datamodule = planning(trainer)
-        if trainer.global_step == 0 and datamodule is not None:
-            pl_module.log("time/plan", datamodule.plan_seconds)
+        if datamodule is not None:  # every time: Lightning logs a value again until the next one comes
+            pl_module.log("time/plan", datamodule.plan_seconds if trainer.global_step == 0 else 0.0)
 
 
 def planning(trainer: lightning.Trainer) -> PromptDataModule | None:

@@ -135,7 +135,7 @@ def test_a_ledger_of_other_prompts_is_refused_with_counts(workplace, command, do
 def test_a_run_puts_on_record_what_it_serves(workplace, command):
     _, *flags = command()
     out = [flag for flag in flags if not flag.startswith("--out=")]
-    trained = cli.run(["fit", *out, "--trainer.callbacks+=PlanTable", "--trainer.max_steps=1"])
+    trained = cli.run(["fit", *out, "--trainer.callbacks+=PlanTable", "--trainer.max_steps=2"])
     ledger = Ledger.read(workplace.run_dir / "ledger.parquet")
     assert ledger.digest == trained.datamodule.planned.digest
     np.testing.assert_array_equal(ledger.batch, trained.datamodule.plan.batch_of())
