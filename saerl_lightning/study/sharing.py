@@ -50,13 +50,13 @@ def _holds(text: str, *parts: str) -> bool:
 
 
 def _last_flags(flags: Sequence[str]) -> list[str]:
-    """The flags that count, with their values: `--a=1 --a=2` is `--a=2`, and `--list+=` only ever adds."""
+    """The flags that count, with their values: `--a=1 --a=2` is `--a=2`; configs and `--list+=` only ever add."""
     last: dict[str, str] = {}
     key = ""
     for number, word in enumerate(flags):
         if word.startswith("-"):
             name = word.partition("=")[0]
-            key = f"{name}{number}" if name.endswith("+") else name
+            key = f"{name}{number}" if name.endswith("+") or name in ("-c", "--config") else name
             last[key] = word
         else:
             last[key] = f"{last.get(key, '')} {word}"

@@ -70,3 +70,4 @@ def test_the_last_of_two_equal_flags_counts_and_what_is_added_stays():
     stages = [Stage("one", "one", ["x"]), Stage("two", "two", ["x"])]
     assert made_for(spec_of(["--a={shared}/two"], stages, ["--a={shared}/one"]), "a") == {"two"}
     assert made_for(spec_of(["--a+={shared}/two"], stages, ["--a+={shared}/one"]), "a") == {"one", "two"}
+    assert made_for(spec_of(["-c", "{shared}/two"], stages, ["-c", "{shared}/one"]), "a") == {"one", "two"}
