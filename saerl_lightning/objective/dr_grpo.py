@@ -1,4 +1,4 @@
-"""Dr. GRPO: GRPO done right, without the biases of its two divisions."""
+"""Dr.GRPO: GRPO done right, without the biases of its two divisions."""
 
 from __future__ import annotations
 
