@@ -13,7 +13,7 @@ import numpy as np
 
 from saerl_lightning.report import page, study_charts, study_tables
 from saerl_lightning.report.palette import COLOURS, MARKS
-from saerl_lightning.report.study_facts import Panel, StudyFacts
+from saerl_lightning.report.study_facts import UNITS, Panel, StudyFacts
 from saerl_lightning.report.study_words import answer, cautions, status
 from saerl_lightning.report.tables import Table
 
@@ -55,6 +55,7 @@ def render(facts: StudyFacts) -> str:
     )
     return environment.get_template("study.html").render(
         facts=facts,
+        units=UNITS,
         status=status(facts),
         answer=answer(facts),
         cautions=cautions(facts),

@@ -14,6 +14,8 @@ from saerl_lightning.report.ledger import Ledger
 MISSING = float("nan")
 State = Literal["waiting", "running", "stopped", "finished", "failed"]  # as `study.run_state` names them
 Measure = Literal["end", "area", "steps", "tokens", "wall"]  # the last three: to the target
+Unit = Literal["steps", "tokens"]  # of a budget
+UNITS: Mapping[Unit, str] = {"steps": "steps", "tokens": "sampled tokens"}
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ class StudyFacts:
         digest: of the study's file.
         metric: that arms are compared by.
         budget: what every run may spend, in words ("60 steps").
-        target: of steps-to-target; NaN where the baseline has not finished.
+        target: that the baseline's mean end is; NaN where it has not finished.
+        unit: of the budget; curves' areas and the way to the target are measured in it first.
         primary: the arms that Holm's correction is over.
         arms: in the study's order, the baseline among them.
         runs: every run that the study plans, whatever became of it.
@@ -182,6 +185,7 @@ class StudyFacts:
     arms: Sequence[ArmFact]
     runs: Sequence[RunFact]
     target: float = MISSING
+    unit: Unit = "steps"
     curves: Sequence[Curve] = ()
     effects: Sequence[Effect] = ()
     costs: Sequence[Cost] = ()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from saerl_lightning.report.numbers import count, interval, number
-from saerl_lightning.report.study_facts import Effect, Estimate, StudyFacts
+from saerl_lightning.report.numbers import count, number
+from saerl_lightning.report.study_facts import UNITS, Effect, Estimate, StudyFacts
 
 NAMED = 4  # arms that a sentence names; more are counted
 MISSING_RUNS = {"failed": "failed", "running": "running", "stopped": "stopped", "waiting": "not started"}
@@ -30,12 +30,12 @@ def status(facts: StudyFacts) -> str:
 
 
 def answer(facts: StudyFacts) -> list[str]:
-    """Two sentences: accuracy at the budget, then steps to the target; one where nothing can be compared."""
+    """Two sentences: accuracy at the budget, then the way to the target; one where nothing can be compared."""
     ends = [each for each in (facts.effect("end", arm) for arm in facts.primary) if each is not None]
     if not ends:
         seeds = "no seed has finished in both" if len(facts.arms) > 1 else "there is one arm"
         return [f"Nothing can be said yet: no arm can be held against {facts.baseline}, as {seeds}."]
-    return [_one_end(facts, ends[0]) if len(ends) == 1 else _many_ends(facts, ends), _steps(facts)]
+    return [_one_end(facts, ends[0]) if len(ends) == 1 else _many_ends(facts, ends), _pace(facts)]
 
 
 def cautions(facts: StudyFacts) -> list[str]:
@@ -107,18 +107,21 @@ def _many_ends(facts: StudyFacts, ends: Sequence[Effect]) -> str:
     return f"{opening}{_listed([*parts, *([told] if told else [])])}."
 
 
-def _steps(facts: StudyFacts) -> str:
-    effects = [each for each in (facts.effect("steps", arm) for arm in facts.primary) if each is not None]
+def _pace(facts: StudyFacts) -> str:
+    effects = [each for each in (facts.effect(facts.unit, arm) for arm in facts.primary) if each is not None]
+    unit = UNITS[facts.unit]
     if not effects or not np.isfinite(facts.target):
-        return f"Steps to the target can't be compared: {facts.baseline} has no finished run that sets one."
+        return (
+            f"{unit.capitalize()} to the target can't be compared: {facts.baseline} has no finished run that sets one."
+        )
     target = f"the target of {number(facts.target)}, {facts.baseline}'s mean end,"
     if all(each.censored == (each.seeds, each.seeds) for each in effects):
-        return f"No run has reached {target} for good, so the steps to it say nothing."
+        return f"No run has reached {target} for good, so the {unit} to it say nothing."
     sure = [each for each in effects if each.significant]
     if sure:
         told = [
-            f"{each.arm} reaches {target if first else 'it'} {number(abs(each.difference.value))} steps "
-            f"{'sooner' if each.difference.value < 0 else 'later'} ({interval(each.difference.low, each.difference.high)}"
+            f"{each.arm} reaches {target if first else 'it'} {amount(abs(each.difference.value))} {unit} "
+            f"{'sooner' if each.difference.value < 0 else 'later'} ({signed_interval(each.difference)}"
             f"{_censored(each)})"
             for first, each in zip([True] + [False] * len(sure), sure[:NAMED], strict=False)
         ]
@@ -127,7 +130,7 @@ def _steps(facts: StudyFacts) -> str:
         only = effects[0]
         return (
             f"Whether it reaches {target} sooner or later cannot be told: the difference is "
-            f"{signed(only.difference.value)} steps ({signed_interval(only.difference)}{_censored(only)})."
+            f"{signed(only.difference.value)} {unit} ({signed_interval(only.difference)}{_censored(only)})."
         )
     return f"No arm can be said to reach {target} sooner or later than {facts.baseline}."
 

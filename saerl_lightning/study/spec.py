@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -44,6 +44,11 @@ class Budget:
 
     steps: int | None = None
     generated_tokens: int | None = None
+
+    @property
+    def unit(self) -> Literal["steps", "tokens"]:
+        """What runs are equal in, and curves are compared along."""
+        return "tokens" if self.steps is None else "steps"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from saerl_lightning.report.study_facts import MISSING, Curve, Effect, Estimate, Measure
+from saerl_lightning.report.study_facts import MISSING, UNITS, Curve, Effect, Estimate, Measure
 from saerl_lightning.study import statistics
 from saerl_lightning.study.bootstrap import accuracy_difference
 from saerl_lightning.study.censoring import pseudo_times
@@ -19,7 +19,6 @@ from saerl_lightning.study.multiplicity import holm
 from saerl_lightning.study.results import StudyResults
 from saerl_lightning.tools.study_questions import Key, Question, accuracies, measured_sets
 
-FAMILY: tuple[Measure, ...] = ("end", "steps")  # what Holm's correction is over, for every primary arm
 SPENT: Mapping[Measure, str] = {"tokens": "sampled_tokens", "wall": "seconds"}  # names of what a run spends
 
 
@@ -71,9 +70,10 @@ def compare(
     }
     ends = [curve[-1][1] for (arm, _), curve in finished.items() if arm == spec.baseline]
     target = float(np.mean(ends)) if ends else MISSING
-    horizon = min((curve[-1][0] for curve in finished.values()), default=0)
-    measured = {key: _measured(curve, target, horizon, key in finished) for key, curve in points.items() if curve}
     spent = {measure: _spent(results, finished, measure, shared) for measure in ("steps", *SPENT)}
+    along = spent[spec.budget.unit]
+    horizon = min((float(own[-1]) for own in along.values()), default=0.0)
+    measured = {key: _measured(curve, target, along.get(key), horizon) for key, curve in points.items() if curve}
     primary = list(spec.primary) or [arm for arm in spec.arms if arm != spec.baseline]
     effects = []
     for arm in [*primary, *(arm for arm in spec.arms if arm not in primary and arm != spec.baseline)]:
@@ -84,7 +84,9 @@ def compare(
             effects += [_time(pair, measure, spent[measure]) for measure in ("steps", *SPENT)]
     curves = [curve for arm in spec.arms if (curve := _curve(arm, finished)) is not None]
     notes = _notes(results, finished, questions, len(primary))
-    return Comparison(primary, target, measured, curves, _by_measure(_corrected(effects, primary)), notes)
+    return Comparison(
+        primary, target, measured, curves, _by_measure(_corrected(effects, primary, spec.budget.unit)), notes
+    )
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,11 @@ def _effect(
     )
 
 
-def _corrected(effects: Sequence[Effect], primary: Sequence[str]) -> list[Effect]:
-    """Puts Holm's p on the primary family; a primary arm that can't be compared yet counts in it."""
+def _corrected(effects: Sequence[Effect], primary: Sequence[str], pace: Measure) -> list[Effect]:
+    """Puts Holm's p on the primary family, the end and the pace; an arm that can't be compared yet counts in it."""
     found = {f"{each.measure} {each.arm}": each.p for each in effects}
-    family = {name: found.get(name, MISSING) for name in (f"{measure} {arm}" for measure in FAMILY for arm in primary)}
+    names = [f"{measure} {arm}" for measure in ("end", pace) for arm in primary]
+    family = {name: found.get(name, MISSING) for name in names}
     adjusted = holm(family)
     return [
         replace(each, p_holm=adjusted[name].adjusted, primary=True)
@@ -185,13 +188,15 @@ def _spent(
     return found
 
 
-def _measured(curve: Points, target: float, horizon: int, finished: bool) -> Measured:
+def _measured(curve: Points, target: float, along: np.ndarray | None, horizon: float) -> Measured:
+    """What a curve says; `along` is what a finished run had spent of its budget after each step."""
     steps, values = [step for step, _ in curve], [value for _, value in curve]
     start = values[0] if steps[0] == 0 else MISSING
-    if not finished:
+    if along is None:
         return Measured(steps[-1], start, MISSING, MISSING, MISSING)
     reached = steps_to_target(steps, values, target) if np.isfinite(target) else None
-    height = area(steps, values, horizon) if horizon > steps[0] else MISSING
+    spent = along[steps].tolist()
+    height = area(spent, values, horizon) if horizon > spent[0] else MISSING
     return Measured(steps[-1], start, values[-1], height, MISSING if reached is None else reached)
 
 
@@ -214,10 +219,10 @@ def _notes(
     if finished:
         said.append(
             f"Intervals of the end are over {over}, the others over seeds, arm and baseline paired by seed; a difference "
-            "that is the same in every pair has none. Holm's correction is over the end and the steps to the target of "
-            f"{arms} arm{'s' * (arms != 1)}. The target counts as reached when the mean of three evaluations is there "
-            "for two in a row; a run that never gets there counts with the whole budget, and is marked; tokens and seconds "
-            "are counted up to what the cheaper of the two arms spent in all."
+            f"that is the same in every pair has none. Holm's correction is over the end and the {UNITS[spec.budget.unit]} "
+            f"to the target of {arms} arm{'s' * (arms != 1)}. The target counts as reached when the mean of three "
+            "evaluations is there for two in a row; a run that never gets there counts with the whole budget, and is marked; "
+            "steps, tokens and seconds are counted up to what the cheaper of the two arms spent in all."
         )
     ended = [(run.arm, run.seed) for run in results.runs if run.state == "finished"]
     if silent := [f"{arm}, seed {seed}" for arm, seed in ended if (arm, seed) not in finished]:

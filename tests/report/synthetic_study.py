@@ -24,7 +24,6 @@ METRIC = "val/macro/avg@k"
 EVERY = 10  # steps between validations
 TOPICS = ("algebra", "geometry", None)
 SECONDS = {"generate": 2.0, "forward": 0.5, "backward": 0.5, "optimizer": 0.25, "sync": 0.25}  # of each step
-TOKENS = {"throughput/sampled_tokens_per_s": 100.0, "throughput/trained_tokens_per_s": 400.0}
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Arm:
     plan: SamplePlan | None = None
     failed: Mapping[int, str] = field(default_factory=dict)  # error by seed
     running: Sequence[int] = ()  # seeds
+    tokens: float = 100.0  # sampled a second, of 2 a step
 
 
 def write_study(
@@ -47,8 +47,9 @@ def write_study(
     questions: int = 6,
     stages: Mapping[str, float] | None = None,
     made: Sequence[Mapping[str, object]] = (),
+    budget: Mapping[str, int] | None = None,
 ) -> Path:
-    """Writes the folder; the first arm is the baseline."""
+    """Writes the folder; the first arm is the baseline, the budget by default the longest curve's steps."""
     baseline, seeds = next(iter(arms)), len(next(iter(arms.values())).curves)
     steps = EVERY * (max(len(curve) for arm in arms.values() for curve in arm.curves if curve) - 1)
     spec = {
@@ -59,7 +60,7 @@ def write_study(
             for name, arm in arms.items()
         },
         "seeds": list(range(seeds)),
-        "budget": {"steps": steps},
+        "budget": dict(budget or {"steps": steps}),
         "baseline": baseline,
         "metric": METRIC,
         "primary": list(primary),
@@ -90,7 +91,7 @@ def _write_run(folder: Path, name: str, seed: int, arm: Arm, curve: Sequence[flo
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
     (folder / "config.yaml").write_text(f"seed_everything: {seed}\n")
-    rows = _metrics(curve, {**{f"data/{key}": value for key, value in arm.scores.items()}})
+    rows = _metrics(curve, arm.tokens, {f"data/{key}": value for key, value in arm.scores.items()})
     with (folder / "csv" / "version_0" / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
@@ -103,7 +104,7 @@ def _write_run(folder: Path, name: str, seed: int, arm: Arm, curve: Sequence[flo
         "seconds": 4.0 * steps, "exit": {"failed": 1, "finished": 0}.get(state), "error": arm.failed.get(seed, ""),
         "costs": {
             "generate_s": 2.0 * steps, "train_s": 1.25 * steps, "other_s": 0.25 * steps,
-            "sampled_tokens": 200.0 * steps, "trained_tokens": 400.0 * steps, "steps": float(steps),
+            "sampled_tokens": 2 * arm.tokens * steps, "trained_tokens": 400.0 * steps, "steps": float(steps),
         },
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
@@ -113,12 +114,13 @@ def _write_run(folder: Path, name: str, seed: int, arm: Arm, curve: Sequence[flo
         Ledger.of(arm.plan, prompts, "plan").write(folder / FILE)
 
 
-def _metrics(curve: Sequence[float], scores: Mapping[str, float]) -> list[dict[str, float]]:
+def _metrics(curve: Sequence[float], tokens: float, scores: Mapping[str, float]) -> list[dict[str, float]]:
     """Rows as Lightning's CSV logger writes them: steps count from 0, and validations stand at the step just done."""
     rows: list[dict[str, float]] = [{"step": 0, METRIC: curve[0]}]
     for step in range(EVERY * (len(curve) - 1)):
         times = {f"time/{phase}": seconds for phase, seconds in SECONDS.items()}
-        rows.append({"step": step, "loss": 0.0, "reward/mean": 0.5, **times, **TOKENS, **(scores if step == 0 else {})})
+        speed = {"throughput/sampled_tokens_per_s": tokens, "throughput/trained_tokens_per_s": 400.0}
+        rows.append({"step": step, "loss": 0.0, "reward/mean": 0.5, **times, **speed, **(scores if step == 0 else {})})
         if (step + 1) % EVERY == 0:
             rows.append({"step": step, METRIC: curve[(step + 1) // EVERY]})
     return rows

@@ -104,6 +104,18 @@ def test_a_target_that_no_run_reaches_is_said(tmp_path):
     assert "| same | 2 | 0.220 | 0.220 | 0 | – | – | – | no test |" in said
 
 
+def test_a_budget_of_tokens_measures_curves_along_tokens(tmp_path):
+    """Both gain .04 every 4,000 tokens, one in 20 steps and one in 10: equal areas, though unequal over 30 steps."""
+    slow, fast = ([0.1 + gain * k for k in range(points)] for gain, points in ((0.02, 7), (0.04, 4)))
+    arms = {"grpo": Arm([slow] * 2), "double": Arm([fast] * 2, tokens=200.0)}
+    folder = write_study(tmp_path / "tiny", arms, ["double"], budget={"generated_tokens": 12_000})
+    said = write_report(folder).with_suffix(".md").read_text()
+    found = {row["measure"]: row for row in rows(folder / "report" / "effects.csv")}
+    assert [float(found["area"][name]) for name in ("arm_value", "baseline_value")] == pytest.approx([0.16, 0.16])
+    assert "so the sampled tokens to it say nothing." in said
+    assert "Holm's correction is over the end and the sampled tokens to the target of 1 arm." in said
+
+
 def test_a_failed_run_and_one_that_has_not_begun_are_marked(tmp_path):
     arms = {"grpo": Arm(GRPO), "saerl": Arm([BETTER[0], None, BETTER[2][:3]], failed={2: f"out of memory {BREAKOUT}"})}
     folder = write_study(tmp_path / "tiny", arms, ["saerl"])
