@@ -13,7 +13,6 @@ The report's sections are `OUT/RUN'S NAME-*.json`, the same words and tables sta
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -130,7 +129,7 @@ def drift(given: argparse.Namespace) -> Path:
     )
     made = sections(steps, about)
     for name, section in made.items():
-        write_whole(given.out / f"{run.name}-{name}.json", json.dumps(section, indent=1) + "\n")
+        section.write(given.out / f"{run.name}-{name}.json")
     write_whole(out / "drift.md", markdown(made))
     return out / "drift.md"
 

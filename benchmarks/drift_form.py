@@ -1,4 +1,4 @@
-"""The form of what `drift.py` writes: scores as text, lines over steps, sections of a report, and one page of Markdown."""
+"""The form of what `drift.py` writes: scores as text, lines over steps, and its sections on one page of Markdown."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 from signal_tasks import Finding
 
 from saerl_lightning.data.scores import Score
-from saerl_lightning.report.palette import COLOURS, MARKS
-
-Section = dict[str, Any]
+from saerl_lightning.study.section import Section
+from saerl_lightning.tools.causal_figures import bars, line
 
 
 def score(finding: Finding) -> Score:
@@ -27,32 +26,17 @@ def figure(lines: Mapping[str, Sequence[tuple[int, Score]]], what: str) -> dict[
     """One line a name over the steps, with intervals; what is of the old probe is dashed."""
     traces = []
     for place, (name, points) in enumerate(lines.items()):
-        values = [each for _, each in points]
-        bars = {"array": [v.high - v.value for v in values], "arrayminus": [v.value - v.low for v in values]}
-        traces.append(
-            {
-                "x": [step for step, _ in points],
-                "y": [each.value for each in values],
-                "name": name,
-                "mode": "lines+markers",
-                "line": {"color": COLOURS[place], "dash": "dash" if "probe" in name else "solid"},
-                "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 8},
-                "error_y": {"type": "data", "symmetric": False, "thickness": 1, **bars},
-            }
-        )
+        steps, values = [step for step, _ in points], [each for _, each in points]
+        drawn = line(name, steps, [each.value for each in values], place, "dash" if "probe" in name else "solid")
+        traces.append({**drawn, "error_y": {**bars(values), "thickness": 1}})
     return {"data": traces, "layout": {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": what}}}}
-
-
-def section(title: str, text: str, columns: list[str], rows: list[list[Any]], drawn: dict[str, Any]) -> Section:
-    """A section of a report, as `study report` reads it."""
-    return {"title": title, "text": text, "columns": columns, "rows": rows, "figure": drawn}
 
 
 def markdown(found: Mapping[str, Section]) -> str:
     """The sections' words and tables on one page."""
     parts = []
     for each in found.values():
-        head = ["| " + " | ".join(each["columns"]) + " |", "| --- |" + " ---: |" * (len(each["columns"]) - 1)]
-        body = ["| " + " | ".join(map(str, row)) + " |" for row in each["rows"]]
-        parts.append("\n".join([f"## {each['title']}", "", each["text"], "", *head, *body]))
+        head = ["| " + " | ".join(each.columns) + " |", "| --- |" + " ---: |" * (len(each.columns) - 1)]
+        body = ["| " + " | ".join(row) + " |" for row in each.rows]
+        parts.append("\n".join([f"## {each.title}", "", each.text, "", *head, *body]))
     return "\n\n".join(parts) + "\n"

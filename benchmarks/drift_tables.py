@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from drift_form import Section, figure, score, section, shown
+from drift_form import figure, score, shown
 from drift_run import Measured
 from signal_measures import mean, rank_agreement
 from signal_tables import TABLES, cell
 from signal_tasks import Finding
 
 from saerl_lightning.data.scores import Score, Statistic, agreement, bootstrap
+from saerl_lightning.study.section import Section
 
 FRESH, OLD_ROWS, OLD_PROBE = "difficulty elastic net", "old probe, old features", "old probe"
 SUBJECT = "SAE"
@@ -57,7 +58,7 @@ def labels_section(steps: Sequence[Step], about: str) -> Section:
         half = agreement(now.first, now.second)["spearman"]
         rows.append(
             [
-                each.step,
+                str(each.step),
                 shown(rates),
                 f"{np.mean(now.difficulty == 100):.3f}",
                 f"{np.mean(now.difficulty == 0):.3f}",
@@ -91,7 +92,7 @@ def labels_section(steps: Sequence[Step], about: str) -> Section:
         "variance explained by the SAE": [(each.step, each.explained) for each in steps],
     }
     text = f"{labels_text(steps)}\n\n{about}"
-    return section("Drift: the labels and the activations", text, columns, rows, figure(lines, "correlation, share"))
+    return Section("Drift: the labels and the activations", text, columns, rows, figure(lines, "correlation, share"))
 
 
 def labels_text(steps: Sequence[Step]) -> str:
@@ -141,7 +142,7 @@ def signals_section(steps: Sequence[Step], about: str) -> Section:
     heads = {task: TABLES[task][1] for task in (FRESH, "topic")}
     rows = [
         [
-            each.step,
+            str(each.step),
             signal,
             *(cell(found[task].numbers, key) if task in found else "–" for task in heads for key in heads[task]),
         ]
@@ -165,7 +166,7 @@ def signals_section(steps: Sequence[Step], about: str) -> Section:
         "difficulty measured then; 5-fold. Partial correlations: given characters, given six measures of length, and given "
         "those and the topic. TF-IDF's vocabulary was found on all prompts, without labels."
     )
-    return section(
+    return Section(
         "Drift: what signals know, step by step", text, columns, rows, figure(lines, "Spearman with difficulty")
     )
 
@@ -177,7 +178,7 @@ def old_probe_section(steps: Sequence[Step], about: str) -> Section:
     """The probe of step 0, held against the labels of every step, on the features of then and of now."""
     rows = [
         [
-            each.step,
+            str(each.step),
             signal,
             *(shown(score(found[task])) for task in (FRESH, OLD_ROWS, OLD_PROBE)),
             shown(difference(each, signal, OLD_PROBE, OLD_ROWS)),
@@ -209,7 +210,7 @@ def old_probe_section(steps: Sequence[Step], about: str) -> Section:
         "correlations. With the features of step 0 only the difficulty has moved, as it has for a plan that is made before "
         "training; with the features of now the model has moved too."
     )
-    return section(
+    return Section(
         "Drift: the probe of step 0, later on", text, columns, rows, figure(lines, "Spearman with difficulty")
     )
 

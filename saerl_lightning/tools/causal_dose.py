@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from saerl_lightning.data.scores import Score
 from saerl_lightning.errors import InputError
-from saerl_lightning.report.palette import COLOURS
 from saerl_lightning.study.bootstrap import accuracy_difference
-from saerl_lightning.study.causal.section import Section
 from saerl_lightning.study.costs import logged_steps
 from saerl_lightning.study.results import RunResult, StudyResults
+from saerl_lightning.study.section import Section
 from saerl_lightning.study.statistics import Estimate
+from saerl_lightning.tools.causal_figures import bars, line
 from saerl_lightning.tools.study_questions import accuracies, last_questions, measured_sets
 
 COLUMNS = [
@@ -152,28 +153,14 @@ def _text(results: StudyResults, doses: Sequence[Dose]) -> str:
 
 def _figure(doses: Sequence[Dose]) -> dict[str, Any]:
     lines = []
-    for random, name, mark in ((False, "weightiest features", "circle"), (True, "random features", "diamond")):
-        own = [each for each in doses if each.random is random]
-        ends = {"type": "data", "symmetric": False, "array": [], "arrayminus": []}
-        for each in own:
-            ends["array"].append(_finite(each.against.high - each.against.value))
-            ends["arrayminus"].append(_finite(each.against.value - each.against.low))
-        colour = COLOURS[int(random)]
-        line = {
-            "x": [0, *(each.count for each in own)],
-            "y": [0.0, *(each.against.value for each in own)],
-            "name": name,
-        }
-        ends["array"], ends["arrayminus"] = [0.0, *ends["array"]], [0.0, *ends["arrayminus"]]
-        lines.append(
-            {**line, "error_y": ends, "mode": "lines+markers", "marker": {"symbol": mark, "color": colour, "size": 9}}
-        )
+    for place, name in enumerate(("weightiest features", "random features")):
+        own = [each for each in doses if each.random is bool(place)]
+        scores = [Score(0.0, 0.0, 0.0)]  # with none taken, by definition
+        scores += [Score(each.against.value, each.against.low, each.against.high) for each in own]
+        drawn = line(name, [0, *(each.count for each in own)], [score.value for score in scores], place)
+        lines.append({**drawn, "error_y": bars(scores)})
     axes = {
         "xaxis": {"title": {"text": "features taken out of the probe's sight"}},
         "yaxis": {"title": {"text": "accuracy at the end, against none taken"}},
     }
     return {"data": lines, "layout": axes}
-
-
-def _finite(value: float) -> float:
-    return float(value) if np.isfinite(value) else 0.0

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from saerl_lightning.data.scores import Score
 from saerl_lightning.study.causal.injection import change_agreement
-from saerl_lightning.study.causal.section import Section
 from saerl_lightning.study.causal.sums import Question, Sum, bigger_numbers, one_more_term, other_numbers
+from saerl_lightning.study.section import Section
 from saerl_lightning.tools.causal_figures import dots
 from saerl_lightning.tools.causal_fitting import (
     SAE,

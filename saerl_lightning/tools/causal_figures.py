@@ -1,9 +1,11 @@
-"""Figures of the causal tests as plotly's JSON, built by hand: plain lists, colours and marks that print."""
+"""Figures of a report's sections as plotly's JSON, built by hand: plain lists, colours and marks that print."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from saerl_lightning.data.scores import Score
 from saerl_lightning.report.palette import COLOURS, MARKS
@@ -32,7 +34,7 @@ def dots(changes: Mapping[str, Mapping[str, Score]], unit: str) -> dict[str, Any
                 "x": [score.value for score in scores],
                 "y": [row + offset for row in range(len(kinds))],
                 "text": kinds,
-                "error_x": _bars([s.high - s.value for s in scores], [s.value - s.low for s in scores]),
+                "error_x": bars(scores),
                 "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 9},
             }
         )
@@ -45,12 +47,11 @@ def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
     """Kendall's tau against the number of zeroed features, on a logarithmic axis."""
     counts = [each.count for each in zeroed]
     means = [float(each.random.mean()) for each in zeroed]
-    up = [float(each.random.max()) - mean for each, mean in zip(zeroed, means, strict=True)]
-    down = [mean - float(each.random.min()) for each, mean in zip(zeroed, means, strict=True)]
+    ranges = [Score(mean, float(z.random.min()), float(z.random.max())) for z, mean in zip(zeroed, means, strict=True)]
     data = [
-        _line("top, same weights", counts, [each.top for each in zeroed], 0, "solid"),
-        _line("top, fitted anew", counts, [each.refitted for each in zeroed], 2, "dot"),
-        {**_line("random, mean and range", counts, means, 1, "dash"), "error_y": _bars(up, down)},
+        line("top, same weights", counts, [each.top for each in zeroed], 0, "solid"),
+        line("top, fitted anew", counts, [each.refitted for each in zeroed], 2, "dot"),
+        {**line("random, mean and range", counts, means, 1, "dash"), "error_y": bars(ranges)},
     ]
     across = {"title": {"text": "features zeroed"}, "type": "log", "tickvals": counts}
     return {
@@ -59,7 +60,8 @@ def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
     }
 
 
-def _line(name: str, x: list[int], y: list[float], place: int, dash: str) -> dict[str, Any]:
+def line(name: str, x: list[int], y: list[float], place: int, dash: str = "solid") -> dict[str, Any]:
+    """A line with marks; `place` chooses its colour and mark, `dash` is plotly's name of its stroke."""
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -71,5 +73,8 @@ def _line(name: str, x: list[int], y: list[float], place: int, dash: str) -> dic
     }
 
 
-def _bars(up: list[float], down: list[float]) -> dict[str, Any]:
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
+def bars(values: Sequence[Score]) -> dict[str, Any]:
+    """Error bars from the ends of intervals; of no length where there is none."""
+    ends = {"array": [v.high - v.value for v in values], "arrayminus": [v.value - v.low for v in values]}
+    finite = {name: [each if np.isfinite(each) else 0.0 for each in lengths] for name, lengths in ends.items()}
+    return {"type": "data", "symmetric": False, **finite}

@@ -29,8 +29,8 @@ from saerl_lightning.study.causal.injection import (
     top_words,
     with_note,
 )
-from saerl_lightning.study.causal.section import Section
 from saerl_lightning.study.causal.sums import Question, Sum
+from saerl_lightning.study.section import Section
 from saerl_lightning.tools.causal_edits import PLEASE
 from saerl_lightning.tools.causal_figures import dots
 from saerl_lightning.tools.causal_fitting import (

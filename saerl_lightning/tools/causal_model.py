@@ -20,7 +20,6 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.rollout.hf import HFEngine
-from saerl_lightning.study.causal.section import Section
 from saerl_lightning.study.causal.steering import (
     AblateFeatures,
     AddDirection,
@@ -32,6 +31,7 @@ from saerl_lightning.study.causal.steering import (
     read_streams,
 )
 from saerl_lightning.study.causal.sums import FIRST_INTEGER, Question, is_right
+from saerl_lightning.study.section import Section
 from saerl_lightning.tools.causal_model_figure import Answers, Condition
 from saerl_lightning.tools.causal_model_section import steering_section
 from saerl_lightning.tools.causal_subject import ROWS, TOKENS, Measured, Subject

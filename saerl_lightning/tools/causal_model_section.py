@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from saerl_lightning.report.numbers import interval, number
-from saerl_lightning.study.causal.section import Section
+from saerl_lightning.study.section import Section
 from saerl_lightning.study.statistics import Estimate, mean_estimate
 from saerl_lightning.tools.causal_model_figure import Answers, steering_figure
 

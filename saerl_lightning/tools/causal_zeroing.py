@@ -21,8 +21,8 @@ from saerl_lightning.data.scores import Score, agreement
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import Features, SignalSource
-from saerl_lightning.study.causal.section import Section
 from saerl_lightning.study.causal.zeroing import DRAWS, Zeroed, zero_out
+from saerl_lightning.study.section import Section
 from saerl_lightning.tools.causal_figures import lines
 from saerl_lightning.tools.causal_fitting import interval, several
 

@@ -12,8 +12,8 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.file import FilePrompts
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.cache import CachedSignals
-from saerl_lightning.study.causal.section import Section
 from saerl_lightning.study.causal.sums import Sum, draw
+from saerl_lightning.study.section import Section
 from saerl_lightning.tools.causal_edits import edited, edits
 from saerl_lightning.tools.causal_fitting import Fitting, fit_probes
 from saerl_lightning.tools.causal_injection import injection

@@ -163,7 +163,7 @@ def test_sections_are_read_by_the_report_and_say_what_was_found(asked, tmp_path)
     made = sections(steps, "A run.")
     (tmp_path / "drift").mkdir()
     for name, each in made.items():
-        (tmp_path / "drift" / f"{name}.json").write_text(json.dumps(each))
+        each.write(tmp_path / "drift" / f"{name}.json")
     panels = read_panels(tmp_path)
     assert [len(panel.rows) for panel in panels] == [2, 4, 4]
     assert all(len(row) == len(panel.columns) for panel in panels for row in panel.rows)

@@ -103,7 +103,7 @@ def columns(given: SamplePlan) -> dict[str, list]:
     return {name: np.asarray(value).tolist() for name, value in given.ledger().items()} | {"rows": given.rows.tolist()}
 
 
-def same(a: SamplePlan, b: SamplePlan) -> None:
+def assert_same(a: SamplePlan, b: SamplePlan) -> None:
     np.testing.assert_equal(columns(a), columns(b))  # NaN equals NaN here
 
 
@@ -116,11 +116,11 @@ def test_the_same_input_gives_the_same_output(name, arguments):
     cls = shipped()[name]
     operation = cls(**arguments)
     once = operation.apply(plan(), pool(), features())
-    same(once, operation.apply(plan(), pool(), features()))
+    assert_same(once, operation.apply(plan(), pool(), features()))
     sparse = operation.apply(plan(), pool(), sparse_features())
-    same(sparse, cls(**arguments).apply(plan(), pool(), sparse_features()))
+    assert_same(sparse, cls(**arguments).apply(plan(), pool(), sparse_features()))
     np.random.seed(5)  # noqa: NPY002 - the global random state must not matter
-    same(once, cls(**arguments).apply(plan(), pool(), features()))
+    assert_same(once, cls(**arguments).apply(plan(), pool(), features()))
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES)
@@ -130,7 +130,7 @@ def test_the_input_is_left_as_it_was(name, arguments):
     for array in (given.rows, given.cluster, given.difficulty, given.quality, given.mixed_from, rows):
         array.setflags(write=False)
     shipped()[name](**arguments).apply(given, prompts, rows)
-    same(given, kept[0])
+    assert_same(given, kept[0])
     assert prompts == kept[1]
     assert np.array_equal(rows, kept[2])
 

@@ -13,36 +13,36 @@ NAN = float("nan")
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, NAN, 0.0, NAN]])
 
 
-def close(found, expected):
+def assert_close(found, expected):
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
 def test_group_advantages():
     """Four rewards of mean 1/2: squares add up to 1, n - 1 is 3. Two rewards: squares add up to 1/2."""
     four, two = 0.5 / (math.sqrt(1 / 3) + 1e-4), 0.5 / (math.sqrt(1 / 2) + 1e-4)
-    close(advantage.group_advantages(REWARDS), [[four, -four, -four, four], [0.0] * 4, [two, 0.0, -two, 0.0]])
+    assert_close(advantage.group_advantages(REWARDS), [[four, -four, -four, four], [0.0] * 4, [two, 0.0, -two, 0.0]])
     raw = advantage.group_advantages(REWARDS, scale_by_std=False)
-    close(raw, [[0.5, -0.5, -0.5, 0.5], [0.0] * 4, [0.5, 0.0, -0.5, 0.0]])
+    assert_close(raw, [[0.5, -0.5, -0.5, 0.5], [0.0] * 4, [0.5, 0.0, -0.5, 0.0]])
 
 
 def test_leave_one_out():
     """A 1 beside 0, 0, 1 has 1 - 1/3; a 1 beside 0 alone has 1 - 0."""
     found = advantage.leave_one_out_advantages(REWARDS)
-    close(found, [[2 / 3, -2 / 3, -2 / 3, 2 / 3], [0.0] * 4, [1.0, 0.0, -1.0, 0.0]])
+    assert_close(found, [[2 / 3, -2 / 3, -2 / 3, 2 / 3], [0.0] * 4, [1.0, 0.0, -1.0, 0.0]])
 
 
 def test_batch_advantages():
     """Ten graded rewards, seven of them 1: mean 0.7, squares 7 * 0.09 + 3 * 0.49 = 2.1, n - 1 is 9."""
     std = math.sqrt(2.1 / 9)
     one, zero = 0.3 / std, -0.7 / std
-    close(advantage.batch_advantages(REWARDS), [[one, zero, zero, one], [one] * 4, [one, 0.0, zero, 0.0]])
+    assert_close(advantage.batch_advantages(REWARDS), [[one, zero, zero, one], [one] * 4, [one, 0.0, zero, 0.0]])
 
 
 def test_group_then_batch():
     """Centred rewards: six of 1/2 in size, four 0: squares add up to 1.5, n - 1 is 9."""
     a = 0.5 / math.sqrt(1.5 / 9)
     found = advantage.group_then_batch_advantages(REWARDS)
-    close(found, [[a, -a, -a, a], [0.0] * 4, [a, 0.0, -a, 0.0]])
+    assert_close(found, [[a, -a, -a, a], [0.0] * 4, [a, 0.0, -a, 0.0]])
 
 
 def test_beta_density_by_hand():
@@ -57,7 +57,7 @@ def test_beta_density_by_hand():
         [*[0.5 / half] * 2, *[-0.5 / half] * 2],
         [*[0.25 / quarter] * 3, -0.75 / quarter],
     ]
-    close(advantage.beta_advantages(rewards), expected)
+    assert_close(advantage.beta_advantages(rewards), expected)
 
 
 @given(st.lists(st.integers(0, 8), min_size=2, max_size=6), st.integers(0, 2**31))

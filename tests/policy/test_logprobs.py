@@ -43,7 +43,7 @@ def reference(model, tokens, mask, temperature=1.0):
     return out * mask
 
 
-def same_as_reference(model, tokens, mask, temperature, tolerance=1e-5):
+def assert_same_as_reference(model, tokens, mask, temperature, tolerance=1e-5):
     weights = torch.linspace(-1, 1, tokens.numel()).view(tokens.shape)
     gradients = []
     for values in (score(model, tokens, mask, temperature), reference(model, tokens, mask, temperature)):
@@ -69,7 +69,7 @@ def test_token_logprobs_by_hand():
 @pytest.mark.parametrize("chunk", [1024, 3])
 def test_values_and_gradients_are_those_of_the_plain_way(llama, rows, temperature, chunk, monkeypatch):
     monkeypatch.setattr(logprobs, "CHUNK", chunk)
-    same_as_reference(llama, *rows, temperature)
+    assert_same_as_reference(llama, *rows, temperature)
 
 
 def test_the_entropy_carries_no_gradient(llama, rows):
@@ -99,14 +99,14 @@ def test_adapters_take_part(llama, rows):
     from peft import LoraConfig, get_peft_model
 
     adapted = get_peft_model(llama, LoraConfig(target_modules="all-linear", init_lora_weights=False))
-    same_as_reference(adapted, *rows, 1.0)
+    assert_same_as_reference(adapted, *rows, 1.0)
 
 
 def test_logits_that_a_model_transforms_are_its_own(rows):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     capped = make(Gemma2Config, Gemma2ForCausalLM, head_dim=8, final_logit_softcapping=2.0)
-    same_as_reference(capped, *rows, 1.0)
+    assert_same_as_reference(capped, *rows, 1.0)
 
 
 def test_rows_without_completion_tokens_give_zero_gradients(llama, rows):

@@ -13,7 +13,6 @@ from saerl_lightning.data.probe import LinearFit
 from saerl_lightning.data.scores import kendall
 from saerl_lightning.errors import InputError
 from saerl_lightning.study.causal.injection import change_agreement, common_words, tokens_of, top_words, with_note
-from saerl_lightning.study.causal.section import Section
 from saerl_lightning.study.causal.sums import (
     Question,
     Sum,
@@ -24,6 +23,7 @@ from saerl_lightning.study.causal.sums import (
     other_numbers,
 )
 from saerl_lightning.study.causal.zeroing import zero_out
+from saerl_lightning.study.section import Section
 from saerl_lightning.tools.causal_edits import edited
 from saerl_lightning.tools.causal_fitting import fit_probes, fitting_sums
 from saerl_lightning.tools.causal_subject import Measured, Subject, measure

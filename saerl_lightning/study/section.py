@@ -1,4 +1,4 @@
-"""What a causal test says of itself: a section of the study's report, as `docs/reference/report.md` describes it.
+"""What a tool beside the study says of itself: a section of its report, as `docs/reference/report.md` describes it.
 
 It holds words and numbers that were made elsewhere, and computes none.
 """
