@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from saerl_lightning.data.callback import Clustering
-from saerl_lightning.data.labels import bin_by, read_label
+from saerl_lightning.data.labels import bin_by, require_label
 from saerl_lightning.data.permutation import permute_within
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
@@ -89,7 +89,7 @@ class PermutedClusters(Clustering):
 
     Args:
         inner: the clustering whose members are exchanged.
-        label: a label of the data that says how difficult a prompt is; prompts without it are exchanged among themselves.
+        label: a label of the data or of the labels file that says how hard a prompt is; every planned prompt must have it.
         bins: quantile bins of the label; prompts of one bin are of like difficulty.
         seed: of the exchange.
 
@@ -114,7 +114,7 @@ class PermutedClusters(Clustering):
         """Deals the inner clustering's labels anew inside each bin.
 
         Raises:
-            InputError: if no prompt has the label.
+            InputError: if a planned prompt lacks the label.
         """
-        bins = bin_by(read_label(type(self).__name__, self.by, prompts), plan.rows, self.bins)
+        bins = bin_by(require_label(type(self).__name__, self.by, prompts, plan.rows), plan.rows, self.bins)
         return permute_within(self.inner.label(plan, prompts, features), bins, plan.rows, self.seed)

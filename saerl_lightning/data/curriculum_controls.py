@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saerl_lightning.data.callback import Curriculum
-from saerl_lightning.data.labels import lengths, read_label
+from saerl_lightning.data.labels import lengths, require_label
 from saerl_lightning.data.permutation import permute_within
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
@@ -22,7 +22,7 @@ class LabelOrder(Curriculum):
     """Orders by a number that the data brings, lowest first: its own level, or a measured difficulty (the oracle).
 
     Args:
-        label: name of the label, as in `Prompt.labels`.
+        label: name of the label, as in `Prompt.labels`; every planned prompt must have it.
         descending: serve the highest first (hard-to-easy, or by a pass rate); the plan then holds the negated label.
     """
 
@@ -33,12 +33,12 @@ class LabelOrder(Curriculum):
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Reads the label; NaN where a prompt lacks it.
+        """Reads the label; NaN where an unplanned prompt lacks it.
 
         Raises:
-            InputError: if no prompt has the label.
+            InputError: if a planned prompt lacks the label.
         """
-        values = read_label(type(self).__name__, self.label, prompts)
+        values = require_label(type(self).__name__, self.label, prompts, plan.rows)
         return -values if self.descending else values
 
 

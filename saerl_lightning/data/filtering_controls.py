@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from saerl_lightning.data.callback import Filtering
-from saerl_lightning.data.labels import bin_by, lengths, read_label
+from saerl_lightning.data.labels import bin_by, lengths, require_label
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
@@ -88,7 +88,7 @@ class MatchedFilter(Filtering):
 
     Args:
         inner: the filter to match; its ratings stay in the ledger.
-        label: a label of the data; prompts without it are one more bin.
+        label: a label of the data or of the labels file, which every planned prompt must have.
         bins: quantile bins of the label.
         seed: of the draw.
 
@@ -119,9 +119,9 @@ class MatchedFilter(Filtering):
         """Drops as many of each bin as the inner filter does, others.
 
         Raises:
-            InputError: if no prompt has the label.
+            InputError: if a planned prompt lacks the label.
         """
-        bins = bin_by(read_label(type(self).__name__, self.label, prompts), plan.rows, self.bins)
+        bins = bin_by(require_label(type(self).__name__, self.label, prompts, plan.rows), plan.rows, self.bins)
         refused = ~self.inner.keep(plan, prompts, features)[plan.rows]
         order = np.random.default_rng(self.seed).permutation(plan.rows)
         wanted = np.bincount(bins[plan.rows][refused], minlength=self.bins + 1)

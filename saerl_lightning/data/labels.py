@@ -38,6 +38,31 @@ def read_label(reader: str, label: str, prompts: Sequence[Prompt]) -> Float[np.n
     return values
 
 
+def require_label(
+    reader: str, label: str, prompts: Sequence[Prompt], rows: Int[np.ndarray, " M"]
+) -> Float[np.ndarray, " N"]:
+    """Reads one label that every planned prompt must have; NaN where an unplanned one lacks it.
+
+    Args:
+        reader: class that asks, for the message.
+        label: name of the label, as in `Prompt.labels`.
+        prompts: the pool, N prompts.
+        rows: planned rows, (M,).
+
+    Raises:
+        InputError: if a planned prompt lacks the label, with their count and the first one's uid.
+    """
+    values = read_label(reader, label, prompts)
+    lacking = np.sort(rows[np.isnan(values[rows])])
+    if len(lacking):
+        raise InputError(
+            f"{reader} needs {label!r} for every prompt, but {len(lacking)} of {len(rows)} planned prompts lack it (first: "
+            f"'{prompts[int(lacking[0])].uid}'); label them all (main.py label --prompts {len(prompts)}), name the file in "
+            "data.labels, or leave these prompts out of data.train"
+        )
+    return values
+
+
 def sample_labelled(values: Float[np.ndarray, " N"], limit: int | None, seed: int) -> Int[np.ndarray, " n"]:
     """Positions of labelled prompts, in order: all, or a random sample of `limit`."""
     labelled = np.flatnonzero(np.isfinite(values))

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from saerl_lightning.data.filtering_controls import LengthFilter, MatchedFilter
 from saerl_lightning.data.labels import bin_by
 from saerl_lightning.data.mixing import FullMixing, TailMixing
 from saerl_lightning.data.permutation import permute_within
+from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
 
@@ -54,11 +56,11 @@ class Rated(Curriculum):
 POOLS = st.tuples(st.integers(2, 80), st.integers(0, 2**32 - 1), st.integers(1, 7), st.floats(0, 0.5))
 
 
-def planned_pool(drawn):
+def planned_pool(drawn, labelled=0.8):
     """Prompts, some without a difficulty, a shuffled plan over some of them, and a generator for more."""
     pool, seed, size, share = drawn
     random = np.random.default_rng(seed)
-    labels = [{"difficulty": float(random.integers(6))} if random.random() < 0.8 else {} for _ in range(pool)]
+    labels = [{"difficulty": float(random.integers(6))} if random.random() < labelled else {} for _ in range(pool)]
     labels[0] = {"difficulty": 1.0}
     prompts = [
         Prompt(f"p{i}", ({"role": "user", "content": "x" * int(random.integers(5))},), "1", labels=labels[i])
@@ -102,7 +104,7 @@ def test_same_size_clusters_keep_the_histogram_of_the_planned(drawn, clusters, s
 
 @given(POOLS, st.integers(1, 5), st.integers(1, 6), st.integers(0, 99))
 def test_permuted_clusters_keep_every_clusters_size_and_difficulties(drawn, clusters, bins, seed):
-    prompts, plan, random = planned_pool(drawn)
+    prompts, plan, random = planned_pool(drawn, labelled=1)
     inner = random.integers(clusters, size=len(prompts))
     labels = PermutedClusters(Given(inner), bins=bins, seed=seed).label(plan, prompts, None)
     profile = bins_of(prompts, plan, bins)
@@ -112,7 +114,7 @@ def test_permuted_clusters_keep_every_clusters_size_and_difficulties(drawn, clus
 
 @given(POOLS, st.integers(1, 6), st.integers(0, 99))
 def test_matched_filter_drops_as_many_of_each_bin(drawn, bins, seed):
-    prompts, plan, random = planned_pool(drawn)
+    prompts, plan, random = planned_pool(drawn, labelled=1)
     inner = Below(random.integers(4, size=len(prompts)).astype(float))
     theirs, ours = inner.apply(plan, prompts, None), MatchedFilter(inner, bins=bins, seed=seed)
     kept = ours.apply(plan, prompts, None)
@@ -124,6 +126,27 @@ def test_matched_filter_drops_as_many_of_each_bin(drawn, bins, seed):
     assert dropped(kept) == dropped(theirs)
     assert ours.metrics()["dropped"] == inner.metrics()["dropped"] == len(plan.rows) - len(kept.rows)
     assert np.array_equal(kept.quality, inner.numbers)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        PermutedClusters(Given(np.zeros(40, dtype=int))),
+        MatchedFilter(Below(np.arange(40.0))),
+        LabelOrder(),
+    ],
+    ids=lambda operation: type(operation).__name__,
+)
+def test_a_label_that_some_planned_prompts_lack_is_refused_and_one_that_dropped_prompts_lack_is_not(operation):
+    """Where most prompts lack the label, matching on it would match on nothing."""
+    prompts = [
+        Prompt(f"p{i}", ({"role": "user", "content": "?"},), "1", labels={"difficulty": i % 3} if i < 5 else {})
+        for i in range(40)
+    ]
+    with pytest.raises(InputError, match=r"needs 'difficulty' for every prompt, but 35 of 40 .* \(first: 'p5'\)"):
+        operation.apply(SamplePlan.sequential(40, 2), prompts, None)
+    labelled = SamplePlan.sequential(40, 2).drop(dict.fromkeys(range(5, 40), "left out"))
+    assert set(operation.apply(labelled, prompts, None).rows.tolist()) <= set(range(5))
 
 
 def test_controls_break_what_they_are_there_to_break():
@@ -193,14 +216,14 @@ def test_mixing_runs_from_none_to_full():
 @settings(max_examples=50)
 @given(POOLS, st.integers(1, 4), st.booleans())
 def test_equal_and_duplicate_difficulties_keep_their_order_within_a_cluster(drawn, clusters, descending):
-    prompts, plan, random = planned_pool(drawn)
+    prompts, plan, random = planned_pool(drawn, labelled=1)
     cluster = random.integers(clusters, size=len(prompts))
     plan = Given(cluster).apply(SamplePlan.sequential(len(prompts), 1).drop(dict(plan.dropped)), prompts, None)
     ordered = LabelOrder(descending=descending).apply(plan, prompts, None)
     place = {row: i for i, row in enumerate(plan.rows.tolist())}
     for label in range(clusters):
         stream = [row for row in ordered.rows.tolist() if cluster[row] == label]
-        rating = np.nan_to_num(ordered.difficulty, nan=np.inf)
+        rating = ordered.difficulty
         assert stream == sorted(stream, key=lambda row: (rating[row], place[row]))
 
 

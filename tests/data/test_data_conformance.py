@@ -73,8 +73,7 @@ def pool() -> list[Prompt]:
             messages=({"role": "user", "content": "word " * int(random.integers(1, 9))},),
             answer=str(i),
             topic=[None, "algebra", "geometry", "number theory"][i % 4],
-            labels={"difficulty": float(random.integers(5)), "quality": float(random.random())}
-            | ({"level": float(i % 3)} if i % 5 else {}),
+            labels={"difficulty": float(random.integers(5)), "quality": float(random.random()), "level": float(i % 3)},
         )
         for i in range(N)
     ]
