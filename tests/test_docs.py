@@ -99,14 +99,14 @@ def logged_names() -> set[str]:
     rewards = torch.tensor([[1.0, 0.0]])
     logp, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
     inputs = LossInputs(logp, logp, logp, logp, mask, torch.ones(1), logp, 1.0, 1.0, 1.0, 1, 0.0)
-    seconds = dict.fromkeys(["generate", "score", "reference", "old", "forward", "backward", "optimizer", "sync"], 1.0)
+    phases = ["generate", "score", "reference", "old", "forward", "backward", "optimizer", "sync"]
+    seconds, lengths = {f"time/{phase}": 1.0 for phase in phases}, rollouts.completion_lengths
     accuracy = SampledAccuracy(2, ["sums"])
     accuracy.update([prompt], rollouts, rewards)
     step = {
-        **report.reward_metrics({"<name>": rewards}, rewards),
-        **report.group_metrics(rewards, rollouts),
-        **report.completion_metrics(rollouts),
-        **report.time_metrics(seconds, rollouts, 8),
+        **report.Completions({"<name>": rewards}, rewards, rewards, lengths, rollouts.truncated, lengths).metrics(0),
+        **report.throughput_metrics(seconds | {"rollouts/generated_tokens": 2.0, "rollouts/scored_tokens": 4.0}),
+        **seconds,
         **GRPO(kl=KLPenalty(0.1), correction=SamplerCorrection())(inputs)[1],
         **MismatchGuard().check(logp, logp, mask, torch.float32),
     }

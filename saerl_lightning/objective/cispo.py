@@ -47,10 +47,13 @@ class CISPO(PolicyGradient):
         self.entropy = entropy
         self.correction = correction
 
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """How far below and above 1 the floor and the cap are."""
-        return 1 - self.ratio_floor, self.ratio_cap - 1
+    def cut(
+        self, ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"]
+    ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """Tokens whose weight was raised to the floor, or lowered to the cap; rows without advantage have no weight."""
+        weighed = (advantages != 0)[:, None]
+        low, high = (ratio < self.ratio_floor) & weighed, (ratio > self.ratio_cap) & weighed
+        return low.to(ratio.dtype), high.to(ratio.dtype)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Group-relative advantages."""

@@ -28,10 +28,11 @@ class Clipped(PolicyGradient):
         ratio = self.ratio(inputs)
         return surrogate.clipped_surrogate(ratio, inputs.advantages, self.clip_low, self.clip_high, self.dual_clip)
 
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """`clip_low` and `clip_high`."""
-        return self.clip_low, self.clip_high
+    def cut(
+        self, ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"]
+    ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """Tokens without gradient: ratio too low with A < 0; too high with A > 0, or above the dual clip with A < 0."""
+        return surrogate.clipped(ratio, advantages, self.clip_low, self.clip_high, self.dual_clip)
 
 
 def require_clip_range(low: float, high: float, dual_clip: float | None) -> None:

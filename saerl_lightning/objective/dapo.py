@@ -25,7 +25,8 @@ class DAPO(Clipped):
         clip_low: the ratio pi / pi_old is clipped below 1 - clip_low.
         clip_high: and above 1 + clip_high; more than clip_low keeps unlikely tokens alive.
         dual_clip: bounds the surrogate of tokens with A < 0 by dual_clip * A; null does not.
-        mask_truncated: leave completions that `max_tokens` cut off out of the loss (section 3.4, overlong filtering).
+        mask_truncated: leave completions that `max_tokens` cut off out of the loss (section 3.4, overlong filtering), and
+            out of their group's mean and deviation; TRL leaves them in those.
         kl: penalty for leaving the frozen initial policy; null holds no reference.
         entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
         correction: weights for a sampler that is not quite the policy; null does not correct.

@@ -49,6 +49,11 @@ class Objective(ABC):
         return False
 
     @property
+    def reads_sampler(self) -> bool:
+        """Whether `penalty` or the loss reads the sampler's log-probabilities, which then must be the policy's own."""
+        return self.corrects_sampler
+
+    @property
     def skips_zero_advantage(self) -> bool:
         """Whether a row with advantage 0 has no gradient, so that it need not go through the policy."""
         return False
@@ -68,7 +73,7 @@ class Objective(ABC):
 
     @property
     def masks_truncated(self) -> bool:
-        """Whether completions that `max_tokens` cut off are left out of the loss."""
+        """Whether completions that `max_tokens` cut off are left out of the loss, and of every baseline."""
         return False
 
     def penalty(
@@ -79,7 +84,10 @@ class Objective(ABC):
 
     @abstractmethod
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-        """Turns the rewards of all ranks' groups into advantages; a NaN reward (failed grader) gets 0 and has no say."""
+        """Turns the rewards of all ranks' groups into advantages; a NaN reward gets 0 and has no say.
+
+        A completion that is not trained on has one: its grader failed, or it was cut off and `masks_truncated`.
+        """
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:

@@ -47,10 +47,11 @@ class PolicyGradient(Objective):
         """The ratio pi / pi_old that the gain is made of."""
         return surrogate.token_ratio(inputs.logprobs, inputs.old_logprobs)
 
-    @property
-    def clip_range(self) -> tuple[float, float]:
-        """How far below and above 1 the ratio may be before it is clipped; infinite where nothing is."""
-        return torch.inf, torch.inf
+    def cut(
+        self, ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"]
+    ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """Indicators (0 or 1) of the tokens that a clip cut from below, and from above; none where nothing is clipped."""
+        return torch.zeros_like(ratio), torch.zeros_like(ratio)
 
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Metrics]:
         """Computes the loss to descend, a scalar with gradient, and metrics, scalars without."""
@@ -85,6 +86,11 @@ class PolicyGradient(Objective):
         return self.correction is not None
 
     @property
+    def reads_sampler(self) -> bool:
+        """Whether there is a correction, or a KL that is taken off the rewards."""
+        return self.corrects_sampler or (self.needs_reference and not self._kl_in_loss)
+
+    @property
     def skips_zero_advantage(self) -> bool:
         """Whether neither a KL nor an entropy bonus gives a row without advantage a gradient."""
         return not self._kl_in_loss and not self.entropy_gradient
@@ -114,7 +120,7 @@ class PolicyGradient(Objective):
     @torch.no_grad()
     def _ratio_metrics(self, inputs: LossInputs) -> Metrics:
         ratio = self.ratio(inputs)
-        low, high = surrogate.clipped(ratio, inputs.advantages, *self.clip_range)
+        low, high = self.cut(ratio, inputs.advantages)
         shares = {"policy/clip_low_frac": low, "policy/clip_high_frac": high, "policy/ratio_mean": ratio}
         lowest = ratio.masked_fill(
             ~inputs.mask, torch.inf

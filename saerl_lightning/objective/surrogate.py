@@ -50,10 +50,18 @@ def clipped_surrogate(
     return gain if dual_clip is None else torch.where(a < 0, torch.maximum(gain, dual_clip * a), gain)
 
 
-def clipped(ratio: Tokens, advantages: Rows, low: float, high: float) -> tuple[Tokens, Tokens]:
-    """Indicators (0 or 1) of the tokens whose gradient the clip removes: too low with A < 0, too high with A > 0."""
+def clipped(
+    ratio: Tokens, advantages: Rows, low: float, high: float, dual_clip: float | None = None
+) -> tuple[Tokens, Tokens]:
+    """Indicators (0 or 1) of the tokens whose gradient the clip removes: too low with A < 0, too high with A > 0.
+
+    Too high are also those with A < 0 whose ratio is above `dual_clip`.
+    """
     a = advantages[:, None]
-    return ((ratio < 1 - low) & (a < 0)).to(ratio.dtype), ((ratio > 1 + high) & (a > 0)).to(ratio.dtype)
+    high_ones = (ratio > 1 + high) & (a > 0)
+    if dual_clip is not None:
+        high_ones = high_ones | ((ratio > dual_clip) & (a < 0))
+    return ((ratio < 1 - low) & (a < 0)).to(ratio.dtype), high_ones.to(ratio.dtype)
 
 
 def kl_k1(logprobs: Tokens, reference: Tokens) -> Tokens:

@@ -1,8 +1,8 @@
 """What a run logged, read back from its metrics.csv files: curves, and what they cost.
 
 A run that was killed and went on left one file an attempt (`csv/version_0`, `version_1`, …). Of a step that was done twice
-the later row counts, so that costs are those of a run without interruptions. On several processes Lightning logs the
-processes' mean, so tokens are those of one process.
+the later row counts, so that costs are those of a run without interruptions. Tokens are those of
+all processes, seconds the mean over them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def step_costs(row: Mapping[str, float]) -> Row:
     for phase, value in seconds.items():
         name = PHASES.get(phase, "other_s")
         costs[name] = costs.get(name, 0.0) + value
-    training = max(seconds.get("forward", 0.0) + seconds.get("backward", 0.0), 1e-9)  # as `time_metrics` divides
+    training = max(seconds.get("forward", 0.0) + seconds.get("backward", 0.0), 1e-9)  # as `throughput_metrics` divides
     costs["sampled_tokens"] = row.get("throughput/sampled_tokens_per_s", 0.0) * max(seconds.get("generate", 0.0), 1e-9)
     costs["trained_tokens"] = row.get("throughput/trained_tokens_per_s", 0.0) * training
     return costs

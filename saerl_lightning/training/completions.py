@@ -17,6 +17,9 @@ COLUMNS = ["step", "uid", "prompt", "completion", "answer", "reward", "advantage
 class CompletionTable(lightning.Callback):
     """Logs some completions of a step: to `completions.jsonl` in the run folder, and to W&B as one table a step.
 
+    The first batch gets a table, and then each whose updates bring the optimiser steps to a multiple of `every_n_steps`, or
+    past one.
+
     Args:
         every_n_steps: optimiser steps between tables.
         prompts: prompts shown a table, each with its whole group.
@@ -34,10 +37,12 @@ class CompletionTable(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Writes the table of the step just taken, every `every_n_steps`."""
+        """Writes the table of the batch just trained on, if one is due."""
+        if not (trainer.is_global_zero and isinstance(pl_module, GRPOModule) and pl_module.last_step):
+            return
         step = trainer.global_step
-        due = step == 1 or step % self.every_n_steps == 0
-        if not (due and trainer.is_global_zero and isinstance(pl_module, GRPOModule) and pl_module.last_step):
+        before = step - pl_module.updates_per_batch
+        if before > 0 and step // self.every_n_steps == before // self.every_n_steps:
             return
         rows = completion_rows(pl_module.last_step, step, self.prompts)
         with Path(trainer.default_root_dir, "completions.jsonl").open("a") as file:

@@ -104,22 +104,23 @@ class GRPOModule(PolicyModule):
         """Samples, scores and descends."""
         sampled = self.sample_and_grade(batch)
         step = self.step_rows(sampled.trained)
-        metrics = report.MetricSum()
+        updates: list[dict[str, float]] = []
         for update in range(self.updates_per_batch):
+            metrics = report.MetricSum()
             for micro in step.micro_batches(self.cut):
                 with self.phases("forward"):
                     logprobs, entropy = self.scorer(self.model, micro.tokens, micro.written, micro.prompts)
                     loss, terms = self.objective(step.inputs(micro, logprobs, entropy, first_update=update == 0))
                 with self.phases("backward"), gradient_sync(self.trainer, micro.last):
                     self.manual_backward(loss)
-                terms |= {"loss": loss.detach(), "policy/entropy": step.mean(entropy, micro)}
-                metrics.add(terms, scale=1 / self.updates_per_batch)
+                metrics.add({**terms, "loss": loss, "policy/entropy": step.mean(entropy, micro)})
             self.check_sampler(step, update)
-            metrics.note(self.descend(float(metrics.values["loss"]), batch))
+            numbers = metrics.numbers()
+            updates.append(numbers | self.descend(numbers["loss"], batch))
         with self.phases("sync"):
             self.sync()
         self.observe(sampled.generated)
-        self.report(sampled, step, metrics)
+        self.report(sampled, step, report.averaged(updates))
 
     # -- the verbs of a step -------------------------------------------------------------------------------------------
 
@@ -138,14 +139,13 @@ class GRPOModule(PolicyModule):
         sampling = replace(self.sampling, seed=self.sampling.seed + 7919 * place + 1_000_003 * round)
         overlap = self.shortcuts.overlap_grading
         rollouts, rewards = sample_and_grade(self.engine, self.rewards, batch, sampling, self.phases, overlap)
-        return SampledStep(batch, rollouts, rewards, weighted_sum(self.rewards, rewards))
+        total = weighted_sum(self.rewards, rewards)
+        return SampledStep(batch, rollouts, rewards, total, self.objective.masks_truncated)
 
     def step_rows(self, sampled: SampledStep) -> StepRows:
         """Lays the graded rows out for the updates, with all that the objective wants to know of them."""
         self.engine.sleep()  # its memory is the update's until the next sync
-        graded = sampled.total.isfinite().flatten()
-        trained = graded & ~sampled.rollouts.truncated if self.objective.masks_truncated else graded
-        step = StepRows.lay_out(sampled.rollouts, trained, self.sampling.max_tokens, self.device)
+        step = StepRows.lay_out(sampled.rollouts, sampled.in_loss.flatten(), self.sampling.max_tokens, self.device)
         if self.objective.needs_reference:
             with self.phases("reference"):
                 step = step.with_reference(self._reference[0].logprobs(self.scorer, step, self.cut))
@@ -158,8 +158,8 @@ class GRPOModule(PolicyModule):
         return step.with_advantages(advantages, skip, lambda counts: mean_over_ranks(self.trainer, counts))
 
     def advantages(self, sampled: SampledStep, step: StepRows) -> Float[Tensor, "P G"]:
-        """This rank's advantages; the objective sees the rewards of all ranks, less their penalty."""
-        total = sampled.total
+        """This rank's advantages; the objective sees the rewards of all ranks' trained rows, less their penalty."""
+        total = sampled.compared
         if step.reference is not None:
             penalty = self.objective.penalty(step.sampler_logprobs, step.reference, step.mask)
             total = total if penalty is None else total - penalty.view_as(total).cpu()
@@ -184,22 +184,19 @@ class GRPOModule(PolicyModule):
         """Tells the data operations what the step learned about its prompts."""
         self.prompts.observe(gather_outcomes(sampled.outcomes, self.trainer.world_size))
 
-    def report(self, sampled: Filled, step: StepRows, metrics: report.MetricSum) -> None:
-        """Logs the step: rewards, groups and lengths of all that was generated, and what of it was trained on."""
-        generated, rollouts = sampled.generated, sampled.generated.rollouts
-        values = {name: float(value) for name, value in metrics.values.items()}
-        values |= report.reward_metrics(generated.rewards, generated.total)
-        values |= report.group_metrics(generated.total, rollouts)
-        values |= report.completion_metrics(rollouts)
-        values |= report.time_metrics(self.phases.drain(), rollouts, step.scored_row_tokens)
-        values |= sampled.metrics() | {"rollouts/scored_frac": len(step.scored) / len(step.lengths)}
-        values |= self.prompts.metrics()
-        values["rollouts/staleness"] = (
-            self.global_step - self.updates_per_batch - rollouts.weight_version.float().mean().item()
-        )
-        many = self.trainer.world_size > 1
-        self.log("reward", values["reward/mean"], prog_bar=True, logger=False, sync_dist=many)
-        self.log_dict(dict(values), sync_dist=many)
+    def report(self, sampled: Filled, step: StepRows, updates: dict[str, float]) -> None:
+        """Logs the step of all ranks: rewards, groups and lengths of what was generated, and what of it was trained on."""
+        own = updates | {f"time/{phase}": seconds for phase, seconds in self.phases.drain().items()}
+        own |= sampled.metrics()
+        own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
+        own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
+        ranks = gather_objects((own, report.Completions.of(sampled.generated)), self.trainer.world_size)
+        values = report.over_ranks([numbers for numbers, _ in ranks])
+        began = self.global_step - self.updates_per_batch
+        values |= report.Completions.join([completions for _, completions in ranks]).metrics(began)
+        values |= report.throughput_metrics(values) | self.prompts.metrics()
+        self.log("reward", values["reward/mean"], prog_bar=True, logger=False)
+        self.log_dict(values)
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
@@ -217,7 +214,7 @@ class GRPOModule(PolicyModule):
             context=self.context,
         )
         arithmetic.check()
-        if self.guard or self.objective.corrects_sampler:
+        if self.guard or self.objective.reads_sampler:
             refuse_truncated_support(self.sampling)
         rank_zero_info(arithmetic)
         self.scorer = Scorer(

@@ -20,6 +20,7 @@ class SampledStep:
     rollouts: Rollouts
     rewards: dict[str, Float[Tensor, "P G"]]  # by name
     total: Float[Tensor, "P G"]  # their weighted sum
+    masks_truncated: bool = False  # whether completions that `max_tokens` cut off are left out of the loss
     advantages: Float[Tensor, "P G"] | None = None  # once all of the step is graded
 
     @classmethod
@@ -32,6 +33,7 @@ class SampledStep:
             Rollouts.join([part.rollouts for part in parts]),
             {name: torch.cat([part.rewards[name] for part in parts]) for name in parts[0].rewards},
             torch.cat([part.total for part in parts]),
+            parts[0].masks_truncated,
         )
 
     def of_groups(self, groups: Sequence[int]) -> SampledStep:
@@ -44,17 +46,29 @@ class SampledStep:
             self.rollouts.of_groups(groups),
             {name: values[index] for name, values in self.rewards.items()},
             self.total[index],
+            self.masks_truncated,
         )
+
+    @property
+    def in_loss(self) -> Bool[Tensor, "P G"]:
+        """Which completions the loss sees: graded ones, and where `masks_truncated` those that ended by themselves."""
+        graded = self.total.isfinite()
+        return graded & ~self.rollouts.truncated.view_as(graded) if self.masks_truncated else graded
+
+    @property
+    def compared(self) -> Float[Tensor, "P G"]:
+        """The totals that have a say in baselines: NaN for every completion that is not trained on."""
+        return self.total.masked_fill(~self.in_loss, torch.nan)
 
     @property
     def varied(self) -> Bool[Tensor, " P"]:
         """Which groups have completions of different first reward, the one that says what is right.
 
-        The others teach nothing, or nothing but a length or a format. Failed grades have no say.
+        The others teach nothing, or nothing but a length or a format. Completions that the loss does not see have no say.
         """
-        right = next(iter(self.rewards.values()))
+        right = next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
         highest, lowest = right.nan_to_num(-torch.inf).amax(1), right.nan_to_num(torch.inf).amin(1)
-        return highest - lowest > 1e-6  # all failed: -inf
+        return highest - lowest > 1e-6  # none is seen: -inf
 
     @property
     def outcomes(self) -> Outcomes:

@@ -12,8 +12,8 @@ from saerl_lightning.errors import InputError
 class TokenBudget(lightning.Callback):
     """Stops training after the step that brings the generated tokens to the budget; a last validation follows.
 
-    Tokens of all generated completions count, also of groups that were replaced or that taught nothing; those of evaluation
-    do not. On several processes it counts what the step logged times the number of processes.
+    Tokens of all generated completions count, on all processes, also of groups that were replaced or that taught nothing;
+    those of evaluation do not.
 
     Args:
         tokens: of completions, over the whole run.
@@ -26,20 +26,19 @@ class TokenBudget(lightning.Callback):
         if tokens < 1:
             raise InputError(f"TokenBudget.tokens is {tokens}; write 1 or more")
         self.tokens = tokens
-        self.generated = 0.0
+        self.generated = 0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts the step's tokens."""
-        metrics = trainer.callback_metrics
-        rate, seconds = metrics.get("throughput/sampled_tokens_per_s"), metrics.get("time/generate")
-        if rate is None or seconds is None:
+        tokens = trainer.callback_metrics.get("rollouts/generated_tokens")
+        if tokens is None:
             raise InputError(
                 "TokenBudget counts what GRPOModule logs, and this module logs no generated tokens; leave it out"
             )
-        self.generated += float(rate) * max(float(seconds), 1e-9) * trainer.world_size
-        if round(self.generated) >= self.tokens:
+        self.generated += int(tokens)
+        if self.generated >= self.tokens:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,4 +47,4 @@ class TokenBudget(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting from there."""
-        self.generated = state_dict["generated"]
+        self.generated = round(state_dict["generated"])

@@ -112,6 +112,30 @@ def test_metrics_by_hand():
     assert {name: value.item() for name, value in metrics.items()} == pytest.approx(expected)
 
 
+def test_cispo_counts_every_weight_that_was_cut(make_step):
+    """Ratios 0.5, 1 and 8 in rows of advantage 1, -1 and 0, weights from 0.7 to 5: a row without advantage has none."""
+    ratio = torch.tensor([[0.5, 1.0, 8.0]] * 3, dtype=torch.float64)
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    old = torch.full((3, 3), -9.0, dtype=torch.float64)
+    inputs = make_step(
+        rows=3,
+        width=3,
+        old_logprobs=old,
+        logprobs=old + ratio.log(),
+        mask=mask,
+        advantages=torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64),
+        scored_tokens=9.0,
+    )
+    _, metrics = CISPO(ratio_floor=0.7)(inputs)
+    assert metrics["policy/clip_low_frac"].item() == pytest.approx(2 / 9)
+    assert metrics["policy/clip_high_frac"].item() == pytest.approx(2 / 9)
+    # a clip removes 0.5 where A < 0, 8 where A > 0, and a dual clip 8 where A < 0
+    for objective, high in ((DAPO(), 1), (DAPO(dual_clip=3.0), 2), (DAPO(dual_clip=9.0), 1)):
+        _, metrics = objective(inputs)
+        assert metrics["policy/clip_low_frac"].item() == pytest.approx(1 / 9)
+        assert metrics["policy/clip_high_frac"].item() == pytest.approx(high / 9)
+
+
 def test_kl_in_the_loss():
     """At every token log pi - log ref is -log 2, so k1 is -log 2, k2 its half square, k3 2 - 1 - log 2."""
     inputs = replace(step(), reference=torch.full((2, 3), -1 + math.log(2)))

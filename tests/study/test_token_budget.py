@@ -11,25 +11,24 @@ from saerl_lightning.study.spec import Budget
 from saerl_lightning.training.token_budget import TokenBudget
 
 
-def step(budget: TokenBudget, rate: float, seconds: float, ranks: int = 1) -> bool:
-    """Ends a step that logged so much, and says whether training is to stop."""
-    logged = {"throughput/sampled_tokens_per_s": torch.tensor(rate), "time/generate": torch.tensor(seconds)}
-    trainer = SimpleNamespace(callback_metrics=logged, world_size=ranks, should_stop=False)
+def step(budget: TokenBudget, tokens: float) -> bool:
+    """Ends a step that logged so many tokens, of all ranks, and says whether training is to stop."""
+    logged = {"rollouts/generated_tokens": torch.tensor(tokens)}
+    trainer = SimpleNamespace(callback_metrics=logged, world_size=2, should_stop=False)
     budget.on_train_batch_end(trainer, None, None, None, 0)
     return trainer.should_stop
 
 
 def test_it_stops_with_the_step_that_reaches_the_budget():
     budget = TokenBudget(100)
-    assert [step(budget, 30.0, 1.1), step(budget, 20.0, 3.3), step(budget, 10.0, 0.1)] == [False, False, True]
-    assert not step(TokenBudget(100), 50.0, 1.9) and step(TokenBudget(100), 50.0, 1.0, ranks=2)
+    assert [step(budget, 33.0), step(budget, 66.0), step(budget, 1.0)] == [False, False, True]
 
 
 def test_it_counts_on_after_a_resume():
     first, second = TokenBudget(100), TokenBudget(100)
-    step(first, 60.0, 1.0)
+    step(first, 60.0)
     second.load_state_dict(first.state_dict())
-    assert step(second, 40.0, 1.0)
+    assert step(second, 40.0)
 
 
 def test_what_it_cannot_count_is_refused():

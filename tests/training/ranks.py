@@ -1,7 +1,8 @@
-"""A run of several objectives over N processes, as a script: `python ranks.py POLICY FOLDER N`. Used by test_ranks.py."""
+"""Runs of several objectives over N processes, as a script: `python ranks.py POLICY FOLDER N`. Used by test_ranks.py."""
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -12,9 +13,12 @@ from saerl_lightning.objective.dapo import DAPO
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.reinforce_pp import ReinforcePP
 from saerl_lightning.objective.terms import EntropyTerm
-from saerl_lightning.records import Rollouts
+from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.scripted import ScriptedEngine
-from tests.training.conftest import data, fit, module, trainer
+from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.token_budget import TokenBudget
+from tests.training.conftest import ParityReward, Sums, data, fit, module, trainer
+from tests.training.test_grpo_module import Record
 
 TEXTS = ["1", "22", "333", "4444", "0", "12", "9 9 9", "7"]
 
@@ -40,8 +44,41 @@ OBJECTIVES = {
 }
 
 
+class Lopsided(ParityReward):
+    """Grades nothing of sums that 4 divides, and gives the same to all of those that 3 divides."""
+
+    def __call__(self, prompts, rollouts):
+        scores = super().__call__(prompts, rollouts)
+        for row, prompt in enumerate(prompts):
+            if int(prompt.answer) % 4 == 0:
+                scores[row] = float("nan")
+            elif int(prompt.answer) % 3 == 0:
+                scores[row] = 1.0
+        return scores
+
+
+def logs(policy: str, out: str, ranks: int) -> None:
+    """A run whose ranks have much unlike: failed graders, cut completions, refills, several updates on a batch."""
+    record, budget = Record(), TokenBudget(10**9)
+    grpo = module(
+        policy,
+        engine=ByPrompt(TEXTS),
+        micro_tokens=90,
+        rewards=[Lopsided()],
+        objective=DAPO(mask_truncated=True),
+        sampling=Sampling(group_size=8, max_tokens=4),
+        updates_per_batch=2,
+        dynamic_sampling=DynamicSampling(max_rounds=2),
+    )
+    run = trainer(Path(out), 6, (record, budget), devices=ranks, strategy="ddp" if ranks > 1 else "auto")
+    fit(grpo, data(train=Sums(60)), run)
+    if run.is_global_zero:
+        Path(out, f"logs-{ranks}.json").write_text(json.dumps([*record.rows, {"budget": budget.generated}]))
+
+
 def main(policy: str, out: str, ranks: int) -> None:
     warnings.simplefilter("ignore")
+    logs(policy, out, ranks)
     for name, objective in OBJECTIVES.items():
         grpo = module(policy, engine=ByPrompt(TEXTS), micro_tokens=90, objective=objective)
         run = trainer(Path(out), 3, devices=ranks, strategy="ddp" if ranks > 1 else "auto")

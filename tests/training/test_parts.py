@@ -17,7 +17,7 @@ from saerl_lightning.records import Rollouts
 from saerl_lightning.training.micro_batches import packed_cut, padded_cut
 from saerl_lightning.training.optimization import clip_gradients, require_finite, warm_up
 from saerl_lightning.training.phases import Phases
-from saerl_lightning.training.report import MetricSum, completion_metrics, group_metrics, reward_metrics
+from saerl_lightning.training.report import group_metrics, length_metrics, reward_metrics
 from saerl_lightning.training.rng import random_states, restore_random_states
 from saerl_lightning.training.scored import entropy_floor
 from saerl_lightning.training.step import Cut, StepRows
@@ -82,21 +82,13 @@ def test_rewards_groups_and_completions_by_hand():
     assert rewards["reward/mean"] == pytest.approx(2 / 3)
     assert rewards["reward/std"] == pytest.approx(math.sqrt(1 / 3))
     assert rewards["reward/math/failed_frac"] == 0.25
-    groups = group_metrics(total, rollouts())
+    groups = group_metrics(total, tokens=8)
     assert groups == {"groups/zero_variance_frac": 0.5, "groups/effective": 1, "groups/tokens_per_effective": 8.0}
-    assert math.isnan(group_metrics(torch.ones(2, 2), rollouts())["groups/tokens_per_effective"])
-    lengths = completion_metrics(rollouts())
+    assert math.isnan(group_metrics(torch.ones(2, 2), 8)["groups/tokens_per_effective"])
+    lengths = length_metrics(rollouts().completion_lengths, rollouts().truncated)
     assert lengths["completions/length_mean"] == 2
     assert lengths["completions/terminated_length_mean"] == pytest.approx(5 / 3)
     assert lengths["completions/truncated_frac"] == 0.25
-
-
-def test_metrics_of_micro_batches_add_up():
-    total = MetricSum()
-    for mean, low, high in ((0.25, 0.9, 1.1), (0.5, 0.8, 1.0)):
-        values = {"kl": mean, "ratio/min": low, "ratio/max": high}
-        total.add({name: torch.tensor(value) for name, value in values.items()}, scale=0.5)
-    assert {k: round(float(v), 6) for k, v in total.values.items()} == {"kl": 0.375, "ratio/min": 0.8, "ratio/max": 1.1}
 
 
 def laid_out(trained=(True, True, True, True), advantages=((1.0, 1.0), (1.0, 1.0)), skip=False) -> StepRows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,19 @@ from tests.training.conftest import largest_difference
 SCRIPT = Path(__file__).with_name("ranks.py")
 
 
+def assert_logs_agree(one: list[dict[str, float]], two: list[dict[str, float]]) -> None:
+    """Every number but seconds: sums, extremes, shares, prices, and the tokens that a budget counted."""
+    assert len(one) == len(two) == 4
+    for alone, shared in zip(one, two, strict=True):
+        assert alone.keys() == shared.keys()
+        for name, value in alone.items():
+            if not name.startswith(("time/", "throughput/", "sampler/")):
+                assert shared[name] == pytest.approx(value, abs=2e-5, nan_ok=True), name
+    assert one[-1]["budget"] == sum(row["rollouts/generated_tokens"] for row in one[:-1])
+    assert one[0]["completions/length_min"] < one[0]["completions/length_max"]
+    assert {row["rollouts/generated"] for row in one[:-1]} != {32.0}
+
+
 @pytest.mark.slow
 def test_two_ranks_take_the_steps_of_one(tiny, tmp_path):
     """Ranks have rows of different lengths, so different numbers of micro-batches; the step's normaliser is global."""
@@ -24,6 +38,7 @@ def test_two_ranks_take_the_steps_of_one(tiny, tmp_path):
     for ranks in (1, 2):
         command = [sys.executable, str(SCRIPT), tiny, str(tmp_path), str(ranks)]
         subprocess.run(command, check=True, env=environment, cwd=root, timeout=300, capture_output=True)
+    assert_logs_agree(*(json.loads((tmp_path / f"logs-{ranks}.json").read_text()) for ranks in (1, 2)))
     start = Policy(tiny).load_model().state_dict()
     for name in ("grpo", "reinforce_pp", "dapo"):
         one, two = (torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2))
