@@ -5,6 +5,7 @@ P prompts a step, G completions a prompt, R = P * G rows, T tokens of the longes
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ class Prompt:
         topic: subject, where known.
         labels: numbers known about the prompt: `difficulty`, `level`, `quality`.
         grading: what a grader needs beyond the answer, as JSON ("" for none).
+        copied_from: uid of the prompt that this one is a copy of ("" for none).
     """
 
     uid: str
@@ -39,11 +41,17 @@ class Prompt:
     topic: str | None = None
     labels: Mapping[str, float] = field(default_factory=dict)
     grading: str = ""
+    copied_from: str = ""
 
     @property
     def text(self) -> str:
         """The user's words: contents of all messages but the system's, joined by blank lines."""
         return "\n\n".join(m["content"] for m in self.messages if m["role"] != "system")
+
+    @property
+    def normalised_text(self) -> str:
+        """`text` without differences of case, spacing or Unicode form: equal texts are the same question."""
+        return " ".join(unicodedata.normalize("NFKC", self.text).casefold().split())
 
 
 class PromptBatch:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class EasyToHard(Curriculum):
     """Orders by difficulty as a probe predicts it, lowest first; equal predictions keep the present order.
 
-    The labelled prompts are ordered by their predictions too, so that all prompts are on one scale.
+    The labelled prompts are ordered by predictions too, so that all prompts are on one scale: by those of fits that have not
+    seen the prompt's own label, nor that of a duplicate.
 
     Source: an ElasticNet probe on a small labelled subset, easy-to-hard inside clusters, is SAERL's (arXiv 2605.27354, as
     summarised by others); the number of labels is ours.

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from saerl_lightning.data.callback import Curriculum
 from saerl_lightning.data.curriculum import EasyToHard
 from saerl_lightning.data.feature_ablation import equally_active, top_columns, without
-from saerl_lightning.data.labels import read_label, require_features, sample_labelled
+from saerl_lightning.data.labels import families, read_label, require_features, sample_labelled
 from saerl_lightning.data.probe import LinearFit
 from saerl_lightning.data.scores import kendall
 from saerl_lightning.errors import InputError
@@ -64,14 +64,14 @@ class WithoutFeatures(Curriculum):
         reader, inner = type(self).__name__, self.inner
         labels, rows = read_label(reader, inner.label, prompts), require_features(reader, prompts, features)
         known = sample_labelled(labels, inner.labels, inner.seed)
-        fit = inner.probe.fit(rows[known], labels[known])
-        if not isinstance(fit, LinearFit):
+        fits = inner.probe.cross_fit(rows, known, labels[known], families(prompts))
+        if not isinstance(fits.whole, LinearFit):
             raise InputError(
                 f"{reader}.inner.probe is {type(inner.probe).__name__}; write a linear one, ElasticNetProbe"
             )
-        taken = top_columns(fit.weights, rows, self.count)
+        taken = top_columns(fits.whole.weights, rows, self.count)
         taken = equally_active(taken, rows, self.seed) if self.random else taken
-        whole, left = fit.predict(rows), fit.predict(without(rows, taken))
+        whole, left = fits.predict(rows), fits.predict(without(rows, taken))
         self._metrics = {"without/columns": float(len(taken)), "without/tau": kendall(whole, left)}
         return -left if inner.descending else left
 

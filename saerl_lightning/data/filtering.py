@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class QualityFilter(Filtering):
     """Drops the prompts of lowest predicted quality.
 
+    A prompt is rated by a fit that has not seen its own label, nor that of its copies and duplicates.
+
     Source: a linear probe for quality is SAERL's (arXiv 2605.27354, as summarised by others); ridge and the share are ours.
 
     Args:

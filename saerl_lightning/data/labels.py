@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from saerl_lightning.data.feature_rows import nonfinite_rows, row_count
 from saerl_lightning.errors import InputError
@@ -69,6 +71,23 @@ def sample_labelled(values: Float[np.ndarray, " N"], limit: int | None, seed: in
     if limit is None or limit >= len(labelled):
         return labelled
     return np.sort(np.random.default_rng(seed).permutation(labelled)[:limit])
+
+
+def families(prompts: Sequence[Prompt]) -> Int[np.ndarray, " N"]:
+    """Groups prompts whose labels would give each other's away: copies of one prompt, and prompts of the same words.
+
+    Returns:
+        The position of the first prompt of each one's family, (N,).
+    """
+    place = {prompt.uid: row for row, prompt in enumerate(prompts)}
+    origin = [place.get(prompt.copied_from, row) for row, prompt in enumerate(prompts)]
+    words: dict[str, int] = {}
+    same = [words.setdefault(prompt.normalised_text, row) for row, prompt in enumerate(prompts)]
+    links = np.array([*enumerate(origin), *enumerate(same)]).reshape(-1, 2).T
+    graph = coo_array((np.ones(links.shape[1]), (links[0], links[1])), shape=(len(prompts), len(prompts)))
+    group = connected_components(graph, directed=False)[1]
+    _, first, member = np.unique(group, return_index=True, return_inverse=True)
+    return first[member]
 
 
 def bin_by(values: Float[np.ndarray, " N"], rows: Int[np.ndarray, " M"], bins: int) -> Int[np.ndarray, " N"]:

@@ -1,7 +1,8 @@
 """Probes as settings: which fit, with which penalties, judged by how many folds.
 
 The mathematics is in `probe.py`, the scores in `scores.py`. A probe reports itself by cross-validation before it is believed:
-every score comes from predictions that had not seen their own label.
+every score, and every rating that is served, comes from a fit that had not seen the prompt's label, nor that of a copy or
+duplicate of the prompt.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from jsonargparse.typing import lazy_instance
 
-from saerl_lightning.data.labels import read_label, require_features, sample_labelled
-from saerl_lightning.data.probe import Fit, fit_elastic_net, fit_ridge, fit_trees, out_of_fold
+from saerl_lightning.data.feature_rows import row_count
+from saerl_lightning.data.labels import families, read_label, require_features, sample_labelled
+from saerl_lightning.data.probe import CrossFit, Fit, cross_fit, fit_elastic_net, fit_ridge, fit_trees
 from saerl_lightning.data.scores import Score, agreement
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
 class Prediction:
     """What a probe says of every prompt, and how far it can be trusted."""
 
-    values: Float[np.ndarray, " N"]
+    values: Float[
+        np.ndarray, " N"
+    ]  # a labelled prompt, its copies and duplicates are rated by fits without their labels
     rows: Int[np.ndarray, " n"]  # the labelled prompts it learned from
-    out_of_fold: Float[np.ndarray, " n"]  # predictions for them by fits that had not seen their label
-    scores: dict[str, Score]  # of `out_of_fold`: r2, pearson, spearman, for 0/1 labels also auc
+    scores: dict[str, Score]  # of their ratings: r2, pearson, spearman, for 0/1 labels also auc
     nonzero: int  # feature columns that take part
 
     def metrics(self) -> dict[str, float]:
@@ -55,26 +58,49 @@ class Probe(ABC):
     seed: int
 
     @abstractmethod
-    def fit(self, features: Features, labels: Float[np.ndarray, " n"]) -> Fit:
-        """Fits labelled rows, (n, F) and (n,), and chooses its penalties from them alone."""
+    def fit(
+        self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
+    ) -> Fit:
+        """Fits labelled rows, (n, F) and (n,), and chooses its penalties from them alone.
 
-    def fit_predict(
-        self, features: Features, rows: Int[np.ndarray, " n"], labels: Float[np.ndarray, " n"]
-    ) -> Prediction:
-        """Scores the probe by cross-validation, fits it to all labels and predicts every row.
+        Rows of one family (equal numbers, (n,)) share a fold of that choice; None: every row is its own.
+        """
+
+    def cross_fit(
+        self,
+        features: Features,
+        rows: Int[np.ndarray, " n"],
+        labels: Float[np.ndarray, " n"],
+        families: Int[np.ndarray, " N"] | None = None,
+    ) -> CrossFit:
+        """Fits the probe to all labels, and once a fold to those of the other folds.
 
         Args:
             features: (N, F), finite.
             rows: the labelled rows, (n,).
             labels: their labels, (n,).
+            families: (N,); rows with equal numbers are copies or duplicates of one prompt. None: every row is its own.
 
         Raises:
-            InputError: if there are fewer labels than folds, or all labels are the same.
+            InputError: if there are fewer labelled families than folds, or all labels are the same.
         """
-        known = features[rows]
-        held_out = out_of_fold(self.fit, known, labels, self.folds, self.seed)
-        fit = self.fit(known, labels)
-        return Prediction(fit.predict(features), rows, held_out, agreement(held_out, labels, self.seed), fit.nonzero)
+        own = np.arange(row_count(features)) if families is None else families
+        return cross_fit(self.fit, features, rows, labels, own, self.folds, self.seed)
+
+    def fit_predict(
+        self,
+        features: Features,
+        rows: Int[np.ndarray, " n"],
+        labels: Float[np.ndarray, " n"],
+        families: Int[np.ndarray, " N"] | None = None,
+    ) -> Prediction:
+        """Rates every row by fits that have not seen its label, and scores the ratings of the labelled ones.
+
+        The arguments and errors are those of `cross_fit`.
+        """
+        fits = self.cross_fit(features, rows, labels, families)
+        values = fits.predict(features)
+        return Prediction(values, rows, agreement(values[rows], labels, self.seed), fits.whole.nonzero)
 
     def predict_label(
         self,
@@ -101,7 +127,8 @@ class Probe(ABC):
         values = read_label(reader, label, prompts)
         rows = sample_labelled(values, limit, seed)
         try:
-            return self.fit_predict(require_features(reader, prompts, features), rows, values[rows])
+            whole = require_features(reader, prompts, features)
+            return self.fit_predict(whole, rows, values[rows], families(prompts))
         except InputError as error:
             raise InputError(f"{reader} (label {label!r}): {error}") from error
 
@@ -133,9 +160,11 @@ class RidgeProbe(Probe):
         self.folds = folds
         self.seed = seed
 
-    def fit(self, features: Features, labels: Float[np.ndarray, " n"]) -> Fit:
+    def fit(
+        self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
+    ) -> Fit:
         """Fits the ridge of least cross-validated error."""
-        return fit_ridge(features, labels, self.alphas, self.folds, self.seed)
+        return fit_ridge(features, labels, self.alphas, self.folds, self.seed, families)
 
 
 class ElasticNetProbe(Probe):
@@ -159,9 +188,11 @@ class ElasticNetProbe(Probe):
         self.folds = folds
         self.seed = seed
 
-    def fit(self, features: Features, labels: Float[np.ndarray, " n"]) -> Fit:
+    def fit(
+        self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
+    ) -> Fit:
         """Fits the elastic net of least cross-validated error."""
-        return fit_elastic_net(features, labels, self.l1_ratios, self.folds, self.seed)
+        return fit_elastic_net(features, labels, self.l1_ratios, self.folds, self.seed, families)
 
 
 class TreeProbe(Probe):
@@ -187,7 +218,9 @@ class TreeProbe(Probe):
         self.folds = folds
         self.seed = seed
 
-    def fit(self, features: Features, labels: Float[np.ndarray, " n"]) -> Fit:
+    def fit(
+        self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
+    ) -> Fit:
         """Boosts the trees."""
         return fit_trees(features, labels, self.trees, self.leaves, self.seed)
 

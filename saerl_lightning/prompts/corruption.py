@@ -151,4 +151,7 @@ def corrupted_copy(prompt: Prompt, seed: int, kinds: Sequence[str] = tuple(KINDS
 
 def _copy(prompt: Prompt, messages: tuple, source: str, quality: float) -> Prompt:
     uid = f"{prompt.uid}#{source.partition(':')[0]}"
-    return replace(prompt, uid=uid, messages=messages, source=source, labels={"quality": quality})
+    copied_from = prompt.copied_from or prompt.uid
+    return replace(
+        prompt, uid=uid, messages=messages, source=source, labels={"quality": quality}, copied_from=copied_from
+    )

@@ -52,7 +52,7 @@ def world(n=600, labelled=1.0, seed=0):
     prompts = [
         Prompt(
             f"p{i}",
-            ({"role": "user", "content": "x" * int(random.integers(1, 50))},),
+            ({"role": "user", "content": f"{i} " + "x" * int(random.integers(1, 50))},),
             "1",
             topic=f"t{group[i]}",
             labels={"difficulty": float(difficulty[i]), "quality": float(quality[i])} if known[i] else {},
