@@ -250,7 +250,9 @@ def test_nan_features_name_the_prompts(operation, make):
 
 
 def labelled(values):
-    return [Prompt(f"p{i}", ({"role": "user", "content": "?"},), "1", labels=v) for i, v in enumerate(values)]
+    return [
+        Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},), "1", labels=v) for i, v in enumerate(values)
+    ]
 
 
 @pytest.mark.parametrize(
