@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study-demo smollm2 smollm2-sae test quick check format bench docs readme clean
+.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all quick check format bench docs readme clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -44,11 +44,17 @@ models/smollm2-135m-sae: | models/smollm2-135m
 
 smollm2-sae: models/smollm2-135m-sae ## train the small SAE of SmolLM2's middle layer (about 20 minutes; DATA=problems.jsonl)
 
-test: install models/smollm2-135m ## the whole suite, real engines included
-	@$(BIN)/python -m pytest
+# Tests of one file run in one process, and all files that start vLLM in one (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
+
+test: install models/smollm2-135m ## the suite without slow tests, real engines included, on two cores (JOBS=4: on four)
+	@$(PYTEST) -m "not slow"
+
+test-all: install models/smollm2-135m ## everything: also tests of more than ten seconds and every command that the docs print
+	@$(PYTEST)
 
 quick: install ## the suite without real engines and slow tests
-	@$(BIN)/python -m pytest -m "not vllm and not real and not slow"
+	@$(PYTEST) -m "not vllm and not real and not slow"
 
 check: install ## ruff, pyright, import layers
 	@$(BIN)/ruff check .

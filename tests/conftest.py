@@ -1,7 +1,11 @@
 """Shapes and types are checked at run time in the pure modules; this must run before any of them is imported."""
 
+from functools import cache
+from pathlib import Path
+
 import hypothesis
 import jaxtyping
+import pytest
 
 jaxtyping.install_import_hook(
     [
@@ -30,5 +34,31 @@ jaxtyping.install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int will do where a float is asked for
 )
 
-hypothesis.settings.register_profile("suite", deadline=None)  # a shared machine stalls now and then
+# A shared machine stalls now and then; and no database, which several processes would write to.
+SLOWLY = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("suite", deadline=None, database=None, suppress_health_check=SLOWLY)
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """With `--dist loadfile`: one process a file, whose tests share fixtures, and one for all files that start vLLM.
+
+    xdist's own groups (`--dist loadgroup`) are not read under pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class EnginesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "vllm" if starts_vllm(config.rootpath / file) else file
+
+    return EnginesTogether(config, log)
+
+
+@cache
+def starts_vllm(path: Path) -> bool:
+    """Whether a test file has tests of the real engine."""
+    return "mark.vllm" in path.read_text()

@@ -30,11 +30,23 @@ class DataCallback(ABC):
     """An operation on the order of training. The constructor only stores."""
 
     _report: Mapping[str, float] = MappingProxyType({})  # what the roles' last `apply` did, in numbers
+    _idle: str = ""  # what the roles' last `apply` failed to do
 
     @property
     def needs_features(self) -> bool:
         """Whether `apply` reads feature rows, so that a signal source must be configured."""
         return False
+
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses prompts that `apply` can't work with, before feature rows are computed; by default none.
+
+        Args:
+            prompts: the pool with the reference prompts behind it, as `apply` gets them.
+            planned: rows that are certain to be planned when `apply` is called; none where a filter comes before.
+
+        Raises:
+            InputError: naming what is missing, and what to write instead.
+        """
 
     @abstractmethod
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
@@ -56,6 +68,13 @@ class DataCallback(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
 
+    def idle(self) -> str:
+        """Says why the last `apply` did nothing, as in "no prompt is dropped"; empty where it did something.
+
+        The four roles say it. An operation that only observes has nothing to say.
+        """
+        return self._idle
+
     def metrics(self) -> dict[str, float]:
         """Numbers for the logs; the datamodule puts the slot's name in front.
 
@@ -72,6 +91,7 @@ class Filtering(DataCallback):
         rated = replace(plan, quality=self.quality(plan, prompts, features))
         refused = plan.rows[~self.keep(rated, prompts, features)[plan.rows]]
         self._report = {"kept": float(len(plan.rows) - len(refused)), "dropped": float(len(refused))}
+        self._idle = "" if len(refused) else "no prompt is dropped"
         return rated.drop(dict.fromkeys(refused.tolist(), self.reason()))
 
     def quality(
@@ -99,6 +119,7 @@ class Clustering(DataCallback):
         labelled = replace(plan, cluster=cluster)
         topics = [prompts[row].topic for row in plan.rows.tolist()]
         self._report = {**_sizes(cluster[plan.rows]), **grouping_agreement(cluster[plan.rows], topics)}
+        self._idle = "" if len(np.unique(cluster[plan.rows])) > 1 else "all prompts are in one cluster"
         return labelled.reorder(cluster_first(plan.rows, cluster, unrated, plan.batch_size))
 
     @abstractmethod
@@ -115,6 +136,7 @@ class Curriculum(DataCallback):
         known = plan.rows[~np.isnan(rated.difficulty[plan.rows])]
         length = np.array([len(prompts[row].text) for row in known.tolist()], dtype=np.float64)
         self._report = {"spearman_length": spearman(rated.difficulty[known], length)}
+        self._idle = "" if len(np.unique(rated.difficulty[plan.rows])) > 1 else "all prompts are rated alike"
         return rated.reorder(cluster_first(plan.rows, plan.cluster, rated.difficulty, plan.batch_size))
 
     @abstractmethod
@@ -134,6 +156,7 @@ class Mixing(DataCallback):
         mixed = plan.reorder(np.concatenate([blended.ravel(), plan.rows[before.size :]]))
         moved = note_moves(plan, mixed)
         self._report = {"share": share_moved(plan, moved)}
+        self._idle = "" if self._report["share"] else _unmoved(before)
         return moved
 
     @abstractmethod
@@ -151,6 +174,10 @@ def share_moved(before: SamplePlan, after: SamplePlan) -> float:
     """Share of the served prompts that stand in another batch than before; 0 where none is served."""
     served = before.batches().ravel()
     return float((before.batch_of() != after.batch_of())[served].mean()) if len(served) else 0.0
+
+
+def _unmoved(batches: Int[np.ndarray, "B P"]) -> str:
+    return f"no prompt moves to another batch ({batches.shape[0]} of {batches.shape[1]} prompts)"
 
 
 def _sizes(cluster: Int[np.ndarray, " M"]) -> dict[str, float]:

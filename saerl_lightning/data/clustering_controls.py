@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 class TopicClusters(Clustering):
     """One cluster a topic, in alphabetical order; prompts without a topic are the last cluster."""
 
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses prompts none of which has a topic."""
+        if all(prompt.topic is None for prompt in prompts):
+            raise InputError("TopicClusters found no prompt with a topic; name its column, or cluster by another class")
+
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
         """Numbers the topics.
 
         Raises:
             InputError: if no prompt has a topic.
         """
+        self.check(prompts, plan.rows)
         topics = sorted({prompt.topic for prompt in prompts if prompt.topic is not None})
-        if not topics:
-            raise InputError("TopicClusters found no prompt with a topic; name its column, or cluster by another class")
         number = {topic: i for i, topic in enumerate(topics)}
         return np.array([len(topics) if p.topic is None else number[p.topic] for p in prompts], dtype=np.int64)
 
@@ -76,6 +80,10 @@ class SameSizeClusters(Clustering):
         """As the inner clustering."""
         return self.inner.needs_features
 
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses what the inner clustering refuses."""
+        self.inner.check(prompts, planned)
+
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
         """Deals the inner clustering's labels anew among the planned prompts."""
         labels = self.inner.label(plan, prompts, features)
@@ -109,6 +117,11 @@ class PermutedClusters(Clustering):
     def needs_features(self) -> bool:
         """As the inner clustering."""
         return self.inner.needs_features
+
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses what the inner clustering refuses, and planned prompts without the label."""
+        self.inner.check(prompts, planned)
+        require_label(type(self).__name__, self.by, prompts, planned)
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
         """Deals the inner clustering's labels anew inside each bin.

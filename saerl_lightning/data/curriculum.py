@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from saerl_lightning.data.callback import Curriculum
+from saerl_lightning.data.labels import read_label
 from saerl_lightning.data.probes import ELASTIC_NET, Prediction, Probe
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
@@ -60,6 +61,10 @@ class EasyToHard(Curriculum):
         """The probe reads feature rows."""
         return True
 
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses prompts none of which has the label."""
+        read_label(type(self).__name__, self.label, prompts)
+
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
@@ -72,6 +77,10 @@ class EasyToHard(Curriculum):
             type(self).__name__, self.label, prompts, features, self.labels, self.seed
         )
         return -self._prediction.values if self.descending else self._prediction.values
+
+    def idle(self) -> str:
+        """Says so too where the probe has no weight: its ratings are then chance."""
+        return (self._prediction.idle if self._prediction else "") or super().idle()
 
     def metrics(self) -> dict[str, float]:
         """Adds the probe's scores."""

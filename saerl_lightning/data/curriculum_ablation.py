@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from saerl_lightning.data.callback import Curriculum
 from saerl_lightning.data.curriculum import EasyToHard
@@ -52,6 +52,10 @@ class WithoutFeatures(Curriculum):
     def needs_features(self) -> bool:
         """The probe reads feature rows."""
         return True
+
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses what the inner curriculum refuses."""
+        self.inner.check(prompts, planned)
 
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None

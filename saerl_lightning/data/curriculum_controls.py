@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from saerl_lightning.data.callback import Curriculum
 from saerl_lightning.data.labels import lengths, require_label
@@ -29,6 +29,10 @@ class LabelOrder(Curriculum):
     def __init__(self, label: str = "difficulty", descending: bool = False) -> None:
         self.label = label
         self.descending = descending
+
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses planned prompts without the label."""
+        require_label(type(self).__name__, self.label, prompts, planned)
 
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
@@ -70,6 +74,14 @@ class ShuffledOrder(Curriculum):
     def needs_features(self) -> bool:
         """As the inner curriculum."""
         return self.inner.needs_features
+
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses what the inner curriculum refuses."""
+        self.inner.check(prompts, planned)
+
+    def idle(self) -> str:
+        """Says so too where the inner curriculum's probe has no weight."""
+        return self.inner.idle() or super().idle()
 
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None

@@ -73,4 +73,5 @@ class DiverseBatches(DataCallback):
             for name, batches in {"logdet_before": before, "logdet": after}.items()
             if len(batches)
         }
+        self._idle = "" if self._report["share"] else "no prompt moves to another batch"
         return moved

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from saerl_lightning.data.callback import Filtering
+from saerl_lightning.data.labels import read_label
 from saerl_lightning.data.probes import RIDGE, Prediction, Probe
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
@@ -69,6 +70,10 @@ class QualityFilter(Filtering):
         """The probe reads feature rows."""
         return True
 
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses prompts none of which has the label."""
+        read_label(type(self).__name__, self.label, prompts)
+
     def quality(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
@@ -94,6 +99,10 @@ class QualityFilter(Filtering):
         """Names the score and the cut; the prompt's own prediction is in the ledger's `quality`."""
         rule = f"the {self.drop:g} quantile" if self.threshold is None else "the threshold"
         return f"predicted {self.label} below {self._cut:.4g}, {rule}"
+
+    def idle(self) -> str:
+        """Says so too where the probe has no weight: its ratings are then chance."""
+        return (self._prediction.idle if self._prediction else "") or super().idle()
 
     def metrics(self) -> dict[str, float]:
         """Adds the cut and the probe's scores."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from saerl_lightning.data.callback import Filtering
 from saerl_lightning.data.labels import bin_by, lengths, require_label
@@ -109,6 +109,11 @@ class MatchedFilter(Filtering):
         """As the inner filter."""
         return self.inner.needs_features
 
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses what the inner filter refuses, and planned prompts without the label."""
+        self.inner.check(prompts, planned)
+        require_label(type(self).__name__, self.label, prompts, planned)
+
     def quality(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
@@ -129,6 +134,10 @@ class MatchedFilter(Filtering):
         for number, count in enumerate(wanted):
             kept[order[bins[order] == number][:count]] = False
         return kept
+
+    def idle(self) -> str:
+        """Says so too where there is nothing to match, because the inner filter's probe has no weight."""
+        return self.inner.idle() or super().idle()
 
     def reason(self) -> str:
         """Names what was matched."""

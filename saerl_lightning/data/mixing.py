@@ -28,6 +28,11 @@ class TailMixing(Mixing):
             raise InputError(f"TailMixing.fraction is {fraction}; write a share from 0 (off) to 0.5 (an even mix)")
         self.fraction = fraction
 
+    def idle(self) -> str:
+        """Names the fraction, which may be too small for the batch."""
+        why = super().idle()
+        return f"{why}: a share of {self.fraction:g} must be half a prompt of a batch or more" if why else ""
+
     def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
         """Swaps the tails of each pair."""
         count, size = batches.shape

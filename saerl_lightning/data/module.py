@@ -7,6 +7,7 @@ Lightning. How named sets are evaluated stands in its base class.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from lightning.pytorch.trainer.states import TrainerFn
 
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
-from saerl_lightning.data.planning import Planner
+from saerl_lightning.data.planning import Planner, idle_slots
 from saerl_lightning.data.pool import PlannedPool, PromptPool, made_once
 from saerl_lightning.data.sampler import PromptLoader
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet
@@ -26,6 +27,8 @@ from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Outcomes, PromptBatch, Sampling
 from saerl_lightning.signals.cache import CachedSignals
 from saerl_lightning.signals.source import Features, SignalSource
+
+log = logging.getLogger(__name__)
 
 PLAIN_CHAT = ChatTemplate()
 FOUR_SAMPLES = Sampling(group_size=4)
@@ -160,6 +163,8 @@ class PromptDataModule(EvaluationDataModule):
             signals = CachedSignals(signals, self.signal_cache)
         planner = Planner(self.batch_size, self.shuffle_seed, signals, self.operations, self.reference)
         plan, features = planner.plan(pool.prompts, pool.too_long)
+        for slot, why in idle_slots(self.operations).items():
+            log.warning(f"warning: data.{slot}: {why}")
         if self.keep_features and features is not None:
             self.features = features[: len(pool.prompts)]
         return plan

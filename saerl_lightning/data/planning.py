@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
-from saerl_lightning.data.callback import DataCallback
+from saerl_lightning.data.callback import DataCallback, Filtering
 from saerl_lightning.data.feature_rows import nonfinite_rows, row_count
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
@@ -60,13 +60,17 @@ class Planner:
             reads any.
 
         Raises:
-            InputError: if an operation reads features and there is no signal, a feature is no number, or too few
-                prompts are left.
+            InputError: if an operation misses a label, reads features and there is no signal, a feature is no number, or
+                too few prompts are left.
         """
         prompts = [*pool, *(self.reference.prompts(pool) if self.reference is not None else [])]
         plan = replace(SamplePlan.sequential(len(prompts), self.batch_size), rows=self._start(len(pool)))
         plan = plan.drop(unservable)
         require_served(plan, len(pool))
+        certain = plan.rows
+        for operation in self.operations.values():
+            operation.check(prompts, certain)
+            certain = certain[:0] if isinstance(operation, Filtering) else certain
         features = compute_features(prompts, self.signals, self.operations)
         for operation in self.operations.values():
             plan = operation.apply(plan, prompts, features)
@@ -133,6 +137,12 @@ def with_small_indices(features: Features) -> Features:
         return features
     indices, starts = features.indices.astype(np.int32, copy=False), features.indptr.astype(np.int32, copy=False)
     return csr_array((features.data, indices, starts), features.shape)
+
+
+def idle_slots(operations: Mapping[str, DataCallback]) -> dict[str, str]:
+    """Slots whose operation was applied and did nothing: by slot, a sentence that says why."""
+    said = {slot: (type(operation).__name__, operation.idle()) for slot, operation in operations.items()}
+    return {slot: f"{name} is on, but does nothing: {why}" for slot, (name, why) in said.items() if why}
 
 
 def require_rows(features: Features, prompts: Sequence[Prompt], name: str) -> None:

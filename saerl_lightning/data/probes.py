@@ -38,6 +38,11 @@ class Prediction:
     scores: dict[str, Score]  # of their ratings: r2, pearson, spearman, for 0/1 labels also auc
     nonzero: int  # feature columns that take part
 
+    @property
+    def idle(self) -> str:
+        """What is wrong with a prediction that reads nothing of the features; empty where it reads something."""
+        return "" if self.nonzero else "its probe found no feature to go by (all its weights are 0)"
+
     def metrics(self) -> dict[str, float]:
         """The scores with their 95 % intervals, named `probe/<score>`, `probe/<score>_low` and `probe/<score>_high`."""
         named = {"probe/labels": float(len(self.rows)), "probe/nonzero": float(self.nonzero)}

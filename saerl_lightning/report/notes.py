@@ -45,8 +45,9 @@ def headline(run: PlannedRun) -> list[str]:
 
 
 def absences(run: PlannedRun) -> list[tuple[str, str]]:
-    """Slots without effect on the page, and what is missing for that."""
-    missing = [(slot, SLOT_NOTES[slot]) for slot in run.off()]
+    """Slots without effect on the plan or on the page, and why."""
+    missing = [(each.slot, f"{each.name} is on, but does nothing: {each.idle}.") for each in run.idle()]
+    missing += [(slot, SLOT_NOTES[slot]) for slot in run.off()]
     if run.signal and run.features is None:
         note = f"{run.signal} is configured, but no operation reads its rows: no map and no strongest features."
         missing.insert(0, ("signals", note))

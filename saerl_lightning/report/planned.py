@@ -27,6 +27,7 @@ class OperationReport:
     name: str  # of the class
     metrics: Mapping[str, float]
     reason: str = ""  # what the ledger says of the prompts it drops; "" where it drops none
+    idle: str = ""  # why it does nothing although it is on; "" where it does something
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,10 @@ class PlannedRun:
         """Slots that are empty."""
         signals = [] if self.signal else ["signals"]
         return signals + [slot for slot in SLOTS if self.operation(slot) is None]
+
+    def idle(self) -> list[OperationReport]:
+        """Operations that are on and do nothing."""
+        return [each for each in self.operations if each.idle]
 
     @property
     def rated(self) -> bool:

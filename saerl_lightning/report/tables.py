@@ -52,6 +52,7 @@ def overview(run: PlannedRun) -> Table:
         ("difficulty, lowest / median / highest", _range(ledger.difficulty[ledger.planned])),
         ("moved to another batch by mixing", f"{count(moved)} ({share(moved, ledger.served.sum())})"),
         ("slots that are off", ", ".join(run.off()) or "none"),
+        *((f"{each.slot} is on, but does nothing", f"{each.name}: {each.idle}") for each in run.idle()),
     ]
     return Table("overview", "The plan", ("", ""), rows, left=2)
 

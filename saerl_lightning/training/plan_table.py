@@ -73,6 +73,7 @@ def planned_run(datamodule: PromptDataModule) -> PlannedRun:
                 type(operation).__name__,
                 operation.metrics(),
                 operation.reason() if isinstance(operation, Filtering) else "",
+                operation.idle(),
             )
             for slot, operation in datamodule.operations.items()
         ],
