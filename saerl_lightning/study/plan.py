@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from saerl_lightning.study.luck import Config, label, makings, placed, product, seed_flags
 from saerl_lightning.study.results import RunResult, StudyResults, run_folder
-from saerl_lightning.study.spec import Budget, StudySpec
+from saerl_lightning.study.spec import Budget, Stage, StudySpec
 
 OWN_FLAGS = (  # that every run gets behind its arm's, which would have no effect there
     "run_dir",
@@ -44,35 +45,40 @@ class PlannedRun:
         return shlex.join(["env", *settings, *self.command])
 
 
-def planned_runs(spec: StudySpec, root: Path) -> list[PlannedRun]:
-    """Every run in order: all arms of the first seed, then of the next, so that a killed study is balanced."""
-    return [_planned(spec, root, arm, seed) for seed in spec.seeds for arm in spec.arms]
+def planned_runs(spec: StudySpec, root: Path, arms: Mapping[str, Config]) -> list[PlannedRun]:
+    """Every run in order: all arms of the first seed, then of the next, so that a killed study is balanced.
+
+    Args:
+        spec: the study.
+        root: its folder.
+        arms: each arm's configuration, which tells what it draws.
+    """
+    return [_planned(spec, root, arm, seed, arms[arm]) for seed in spec.seeds for arm in spec.arms]
 
 
-def _planned(spec: StudySpec, root: Path, arm: str, seed: int) -> PlannedRun:
+def _planned(spec: StudySpec, root: Path, arm: str, seed: int, config: Config) -> PlannedRun:
     folder = run_folder(root, arm, seed)
     own = [
         *budget_flags(spec.budget),
         f"--run_dir={folder}",
         "--ckpt_path=last",  # the first start has none, and says so
-        f"--seed_everything={seed}",
-        f"--data.shuffle_seed={seed}",
-        f"--model.sampling.seed={seed}",
     ]
+    words = [*arm_arguments(spec, arm), *seed_flags(config, spec, seed)]
+    given = [placed(word, spec, str(root / "shared"), seed) for word in words]
     wandb = {
         "WANDB_RUN_GROUP": spec.name,
         "WANDB_JOB_TYPE": arm,  # what W&B can group by; it can't by one of several tags
         "WANDB_NAME": f"{arm}/seed-{seed}",
         "WANDB_TAGS": f"{arm},seed-{seed}",
     }
-    return PlannedRun(arm, seed, folder, [*PROGRAM, *arm_arguments(spec, arm, root), *own], wandb)
+    return PlannedRun(arm, seed, folder, [*PROGRAM, *given, *own], wandb)
 
 
-def arm_arguments(spec: StudySpec, arm: str, root: Path) -> list[str]:
-    """What makes an arm: the part of the command line that all its runs share."""
+def arm_arguments(spec: StudySpec, arm: str) -> list[str]:
+    """What makes an arm: the part of the command line that all its runs share, with places as in the study's file."""
     configs = [part for config in [*spec.base, *spec.arms[arm].configs] for part in ("-c", config)]
     flags = [*spec.flags, *spec.arms[arm].flags, "--trainer.callbacks+=QuestionTable"]
-    return ["fit", *(part.replace("{shared}", str(root / "shared")) for part in [*configs, *flags])]
+    return ["fit", *configs, *flags]
 
 
 def budget_flags(budget: Budget) -> list[str]:
@@ -95,8 +101,9 @@ def plan_text(results: StudyResults, jobs: int) -> str:
         *(f"  {arm:<{width}}  {_done(results, arm)}  {spec.arms[arm].description}".rstrip() for arm in spec.arms),
     ]
     if spec.shared:
-        lines.append("shared, made once:")
-        lines += [f"  {stage.name}: {_stage(results, stage.makes)}" for stage in spec.shared]
+        lines.append("shared by the arms, made once a seed, or once for all seeds:")
+        lines += [f"  {label(stage, seed)}: {_stage(results, stage, seed)}" for stage, seed in makings(spec)]
+    lines.append(f"common to all seeds: {', '.join(['the pool and the questions', *spec.share])}")
     return "\n".join([*lines, _rest(runs, jobs)])
 
 
@@ -108,8 +115,8 @@ def _done(results: StudyResults, arm: str) -> str:
     return f"{len(results.finished(arm))}/{len(results.spec.seeds)} finished"
 
 
-def _stage(results: StudyResults, makes: str) -> str:
-    place = results.folder / "shared" / makes
+def _stage(results: StudyResults, stage: Stage, seed: int | None) -> str:
+    place = results.folder / "shared" / product(results.spec, stage, seed or 0)
     return f"{place} ({'there' if place.exists() else 'to be made'})"
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from saerl_lightning.study.luck import label
 from saerl_lightning.study.results import StudyResults
 from saerl_lightning.study.spec import Stage, StudySpec
 
 
-def shared_seconds(results: StudyResults) -> dict[str, dict[str, float]]:
-    """By arm, the seconds of each shared stage that it uses and that this study made.
+def shared_seconds(results: StudyResults) -> dict[tuple[str, int], dict[str, float]]:
+    """By arm and seed, the seconds of each shared stage that the run uses and that this study made.
 
-    They are counted whole in each: alone, the arm would have had to spend them.
+    They are counted whole in each: alone, the run would have had to spend them.
     """
-    taken = results.stages
+    spec, taken = results.spec, results.stages
+    used = {arm: stages_used(spec, arm) for arm in spec.arms}
     return {
-        arm: {stage.name: taken[stage.name] for stage in stages_used(results.spec, arm) if stage.name in taken}
-        for arm in results.spec.arms
+        (arm, seed): {
+            stage.name: taken[name]
+            for stage in used[arm]
+            if (name := label(stage, None if stage.name in spec.share else seed)) in taken
+        }
+        for arm in spec.arms
+        for seed in spec.seeds
     }
 
 
@@ -31,22 +38,18 @@ def stages_used(spec: StudySpec, arm: str) -> list[Stage]:
     configs, flags = spec.arms[arm].configs, _last_flags([*spec.flags, *spec.arms[arm].flags])
     settings = " ".join([*spec.base, *configs, *flags])
     used: list[Stage] = []
-    waiting = [stage for stage in spec.shared if _holds(settings, _place(stage), stage.used_with)]
+    waiting = [stage for stage in spec.shared if stage.read_by(settings) and _holds(settings, stage.used_with)]
     while waiting:
         stage = waiting.pop()
         used.append(stage)
         commands = " ".join(stage.run)
-        waiting += [each for each in spec.shared if _holds(commands, _place(each)) and each not in [*used, *waiting]]
+        waiting += [each for each in spec.shared if each.read_by(commands) and each not in [*used, *waiting]]
     return [stage for stage in spec.shared if stage in used]
 
 
-def _place(stage: Stage) -> str:
-    return f"{{shared}}/{stage.makes}"
-
-
-def _holds(text: str, *parts: str) -> bool:
-    """Whether the text holds every part, and not merely a longer name that begins like it."""
-    return all(re.search(re.escape(part) + r"(?![\w.-])", text) for part in parts if part)
+def _holds(text: str, part: str) -> bool:
+    """Whether the text holds the part, and not merely a longer name that begins like it."""
+    return re.search(re.escape(part) + r"(?![\w.-])", text) is not None if part else True
 
 
 def _last_flags(flags: Sequence[str]) -> list[str]:

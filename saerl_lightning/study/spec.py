@@ -6,6 +6,7 @@ an empty budget, no seeds. Whether the arms' flags parse is the tool's to check 
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,18 @@ from saerl_lightning.errors import InputError
 
 STRICT = ConfigDict(extra="forbid")
 OWN_FOLDERS = ("shared", "report", "causal", "drift")  # of a study; an arm has its name for a folder
+
+LUCK = {  # what a run draws besides its stages' products; the names are those of its settings
+    "order": "the order that the operations start from",
+    "signals": "random and shuffled signals, and whatever else a signal draws",
+    "reference": "the corrupted copies",
+    "filtering": "which labels the filter's probe sees, its folds, random drops",
+    "clustering": "where k-means starts, random clusters",
+    "curriculum": "which labels the curriculum's probe sees, its folds, shuffled orders",
+    "mixing": "what full mixing deals",
+    "extra": "what further operations draw",
+    "rewards": "what random rewards draw",
+}
 
 
 @dataclass(frozen=True)
@@ -53,14 +66,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Stage:
-    """Something that the arms share and that is made once, before the first run.
+    """Something that all arms of a seed share; it is made once a seed, before the first run.
 
-    In `run`, `{made}` is where the product goes, `{scratch}` a folder that is deleted afterwards, `{shared}` the study's
-    `shared` folder. A line begins with `main.py`, `python`, or any other program.
+    In `run`, `{made}` is where the product goes, `{scratch}` a folder that is deleted afterwards, `{seed}` the seed (the
+    study's first one for a stage that all seeds share), and `{shared}/<makes>` another stage's product for that seed. A line
+    begins with `main.py`, `python`, or any other program.
 
     Args:
-        name: for people.
-        makes: file or folder below `{shared}`; the stage is skipped where it exists.
+        name: for people, and for the study's `share`.
+        makes: file or folder; written `{shared}/<makes>` where it is read. The stage is skipped where it exists.
         run: command lines, one after the other.
         used_with: text that the configs and flags of an arm must hold as well for the stage's seconds to count as the arm's;
             where the product's place is in the flags of arms that read nothing from there. See `sharing.stages_used`.
@@ -73,6 +87,15 @@ class Stage:
     run: list[str]
     used_with: str = ""
 
+    @property
+    def pattern(self) -> str:
+        """What finds the product in a text, and not merely a longer name that begins like it."""
+        return re.escape(f"{{shared}}/{self.makes}") + r"(?![\w.-])"
+
+    def read_by(self, text: str) -> bool:
+        """Whether a text names the product."""
+        return re.search(self.pattern, text) is not None
+
 
 @dataclass(frozen=True)
 class StudySpec:
@@ -82,13 +105,15 @@ class StudySpec:
         name: of the study; W&B groups runs by it.
         base: configs that all arms stand on.
         arms: by name; a name is a folder's name too.
-        seeds: of the runs of each arm: initial weights where there are some, order, sampling.
+        seeds: of the runs of each arm. A seed draws everything anew that has luck: the stages' products, the order, signals,
+            copies, labels, folds, clusters, mixing, rewards, initial weights where there are some, and the sampling.
         budget: of every run.
         baseline: the arm that the others are compared with.
         metric: what the primary comparison is about, as it is logged.
         primary: arms whose end and steps to the target are compared with the baseline's in one family, corrected by Holm's
             method; the others are exploratory. An empty list takes all arms.
-        shared: what is made once.
+        shared: stages: what the arms of a seed share.
+        share: what all seeds have in common: names of stages, and of `LUCK`.
         flags: that all arms get, before their own.
         description: what the study asks.
     """
@@ -104,6 +129,7 @@ class StudySpec:
     metric: str = "val/macro/avg@k"
     primary: list[str] = field(default_factory=list)
     shared: list[Stage] = field(default_factory=list)
+    share: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     description: str = ""
     report: dict[str, Any] = field(default_factory=dict)
@@ -150,6 +176,7 @@ class StudySpec:
         for stage in self.shared:
             if not stage.makes or Path(stage.makes).is_absolute() or ".." in Path(stage.makes).parts:
                 raise InputError(f"shared stage '{stage.name}' makes '{stage.makes}'; write a path below {{shared}}")
+        self._check_share()
 
     def _check_references(self) -> None:
         for key, arm in [("baseline", self.baseline), *(("primary", arm) for arm in self.primary)]:
@@ -161,6 +188,26 @@ class StudySpec:
             raise InputError(
                 f"primary names the baseline '{self.baseline}'; it lists the arms that are compared with it"
             )
+
+    def _check_share(self) -> None:
+        """Refuses names of nothing, and stages that would be the same for all seeds, or can't be."""
+        names = [*(stage.name for stage in self.shared), *LUCK]
+        if unknown := [name for name in self.share if name not in names]:
+            raise InputError(f"share names '{unknown[0]}', which nothing here is; write any of {', '.join(names)}")
+        own = [stage for stage in self.shared if stage.name not in self.share]
+        for stage in self.shared:
+            commands = " ".join(stage.run)
+            read = [each.name for each in own if each != stage and each.read_by(commands)]
+            if stage in own and "{seed}" not in commands and not read:
+                raise InputError(
+                    f"shared stage '{stage.name}' is made for each seed, but would be the same each time: write {{seed}} "
+                    f"where its commands take seeds, or share: [{stage.name}] if all seeds are to have one"
+                )
+            if stage not in own and read:
+                raise InputError(
+                    f"share names the stage '{stage.name}', but it is made from that of '{read[0]}', which every seed has "
+                    f"for itself; share '{read[0]}' too, or neither"
+                )
 
     def _check_budget(self) -> None:
         given = {name: value for name, value in asdict(self.budget).items() if value is not None}

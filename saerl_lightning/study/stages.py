@@ -1,4 +1,4 @@
-"""What the arms share, made once before the first run: a cold start, an SAE, labels, features.
+"""What the arms of a seed share, made before the first run: an SAE, labels, features, a cold start.
 
 A product is whole or absent: its command lines write beside its place, and it is renamed into it when the last one ended
 well.
@@ -11,10 +11,11 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from saerl_lightning.errors import RunStopped
+from saerl_lightning.study.luck import label, makings, placed, product
 from saerl_lightning.study.plan import PROGRAM
 from saerl_lightning.study.processes import Executor, tail
 from saerl_lightning.study.results import STAGES, read_stages
@@ -35,40 +36,44 @@ def make_shared(spec: StudySpec, root: Path, executor: Executor, say: Callable[[
         RunStopped: if a command line failed, with the end of what it wrote.
     """
     shared = root / "shared"
-    for stage in spec.shared:
-        if (shared / stage.makes).exists():
+    for stage, seed in makings(spec):
+        number = spec.seeds[0] if seed is None else seed
+        place = product(spec, stage, number)
+        if (shared / place).exists():
             continue
-        say(f"making {stage.name}: {shared / stage.makes}")
+        say(f"making {label(stage, seed)}: {shared / place}")
         began = time.monotonic()
-        _make(stage, shared, executor)
-        seconds = {**read_stages(root), stage.name: round(time.monotonic() - began, 2)}
+        _make(spec, stage, number, shared, place, executor)
+        seconds = {**read_stages(root), label(stage, seed): round(time.monotonic() - began, 2)}
         write_whole(shared / STAGES, json.dumps(seconds, indent=1) + "\n")
 
 
-def _make(stage: Stage, shared: Path, executor: Executor) -> None:
-    scratch = shared / f".making-{stage.makes.replace('/', '-')}"
+def _make(spec: StudySpec, stage: Stage, seed: int, shared: Path, place: str, executor: Executor) -> None:
+    name = place.replace("/", "-")
+    scratch, log = shared / f".making-{name}", shared / f"{name}.log"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    made, log = scratch / "made" / Path(stage.makes).name, shared / f"{stage.makes.replace('/', '-')}.log"
+    made = scratch / "made" / Path(place).name
     made.parent.mkdir()
+    places = {"{made}": str(made), "{scratch}": str(scratch), "{seed}": str(seed)}
     try:
         for line in stage.run:
-            if code := executor.run(stage_command(line, made, scratch, shared), {}, log):
+            words = [placed(word, spec, str(shared), seed) for word in stage_command(line, places)]
+            if code := executor.run(words, {}, log):
                 raise RunStopped(f"the shared stage '{stage.name}' ended with {code} ({log}):\n{tail(log)}")
         if not made.exists():
             raise RunStopped(f"the shared stage '{stage.name}' made nothing; its commands must write to {{made}}")
-        (shared / stage.makes).parent.mkdir(parents=True, exist_ok=True)
-        made.rename(shared / stage.makes)
+        (shared / place).parent.mkdir(parents=True, exist_ok=True)
+        made.rename(shared / place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def stage_command(line: str, made: Path, scratch: Path, shared: Path) -> list[str]:
-    """A stage's line as program and arguments."""
-    places = {"{made}": made, "{scratch}": scratch, "{shared}": shared}
+def stage_command(line: str, values: Mapping[str, str]) -> list[str]:
+    """A stage's line as program and arguments, with these values for these names."""
     words = shlex.split(line)
-    for name, place in places.items():
-        words = [word.replace(name, str(place)) for word in words]
+    for name, value in values.items():
+        words = [word.replace(name, value) for word in words]
     if words[:2] == ["python", "main.py"]:
         words = words[1:]
     if words[0] == "main.py":

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.study.execution import StudyExecution
+from saerl_lightning.study.luck import label, makings, product
 from saerl_lightning.study.plan import PlannedRun, duration, estimate, plan_text, planned_runs
 from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExecutor
 from saerl_lightning.study.results import RunResult, StudyResults
@@ -20,7 +21,7 @@ from saerl_lightning.study.run_state import RunRecord
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.tools.study_causal import causal
-from saerl_lightning.tools.study_configs import digests, resolve
+from saerl_lightning.tools.study_configs import Resolved, digests, resolve
 from saerl_lightning.tools.study_dashboard import dashboard
 from saerl_lightning.tools.study_folder import alone, check_digests, check_folder, check_runs, claim
 
@@ -96,11 +97,11 @@ def run_study(
     arms = checked(spec, root)
     executor.check()
     with alone(root):
-        claim(spec, source, root, arms)
+        claim(spec, source, root, digests(spec, arms))
         results = StudyResults.read(root)
         print(plan_text(results, jobs), flush=True)
         unfinished = {(run.arm, run.seed) for run in results.runs if run.state != "finished"}
-        left = [run for run in planned_runs(spec, root) if (run.arm, run.seed) in unfinished and not shared_only]
+        left = [run for run in planned_runs(spec, root, arms) if (run.arm, run.seed) in unfinished and not shared_only]
         with _interruptible(executor):
             make_shared(spec, root, executor, lambda text: print(text, flush=True))
             failed = _run_left(spec, root, left, jobs, executor)
@@ -111,26 +112,26 @@ def run_study(
 def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
     """Prints one command line a run; `study run` and `study report` take up what those runs leave in the folder."""
     arms = checked(spec, root)
-    claim(spec, source, root, arms)
-    if missing := [stage.name for stage in spec.shared if not (root / "shared" / stage.makes).exists()]:
+    claim(spec, source, root, digests(spec, arms))
+    places = {label(stage, seed): product(spec, stage, seed or 0) for stage, seed in makings(spec)}
+    if missing := [name for name, place in places.items() if not (root / "shared" / place).exists()]:
         print(
             f"first: main.py study run {source} --out {root} --shared_only true ({', '.join(missing)})", file=sys.stderr
         )
-    print("\n".join(run.line for run in planned_runs(spec, root)))
+    print("\n".join(run.line for run in planned_runs(spec, root, arms)))
 
 
-def checked(spec: StudySpec, root: Path) -> dict[str, str]:
-    """Checks a study against itself and against its folder, and gives its arms' digests.
+def checked(spec: StudySpec, root: Path) -> dict[str, Resolved]:
+    """Checks a study against itself and against its folder, and gives its arms' configurations.
 
     Raises:
         InputError: for the first thing that is wrong.
     """
     check_folder(spec, root)
     resolved = resolve(spec, root)
-    arms = digests(spec, resolved)
-    check_digests(arms, root)
+    check_digests(digests(spec, resolved), root)
     check_runs(spec, root, resolved)
-    return arms
+    return resolved
 
 
 def _run_left(

@@ -31,6 +31,7 @@ EVALUATION = (  # what must be the same in all arms, or their accuracies are of 
     "trainer.limit_val_batches",
     "trainer.limit_test_batches",
 )
+SHARED = "SHARED_BY_THE_ARMS"  # in place of `{shared}` while flags are parsed: braces would be read as YAML
 PLACES = {"config", "run_dir", "overwrite", "ckpt_path", "weights_only", "seed_everything"}  # of a run, not of an arm
 
 
@@ -48,10 +49,10 @@ def resolve(spec: StudySpec, root: Path) -> dict[str, Resolved]:
 
     Args:
         spec: the study.
-        root: its folder; paths below it appear as `{study}` in what is returned.
+        root: its folder; paths below it appear as `{study}` in what is returned, those of stages as `{shared}`.
 
     Returns:
-        Each arm's whole configuration, without what differs between its runs.
+        Each arm's whole configuration, without the places of its runs; their seeds are those of the arm's own files.
 
     Raises:
         InputError: if flags do not parse, two arms are the same, or an arm changes the evaluation.
@@ -70,9 +71,9 @@ def resolve(spec: StudySpec, root: Path) -> dict[str, Resolved]:
 
 
 def digests(spec: StudySpec, resolved: Mapping[str, Resolved]) -> dict[str, str]:
-    """A digest of each arm, of its configuration and its budget."""
-    budget = [spec.budget.steps, spec.budget.generated_tokens]
-    texts = {arm: json.dumps([budget, config], sort_keys=True) for arm, config in resolved.items()}
+    """A digest of each arm, of its configuration, its budget, and of what its seeds have in common."""
+    frame = [spec.budget.steps, spec.budget.generated_tokens, sorted(spec.share)]
+    texts = {arm: json.dumps([frame, config], sort_keys=True) for arm, config in resolved.items()}
     return {arm: hashlib.sha256(text.encode()).hexdigest()[:16] for arm, text in texts.items()}
 
 
@@ -94,16 +95,26 @@ def _parsed(parser: LightningArgumentParser, spec: StudySpec, arm: str, root: Pa
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            parsed = parser.parse_args([*arm_arguments(spec, arm, root), *budget_flags(spec.budget)])
+            words = [word.replace("{shared}", SHARED) for word in arm_arguments(spec, arm)]
+            parsed = parser.parse_args([*words, *budget_flags(spec.budget)])
     except SystemExit as end:
         mistake = said.getvalue().strip().removeprefix("error: ").rpartition("\n(all options:")[0]
         raise InputError(f"the arm '{arm}' does not parse: {mistake or said.getvalue().strip()}") from end
     return placeless(json.loads(json.dumps(parsed["fit"].as_dict(), default=_plain)), root)
 
 
-def placeless(config: Resolved, root: Path) -> Resolved:
-    """A configuration without what differs between an arm's runs; paths below the study's folder begin with `{study}`."""
+def placeless(config: Resolved, root: Path, seed: int | None = None) -> Resolved:
+    """A configuration without its run's places: what is in the study's folder is written `{study}`, a stage's `{shared}`.
+
+    Args:
+        config: of an arm, or of a run.
+        root: the study's folder.
+        seed: of a run, whose own products are written as those that all share; None for an arm.
+    """
     text = json.dumps({name: value for name, value in config.items() if name not in PLACES}, sort_keys=True)
+    shared = f"{root}/shared"
+    for place in (SHARED, *([] if seed is None else [f"{shared}/seed-{seed}"]), shared):
+        text = text.replace(f"{place}/", "{shared}/")
     kept = json.loads(text.replace(str(root), "{study}"))
     kept["trainer"].pop("default_root_dir", None)
     kept["checkpoint"].pop("dirpath", None)

@@ -49,14 +49,14 @@ Points = list[tuple[int, float]]
 
 
 def compare(
-    results: StudyResults, questions: Mapping[Key, Sequence[Question]], shared: Mapping[str, Mapping[str, float]]
+    results: StudyResults, questions: Mapping[Key, Sequence[Question]], shared: Mapping[Key, Mapping[str, float]]
 ) -> Comparison:
     """Compares every arm with the baseline.
 
     Args:
         results: the study.
         questions: of each finished run, at the end.
-        shared: seconds of the shared stages that each arm uses.
+        shared: seconds of the shared stages that each run uses.
     """
     spec = results.spec
     points = {
@@ -174,7 +174,7 @@ def _by_measure(effects: Sequence[Effect]) -> list[Effect]:
 
 
 def _spent(
-    results: StudyResults, finished: Mapping[Key, Points], measure: str, shared: Mapping[str, Mapping[str, float]]
+    results: StudyResults, finished: Mapping[Key, Points], measure: str, shared: Mapping[Key, Mapping[str, float]]
 ) -> dict[Key, np.ndarray]:
     """For each finished run what it had spent after 0, 1, 2, … steps; seconds count the shared stages in."""
     found = {}
@@ -184,7 +184,7 @@ def _spent(
             logged = [] if measure == "steps" else run.spent(SPENT["tokens" if measure == "tokens" else "wall"])
             known = np.array([(0, 0.0), *logged], dtype=np.float64)
             spent = steps if measure == "steps" else np.interp(steps, known[:, 0], known[:, 1])
-            found[key] = spent + (sum(shared[run.arm].values()) if measure == "wall" else 0.0)
+            found[key] = spent + (sum(shared[key].values()) if measure == "wall" else 0.0)
     return found
 
 

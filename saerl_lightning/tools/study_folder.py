@@ -12,12 +12,11 @@ from typing import Any
 import yaml
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.study.luck import with_seed
 from saerl_lightning.study.results import RECORD, SPEC, run_folder
 from saerl_lightning.study.run_state import now, write_whole
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study_configs import Resolved, placeless, study_digest
-
-OF_A_RUN = ("data.init_args.shuffle_seed", "model.init_args.sampling.seed")  # what differs between an arm's runs
 
 
 def check_folder(spec: StudySpec, root: Path) -> None:
@@ -60,10 +59,10 @@ def check_runs(spec: StudySpec, root: Path, resolved: Mapping[str, Resolved]) ->
         InputError: naming the run and the setting that it has otherwise.
     """
     for arm in spec.arms:
-        wanted = dict(_settings(resolved[arm]))
-        for folder in (run_folder(root, arm, seed) for seed in spec.seeds):
+        for seed in spec.seeds:
+            folder = run_folder(root, arm, seed)
             if (folder / "config.yaml").is_file():
-                found = _recorded(folder)
+                wanted, found = dict(_settings(with_seed(resolved[arm], spec, seed))), _recorded(folder, seed)
                 other = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
                 if other:
                     raise InputError(
@@ -72,10 +71,10 @@ def check_runs(spec: StudySpec, root: Path, resolved: Mapping[str, Resolved]) ->
                     )
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def _recorded(folder: Path, seed: int) -> dict[str, Any]:
     """The settings that a run was started with, as they would be in the folder where it began."""
     config: Resolved = yaml.safe_load((folder / "config.yaml").read_text())
-    return dict(_settings(placeless(config, Path(config["run_dir"]).parent.parent)))
+    return dict(_settings(placeless(config, Path(config["run_dir"]).parent.parent, seed)))
 
 
 def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -84,7 +83,7 @@ def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for name, part in parts:
             yield from _settings(part, f"{key}.{name}" if key else str(name))
-    elif key not in OF_A_RUN and not key.endswith(".save_dir"):  # a logger's, which follows the run's folder
+    elif not key.endswith(".save_dir"):  # a logger's, which follows the run's folder
         yield key, value
 
 

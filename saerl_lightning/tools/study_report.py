@@ -145,12 +145,17 @@ def _costs(results: StudyResults) -> list[Cost]:
     shared, found = shared_seconds(results), []
     for arm in results.spec.arms:
         if runs := results.finished(arm):
-            names = dict.fromkeys(name for run in runs for name in run.costs if name != "steps")
+            names = [name for name in _names([run.costs for run in runs]) if name != "steps"]
             own = {name: float(np.mean([run.costs.get(name, 0.0) for run in runs])) for name in names}
-            stages = {f"{name}_s": seconds for name, seconds in shared[arm].items()}
-            wall = float(np.mean([run.seconds for run in runs])) + sum(shared[arm].values())
+            made = [shared[arm, run.seed] for run in runs]
+            stages = {f"{name}_s": float(np.mean([each.get(name, 0.0) for each in made])) for name in _names(made)}
+            wall = float(np.mean([run.seconds + sum(each.values()) for run, each in zip(runs, made, strict=True)]))
             found.append(Cost(arm, len(runs), {**stages, **own}, wall))
     return found
+
+
+def _names(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _maps(results: StudyResults) -> list[PlanMap]:

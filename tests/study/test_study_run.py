@@ -211,8 +211,8 @@ COMMANDS = sorted(
 def test_a_shipped_stage_reads_nothing_that_the_study_has_not_made(line, monkeypatch, capsys):
     """`plan` and `label` take the settings of `fit`, and two or three of their own."""
     monkeypatch.chdir(ROOT)
-    verb, *words = line.split()[1:]
-    own = ("--out=",) if verb == "plan" else ("--out=", "--prompts=") if verb == "label" else ()
+    verb, *words = line.replace("{seed}", "3").split()[1:]
+    own = ("--out=",) if verb == "plan" else ("--out=", "--prompts=", "--seed=") if verb == "label" else ()
     with pytest.raises(SystemExit) as ended:
         cli.run(["fit", *(word for word in words if not word.startswith(own)), "--print_config"])
     assert ended.value.code in (0, None)
@@ -251,9 +251,12 @@ def test_the_estimate_takes_each_arms_own_mean():
 
 def test_the_plan_and_the_progress_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    stages = [{"name": "labels", "makes": "labels.jsonl", "run": []}, {"name": "SAE", "makes": "sae", "run": []}]
-    spec = study(tmp_path, shared=stages)
-    Path("out/shared").mkdir(parents=True)
+    stages = [
+        {"name": "labels", "makes": "labels.jsonl", "run": []},
+        {"name": "SAE", "makes": "sae", "run": ["main.py fit --data.seed={seed}"]},
+    ]
+    spec = study(tmp_path, shared=stages, share=["labels", "order"])
+    Path("out/shared/seed-1/sae").mkdir(parents=True)
     Path("out/shared/labels.jsonl").touch()
     runs = [finished("grpo", 0, 60), finished("warm", 0, 3, "failed"), finished("grpo", 1, 0, "waiting")]
     runs.append(finished("warm", 1, 20, "stopped"))
@@ -303,7 +306,8 @@ def test_a_run_whose_plan_ran_out_is_not_finished(tmp_path):
 def test_half_a_run_goes_on_if_it_can_and_begins_anew_if_not(tmp_path):
     out = tmp_path / "out"
     spec = study(tmp_path)
-    folders = [each.folder for each in planned_runs(spec, out)]
+    planned = planned_runs(spec, out, resolve(spec, out))
+    folders = [each.folder for each in planned]
     for folder in folders[:3]:
         folder.mkdir(parents=True)
         RunRecord("x", 0, "running", started="before", seconds=5.0).write(folder)
@@ -317,7 +321,7 @@ def test_half_a_run_goes_on_if_it_can_and_begins_anew_if_not(tmp_path):
         if folder == folders[0]:
             log_steps(folder, 46, version=1, start=23)
 
-    records = StudyExecution(spec, FakeExecutor(during=goes_on), 1).run(planned_runs(spec, out), lambda record: None)
+    records = StudyExecution(spec, FakeExecutor(during=goes_on), 1).run(planned, lambda record: None)
     assert there == [True, False, False, False] and {each.state for each in records} == {"finished"}
     assert records[0].started == "before" and records[0].seconds >= 5.0
     assert records[1].started != "before" and records[1].seconds < 5.0
@@ -413,7 +417,7 @@ def test_two_at_once_are_refused(tmp_path):
 
 
 def stage(*lines: str, makes: str = "thing") -> dict:
-    return {"shared": [{"name": "the thing", "makes": makes, "run": list(lines)}]}
+    return {"shared": [{"name": "the thing", "makes": makes, "run": list(lines)}], "share": ["the thing"]}
 
 
 def test_a_shared_stage_is_made_once_and_whole(tmp_path):
@@ -512,7 +516,7 @@ def test_a_real_study_of_a_tiny_policy(tmp_path, monkeypatch, capsys):
         "--trainer.val_check_interval=1",
     ]
     shared = [{"name": "policy", "makes": "policy", "run": ["python -m saerl_lightning.tools.tiny_policy {made}"]}]
-    settings = {"flags": flags, "shared": shared, "budget": {"steps": 2}}
+    settings = {"flags": flags, "shared": shared, "share": ["policy"], "budget": {"steps": 2}}
     assert run(tmp_path, SubprocessExecutor(), jobs=2, seeds=[0], **settings) == 0, capsys.readouterr().out
     assert run(tmp_path, SubprocessExecutor(), jobs=2, seeds=[0, 1], **settings) == 0
     results = StudyResults.read(tmp_path / "out")
