@@ -8,6 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, CountFrom0, PositiveShare, Range, Seed, require_in_range
+
+Temperature = Annotated[float, Range(0, 100)]
+COLDEST = 0.01  # lowest temperature that is not greedy
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
 
@@ -81,26 +86,22 @@ class Sampling:
         stop: texts that end a completion.
     """
 
-    group_size: int = 8
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_tokens: int = 256
-    seed: int = 0
+    group_size: Count = 8
+    temperature: Temperature = 1.0
+    top_p: PositiveShare = 1.0
+    top_k: CountFrom0 = 0
+    max_tokens: Count = 256
+    seed: Seed = 0
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses values that no sampler has a meaning for."""
-        bounds = {
-            "group_size": (self.group_size >= 1, "1 or more"),
-            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
-            "top_p": (0 < self.top_p <= 1, "in (0, 1]; 1 keeps every token"),
-            "top_k": (self.top_k >= 0, "0 (keep every token) or more"),
-            "max_tokens": (self.max_tokens >= 1, "1 or more"),
-        }
-        for name, (ok, wanted) in bounds.items():
-            if not ok:
-                raise InputError(f"sampling.{name} is {getattr(self, name)}; write a value {wanted}")
+        require_in_range(self)
+        if 0 < self.temperature < COLDEST:
+            raise InputError(
+                f"Sampling.temperature is {self.temperature}; write 0 (greedy), or {COLDEST} or more: logits over less "
+                "than that overflow, and vLLM raises it unasked"
+            )
 
     @property
     def full_support(self) -> bool:

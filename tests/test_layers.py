@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "saerl_lightning"
 
 # The first pattern that fits a module gives its floor; a module that fits none must be given one here.
 FLOORS = [
-    (0, "saerl_lightning *lightning.errors *lightning.records *lightning.plan *lightning.staging"),
+    (0, "saerl_lightning *lightning.errors *lightning.records *lightning.plan *lightning.staging *lightning.ranges"),
     (
         1,
         "*.data.ordering *.data.permutation *.data.logdet *.data.agreement *.data.feature_rows *.data.scores *.data.probe",

@@ -13,6 +13,7 @@ from saerl_lightning.data.kmeans import largest_first, nearest, reduced_units, s
 from saerl_lightning.data.labels import require_features
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import Count, CountFrom0, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -39,16 +40,13 @@ class KMeansClusters(Clustering):
     """
 
     def __init__(
-        self, clusters: int = 16, components: int | None = 128, seed: int = 0, minibatch_above: int = 50_000
+        self, clusters: Count = 16, components: Count | None = 128, seed: Seed = 0, minibatch_above: CountFrom0 = 50_000
     ) -> None:
-        if clusters < 1:
-            raise InputError(f"KMeansClusters.clusters is {clusters}; write 1 or more")
-        if components is not None and components < 1:
-            raise InputError(f"KMeansClusters.components is {components}; write 1 or more, or null for all columns")
         self.clusters = clusters
         self.components = components
         self.seed = seed
         self.minibatch_above = minibatch_above
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:

@@ -13,6 +13,7 @@ from saerl_lightning.data.labels import bin_by, require_label
 from saerl_lightning.data.permutation import permute_within
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import Count, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -50,11 +51,10 @@ class RandomClusters(Clustering):
         InputError: if `clusters` is below 1.
     """
 
-    def __init__(self, clusters: int = 16, seed: int = 0) -> None:
-        if clusters < 1:
-            raise InputError(f"RandomClusters.clusters is {clusters}; write 1 or more")
+    def __init__(self, clusters: Count = 16, seed: Seed = 0) -> None:
         self.clusters = clusters
         self.seed = seed
+        require_in_range(self)
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
         """Deals the pool into clusters."""
@@ -71,9 +71,10 @@ class SameSizeClusters(Clustering):
         seed: of the draw.
     """
 
-    def __init__(self, inner: Clustering, seed: int = 0) -> None:
+    def __init__(self, inner: Clustering, seed: Seed = 0) -> None:
         self.inner = inner
         self.seed = seed
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:
@@ -105,13 +106,12 @@ class PermutedClusters(Clustering):
         InputError: if `bins` is below 1.
     """
 
-    def __init__(self, inner: Clustering, label: str = "difficulty", bins: int = 10, seed: int = 0) -> None:
-        if bins < 1:
-            raise InputError(f"PermutedClusters.bins is {bins}; write 1 or more")
+    def __init__(self, inner: Clustering, label: str = "difficulty", bins: Count = 10, seed: Seed = 0) -> None:
         self.inner = inner
         self.by = label
         self.bins = bins
         self.seed = seed
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from saerl_lightning.data.callback import Curriculum
 from saerl_lightning.data.labels import read_label
 from saerl_lightning.data.probes import ELASTIC_NET, Prediction, Probe
-from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import CountFrom2, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -43,18 +43,17 @@ class EasyToHard(Curriculum):
         self,
         label: str = "difficulty",
         probe: Probe = ELASTIC_NET,
-        labels: int | None = 1000,
+        labels: CountFrom2 | None = 1000,
         descending: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
-        if labels is not None and labels < 2:
-            raise InputError(f"EasyToHard.labels is {labels}; write how many to learn from, or null for all")
         self.label = label
         self.probe = probe
         self.labels = labels
         self.descending = descending
         self.seed = seed
         self._prediction: Prediction | None = None
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:

@@ -16,6 +16,7 @@ from saerl_lightning.data.probe import LinearFit
 from saerl_lightning.data.scores import kendall
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import CountFrom0, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -39,14 +40,13 @@ class WithoutFeatures(Curriculum):
         InputError: if `count` is below 0.
     """
 
-    def __init__(self, inner: EasyToHard, count: int, random: bool = False, seed: int = 0) -> None:
-        if count < 0:
-            raise InputError(f"WithoutFeatures.count is {count}; write how many columns are taken out, 0 or more")
+    def __init__(self, inner: EasyToHard, count: CountFrom0, random: bool = False, seed: Seed = 0) -> None:
         self.inner = inner
         self.count = count
         self.random = random
         self.seed = seed
         self._metrics: dict[str, float] = {}
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:

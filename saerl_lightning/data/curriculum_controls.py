@@ -12,6 +12,7 @@ from saerl_lightning.data.callback import Curriculum
 from saerl_lightning.data.labels import lengths, require_label
 from saerl_lightning.data.permutation import permute_within
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -66,9 +67,10 @@ class ShuffledOrder(Curriculum):
         seed: of the permutation.
     """
 
-    def __init__(self, inner: Curriculum, seed: int = 0) -> None:
+    def __init__(self, inner: Curriculum, seed: Seed = 0) -> None:
         self.inner = inner
         self.seed = seed
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:

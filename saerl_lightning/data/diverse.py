@@ -12,8 +12,8 @@ from saerl_lightning.data.feature_rows import dense
 from saerl_lightning.data.kmeans import reduced_units
 from saerl_lightning.data.labels import require_features
 from saerl_lightning.data.logdet import deal_diverse, log_determinant
-from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import Count, CountFrom2, Positive, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -37,16 +37,12 @@ class DiverseBatches(DataCallback):
         InputError: if an argument is out of range.
     """
 
-    def __init__(self, window: int = 8, components: int = 32, scale: float = 1.0, seed: int = 0) -> None:
-        for name, (value, least) in {"window": (window, 2), "components": (components, 1)}.items():
-            if value < least:
-                raise InputError(f"DiverseBatches.{name} is {value}; write {least} or more")
-        if not scale > 0:
-            raise InputError(f"DiverseBatches.scale is {scale}; write a number above 0")
+    def __init__(self, window: CountFrom2 = 8, components: Count = 32, scale: Positive = 1.0, seed: Seed = 0) -> None:
         self.window = window
         self.components = components
         self.scale = scale
         self.seed = seed
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from saerl_lightning.data.callback import Filtering
 from saerl_lightning.data.labels import read_label
 from saerl_lightning.data.probes import RIDGE, Prediction, Probe
-from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import CountFrom2, Finite, Seed, ShareBelow1, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -47,15 +47,11 @@ class QualityFilter(Filtering):
         self,
         label: str = "quality",
         probe: Probe = RIDGE,
-        drop: float = 0.1,
-        threshold: float | None = None,
-        labels: int | None = None,
-        seed: int = 0,
+        drop: ShareBelow1 = 0.1,
+        threshold: Finite | None = None,
+        labels: CountFrom2 | None = None,
+        seed: Seed = 0,
     ) -> None:
-        if not 0 <= drop < 1:
-            raise InputError(f"QualityFilter.drop is {drop}; write the share to drop, 0 or more and below 1")
-        if labels is not None and labels < 2:
-            raise InputError(f"QualityFilter.labels is {labels}; write how many to learn from, or null for all")
         self.label = label
         self.probe = probe
         self.drop = drop
@@ -64,6 +60,7 @@ class QualityFilter(Filtering):
         self.seed = seed
         self._prediction: Prediction | None = None
         self._cut = float("nan")
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:

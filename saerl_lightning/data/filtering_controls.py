@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from saerl_lightning.data.callback import Filtering
 from saerl_lightning.data.labels import bin_by, lengths, require_label
-from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import Count, Seed, ShareBelow1, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class RandomFilter(Filtering):
         InputError: if `fraction` is out of range.
     """
 
-    def __init__(self, fraction: float = 0.1, seed: int = 0) -> None:
-        _require_share(type(self).__name__, fraction)
+    def __init__(self, fraction: ShareBelow1 = 0.1, seed: Seed = 0) -> None:
         self.fraction = fraction
         self.seed = seed
+        require_in_range(self)
 
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
         """Keeps all but the drawn rows."""
@@ -57,9 +57,9 @@ class LengthFilter(Filtering):
         InputError: if `fraction` is out of range.
     """
 
-    def __init__(self, fraction: float = 0.1) -> None:
-        _require_share(type(self).__name__, fraction)
+    def __init__(self, fraction: ShareBelow1 = 0.1) -> None:
         self.fraction = fraction
+        require_in_range(self)
 
     def quality(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
@@ -96,13 +96,12 @@ class MatchedFilter(Filtering):
         InputError: if `bins` is below 1.
     """
 
-    def __init__(self, inner: Filtering, label: str = "difficulty", bins: int = 10, seed: int = 0) -> None:
-        if bins < 1:
-            raise InputError(f"MatchedFilter.bins is {bins}; write 1 or more")
+    def __init__(self, inner: Filtering, label: str = "difficulty", bins: Count = 10, seed: Seed = 0) -> None:
         self.inner = inner
         self.label = label
         self.bins = bins
         self.seed = seed
+        require_in_range(self)
 
     @property
     def needs_features(self) -> bool:
@@ -142,8 +141,3 @@ class MatchedFilter(Filtering):
     def reason(self) -> str:
         """Names what was matched."""
         return f"random, as many in each bin of {self.label} as {type(self.inner).__name__} drops (seed {self.seed})"
-
-
-def _require_share(name: str, fraction: float) -> None:
-    if not 0 <= fraction < 1:
-        raise InputError(f"{name}.fraction is {fraction}; write the share to drop, 0 or more and below 1")

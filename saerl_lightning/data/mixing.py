@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from jaxtyping import Int
 
 from saerl_lightning.data.callback import Mixing
-from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import CountFrom2, Range, Seed, require_in_range
+
+HalfShare = Annotated[float, Range(0, 0.5)]  # beyond one half two batches only trade places
 
 
 class TailMixing(Mixing):
@@ -23,10 +27,9 @@ class TailMixing(Mixing):
         InputError: if `fraction` is out of range.
     """
 
-    def __init__(self, fraction: float = 0.1) -> None:
-        if not 0 <= fraction <= 0.5:
-            raise InputError(f"TailMixing.fraction is {fraction}; write a share from 0 (off) to 0.5 (an even mix)")
+    def __init__(self, fraction: HalfShare = 0.1) -> None:
         self.fraction = fraction
+        require_in_range(self)
 
     def idle(self) -> str:
         """Names the fraction, which may be too small for the batch."""
@@ -57,11 +60,10 @@ class FullMixing(Mixing):
         InputError: if `window` is below 2.
     """
 
-    def __init__(self, window: int | None = None, seed: int = 0) -> None:
-        if window is not None and window < 2:
-            raise InputError(f"FullMixing.window is {window}; write 2 batches or more, or null for the whole plan")
+    def __init__(self, window: CountFrom2 | None = None, seed: Seed = 0) -> None:
         self.window = window
         self.seed = seed
+        require_in_range(self)
 
     def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
         """Permutes each window."""

@@ -19,11 +19,11 @@ from saerl_lightning.data.planning import Planner, idle_slots
 from saerl_lightning.data.pool import PlannedPool, PromptPool, made_once
 from saerl_lightning.data.sampler import PromptLoader
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet
-from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.reference import ProbeReference
 from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.ranges import Count, Seed, require_in_range
 from saerl_lightning.records import Outcomes, PromptBatch, Sampling
 from saerl_lightning.signals.cache import CachedSignals
 from saerl_lightning.signals.source import Features, SignalSource
@@ -65,7 +65,7 @@ class PromptDataModule(EvaluationDataModule):
         train: str | PromptSource,
         val: dict[str, str | ValidationSet | PromptSource] | None = None,
         test: dict[str, str | ValidationSet | PromptSource] | None = None,
-        batch_size: int = 8,
+        batch_size: Count = 8,
         chat: ChatTemplate = PLAIN_CHAT,
         signals: SignalSource | None = None,
         signal_cache: str | None = None,
@@ -74,16 +74,13 @@ class PromptDataModule(EvaluationDataModule):
         curriculum: Curriculum | None = None,
         mixing: Mixing | None = None,
         extra: list[DataCallback] | None = None,
-        shuffle_seed: int | None = 0,
+        shuffle_seed: Seed | None = 0,
         val_sampling: Sampling = FOUR_SAMPLES,
-        val_batch_size: int = 32,
+        val_batch_size: Count = 32,
         labels: str | None = None,
         reference: ProbeReference | None = None,
     ) -> None:
         super().__init__()
-        for name, size in {"batch_size": batch_size, "val_batch_size": val_batch_size}.items():
-            if size < 1:
-                raise InputError(f"data.{name} is {size}; write 1 or more")
         self.train = train
         self.val = val or {}
         self.test = test or self.val
@@ -107,6 +104,7 @@ class PromptDataModule(EvaluationDataModule):
         self._planned: PlannedPool | None = None
         self._val_pools: list[EvaluationPool] = []
         self._test_pools: list[EvaluationPool] = []
+        require_in_range(self)
 
     @property
     def pool(self) -> PromptPool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,10 +21,15 @@ from saerl_lightning.data.labels import families, read_label, require_features, 
 from saerl_lightning.data.probe import CrossFit, Fit, cross_fit, fit_elastic_net, fit_ridge, fit_trees
 from saerl_lightning.data.scores import Score, agreement
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import CountFrom2, Positive, PositiveShare, Range, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
+
+Trees = Annotated[int, Range(1, 100_000)]
+
+Folds = Annotated[int, Range(2, 1000)]
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,6 @@ class Probe(ABC):
             raise InputError(f"{reader} (label {label!r}): {error}") from error
 
 
-def _require_folds(probe: str, folds: int) -> None:
-    if folds < 2:
-        raise InputError(f"{probe}.folds is {folds}; write 2 or more")
-
-
 class RidgeProbe(Probe):
     """Least squares with a squared penalty: every column takes part.
 
@@ -156,14 +156,17 @@ class RidgeProbe(Probe):
     """
 
     def __init__(
-        self, alphas: Sequence[float] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), folds: int = 5, seed: int = 0
+        self,
+        alphas: Sequence[Positive] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+        folds: Folds = 5,
+        seed: Seed = 0,
     ) -> None:
-        if not alphas or not min(alphas) > 0:
-            raise InputError(f"RidgeProbe.alphas is {list(alphas)}; write penalties above 0")
-        _require_folds(type(self).__name__, folds)
+        if not alphas:
+            raise InputError("RidgeProbe.alphas is empty; write penalties above 0")
         self.alphas = tuple(alphas)
         self.folds = folds
         self.seed = seed
+        require_in_range(self)
 
     def fit(
         self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
@@ -185,13 +188,13 @@ class ElasticNetProbe(Probe):
         InputError: if an argument is out of range.
     """
 
-    def __init__(self, l1_ratios: Sequence[float] = (0.1, 0.5, 0.9), folds: int = 5, seed: int = 0) -> None:
-        if not l1_ratios or not (min(l1_ratios) > 0 and max(l1_ratios) <= 1):
-            raise InputError(f"ElasticNetProbe.l1_ratios is {list(l1_ratios)}; write shares above 0, 1 at most")
-        _require_folds(type(self).__name__, folds)
+    def __init__(self, l1_ratios: Sequence[PositiveShare] = (0.1, 0.5, 0.9), folds: Folds = 5, seed: Seed = 0) -> None:
+        if not l1_ratios:
+            raise InputError("ElasticNetProbe.l1_ratios is empty; write shares above 0, 1 at most")
         self.l1_ratios = tuple(l1_ratios)
         self.folds = folds
         self.seed = seed
+        require_in_range(self)
 
     def fit(
         self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
@@ -213,15 +216,12 @@ class TreeProbe(Probe):
         InputError: if an argument is out of range.
     """
 
-    def __init__(self, trees: int = 200, leaves: int = 15, folds: int = 5, seed: int = 0) -> None:
-        for name, (value, least) in {"trees": (trees, 1), "leaves": (leaves, 2)}.items():
-            if value < least:
-                raise InputError(f"TreeProbe.{name} is {value}; write {least} or more")
-        _require_folds(type(self).__name__, folds)
+    def __init__(self, trees: Trees = 200, leaves: CountFrom2 = 15, folds: Folds = 5, seed: Seed = 0) -> None:
         self.trees = trees
         self.leaves = leaves
         self.folds = folds
         self.seed = seed
+        require_in_range(self)
 
     def fit(
         self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None

@@ -14,6 +14,7 @@ from saerl_lightning.data.sampler import PromptLoader
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Sampling
 
 if TYPE_CHECKING:
@@ -32,12 +33,11 @@ class ValidationSet:
 
     source: str | PromptSource
     sampling: Sampling | None = None
-    limit: int | None = None
+    limit: Count | None = None
 
     def __post_init__(self) -> None:
         """Refuses a limit that leaves nothing."""
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"a set's limit is {self.limit}; write 1 or more, or null to use all of {self.source}")
+        require_in_range(self)
 
 
 @dataclass(frozen=True)

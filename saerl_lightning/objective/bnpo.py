@@ -12,6 +12,7 @@ from saerl_lightning.objective.aggregation import token_mean
 from saerl_lightning.objective.clipped import Clipped, require_clip_range
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 
 
 class BNPO(Clipped):
@@ -38,9 +39,9 @@ class BNPO(Clipped):
 
     def __init__(
         self,
-        clip_low: float = 0.2,
-        clip_high: float = 0.2,
-        dual_clip: float | None = None,
+        clip_low: Share = 0.2,
+        clip_high: NotNegative = 0.2,
+        dual_clip: Positive | None = None,
         beta_normalised: bool = False,
         kl: KLPenalty | None = None,
         entropy: EntropyTerm | None = None,
@@ -58,6 +59,7 @@ class BNPO(Clipped):
         self.kl = kl
         self.entropy = entropy
         self.correction = correction
+        require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Group-relative advantages, or Beta-normalised ones."""

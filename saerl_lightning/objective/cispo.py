@@ -11,6 +11,7 @@ from saerl_lightning.objective.aggregation import token_mean
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.policy_gradient import PolicyGradient
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+from saerl_lightning.ranges import NotNegative, Share, require_in_range
 
 
 class CISPO(PolicyGradient):
@@ -33,8 +34,8 @@ class CISPO(PolicyGradient):
 
     def __init__(
         self,
-        ratio_cap: float = 5.0,
-        ratio_floor: float = 0.0,
+        ratio_cap: NotNegative = 5.0,
+        ratio_floor: Share = 0.0,
         kl: KLPenalty | None = None,
         entropy: EntropyTerm | None = None,
         correction: SamplerCorrection | None = None,
@@ -46,6 +47,7 @@ class CISPO(PolicyGradient):
         self.kl = kl
         self.entropy = entropy
         self.correction = correction
+        require_in_range(self)
 
     def cut(
         self, ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"]

@@ -14,6 +14,7 @@ from saerl_lightning.objective.aggregation import token_mean
 from saerl_lightning.objective.clipped import Clipped, require_clip_range
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 
 
 class DAPO(Clipped):
@@ -37,9 +38,9 @@ class DAPO(Clipped):
 
     def __init__(
         self,
-        clip_low: float = 0.2,
-        clip_high: float = 0.28,
-        dual_clip: float | None = None,
+        clip_low: Share = 0.2,
+        clip_high: NotNegative = 0.28,
+        dual_clip: Positive | None = None,
         mask_truncated: bool = False,
         kl: KLPenalty | None = None,
         entropy: EntropyTerm | None = None,
@@ -53,6 +54,7 @@ class DAPO(Clipped):
         self.kl = kl
         self.entropy = entropy
         self.correction = correction
+        require_in_range(self)
 
     @property
     def masks_truncated(self) -> bool:

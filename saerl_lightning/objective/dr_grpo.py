@@ -10,6 +10,7 @@ from saerl_lightning.objective.aggregation import constant_length
 from saerl_lightning.objective.clipped import Clipped, require_clip_range
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 
 
 class DrGRPO(Clipped):
@@ -34,9 +35,9 @@ class DrGRPO(Clipped):
 
     def __init__(
         self,
-        clip_low: float = 0.2,
-        clip_high: float = 0.2,
-        dual_clip: float | None = None,
+        clip_low: Share = 0.2,
+        clip_high: NotNegative = 0.2,
+        dual_clip: Positive | None = None,
         kl: KLPenalty | None = None,
         entropy: EntropyTerm | None = None,
         correction: SamplerCorrection | None = None,
@@ -48,6 +49,7 @@ class DrGRPO(Clipped):
         self.kl = kl
         self.entropy = entropy
         self.correction = correction
+        require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Rewards minus the mean of their group."""

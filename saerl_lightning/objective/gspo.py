@@ -12,6 +12,7 @@ from saerl_lightning.objective.clipped import Clipped, require_clip_range
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.policy_gradient import require_all_tokens
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 
 
 class GSPO(Clipped):
@@ -35,9 +36,9 @@ class GSPO(Clipped):
 
     def __init__(
         self,
-        clip_low: float = 3e-4,
-        clip_high: float = 4e-4,
-        dual_clip: float | None = None,
+        clip_low: Share = 3e-4,
+        clip_high: NotNegative = 4e-4,
+        dual_clip: Positive | None = None,
         kl: KLPenalty | None = None,
         entropy: EntropyTerm | None = None,
         correction: SamplerCorrection | None = None,
@@ -50,6 +51,7 @@ class GSPO(Clipped):
         self.kl = kl
         self.entropy = entropy
         self.correction = correction
+        require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Group-relative advantages (eq. 6)."""

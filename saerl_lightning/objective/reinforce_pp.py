@@ -12,6 +12,7 @@ from saerl_lightning.objective.aggregation import token_mean
 from saerl_lightning.objective.clipped import Clipped, require_clip_range
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 
 ADVANTAGES = {"none": batch_advantages, "group": group_then_batch_advantages}
 
@@ -41,9 +42,9 @@ class ReinforcePP(Clipped):
     def __init__(
         self,
         baseline: Literal["group", "none"] = "none",
-        clip_low: float = 0.2,
-        clip_high: float = 0.2,
-        dual_clip: float | None = None,
+        clip_low: Share = 0.2,
+        clip_high: NotNegative = 0.2,
+        dual_clip: Positive | None = None,
         kl: KLPenalty | None = None,
         entropy: EntropyTerm | None = None,
         correction: SamplerCorrection | None = None,
@@ -56,6 +57,7 @@ class ReinforcePP(Clipped):
         self.kl = kl
         self.entropy = entropy
         self.correction = correction
+        require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Rewards, or rewards minus their group's mean, normalised over the batch."""

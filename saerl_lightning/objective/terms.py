@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from saerl_lightning.errors import InputError
 from saerl_lightning.objective import surrogate
 from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.ranges import HUGE, Finite, NotNegative, PositiveShare, Range, Share, require_in_range
+
+FromOne = Annotated[float, Range(1, HUGE)]
 
 ESTIMATORS = {"k1": surrogate.kl_k1, "k2": surrogate.kl_k2, "k3": surrogate.kl_k3}
 
@@ -31,13 +32,12 @@ class KLPenalty:
         InputError: if the weight is negative.
     """
 
-    weight: float
+    weight: NotNegative
     estimator: Literal["k1", "k2", "k3"] = "k3"
     where: Literal["loss", "reward"] = "loss"
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise InputError(f"kl.weight is {self.weight}; write 0 (no reference) or more")
+        require_in_range(self)
 
     def estimate(self, logprobs: Float[Tensor, "R T"], reference: Float[Tensor, "R T"]) -> Float[Tensor, "R T"]:
         """The estimate at each token, nats, without the weight."""
@@ -57,14 +57,11 @@ class EntropyTerm:
         InputError: if the bonus is not finite or the share not above 0 and at most 1.
     """
 
-    bonus: float = 0.0
-    top_share: float = 1.0
+    bonus: Finite = 0.0
+    top_share: PositiveShare = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.bonus):
-            raise InputError(f"entropy.bonus is {self.bonus}; write a finite number, 0 for none")
-        if not 0 < self.top_share <= 1:
-            raise InputError(f"entropy.top_share is {self.top_share}; write a share above 0 and at most 1")
+        require_in_range(self)
 
 
 @dataclass(frozen=True)
@@ -83,14 +80,11 @@ class SamplerCorrection:
 
     level: Literal["token", "sequence"] = "token"
     mode: Literal["truncate", "mask"] = "truncate"
-    cap: float = 2.0
-    floor: float | None = None
+    cap: FromOne = 2.0
+    floor: Share | None = None
 
     def __post_init__(self) -> None:
-        if not self.cap >= 1:
-            raise InputError(f"correction.cap is {self.cap}; write 1 or more, since equal policies have weight 1")
-        if self.floor is not None and not 0 <= self.floor <= 1:
-            raise InputError(f"correction.floor is {self.floor}; write null, or a number from 0 to 1")
+        require_in_range(self)
 
     def weights(self, inputs: LossInputs) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """The weights, and indicators (0 or 1) of the tokens whose weight was outside floor..cap; no gradient."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, Range, ShareBelow1, require_in_range
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Rank = Annotated[int, Range(1, 65_536)]
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,14 @@ class LoRA:
         targets: module names that get an adapter; "all-linear" adapts every linear layer but the head.
     """
 
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    rank: Rank = 16
+    alpha: Count = 32
+    dropout: ShareBelow1 = 0.0
     targets: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        """Refuses numbers out of range."""
+        require_in_range(self)
 
 
 @dataclass(frozen=True)

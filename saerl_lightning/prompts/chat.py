@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Message, Prompt
 
 if TYPE_CHECKING:
@@ -23,12 +24,11 @@ class ChatTemplate:
     """
 
     system: str | None = None
-    max_prompt_tokens: int = 1024
+    max_prompt_tokens: Count = 1024
 
     def __post_init__(self) -> None:
         """Refuses a length that no prompt has."""
-        if self.max_prompt_tokens < 1:
-            raise InputError(f"max_prompt_tokens is {self.max_prompt_tokens}; write 1 or more")
+        require_in_range(self)
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         """Applies the tokenizer's chat template, up to where the assistant begins.

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.reference import ProbeReference
+from saerl_lightning.ranges import CountFrom2, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
@@ -112,11 +112,10 @@ class CorruptedCopies(ProbeReference):
         InputError: if `samples` is below 2.
     """
 
-    def __init__(self, samples: int = 1000, seed: int = 0) -> None:
-        if samples < 2:
-            raise InputError(f"CorruptedCopies.samples is {samples}; write 2 or more")
+    def __init__(self, samples: CountFrom2 = 1000, seed: Seed = 0) -> None:
         self.samples = samples
         self.seed = seed
+        require_in_range(self)
 
     def prompts(self, pool: Sequence[Prompt]) -> list[Prompt]:
         """Samples and copies."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.rows import Record, Table, checked_columns, prompts_from_table, used_columns
 from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Prompt
 
 
@@ -25,10 +26,11 @@ class FilePrompts(PromptSource):
         limit: read this many prompts from the top of the file; null reads all.
     """
 
-    def __init__(self, path: str, columns: dict[str, str] | None = None, limit: int | None = None) -> None:
+    def __init__(self, path: str, columns: dict[str, str] | None = None, limit: Count | None = None) -> None:
         self.path = path
         self.columns = columns
         self.limit = limit
+        require_in_range(self)
 
     def load(self) -> list[Prompt]:
         """Reads the file's prompts, in its order.
@@ -37,8 +39,6 @@ class FilePrompts(PromptSource):
             InputError: if the file is missing, empty, of another kind, or a record can't be read (named by its line).
         """
         path = Path(self.path)
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit is {self.limit}; write 1 or more, or null to read all of {path}")
         checked_columns(self.columns)
         if not path.is_file():
             raise InputError(f"prompts file {path} {'is a folder' if path.exists() else 'does not exist'}")

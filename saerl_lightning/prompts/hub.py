@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.rows import Table, checked_columns, prompts_from_table, used_columns
 from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class HubPrompts(PromptSource):
         split: str = "train",
         name: str | None = None,
         columns: dict[str, str] | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
         revision: str | None = None,
     ) -> None:
         self.path = path
@@ -43,6 +44,7 @@ class HubPrompts(PromptSource):
         self.columns = columns
         self.limit = limit
         self.revision = revision
+        require_in_range(self)
 
     def load(self) -> list[Prompt]:
         """Downloads the split unless it is cached, and reads its prompts, in its order.
@@ -51,8 +53,6 @@ class HubPrompts(PromptSource):
             InputError: if the data set, configuration, split or a column is unknown, the hub can't be reached, or a
                 record can't be read (named by its row, counted from 1).
         """
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit is {self.limit}; write 1 or more, or null to read all of {self.path}")
         checked_columns(self.columns)
         dataset = self._dataset()
         origin = f"{self.path}[{self.split}]"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.ranges import Count, Positive, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ class ReasoningGymPrompts(PromptSource):
     """
 
     def __init__(
-        self, tasks: dict[str, float], size: int, seed: int = 0, configs: dict[str, dict] | None = None
+        self, tasks: dict[str, Positive], size: Count, seed: Seed = 0, configs: dict[str, dict] | None = None
     ) -> None:
         self.tasks = tasks
         self.size = size
         self.seed = seed
         self.configs = configs
+        require_in_range(self)
 
     def load(self) -> list[Prompt]:
         """Makes the prompts, tasks shuffled among each other.
@@ -61,17 +63,13 @@ class ReasoningGymPrompts(PromptSource):
     def _check(self) -> None:
         from reasoning_gym.factory import DATASETS
 
-        if self.size < 1:
-            raise InputError(f"size is {self.size}; write 1 or more prompts")
         if not self.tasks:
             raise InputError("tasks is empty; write at least one, as {chain_sum: 1.0}")
         for task in [*self.tasks, *(self.configs or {})]:
             if task not in DATASETS or task == "composite":
                 near = difflib.get_close_matches(task, sorted(DATASETS), cutoff=0.4) or sorted(DATASETS)
                 raise InputError(f"reasoning-gym has no task {task!r}; did you mean {', '.join(near)}?")
-        for task, weight in self.tasks.items():
-            if not (weight > 0 and math.isfinite(weight)):
-                raise InputError(f"the weight of task {task!r} is {weight}; write a positive number")
+        for task in self.tasks:
             if task in BROKEN_SCORERS:
                 raise InputError(f"the scorer of task {task!r} {BROKEN_SCORERS[task]}; leave the task out")
         if unused := sorted(set(self.configs or {}) - set(self.tasks)):

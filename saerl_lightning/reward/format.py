@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Finite, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.reward import Reward
 
@@ -26,13 +27,14 @@ class FormatReward(Reward):
         InputError: if `pattern` is no regular expression.
     """
 
-    def __init__(self, pattern: str, whole: bool = False, weight: float = 1.0) -> None:
+    def __init__(self, pattern: str, whole: bool = False, weight: Finite = 1.0) -> None:
         try:
             self.pattern = re.compile(pattern, re.DOTALL)
         except re.error as error:
             raise InputError(f"pattern {pattern!r} is no regular expression: {error}") from error
         self.whole = whole
         self.weight = weight
+        require_in_range(self)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
         """Matches every completion's text."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, Finite, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.reward import Reward
 
@@ -26,12 +27,13 @@ class LengthReward(Reward):
         InputError: if the buffer is empty or longer than max_tokens.
     """
 
-    def __init__(self, max_tokens: int, buffer: int, weight: float = 1.0) -> None:
+    def __init__(self, max_tokens: Count, buffer: Count, weight: Finite = 1.0) -> None:
         if not 0 < buffer <= max_tokens:
             raise InputError(f"buffer is {buffer} and max_tokens {max_tokens}; write 1 <= buffer <= max_tokens")
         self.max_tokens = max_tokens
         self.buffer = buffer
         self.weight = weight
+        require_in_range(self)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
         """Scores every completion by its length in tokens."""

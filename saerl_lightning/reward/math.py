@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.answer import prepare_symbolic, quick_verdict, symbolic_verdict
 from saerl_lightning.reward.reward import Reward
@@ -27,8 +28,9 @@ class MathReward(Reward):
         deadline_s: seconds an answer may take to grade; past it the grader is killed, and the reward is NaN.
     """
 
-    def __init__(self, weight: float = 1.0, workers: int = 2, deadline_s: float = 10.0) -> None:
+    def __init__(self, weight: Finite = 1.0, workers: Workers = 2, deadline_s: Deadline = 10.0) -> None:
         self.weight = weight
+        require_in_range(self, workers=workers, deadline_s=deadline_s)
         self.pool = WorkerPool(workers, deadline_s, prepare_symbolic)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:

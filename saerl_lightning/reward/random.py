@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Finite, Seed, Share, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.reward import Reward
 
@@ -32,12 +32,11 @@ class RandomReward(Reward):
         InputError: if `p` is no probability.
     """
 
-    def __init__(self, p: float = 0.5, seed: int = 0, weight: float = 1.0) -> None:
-        if not 0 <= p <= 1:
-            raise InputError(f"RandomReward.p is {p}; write a chance from 0 to 1")
+    def __init__(self, p: Share = 0.5, seed: Seed = 0, weight: Finite = 1.0) -> None:
         self.p = p
         self.seed = seed
         self.weight = weight
+        require_in_range(self)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
         """Draws for every completion."""

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Deadline, Workers, require_in_range
 
 READY = "ready"
 STARTUP_S = 300.0  # a fresh process imports its grader; far beyond that it hangs
@@ -55,16 +55,13 @@ class WorkerPool:
         prepare: run in a fresh process before it counts as ready (slow imports).
     """
 
-    def __init__(self, workers: int, deadline_s: float, prepare: Callable[[], None] | None = None) -> None:
-        if workers < 1:
-            raise InputError(f"workers is {workers}; write 1 or more grader processes")
-        if deadline_s <= 0:
-            raise InputError(f"deadline_s is {deadline_s}; write a positive number of seconds")
+    def __init__(self, workers: Workers, deadline_s: Deadline, prepare: Callable[[], None] | None = None) -> None:
         self.workers = workers
         self.deadline_s = deadline_s
         self.prepare = prepare
         self.failures: Counter[str] = Counter()  # "overrun", "crash", "error" -> jobs
         self._pool: list[_Worker] = []
+        require_in_range(self)
 
     def map(self, function: Callable[..., float], jobs: Sequence[tuple]) -> list[float]:
         """Calls `function(*job)` for every job.

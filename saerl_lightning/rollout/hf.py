@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.completion import EndTest, check_lengths, end_test, lay_out
 from saerl_lightning.rollout.draw import prompt_seeds, uniforms
@@ -38,7 +39,7 @@ class HFEngine(RolloutEngine):
             Llama-like, and any model under autocast, decodes by its own forward; the log says why.
     """
 
-    def __init__(self, max_rows: int = 256, fused: bool = True) -> None:
+    def __init__(self, max_rows: Count = 256, fused: bool = True) -> None:
         self.max_rows = max_rows
         self.fused = fused
         self._model: PreTrainedModel | None = None
@@ -50,6 +51,7 @@ class HFEngine(RolloutEngine):
         self.fallback: str | None = (
             None  # why the policy's own forward decodes; null where nothing speaks against fusing
         )
+        require_in_range(self)
 
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
         """Remembers the policy; nothing is copied."""

@@ -9,12 +9,13 @@ import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, Positive, PositiveShare, Range, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.completion import check_lengths, end_ids, lay_out
 from saerl_lightning.rollout.draw import prompt_seeds
@@ -24,6 +25,8 @@ from saerl_lightning.rollout.isolation import undisturbed
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     # No vllm here: jsonargparse runs this block to read the constructor's types, and vllm takes ten seconds to import.
+
+SleepLevel = Annotated[int, Range(0, 2)]
 
 CPU_CACHE_GB = 1.0
 
@@ -47,11 +50,11 @@ class VLLMEngine(RolloutEngine):
     def __init__(
         self,
         dtype: str = "auto",
-        gpu_memory_utilization: float = 0.5,
+        gpu_memory_utilization: PositiveShare = 0.5,
         enforce_eager: bool = False,
-        max_num_seqs: int = 256,
-        kv_cache_gb: float | None = None,
-        sleep_level: int = 0,
+        max_num_seqs: Count = 256,
+        kv_cache_gb: Positive | None = None,
+        sleep_level: SleepLevel = 0,
         trust_remote_code: bool = False,
         adapters: bool = True,
     ) -> None:
@@ -71,6 +74,7 @@ class VLLMEngine(RolloutEngine):
         self._max_model_len = 0
         self._version = 0
         self._asleep: set[str] = set()
+        require_in_range(self)
 
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
         """Starts vLLM on the folder or hub name the policy was loaded from. Takes seconds to minutes."""

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, CountFrom2, require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.extraction import read_prompts
 from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
@@ -38,21 +39,18 @@ class HiddenSignals(SignalSource):
         self,
         model: ReadModel,
         pooling: Literal["mean", "max", "last"] = "mean",
-        components: int | None = None,
-        token_budget: int = 1024,
-        max_tokens: int = 1024,
+        components: Count | None = None,
+        token_budget: Count = 1024,
+        max_tokens: CountFrom2 = 1024,
     ) -> None:
         if pooling not in DENSE:
             raise InputError(f"pooling is {pooling!r}; write one of {', '.join(DENSE)}")
-        at_least = {"components": (components, 1), "token_budget": (token_budget, 1), "max_tokens": (max_tokens, 2)}
-        for name, (value, least) in at_least.items():
-            if value is not None and value < least:
-                raise InputError(f"HiddenSignals.{name} is {value}; write {least} or more")
         self.model = model
         self.pooling = pooling
         self.components = components
         self.token_budget = token_budget
         self.max_tokens = max_tokens
+        require_in_range(self)
 
     def features(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "N F"]:
         """Extracts rows of the stream's width, float32, or of `components` columns.

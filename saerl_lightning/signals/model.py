@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import CountFrom0, require_in_range
 from saerl_lightning.signals.activations import middle_layer, truncate
 
 if TYPE_CHECKING:
@@ -28,10 +29,14 @@ class ReadModel:
     """
 
     path: str
-    layer: int | None = None
+    layer: CountFrom0 | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str | None = None
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses a layer below 0."""
+        require_in_range(self)
 
     @property
     def name(self) -> str:

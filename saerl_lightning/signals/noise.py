@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, Seed, require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest
 from saerl_lightning.signals.source import Features, SignalSource
@@ -25,11 +25,10 @@ class RandomSignals(SignalSource):
         InputError: if `columns` is below 1.
     """
 
-    def __init__(self, columns: int = 64, seed: int = 0) -> None:
-        if columns < 1:
-            raise InputError(f"RandomSignals.columns is {columns}; write 1 or more")
+    def __init__(self, columns: Count = 64, seed: Seed = 0) -> None:
         self.columns = columns
         self.seed = seed
+        require_in_range(self)
 
     def features(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "N F"]:
         """Draws standard normal rows, (N, F)."""
@@ -60,9 +59,10 @@ class ShuffledSignals(SignalSource):
         seed: of the permutation.
     """
 
-    def __init__(self, inner: SignalSource, seed: int = 0) -> None:
+    def __init__(self, inner: SignalSource, seed: Seed = 0) -> None:
         self.inner = inner
         self.seed = seed
+        require_in_range(self)
 
     def features(self, prompts: Sequence[Prompt]) -> Features:
         """Computes the inner rows and permutes them."""

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from scipy.sparse import csr_array, vstack
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, CountFrom2, require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.codes import sparse_codes
 from saerl_lightning.signals.extraction import read_prompts
@@ -44,21 +45,19 @@ class CodeSignals(SignalSource, ABC):
         model: ReadModel,
         sae: SAESource,
         pooling: Literal["mean", "max", "last", "binary"] = "mean",
-        top: int = 256,
-        token_budget: int = 1024,
-        max_tokens: int = 1024,
+        top: Count = 256,
+        token_budget: Count = 1024,
+        max_tokens: CountFrom2 = 1024,
     ) -> None:
         if pooling not in SPARSE:
             raise InputError(f"pooling is {pooling!r}; write one of {', '.join(SPARSE)}")
-        for name, value, least in (("top", top, 1), ("token_budget", token_budget, 1), ("max_tokens", max_tokens, 2)):
-            if value < least:
-                raise InputError(f"{type(self).__name__}.{name} is {value}; write {least} or more")
         self.model = model
         self.sae = sae
         self.pooling = pooling
         self.top = top
         self.token_budget = token_budget
         self.max_tokens = max_tokens
+        require_in_range(self)
 
     @abstractmethod
     def refuse(self, sae: Any) -> None:

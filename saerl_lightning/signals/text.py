@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
 from scipy.sparse import csr_array
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, Range, require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_prompts
 from saerl_lightning.signals.source import SignalSource
+
+NGrams = Annotated[int, Range(1, 100)]
 
 VERSION = "1"  # raise it when the same arguments come to mean other features
 
@@ -36,14 +40,12 @@ class TextSignals(SignalSource):
         InputError: if a number is below 1.
     """
 
-    def __init__(self, max_features: int = 8192, ngrams: int = 2, sublinear: bool = True) -> None:
-        for name, value in {"max_features": max_features, "ngrams": ngrams}.items():
-            if value < 1:
-                raise InputError(f"TextSignals.{name} is {value}; write 1 or more")
+    def __init__(self, max_features: Count = 8192, ngrams: NGrams = 2, sublinear: bool = True) -> None:
         self.max_features = max_features
         self.ngrams = ngrams
         self.sublinear = sublinear
         self.names: list[str] | None = None  # F, the columns' terms, once `features` has found them
+        require_in_range(self)
 
     def features(self, prompts: Sequence[Prompt]) -> csr_array:
         """Fits and weighs, (N, F), float32.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import NotNegative, require_in_range
 
 GRACE = 10.0  # seconds between asking a run to end and ending it
 
@@ -102,10 +103,11 @@ class RayExecutor(Executor):
         cpus: that a run asks for.
     """
 
-    def __init__(self, gpus: float = 1, cpus: float = 1) -> None:
+    def __init__(self, gpus: NotNegative = 1, cpus: NotNegative = 1) -> None:
         self.gpus = gpus
         self.cpus = cpus
         self._tasks: list[Any] = []
+        require_in_range(self)
 
     def check(self) -> None:
         """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine.

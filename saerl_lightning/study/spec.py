@@ -15,6 +15,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, LongCount, Seed, require_in_range
 
 STRICT = ConfigDict(extra="forbid")
 OWN_FOLDERS = ("shared", "report", "causal", "drift")  # of a study; an arm has its name for a folder
@@ -55,8 +56,11 @@ class Budget:
 
     __pydantic_config__ = STRICT
 
-    steps: int | None = None
-    generated_tokens: int | None = None
+    steps: Count | None = None
+    generated_tokens: LongCount | None = None
+
+    def __post_init__(self) -> None:
+        require_in_range(self)
 
     @property
     def unit(self) -> Literal["steps", "tokens"]:
@@ -123,7 +127,7 @@ class StudySpec:
     name: str
     base: list[str]
     arms: dict[str, Arm]
-    seeds: list[int]
+    seeds: list[Seed]
     budget: Budget
     baseline: str
     metric: str = "val/macro/avg@k"
@@ -160,6 +164,7 @@ class StudySpec:
         Raises:
             InputError: for the first thing that is wrong.
         """
+        require_in_range(self)
         if not self.seeds:
             raise InputError("the study has no seeds; write a list, such as seeds: [0, 1, 2, 3, 4]")
         if repeated := _repeated(self.seeds):
@@ -225,6 +230,8 @@ def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"]) or "as a whole"
     said = {"unexpected_keyword_argument": "is no setting here", "missing": "is missing"}.get(first["type"])
-    if said is None:
+    if first["type"] == "value_error":  # a number out of its range
+        said = str(first["ctx"]["error"])
+    elif said is None:
         said = f"{first['msg'][:1].lower()}{first['msg'][1:]}, seen {first['input']!r}"
     return f"has a mistake at {place}: {said}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from saerl_lightning.cli import run
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.evaluation.estimators import bootstrap_interval
+from saerl_lightning.ranges import Count, Seed, Workers, require_arguments
 from saerl_lightning.tools.demo_arms import Arms, Trained
 from saerl_lightning.tools.demo_report import Measured, print_arms, print_tasks
 from saerl_lightning.tools.export import export
@@ -23,7 +24,7 @@ SFT, SAE, GRPO, SAERL = (f"configs/demo/{name}.yaml" for name in ("sft", "sae", 
 ARMS = {"GRPO": [TASKS, GRPO], "SAERL": [TASKS, GRPO, SAERL]}
 
 
-def demo(folder: str = "runs/demo", samples: int = 16, seeds: int = 2, jobs: int = 2, seed: int = 0) -> None:
+def demo(folder: str = "runs/demo", samples: Count = 16, seeds: Count = 2, jobs: Workers = 2, seed: Seed = 0) -> None:
     """Trains a tiny policy by GRPO with and without SAERL's operations, on one budget, and prints both beside each other.
 
     Args:
@@ -36,6 +37,7 @@ def demo(folder: str = "runs/demo", samples: int = 16, seeds: int = 2, jobs: int
     Raises:
         RunStopped: if vanilla GRPO did not improve the policy beyond the interval of the difference.
     """
+    require_arguments(demo, locals())
     started, root = time.monotonic(), Path(folder)
     _clear(root)
     _say("1/6  a policy of about a million random weights, and supervised steps to a partial skill")

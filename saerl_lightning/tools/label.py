@@ -21,6 +21,7 @@ from saerl_lightning.data.pool import PromptPool
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.weights import base_model, named_weights
 from saerl_lightning.prompts.labels import LabelFile, PassRate, Setting, read_labels
+from saerl_lightning.ranges import Count, Seed, require_arguments
 from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.reward.total import grade
@@ -87,9 +88,9 @@ def label(
     datamodule: PromptDataModule,
     trainer: lightning.Trainer,
     out: str,
-    prompts: int,
-    samples: int,
-    seed: int,
+    prompts: Count,
+    samples: Count,
+    seed: Seed,
 ) -> None:
     """Measures pass rates and writes them to a file, line by line, which a later call goes on with.
 
@@ -110,10 +111,8 @@ def label(
         InputError: if the run has no policy or no prompts, a number is below 1, the file was measured with other
             settings, there is more than one process, or the first reward gives grades outside of 0 to 1.
     """
+    require_arguments(label, locals())
     require_policy(model, datamodule)
-    for name, value in {"prompts": prompts, "samples": samples}.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}; write 1 or more")
     if trainer.world_size > 1:
         raise InputError(f"`label` runs in one process, but there are {trainer.world_size}; write --trainer.devices 1")
     drawn = model.sampling if isinstance(model, GRPOModule) else datamodule.val_sampling

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import NotNegative, Workers, require_arguments
 from saerl_lightning.study.execution import StudyExecution
 from saerl_lightning.study.luck import label, makings, product
 from saerl_lightning.study.plan import PlannedRun, duration, estimate, plan_text, planned_runs
@@ -31,11 +31,11 @@ INTERRUPTED = 130  # as shells say it
 def run(
     spec: str,
     out: str | None = None,
-    jobs: int = 2,
+    jobs: Workers = 2,
     print_commands: bool = False,
     shared_only: bool = False,
     executor: Literal["subprocess", "ray"] = "subprocess",
-    gpus: float = 1,
+    gpus: NotNegative = 1,
 ) -> None:
     """Runs a study: checks every arm, prints the plan, makes what is shared, runs arms x seeds.
 
@@ -51,8 +51,7 @@ def run(
         executor: where runs run: subprocesses here, or tasks of a Ray cluster.
         gpus: that a run asks Ray for.
     """
-    if jobs < 1:
-        raise InputError(f"jobs is {jobs}; write 1 or more")
+    require_arguments(run, locals())
     study = StudySpec.read(spec)
     root = Path(out or f"runs/study/{study.name}")
     place = SubprocessExecutor() if executor == "subprocess" else RayExecutor(gpus)

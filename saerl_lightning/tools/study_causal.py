@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.file import FilePrompts
+from saerl_lightning.ranges import CountFrom0, Range, Seed, require_arguments
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.cache import CachedSignals
 from saerl_lightning.study.causal.sums import Sum, draw
@@ -31,15 +33,15 @@ def causal(
     folder: str,
     model: str = "models/smollm2-135m",
     sae: str = "models/smollm2-135m-sae",
-    layer: int | None = None,
+    layer: CountFrom0 | None = None,
     tests: list[str] | None = None,
     prompts: str | None = None,
     label: str = "difficulty",
     dose: str | None = None,
-    questions: int = 48,
-    samples: int = 16,
-    fitted: int = 400,
-    seed: int = 0,
+    questions: Annotated[int, Range(4, MOST)] = 48,
+    samples: Annotated[int, Range(2, 1000)] = 16,
+    fitted: Annotated[int, Range(40, 10_000)] = 400,
+    seed: Seed = 0,
 ) -> None:
     """Tests what a difficulty probe follows: words injected, questions edited, features zeroed, the model steered.
 
@@ -63,8 +65,9 @@ def causal(
     Raises:
         InputError: if an argument is out of range, or model, SAE or prompts are missing.
     """
+    require_arguments(causal, locals())
     wanted = list(FILES) if tests is None else tests
-    _check(wanted, questions, samples, fitted, dose)
+    _check(wanted, dose)
     out = Path(folder) / "causal"
     if wanted:
         pool = FilePrompts(prompts).load() if prompts is not None else []
@@ -127,16 +130,12 @@ class Cases:
         return Labelled(words, fitting.features, np.arange(len(fitting.labels)), fitting.labels)
 
 
-def _check(tests: Sequence[str], questions: int, samples: int, fitted: int, dose: str | None) -> None:
+def _check(tests: Sequence[str], dose: str | None) -> None:
     for name in tests:
         if name not in FILES:
             raise InputError(f"no causal test is called '{name}'; write some of {', '.join(FILES)}")
     if not tests and dose is None:
         raise InputError(f"no test is asked for; write some of {', '.join(FILES)}, or --dose STUDY")
-    bounds = {"questions": (questions, 4, MOST), "samples": (samples, 2, 1000), "fitted": (fitted, 40, 10_000)}
-    for name, (value, least, most) in bounds.items():
-        if not least <= value <= most:
-            raise InputError(f"{name} is {value}; write {least} to {most}")
 
 
 def _write(section: Section, path: Path) -> None:

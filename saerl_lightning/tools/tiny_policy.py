@@ -12,12 +12,13 @@ from jsonargparse import auto_cli
 
 from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
+from saerl_lightning.ranges import Seed, require_arguments
 from saerl_lightning.records import Prompt
 
 TASKS = "configs/demo/tasks.yaml"
 
 
-def tiny_policy(folder: str, seed: int = 0, tasks: str = TASKS) -> None:
+def tiny_policy(folder: str, seed: Seed = 0, tasks: str = TASKS) -> None:
     """Writes the demo's random policy of about a million weights.
 
     Args:
@@ -25,6 +26,7 @@ def tiny_policy(folder: str, seed: int = 0, tasks: str = TASKS) -> None:
         seed: of the weights.
         tasks: config whose training prompts the tokenizer learns from.
     """
+    require_arguments(tiny_policy, locals())
     build_tiny_policy(folder, [f"{each.text} {each.answer}" for each in prompts_of(tasks, "train")], seed=seed)
 
 

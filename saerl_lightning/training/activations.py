@@ -20,6 +20,7 @@ from torch import Tensor
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.file import FilePrompts
 from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.ranges import Count, CountFrom0, CountFrom2, Seed, ShareBelow1, require_in_range
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.tokens import encode
 from saerl_lightning.signals.trie import Tokens
@@ -54,30 +55,20 @@ class ActivationDataModule(lightning.LightningDataModule):
         self,
         model: ReadModel,
         prompts: str | PromptSource,
-        batch_tokens: int = 2048,
-        buffer_tokens: int = 262_144,
-        token_budget: int = 1024,
-        max_tokens: int = 1024,
-        token_limit: int | None = None,
-        validation: float = 0.05,
-        validation_prompts: int = 64,
-        seed: int = 0,
+        batch_tokens: Count = 2048,
+        buffer_tokens: Count = 262_144,
+        token_budget: Count = 1024,
+        max_tokens: CountFrom2 = 1024,
+        token_limit: Count | None = None,
+        validation: ShareBelow1 = 0.05,
+        validation_prompts: CountFrom0 = 64,
+        seed: Seed = 0,
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        counts = {"batch_tokens": batch_tokens, "token_budget": token_budget, "max_tokens": max_tokens - 1}
-        for name, count in {**counts, "token_limit": 1 if token_limit is None else token_limit}.items():
-            if count < 1:
-                least = 2 if name == "max_tokens" else 1  # the first token is never harvested
-                raise InputError(f"data.{name} is {count + least - 1}; write {least} or more")
         if buffer_tokens < batch_tokens:
             raise InputError(
                 f"data.buffer_tokens is {buffer_tokens}, less than a batch (data.batch_tokens {batch_tokens}); raise it"
-            )
-        if not 0 <= validation < 1 or validation_prompts < 0:
-            raise InputError(
-                f"data.validation is {validation} and data.validation_prompts {validation_prompts}; write a share of the "
-                "prompts from 0 to below 1, and how many at most (0 for none)"
             )
         self.model = model
         self.prompts = prompts
@@ -92,6 +83,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         self._text: tuple[list[Tokens], list[Tokens]] | None = None  # to train on, held out
         self._loader: BlockLoader | None = None
         self._served = 0  # batches of this run that came before the loader was made
+        require_in_range(self, token_budget=token_budget)
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the text and splits it; the model itself is loaded with the first batch.

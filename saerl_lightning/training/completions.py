@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.loggers import WandbLogger
 
+from saerl_lightning.ranges import Count, CountFrom0, require_in_range
 from saerl_lightning.training.grpo import GRPOModule, SampledStep
 
 COLUMNS = ["step", "uid", "prompt", "completion", "answer", "reward", "advantage", "truncated"]
@@ -25,9 +26,10 @@ class CompletionTable(lightning.Callback):
         prompts: prompts shown a table, each with its whole group.
     """
 
-    def __init__(self, every_n_steps: int = 50, prompts: int = 2) -> None:
+    def __init__(self, every_n_steps: Count = 50, prompts: CountFrom0 = 2) -> None:
         self.every_n_steps = every_n_steps
         self.prompts = prompts
+        require_in_range(self)
 
     def on_train_batch_end(
         self,

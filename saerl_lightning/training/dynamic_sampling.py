@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import PromptBatch
 from saerl_lightning.training.sampled import SampledStep
 
@@ -49,14 +49,11 @@ class DynamicSampling:
         InputError: if `max_rounds` is below 1.
     """
 
-    max_rounds: int = 10
+    max_rounds: Count = 10
 
     def __post_init__(self) -> None:
         """Refuses a number that refills nothing."""
-        if self.max_rounds < 1:
-            raise InputError(
-                f"dynamic_sampling.max_rounds is {self.max_rounds}; write 1 or more, or --model.dynamic_sampling null"
-            )
+        require_in_range(self)
 
     def fill(
         self,

@@ -20,6 +20,7 @@ from saerl_lightning.objective.objective import Objective
 from saerl_lightning.policy.lean_layers import make_lean
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
+from saerl_lightning.ranges import Count, CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.reward.total import require_distinct, weighted_sum
@@ -73,12 +74,12 @@ class GRPOModule(PolicyModule):
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
-        warmup_steps: int = 0,
-        updates_per_batch: int = 1,
-        micro_tokens: int = 16384,
+        warmup_steps: CountFrom0 = 0,
+        updates_per_batch: Count = 1,
+        micro_tokens: Count = 16384,
         dynamic_sampling: DynamicSampling | None = None,
         shortcuts: Shortcuts = Shortcuts(),  # noqa: B008  # frozen
-        max_grad_norm: float | None = 1.0,
+        max_grad_norm: Positive | None = 1.0,
         guard: MismatchGuard | None = MismatchGuard(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
@@ -99,6 +100,7 @@ class GRPOModule(PolicyModule):
         self.guard = guard
         self.phases = Phases()
         self.last_step: SampledStep | None = None
+        require_in_range(self)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples, scores and descends."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.policy.logprobs import mismatch
+from saerl_lightning.ranges import Positive, require_in_range
 from saerl_lightning.records import Sampling
 
 # Measured with SmolLM2-135M on a CPU, mean nats a token: a right sync reads 5e-6 in float32 and 0.03 to 0.05 in bfloat16;
@@ -37,7 +38,11 @@ class MismatchGuard:
             policy and 0.1 for bfloat16 and float16.
     """
 
-    threshold: float | None = None
+    threshold: Positive | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses a threshold that no run, or every run, is beyond."""
+        require_in_range(self)
 
     def check(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from saerl_lightning.data.callback import Filtering
-from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.report.ledger import COLUMNS, FILE, Ledger
 from saerl_lightning.report.planned import OperationReport, PlannedRun
 from saerl_lightning.report.tables import summary
@@ -30,10 +30,9 @@ class PlanTable(lightning.Callback):
         InputError: if `rows` is below 1.
     """
 
-    def __init__(self, rows: int = 1000) -> None:
-        if rows < 1:
-            raise InputError(f"PlanTable.rows is {rows}; write 1 or more")
+    def __init__(self, rows: Count = 1000) -> None:
         self.rows = rows
+        require_in_range(self)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Writes on the first process; a resumed run has its tables in W&B already."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.ranges import Count, CountFrom0, Positive, Seed, Share, require_in_range
 from saerl_lightning.training.activations import ActivationDataModule
 from saerl_lightning.training.optimization import clip_gradients
 from saerl_lightning.training.sae_architecture import build, coefficients, inference, require_same_shapes
@@ -65,25 +66,19 @@ class SAEModule(lightning.LightningModule):
     def __init__(
         self,
         architecture: str = "topk",
-        expansion: int = 8,
-        d_sae: int | None = None,
+        expansion: Count = 8,
+        d_sae: Count | None = None,
         options: dict[str, bool | int | float | str | list[int] | None] | None = None,
         save_to: str | None = None,
         optimizer: OptimizerCallable = adam,
-        warmup_steps: int = 100,
-        decay: float = 0.2,
-        max_grad_norm: float | None = 1.0,
+        warmup_steps: CountFrom0 = 100,
+        decay: Share = 0.2,
+        max_grad_norm: Positive | None = 1.0,
         freeze_decoder: bool = False,
-        dead_after: int = 1_000_000,
-        seed: int = 0,
+        dead_after: Count = 1_000_000,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= decay <= 1:
-            raise InputError(f"model.decay is {decay}; write a share of the run, from 0 to 1")
-        if dead_after < 1 or warmup_steps < 0:
-            raise InputError(
-                f"model.dead_after is {dead_after} and model.warmup_steps {warmup_steps}; write 1 or more, and 0 or more"
-            )
         self.architecture = architecture
         self.expansion = expansion
         self.d_sae = d_sae
@@ -98,6 +93,7 @@ class SAEModule(lightning.LightningModule):
         self.seed = seed
         self._explained_variance = math.nan  # as last measured
         self.register_buffer("scale", torch.zeros(()))  # 0 until it is measured
+        require_in_range(self)
 
     @property
     def data(self) -> ActivationDataModule:

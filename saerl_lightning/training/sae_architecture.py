@@ -14,6 +14,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import HUGE
 
 if TYPE_CHECKING:
     from sae_lens.saes.sae import SAE, TrainingSAE, TrainingSAEConfig
@@ -72,6 +73,9 @@ def _checked(architecture: str, config: type[TrainingSAEConfig], options: Option
     listed = ", ".join(f"{name} ({default})" for name, default in allowed.items())
     if unknown := sorted(options.keys() - allowed):
         raise InputError(f"'{architecture}' has no option {', '.join(unknown)}; it has (with defaults) {listed}")
+    for name, value in options.items():
+        if isinstance(value, int | float) and not 0 <= value <= HUGE:
+            raise InputError(f"option {name} of '{architecture}' is {value}; write a number from 0 to {HUGE:g}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(config, skip=set(OURS))
     try:

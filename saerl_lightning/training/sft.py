@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from saerl_lightning.objective.aggregation import token_mean
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.logprobs import score
+from saerl_lightning.ranges import CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Rollouts
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
@@ -44,8 +45,8 @@ class SFTModule(PolicyModule):
         target: str = "{answer}",
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
-        warmup_steps: int = 0,
-        max_grad_norm: float | None = 1.0,
+        warmup_steps: CountFrom0 = 0,
+        max_grad_norm: Positive | None = 1.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -58,6 +59,7 @@ class SFTModule(PolicyModule):
         self.warmup_steps = warmup_steps
         self.max_grad_norm = max_grad_norm
         self.phases = Phases()
+        require_in_range(self)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Descends the negative log-likelihood of the answers, a mean over the batch's answer tokens."""

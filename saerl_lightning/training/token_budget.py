@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import LongCount, require_in_range
 
 
 class TokenBudget(lightning.Callback):
@@ -22,11 +23,10 @@ class TokenBudget(lightning.Callback):
         InputError: if `tokens` is below 1.
     """
 
-    def __init__(self, tokens: int) -> None:
-        if tokens < 1:
-            raise InputError(f"TokenBudget.tokens is {tokens}; write 1 or more")
+    def __init__(self, tokens: LongCount) -> None:
         self.tokens = tokens
         self.generated = 0
+        require_in_range(self)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -72,7 +72,7 @@ MISTAKES = {
     "policy without tokenizer": Bad(policy_without("tokenizer*"), "no tokenizer"),
     "policy without chat template": Bad(policy_without("chat_template*"), "no chat template"),
     "group of one": Bad(flags("--model.sampling.group_size=1"), "sampling.group_size is 1"),
-    "group of none": Bad(flags("--model.sampling.group_size=0"), "sampling.group_size is 0"),
+    "group of none": Bad(flags("--model.sampling.group_size=0"), "Sampling.group_size is 0"),
     "greedy groups": Bad(flags("--model.sampling.temperature=0"), "greedy groups are copies"),
     "completions beyond the context": Bad(
         flags("--model.sampling.max_tokens=2000"), "beyond the policy's context of 2048"
@@ -92,7 +92,7 @@ MISTAKES = {
     "no reward": Bad(flags("--model.rewards=[]"), "no weight between them"),
     "mixing beyond one half": Bad(flags("--data.mixing=TailMixing", "--data.mixing.fraction=0.6"), "fraction is 0.6"),
     "validation set of none": Bad(
-        flags('--data.val={{"dev": {{"source": "{folder}/dev.jsonl", "limit": 0}}}}'), "a set's limit is 0"
+        flags('--data.val={{"dev": {{"source": "{folder}/dev.jsonl", "limit": 0}}}}'), "ValidationSet.limit is 0"
     ),
     "curriculum without its label": Bad(
         flags("--data.curriculum=LabelOrder", "--data.curriculum.label=level"), "labels present: difficulty"
@@ -134,7 +134,7 @@ def test_reading_a_command_line_imports_no_engine(workplace):
         *workplace.command("fit", "--data.batch_size=0"),
     ]
     ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 2 and "data.batch_size is 0" in ended.stderr
+    assert ended.returncode == 2 and "PromptDataModule.batch_size is 0" in ended.stderr
     imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", ended.stderr, re.MULTILINE))
     assert "lightning" in imported
     assert not imported & {"vllm", "sae_lens"}

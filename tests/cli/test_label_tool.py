@@ -153,8 +153,8 @@ def test_what_it_refuses(measured, workplace, door):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--samples=0", "samples is 0; write 1 or more"),
-        ("--prompts=0", "prompts is 0; write 1 or more"),
+        ("--samples=0", "--samples is 0; write a whole number from 1 to"),
+        ("--prompts=0", "--prompts is 0; write a whole number from 1 to"),
         (f'--model.rewards=[{{"class_path": "{__name__}.Doubled"}}]', "Doubled, gave 0 to 2; a pass rate needs"),
         ("--data.chat.max_prompt_tokens=3", "none of the 12 training prompts is short enough"),
         ("--model.sampling.max_tokens=2000", "beyond the policy's context of 2048"),

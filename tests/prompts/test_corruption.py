@@ -129,5 +129,5 @@ def test_the_last_message_of_the_user_is_corrupted():
 
 
 def test_one_sample_is_refused():
-    with pytest.raises(InputError, match="samples is 1; write 2 or more"):
+    with pytest.raises(InputError, match="samples is 1; write a whole number from 2 to"):
         CorruptedCopies(samples=1)

@@ -42,5 +42,5 @@ def test_a_draw_depends_on_seed_prompt_text_and_place_and_on_nothing_else():
 
 def test_it_is_named_and_refuses_what_is_no_chance():
     assert RandomReward(weight=0.3).name == "random" and RandomReward(weight=0.3).weight == 0.3
-    with pytest.raises(InputError, match=r"RandomReward\.p is 1\.5; write a chance from 0 to 1"):
+    with pytest.raises(InputError, match=r"RandomReward\.p is 1\.5; write a number from 0 to 1"):
         RandomReward(1.5)

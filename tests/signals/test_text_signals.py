@@ -64,7 +64,7 @@ def test_every_cycle_is_drawn_alike():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(InputError, match=r"TextSignals\.ngrams is 0; write 1 or more"):
+    with pytest.raises(InputError, match=r"TextSignals\.ngrams is 0; write a whole number from 1 to 100"):
         TextSignals(ngrams=0)
     with pytest.raises(InputError, match="found no word in 2 prompts"):
         TextSignals().features(pool(" ", ""))
