@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.ranges import Count, CountFrom0, PositiveShare, Range, Seed, require_in_range
+from saerl_lightning.ranges import Count, CountFrom0, PositiveShare, Range, require_in_range
 
 Temperature = Annotated[float, Range(0, 100)]
+SamplerSeed = Annotated[int, Range(0, 2**62)]  # wide: a run derives one a step from the one that was given
 COLDEST = 0.01  # lowest temperature that is not greedy
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
@@ -91,7 +92,7 @@ class Sampling:
     top_p: PositiveShare = 1.0
     top_k: CountFrom0 = 0
     max_tokens: Count = 256
-    seed: Seed = 0
+    seed: SamplerSeed = 0
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ class HFEngine(RolloutEngine):
             The samples do not depend on it.
         fused: decode with fused copies of the weights, made by `load_weights`: faster, costs a second copy of the
             layers' weights between `load_weights` and `sleep` (on a CPU also of the output head). A model that isn't
-            Llama-like, and any model under autocast, decodes by its own forward; the log says why.
+            Llama-like, has adapters on bfloat16 weights, or is under autocast decodes by its own forward; the log says why.
     """
 
     def __init__(self, max_rows: Count = 256, fused: bool = True) -> None:
@@ -97,6 +97,10 @@ class HFEngine(RolloutEngine):
         self._weights = None  # first, so that there are never three copies
         model, _ = self._started()
         self._check_autocast(model)
+        if self.fused and self.fallback is None and hasattr(model, "peft_config") and model.dtype != torch.float32:
+            self._fall_back(
+                f"adapters merged into {str(model.dtype).removeprefix('torch.')} weights lose their last bits"
+            )
         if not self.fused or self.fallback is not None:
             return
         from saerl_lightning.rollout.fused_weights import NotLlamaLike

@@ -35,7 +35,8 @@ class VLLMEngine(RolloutEngine):
     """Samples with an in-process vLLM that receives the policy's weights after every update.
 
     Args:
-        dtype: of vLLM's weights: float32, bfloat16, float16; auto takes the policy's own.
+        dtype: of vLLM's weights: float32, bfloat16, float16; auto takes what the policy computes in: bfloat16 under
+            trainer.precision bf16-mixed, else the dtype of its weights.
         gpu_memory_utilization: share of the GPU's memory that vLLM may claim, weights and cache together.
         enforce_eager: do not compile the model or capture CUDA graphs: starts faster, samples slower.
         max_num_seqs: most completions decoded at a time.
@@ -72,6 +73,7 @@ class VLLMEngine(RolloutEngine):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._ends: list[int] = []
         self._max_model_len = 0
+        self._weights_dtype = ""  # once it is started
         self._version = 0
         self._asleep: set[str] = set()
         require_in_range(self)
@@ -90,6 +92,7 @@ class VLLMEngine(RolloutEngine):
         self._tokenizer, self._max_model_len = tokenizer, max_model_len
         self._ends = end_ids(model, tokenizer)
         self._rank, self._request = (adapter_rank(model) if self.adapters and self.sleep_level < 2 else 0), None
+        self._weights_dtype = self.dtype if self.dtype != "auto" else str(compute_dtype(model)).removeprefix("torch.")
         with undisturbed():
             self._llm = self._launch(model, max_model_len)
 
@@ -101,7 +104,7 @@ class VLLMEngine(RolloutEngine):
 
         return LLM(
             model=str(model.name_or_path),
-            dtype=str(model.dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype,  # type: ignore[arg-type]
+            dtype=self._weights_dtype,  # type: ignore[arg-type]
             max_model_len=max_model_len,
             max_num_seqs=self.max_num_seqs,
             gpu_memory_utilization=self.gpu_memory_utilization,
@@ -159,7 +162,10 @@ class VLLMEngine(RolloutEngine):
         """
         llm, _ = self._started()
         self._wake("weights")
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
+        dtype = getattr(torch, self._weights_dtype)
+        cast = ((name, tensor.to(dtype) if tensor.is_floating_point() else tensor) for name, tensor in named_tensors)
+        with undisturbed():
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
         self._wake("kv_cache")
         if not llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache; prefixes of the old weights would be sampled from")
@@ -216,6 +222,12 @@ class VLLMEngine(RolloutEngine):
         if self._llm is None or self._tokenizer is None:
             raise RuntimeError("VLLMEngine was used before start, or after close")
         return self._llm, self._tokenizer
+
+
+def compute_dtype(model: PreTrainedModel) -> torch.dtype:
+    """What the policy computes in: autocast's dtype where it is on, else the dtype of its weights."""
+    kind = model.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
 
 
 def adapter_rank(model: PreTrainedModel) -> int:

@@ -31,6 +31,7 @@ from saerl_lightning.training.distributed import gather_objects, gather_outcomes
 from saerl_lightning.training.dynamic_sampling import DynamicSampling, Filled
 from saerl_lightning.training.grading import sample_and_grade
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
+from saerl_lightning.training.optimization import Gradients
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.policy import PolicyModule
 from saerl_lightning.training.reference import Reference
@@ -99,6 +100,7 @@ class GRPOModule(PolicyModule):
         self.max_grad_norm = max_grad_norm
         self.guard = guard
         self.phases = Phases()
+        self.gradients = Gradients()
         self.last_step: SampledStep | None = None
         require_in_range(self)
 
@@ -202,9 +204,15 @@ class GRPOModule(PolicyModule):
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
-    def on_fit_start(self) -> None:
-        """Refuses settings that do not fit each other, and says what the run will do."""
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        """Refuses settings that do not fit each other before data or weights are loaded."""
         require_distinct(self.rewards)
+        if self.guard or self.objective.reads_sampler:
+            refuse_truncated_support(self.sampling)
+        return super().configure_callbacks()
+
+    def on_fit_start(self) -> None:
+        """Refuses a batch that does not fit, and says what the run will do."""
         arithmetic = BatchArithmetic(
             prompts=self.prompts.batch_size,
             sampling=self.sampling,
@@ -216,8 +224,6 @@ class GRPOModule(PolicyModule):
             context=self.context,
         )
         arithmetic.check()
-        if self.guard or self.objective.reads_sampler:
-            refuse_truncated_support(self.sampling)
         rank_zero_info(arithmetic)
         self.scorer = Scorer(
             self.sampling.temperature,

@@ -1,16 +1,68 @@
-"""The optimiser's side of a step: building it, warm-up, clipping, and the refusal to step on a loss that is no number."""
+"""The optimiser's side of a step: a trial at the door, warm-up, unscaling, clipping, and the refusal to step on no number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from saerl_lightning.errors import RunStopped
+from saerl_lightning.errors import InputError, RunStopped
+
+if TYPE_CHECKING:
+    import lightning
+
+FASTEST = 1000.0  # the largest learning rate that is no slip of the pen
+
+
+def require_steps(
+    optimizer: Callable[..., Optimizer], lr_scheduler: Callable[..., Any] | None, device: torch.device
+) -> None:
+    """Lets an optimiser and its schedule take one step on a weight of no account, before anything heavy is loaded.
+
+    Args:
+        optimizer: makes the optimiser over given weights.
+        lr_scheduler: makes its schedule; None has none.
+        device: that the weights will be on.
+
+    Raises:
+        InputError: if either can't be made or stepped, or the learning rate is none.
+    """
+    weight = nn.Parameter(torch.zeros(2, 2, device=device))
+    weight.grad = torch.zeros_like(weight)
+    closures = []
+    with _refusing("optimizer"):
+        made = optimizer([weight])
+        for group in made.param_groups:
+            if not 0 <= float(group["lr"]) <= FASTEST:
+                raise InputError(
+                    f"the learning rate is {float(group['lr'])}; write a number from 0 to {FASTEST:g}, e.g. 1e-6"
+                )
+        made.step(lambda: closures.append(True))  # as Lightning calls it
+        if not closures:
+            raise TypeError(f"{type(made).__name__} does not call its closure, in which gradients are clipped")
+    if lr_scheduler is not None:
+        with _refusing("lr_scheduler"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Lightning's and torch's schedules about themselves
+            lr_scheduler(made).step()
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever a class of torch's or the user's own makes of its arguments
+        raise InputError(
+            f"model.{name} can't take a step: {' '.join(str(error).split())}; write one of torch.optim that needs nothing "
+            "but gradients and the number of the step"
+        ) from error
 
 
 @contextmanager
@@ -38,14 +90,52 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
     return float(torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm))
 
 
-def require_finite(loss: float, grad_norm: float, uids: Sequence[str]) -> None:
-    """Refuses to step on NaN or infinity.
+class Gradients:
+    """The gradients of an optimiser step: unscaled, clipped, and judged, in this order.
 
-    Raises:
-        RunStopped: naming the batch; the weights are those before it.
+    Under `precision: 16-mixed` the loss is scaled up and an overflow is nothing to worry about: the scaler leaves the step
+    out and halves its scale. Such steps are counted.
     """
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise RunStopped(
-            f"the loss is {loss} and the gradient norm {grad_norm} on the batch of prompts {', '.join(uids)}; stopped before "
-            "the step, so the last checkpoint is good. Lower the learning rate, clip more, or look at these prompts."
-        )
+
+    def __init__(self) -> None:
+        self.norm = math.nan  # of the last step, before clipping
+        self.overflowed = False  # whether the last step was left out
+        self.skipped = 0  # steps left out since the run, or its last resume, began
+
+    def prepare(
+        self,
+        trainer: lightning.Trainer,
+        optimizer: Optimizer,
+        max_norm: float | None,
+        complaint: Callable[[float], str],
+    ) -> None:
+        """Makes the gradients ready for the step; called inside it, by the hook that Lightning has for it.
+
+        Args:
+            trainer: whose precision may scale the loss.
+            optimizer: torch's own, not Lightning's wrapper.
+            max_norm: norm that the gradients are scaled down to; None leaves them.
+            complaint: what to say of a norm that is no number.
+
+        Raises:
+            RunStopped: if the norm is no number and no scaler is at work, or its scale is below 1 already; the step is not
+                taken.
+        """
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # Lightning leaves it to fused optimisers, and would clip scaled gradients
+        self.norm = clip_gradients((p for group in optimizer.param_groups for p in group["params"]), max_norm)
+        self.overflowed = not math.isfinite(self.norm)
+        if not self.overflowed:
+            return
+        if scaler is None or scaler.get_scale() < 1:
+            raise RunStopped(complaint(self.norm))
+        self.skipped += 1
+
+
+def not_finite(loss: float, grad_norm: float, uids: Sequence[str]) -> str:
+    """What to say of a loss or a gradient norm that is no number."""
+    return (
+        f"the loss is {loss} and the gradient norm {grad_norm} on the batch of prompts {', '.join(uids)}; stopped before "
+        "the step, so the last checkpoint is good. Lower the learning rate, clip more, or look at these prompts."
+    )

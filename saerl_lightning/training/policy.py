@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +14,22 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.evaluation.metrics import SampledAccuracy, macro_average
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.weights import base_model, named_weights, save_adapters
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.training.optimization import clip_gradients, require_finite, warm_up
+from saerl_lightning.training.optimization import Gradients, not_finite, require_steps, warm_up
 from saerl_lightning.training.phases import Phases
+from saerl_lightning.training.precision import require_trainable
 
 if TYPE_CHECKING:
     from lightning.pytorch.core.optimizer import LightningOptimizer
+    from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -47,6 +52,7 @@ class PolicyModule(lightning.LightningModule, ABC):
     warmup_steps: int
     max_grad_norm: float | None
     model: PreTrainedModel
+    gradients: Gradients
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -69,6 +75,13 @@ class PolicyModule(lightning.LightningModule, ABC):
         if torch.is_autocast_enabled(self.device.type):
             return torch.get_autocast_dtype(self.device.type)
         return next(self.model.parameters()).dtype
+
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        """Refuses what can be refused before data or weights are loaded: the first hook of a run. Adds no callbacks."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            require_trainable(self.policy, self.trainer.precision)
+            require_steps(self.optimizer, self.lr_scheduler, self.trainer.strategy.root_device)
+        return []
 
     def configure_model(self) -> None:
         """Loads the policy's weights, once."""
@@ -99,14 +112,16 @@ class PolicyModule(lightning.LightningModule, ABC):
         if self._engine_version == self.global_step:
             return
         if self._engine_version is None:
-            self.engine.start(base_model(self.model), self.tokenizer, self._longest_row())
+            with self.trainer.precision_plugin.forward_context():  # so that it sees what the policy computes in
+                self.engine.start(base_model(self.model), self.tokenizer, self._longest_row())
         self.engine.wake()
         if self.engine.takes_adapters:
             with TemporaryDirectory(prefix="adapters-") as folder:
                 save_adapters(self.model, Path(folder))
                 self.engine.load_adapters(Path(folder), self.global_step)
         else:
-            self.engine.load_weights(named_weights(self.model), self.global_step)
+            with self.trainer.precision_plugin.forward_context():
+                self.engine.load_weights(named_weights(self.model), self.global_step)
         self._engine_version = self.global_step
 
     def _longest_row(self) -> int:
@@ -123,6 +138,8 @@ class PolicyModule(lightning.LightningModule, ABC):
         """Every way this run samples; the engine is made for the longest."""
         return self.prompts.samplings
 
+    _complaint: Callable[[float], str]  # what to say of a gradient norm that is no number
+
     # -- descending ----------------------------------------------------------------------------------------------------
 
     def descend(self, loss: float, batch: PromptBatch) -> dict[str, float]:
@@ -135,16 +152,28 @@ class PolicyModule(lightning.LightningModule, ABC):
             RunStopped: if the loss or the norm is no number; the step is not taken.
         """
         optimizer = cast("LightningOptimizer", self.optimizers())
-        with self.phases("optimizer"):
-            norm = clip_gradients(self.model.parameters(), self.max_grad_norm)
-        require_finite(loss, norm, [prompt.uid for prompt in batch.prompts])
+        uids = [prompt.uid for prompt in batch.prompts]
+        self._complaint = lambda norm: not_finite(loss, norm, uids)
+        if not math.isfinite(loss):
+            raise RunStopped(self._complaint(math.nan))
         with self.phases("optimizer"), warm_up(optimizer.optimizer, self.global_step, self.warmup_steps):
             rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
         optimizer.zero_grad()
-        if (schedule := cast("LRScheduler | None", self.lr_schedulers())) is not None:
+        schedule = cast("LRScheduler | None", self.lr_schedulers())
+        if schedule is not None and not self.gradients.overflowed:
             schedule.step()
-        return {"optim/grad_norm": norm, "optim/lr": rate}
+        logged = {"optim/grad_norm": self.gradients.norm, "optim/lr": rate}
+        return {**logged, "optim/skipped_steps": float(self.gradients.skipped)} if self.scales_loss else logged
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the precision scales the loss (16-mixed), so that steps may be left out."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Unscales, clips and judges the gradients; Lightning calls it inside the step."""
+        self.gradients.prepare(self.trainer, optimizer, self.max_grad_norm, self._complaint)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

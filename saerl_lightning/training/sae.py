@@ -16,14 +16,16 @@ import lightning
 import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, CountFrom0, Positive, Seed, Share, require_in_range
 from saerl_lightning.training.activations import ActivationDataModule
-from saerl_lightning.training.optimization import clip_gradients
+from saerl_lightning.training.optimization import Gradients, require_steps
+from saerl_lightning.training.precision import require_float32_weights
 from saerl_lightning.training.sae_architecture import build, coefficients, inference, require_same_shapes
 from saerl_lightning.training.sae_evaluation import HeldOutText
 from saerl_lightning.training.sae_folder import describe, require_replaceable, save
@@ -91,6 +93,7 @@ class SAEModule(lightning.LightningModule):
         self.freeze_decoder = freeze_decoder
         self.dead_after = dead_after
         self.seed = seed
+        self.gradients = Gradients()
         self._explained_variance = math.nan  # as last measured
         self.register_buffer("scale", torch.zeros(()))  # 0 until it is measured
         require_in_range(self)
@@ -109,6 +112,13 @@ class SAEModule(lightning.LightningModule):
     def folder(self) -> Path:
         """Where the finished SAE goes."""
         return Path(self.trainer.default_root_dir, "sae") if self.save_to is None else Path(self.save_to)
+
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        """Refuses what can be refused before text or model are read: the first hook of a run. Adds no callbacks."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            require_float32_weights(self.trainer.precision)
+            require_steps(self.optimizer, None, self.trainer.strategy.root_device)
+        return []
 
     def setup(self, stage: str) -> None:
         """Refuses a place to save to before anything is trained."""
@@ -178,13 +188,17 @@ class SAEModule(lightning.LightningModule):
             RunStopped: before the step, so the last checkpoint is good.
         """
         limit = self.max_grad_norm if gradient_clip_val is None else gradient_clip_val
-        norm = clip_gradients(self.sae.parameters(), limit)
-        if not math.isfinite(norm):
-            raise RunStopped(
-                f"the gradient norm is {norm} at step {self.global_step}; stopped before the step, so the last checkpoint is "
-                "good. Lower the learning rate, or look for activations that are no numbers"
-            )
-        self.log("optim/grad_norm", norm)
+        step = self.global_step
+        self.gradients.prepare(
+            self.trainer,
+            optimizer,
+            limit,
+            lambda norm: (
+                f"the gradient norm is {norm} at step {step}; stopped before the step, so the last checkpoint is good. Lower "
+                "the learning rate, or look for activations that are no numbers"
+            ),
+        )
+        self.log("optim/grad_norm", self.gradients.norm)
 
     def _report(self, output: TrainStepOutput) -> None:
         losses = {f"loss/{name.removesuffix('_loss')}": value.detach() for name, value in output.losses.items()}

@@ -14,6 +14,8 @@ from saerl_lightning.ranges import CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Rollouts
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.training.distributed import mean_over_ranks
+from saerl_lightning.training.optimization import Gradients
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.policy import PolicyModule
 
@@ -59,17 +61,22 @@ class SFTModule(PolicyModule):
         self.warmup_steps = warmup_steps
         self.max_grad_norm = max_grad_norm
         self.phases = Phases()
+        self.gradients = Gradients()
         require_in_range(self)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Descends the negative log-likelihood of the answers, a mean over the batch's answer tokens."""
+        """Descends the negative log-likelihood of the answers, a mean over the answer tokens of all ranks' batches.
+
+        Data-parallel training averages the ranks' gradients, so a rank divides by the mean of their token counts.
+        """
         rows = self.rows(batch)
         tokens, mask = rows.tokens.to(self.device), rows.mask.to(self.device)
         logprobs, _ = score(self.model, tokens, mask, temperature=1.0)
-        loss = -token_mean(logprobs, mask, float(mask.sum()))
+        count = mean_over_ranks(self.trainer, mask.sum().float())
+        loss = -token_mean(logprobs, mask, count.item())
         self.manual_backward(loss)
         self.log_dict(self.descend(loss.item(), batch))
-        self.log("loss", loss.item(), prog_bar=True)
+        self.log("loss", loss.item(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
         self.prompts.advance()
 
     def rows(self, batch: PromptBatch) -> Rollouts:

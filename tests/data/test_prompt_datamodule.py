@@ -539,7 +539,7 @@ def test_without_a_tokenizer_or_a_test_set_it_says_so():
         make().setup("fit")
     with pytest.raises(InputError, match="names no set"):
         trainer().test(Recorder(), datamodule=make())
-    with pytest.raises(InputError, match="ValidationSet\.limit is 0; .*, or null"):
+    with pytest.raises(InputError, match=r"ValidationSet\.limit is 0; .*, or null"):
         ValidationSet("v.jsonl", limit=0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from itertools import groupby
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.records import Rollouts
 from saerl_lightning.training.micro_batches import packed_cut, padded_cut
-from saerl_lightning.training.optimization import clip_gradients, require_finite, warm_up
+from saerl_lightning.training.optimization import Gradients, clip_gradients, not_finite, warm_up
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.report import group_metrics, length_metrics, reward_metrics
 from saerl_lightning.training.rng import random_states, restore_random_states
@@ -150,10 +151,13 @@ def test_clipping_returns_the_norm_before():
         assert parameter.grad.norm().item() == pytest.approx(after, abs=1e-5)
 
 
-@pytest.mark.parametrize(("loss", "norm"), [(NAN, 1.0), (1.0, math.inf), (-math.inf, 1.0)])
-def test_no_step_on_what_is_no_number(loss, norm):
+@pytest.mark.parametrize("gradient", [NAN, math.inf, -math.inf])
+def test_no_step_on_what_is_no_number(gradient):
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([1.0, gradient])
+    trainer = SimpleNamespace(precision_plugin=object())
     with pytest.raises(RunStopped, match="a, b"):
-        require_finite(loss, norm, ["a", "b"])
+        Gradients().prepare(trainer, torch.optim.SGD([parameter]), 1.0, lambda norm: not_finite(1.0, norm, ["a", "b"]))
 
 
 def test_phases_add_up_and_tell():
