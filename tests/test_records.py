@@ -38,7 +38,7 @@ def test_text_is_the_users_words():
     [("group_size", 0), ("temperature", -0.1), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("max_tokens", 0)],
 )
 def test_sampling_refuses_what_means_nothing(name, value):
-    with pytest.raises(InputError, match=rf"sampling\.{name} is {value}"):
+    with pytest.raises(InputError, match=rf"Sampling\.{name} is {value}"):
         Sampling(**{name: value})
 
 

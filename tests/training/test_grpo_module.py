@@ -310,9 +310,13 @@ def test_gradient_checkpointing_changes_memory_not_the_step(tiny, tmp_path):
     assert largest_difference(checkpointed, one_step(tiny, tmp_path)) < 1e-6
 
 
-def test_bfloat16_policy_trains_under_the_guard(tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("policy", "precision"),
+    [({}, "bf16-mixed"), ({"dtype": "bfloat16", "lora": LoRA()}, "32-true"), ({"lora": LoRA()}, "bf16-mixed")],
+)
+def test_bfloat16_arithmetic_trains_under_the_guard(tiny, tmp_path, policy, precision):
     record = Record()
-    fit(module(tiny, policy=Policy(tiny, dtype="bfloat16")), data(), trainer(tmp_path, 2, (record,)))
+    fit(module(tiny, policy=Policy(tiny, **policy)), data(), trainer(tmp_path, 2, (record,), precision=precision))
     assert 0 <= record.rows[-1]["sampler/mismatch_mean"] < 0.1
 
 
