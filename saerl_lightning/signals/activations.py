@@ -30,7 +30,8 @@ def truncate(model: PreTrainedModel, layer: int) -> PreTrainedModel:
     The weights of what is kept are shared with `model`, which is changed in place: its decoder ends early from now on.
 
     Args:
-        model: a causal language model with `base_model.layers` and a final `norm` (Llama, Qwen, Gemma, ...).
+        model: a causal language model whose decoder has `layers` and a final `norm` (Llama, Qwen, Gemma, ...); of a model
+            that sees pictures too, its text decoder is taken.
         layer: last layer that is run, from 0; its output is TransformerLens' `blocks.<layer>.hook_resid_post`.
 
     Returns:
@@ -39,7 +40,7 @@ def truncate(model: PreTrainedModel, layer: int) -> PreTrainedModel:
     Raises:
         InputError: if the model has no such layer, or is not built of `layers` and a `norm`.
     """
-    decoder: Any = model.base_model
+    decoder: Any = model.get_decoder()
     layers = getattr(decoder, "layers", None)
     if layers is None or not hasattr(decoder, "norm"):
         raise InputError(
@@ -95,7 +96,7 @@ def replaced_output(
         made = replace(stream, given)
         return (made, *output[1:]) if isinstance(output, tuple) else made
 
-    layers = getattr(model.base_model, "layers", None)
+    layers = getattr(model.get_decoder(), "layers", None)
     if layers is None or not 0 <= layer < len(layers):
         have = "no `layers`" if layers is None else f"layers 0 to {len(layers) - 1}"
         raise InputError(f"layer is {layer}, but {type(model).__name__} has {have}; write one that it has")

@@ -55,7 +55,8 @@ class ReadModel:
             config = AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
             raise InputError(f"no model could be read at '{self.path}': {_first_line(error)}") from error
-        layers, width = config.num_hidden_layers, config.hidden_size
+        text = config.get_text_config()  # of a model that sees pictures too, the part that reads text
+        layers, width = text.num_hidden_layers, text.hidden_size
         layer = middle_layer(layers) if self.layer is None else self.layer
         if not 0 <= layer < layers:
             raise InputError(f"layer is {layer}, but '{self.path}' has layers 0 to {layers - 1}; write one of them")

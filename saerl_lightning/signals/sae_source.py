@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,14 @@ from saerl_lightning.signals.fingerprint import digest, digest_folder
 from saerl_lightning.signals.model import ReadModel
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the files of a sae-lens folder
+BY_TOKEN = {
+    "standard",
+    "gated",
+    "topk",
+    "abstopk",
+    "jumprelu",
+    "matching_pursuit",
+}  # sae-lens's kinds, read token by token
 HOOK = re.compile(r"(?:blocks\.(?P<block>\d+)\.hook_resid_(?P<side>pre|post)|(?:model\.)?layers\.(?P<layer>\d+))$")
 
 
@@ -42,11 +51,14 @@ class SAESource:
         Raises:
             InputError: if there is no such SAE, its files are broken, or it doesn't fit the model.
         """
-        device = str(model.place)
-        folder, sae_id = Path(self.path), self.sae_id
+        self._refuse_misfit(self._config(), model)
+        device, folder, sae_id = str(model.place), Path(self.path), self.sae_id
         sae = _from_folder(folder, device) if sae_id is None else _from_release(self.path, sae_id, device)
-        self._refuse_misfit(sae, model)
         return sae.eval().requires_grad_(False)
+
+    def _config(self) -> Mapping[str, Any]:
+        """The SAE's configuration in sae-lens's present form, read without its weights."""
+        return _folder_config(Path(self.path)) if self.sae_id is None else _release_config(self.path, self.sae_id)
 
     def fingerprint(self) -> str:
         """Names the SAE: its files' contents, or its release and id.
@@ -59,26 +71,32 @@ class SAESource:
         _refuse_missing(Path(self.path))
         return digest_folder(Path(self.path), (Path(CONFIG).suffix, Path(WEIGHTS).suffix))
 
-    def _refuse_misfit(self, sae: Any, model: ReadModel) -> None:
+    def _refuse_misfit(self, config: Mapping[str, Any], model: ReadModel) -> None:
         layer, _, width = model.config()
-        known = sae.cfg.metadata
-        if sae.cfg.d_in != width:
+        known = config.get("metadata", {})
+        name, hook = known.get("model_name"), known.get("hook_name")
+        if config["architecture"] not in BY_TOKEN:
             raise InputError(
-                f"the SAE at '{self.path}' reads {sae.cfg.d_in} numbers a token, but '{model.path}' has a residual "
+                f"the SAE at '{self.path}' is of the kind '{config['architecture']}', which does not turn each token's "
+                f"residual stream into features of its own; take one of the kinds {', '.join(sorted(BY_TOKEN))}"
+            )
+        expected = hooked_layer(hook) if hook else layer
+        if config["d_in"] != width:
+            raise InputError(
+                f"the SAE at '{self.path}' reads {config['d_in']} numbers a token, but '{model.path}' has a residual "
                 f"stream of {width}; take an SAE that was trained on this model"
             )
-        if self.check_model and known.model_name and short_name(known.model_name) != model.name:
+        if self.check_model and name and short_name(name) != model.name:
             raise InputError(
-                f"the SAE at '{self.path}' was trained on '{short_name(known.model_name)}', but the model that is read is "
+                f"the SAE at '{self.path}' was trained on '{short_name(name)}', but the model that is read is "
                 f"'{model.name}'; if they are the same model, write `check_model: false`"
             )
-        expected = hooked_layer(known.hook_name) if known.hook_name else layer
         if expected != layer:
             raise InputError(
-                f"the SAE at '{self.path}' reads layer {expected} ({known.hook_name}), but layer {layer} of "
+                f"the SAE at '{self.path}' reads layer {expected} ({hook}), but layer {layer} of "
                 f"'{model.path}' is read; write `layer: {expected}`"
             )
-        if sae.cfg.normalize_activations == "expected_average_only_in":
+        if config.get("normalize_activations") == "expected_average_only_in":
             raise InputError(
                 f"the SAE at '{self.path}' expects scaled activations, and its scale is not known; "
                 f"save it with the scale folded into its weights (fold_activation_norm_scaling_factor)"
@@ -120,13 +138,13 @@ def _refuse_missing(folder: Path) -> None:
             raise InputError(f"'{folder / name}' is missing; an SAE folder holds {CONFIG} and {WEIGHTS}")
 
 
-def _from_folder(folder: Path, device: str) -> Any:
-    from sae_lens import SAE
+def _folder_config(folder: Path) -> Mapping[str, Any]:
+    from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
     from safetensors import SafetensorError, safe_open
 
     _refuse_missing(folder)
     try:
-        json.loads((folder / CONFIG).read_text())
+        written = json.loads((folder / CONFIG).read_text())
     except ValueError as error:
         raise InputError(f"'{folder / CONFIG}' is no JSON ({error}); train or download the SAE again") from error
     try:
@@ -136,14 +154,29 @@ def _from_folder(folder: Path, device: str) -> Any:
         raise InputError(
             f"'{folder / WEIGHTS}' is broken or cut short ({error}); train or download the SAE again"
         ) from error
-    try:
+    with _unbuildable(folder):
+        return {"architecture": "standard", **handle_config_defaulting(written)}
+
+
+def _from_folder(folder: Path, device: str) -> Any:
+    from sae_lens import SAE
+
+    with _unbuildable(folder):
         return SAE.load_from_disk(folder, device=device)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+
+
+@contextmanager
+def _unbuildable(folder: Path) -> Iterator[None]:
+    """Tells of a folder that sae-lens can't make an SAE of."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"'{folder}' holds no SAE that sae-lens can build: {_short(error)}") from error
 
 
-def _from_release(release: str, sae_id: str, device: str) -> Any:
-    from sae_lens import SAE
+def _release_config(release: str, sae_id: str) -> Mapping[str, Any]:
+    """Reads the configuration alone, so that an SAE of no use is refused before gigabytes of it are downloaded."""
+    from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     known = get_pretrained_saes_directory()
@@ -151,13 +184,28 @@ def _from_release(release: str, sae_id: str, device: str) -> Any:
         _refuse_unknown(f"SAE of release '{release}'", sae_id, known[release].saes_map)
     elif "/" not in release:  # with a slash it may be a repository on the hub
         _refuse_unknown("sae-lens release", release, known)
-    try:
+    with _unloadable(release, sae_id):
+        return load_sae_config_from_huggingface(release, sae_id)
+
+
+def _from_release(release: str, sae_id: str, device: str) -> Any:
+    from sae_lens import SAE
+
+    with _unloadable(release, sae_id):
         return SAE.from_pretrained(release, sae_id, device=device)
-    except ConnectionError as error:  # the hub was told not to use the network
+
+
+@contextmanager
+def _unloadable(release: str, sae_id: str) -> Iterator[None]:
+    """Tells why a release's SAE can't be had."""
+    try:
+        yield
+    except (
+        ConnectionError,
+        FileNotFoundError,
+    ) as error:  # no network is to be used; or not in the cache, and no answer
         raise InputError(_unreachable(release, sae_id, error)) from error
-    except FileNotFoundError as error:  # not in the local cache, and no answer
-        raise InputError(_unreachable(release, sae_id, error)) from error
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"SAE '{sae_id}' of '{release}' can't be loaded: {_short(error)}") from error
 
 

@@ -56,7 +56,7 @@ def test_broken_sae_folders_name_the_file(tiny, tmp_path):
     settings = json.loads(config.read_text())
     for broken, message in (
         ("{", r"cfg\.json' is no JSON"),
-        (json.dumps(settings | {"architecture": "no such"}), "no SAE that sae-lens can build"),
+        (json.dumps(settings | {"architecture": "no such"}), "of the kind .no such."),
         (json.dumps(settings | {"d_sae": 128}), "no SAE that sae-lens can build"),
     ):
         config.write_text(broken)
@@ -74,6 +74,44 @@ def test_unknown_releases_and_ids_list_near_names(tiny):
         InputError, match=r"no SAE of release 'llama_scope_lxr_8x' is called 'l99r_8x'; near names: .*l\d+r_8x"
     ):
         SAESource("llama_scope_lxr_8x", "l99r_8x").load(tiny.model)
+
+
+TEMPORAL = """
+llm: {dimin: 64}
+sae: {exp_factor: 4, n_heads: 2, n_attn_layers: 1, bottleneck_factor: 1, sae_diff_type: topk, kval_topk: 8,
+  tied_weights: false, scaling_factor: 1.0}
+data: {dtype: float32}
+"""
+USELESS = {
+    ("gemma-scope-2b-pt-att-canonical", "layer_0/width_16k/canonical"): r"reads 'blocks\.0\.attn\.hook_z', but signals",
+    ("gemma-scope-2b-pt-mlp-canonical", "layer_0/width_16k/canonical"): r"reads 'blocks\.0\.hook_mlp_out', but signals",
+    ("gemma-scope-2b-pt-transcoders", "layer_0/width_16k/average_l0_76"): "of the kind 'jumprelu_transcoder'",
+    ("temporal-sae-gemma-2-2b", "blocks.12.hook_resid_post"): "of the kind 'temporal'",
+    ("qwen-scope-3-8b-base-w64k-l50", "layer0"): "reads 4096 numbers a token, but .* stream of 64",
+}
+
+
+@pytest.mark.parametrize(("release", "sae_id"), USELESS)
+def test_releases_of_no_use_are_refused_before_their_weights_are_downloaded(
+    tiny, monkeypatch, tmp_path, release, sae_id
+):
+    (tmp_path / "conf.yaml").write_text(TEMPORAL)
+
+    def download(repo_id, filename, **settings):
+        assert filename.endswith("conf.yaml"), f"{filename} would be downloaded"
+        return str(tmp_path / "conf.yaml")
+
+    monkeypatch.setattr("sae_lens.loading.pretrained_sae_loaders.hf_hub_download", download)
+    with pytest.raises(InputError, match=USELESS[release, sae_id]):
+        SAESource(release, sae_id).load(tiny.model)
+
+
+@pytest.mark.parametrize("config", ["[]", '"text"', "3", '{"architecture": ["topk"]}'])
+def test_a_configuration_of_another_form_is_no_sae(tiny, tmp_path, config):
+    shutil.copytree(tiny.sae.path, tmp_path / "sae")
+    (tmp_path / "sae/cfg.json").write_text(config)
+    with pytest.raises(InputError, match="no SAE that sae-lens can build"):
+        SAESource(str(tmp_path / "sae")).load(tiny.model)
 
 
 def test_no_network_is_said(tiny, monkeypatch, tmp_path):
