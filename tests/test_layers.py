@@ -24,7 +24,7 @@ FLOORS = [
         1,
         "*.objective.advantage *.objective.surrogate *.objective.aggregation *.policy.logprobs *.evaluation.estimators",
     ),
-    (1, "*.policy.head *lightning.attention"),
+    (1, "*.policy.head *lightning.attention *lightning.whole_weights"),
     (2, "*.data.callback *.signals.source *.prompts.source *.prompts.reference *.rollout.engine *.reward.reward"),
     (2, "*.objective.objective"),
     (4, "*.data.module *.data.pool *.data.validation *.training *.training.*"),

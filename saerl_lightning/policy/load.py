@@ -13,6 +13,7 @@ import torch
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, Range, ShareBelow1, require_in_range
+from saerl_lightning.whole_weights import load_causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,22 +66,16 @@ class Policy:
         """Loads the model in evaluation mode, with adapters where `lora` is set.
 
         Raises:
-            InputError: if the folder or name holds no model.
+            InputError: if the folder or name holds no model, or one that is not whole.
         """
-        from transformers import AutoModelForCausalLM
-
         self._check_folder("config.json", "a model (an HF folder has one)")
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.path,
-                dtype=getattr(torch, self.dtype),
-                attn_implementation=self.attention,
-                trust_remote_code=self.trust_remote_code,
-            )
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"no model could be loaded from policy.path '{self.path}': {_first_line(error)}"
-            ) from error
+        model = load_causal_lm(
+            self.path,
+            "policy.path",
+            dtype=getattr(torch, self.dtype),
+            attn_implementation=self.attention,
+            trust_remote_code=self.trust_remote_code,
+        )
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return self._with_adapters(model) if self.lora else model

@@ -11,6 +11,7 @@ import torch
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import CountFrom0, require_in_range
 from saerl_lightning.signals.activations import middle_layer, truncate
+from saerl_lightning.whole_weights import load_causal_lm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,16 +77,11 @@ class ReadModel:
         """Loads the whole model in evaluation mode, head and all.
 
         Raises:
-            InputError: if it can't be loaded.
+            InputError: if it can't be loaded, or is not whole.
         """
-        from transformers import AutoModelForCausalLM
-
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
-            )
-        except (OSError, ValueError) as error:
-            raise InputError(f"no model could be loaded from '{self.path}': {_first_line(error)}") from error
+        model = load_causal_lm(
+            self.path, "model.path", dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
+        )
         model.to(self.place)  # pyright: ignore[reportArgumentType]  # its stub takes self for an argument
         return model.eval().requires_grad_(False)
 

@@ -17,6 +17,7 @@ from typing import Any
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.fingerprint import digest, digest_folder
 from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.whole_weights import require_finite_weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the files of a sae-lens folder
 BY_TOKEN = {
@@ -54,6 +55,7 @@ class SAESource:
         self._refuse_misfit(self._config(), model)
         device, folder, sae_id = str(model.place), Path(self.path), self.sae_id
         sae = _from_folder(folder, device) if sae_id is None else _from_release(self.path, sae_id, device)
+        require_finite_weights(sae.state_dict(), f"the SAE at '{self.path}'")
         return sae.eval().requires_grad_(False)
 
     def _config(self) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.optimization import Gradients, not_finite, require_steps, warm_up
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.precision import require_trainable
+from saerl_lightning.whole_weights import require_finite_weights
 
 if TYPE_CHECKING:
     from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -244,7 +245,7 @@ class PolicyModule(lightning.LightningModule, ABC):
         """Refuses a checkpoint of another model before any weight is loaded.
 
         Raises:
-            InputError: naming both models and the first weight that differs.
+            InputError: naming both models and the first weight that differs, or weights that are no numbers.
         """
         saved = {n.removeprefix("model."): t.shape for n, t in checkpoint["state_dict"].items()}
         own = {n: t.shape for n, t in self.model.state_dict().items()}
@@ -256,6 +257,7 @@ class PolicyModule(lightning.LightningModule, ABC):
                 f"policy.path is '{self.policy.path}', and {name} is {_shape(saved.get(name))} there and "
                 f"{_shape(own.get(name))} here; give the policy (and lora) it was trained with"
             )
+        require_finite_weights(checkpoint["state_dict"], "the checkpoint")
 
 
 def _shape(shape: torch.Size | None) -> str:

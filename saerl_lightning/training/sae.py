@@ -32,6 +32,7 @@ from saerl_lightning.training.sae_folder import describe, require_replaceable, s
 from saerl_lightning.training.sae_harvest import TokenRows
 from saerl_lightning.training.sae_metrics import FeatureActivity, Reconstruction, firing_counts
 from saerl_lightning.training.sae_schedule import adam, rate_factor
+from saerl_lightning.whole_weights import require_finite_weights
 
 if TYPE_CHECKING:
     from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
@@ -245,6 +246,7 @@ class SAEModule(lightning.LightningModule):
             InputError: naming the first weight that differs.
         """
         require_same_shapes(checkpoint["state_dict"], self.state_dict())
+        require_finite_weights(checkpoint["state_dict"], "the checkpoint")
 
     def on_train_end(self) -> None:
         """Saves the finished SAE, as `sae_lens.SAE.load_from_disk` opens it."""
