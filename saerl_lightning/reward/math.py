@@ -43,6 +43,11 @@ class MathReward(Reward):
         scores = torch.tensor([verdicts[pair] for pair in pairs], device=rollouts.mask.device)  # (R,)
         return scores.view(len(prompts), group)
 
+    @property
+    def last_failure(self) -> str:
+        """What the last job that failed did."""
+        return self.pool.last_failure
+
     def close(self) -> None:
         """Kills the grader processes."""
         self.pool.close()

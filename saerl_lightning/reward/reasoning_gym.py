@@ -58,6 +58,11 @@ class ReasoningGymReward(Reward):
         """The answer given, words included: what stands in the tags or box, else the whole text."""
         return given_answer(text)
 
+    @property
+    def last_failure(self) -> str:
+        """What the last job that failed did."""
+        return self.pool.last_failure
+
     def close(self) -> None:
         """Kills the grader processes."""
         self.pool.close()

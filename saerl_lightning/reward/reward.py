@@ -31,6 +31,11 @@ class Reward(ABC):
         """The answer a completion votes for in maj@k; "" abstains. By default the boxed answer or the last number."""
         return last_answer(text)
 
+    @property
+    def last_failure(self) -> str:
+        """Why the last grade that is NaN could not be given, as in "raised ValueError(...)"; "" where it is not known."""
+        return ""
+
     @abstractmethod
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
         """Scores every completion; NaN where the grader itself failed (an overrun, a crash), which is not 'wrong'."""

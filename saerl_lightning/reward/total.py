@@ -17,16 +17,45 @@ def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollou
     """Scores every completion by every reward, under the rewards' names.
 
     Raises:
-        InputError: if a reward returns another shape than one number a completion.
+        InputError: if a reward returns another shape than one number a completion, or infinity.
     """
     shape = (len(prompts), rollouts.group_size)
     scores: dict[str, Tensor] = {}
     for reward in rewards:
         values = reward(prompts, rollouts)
-        if tuple(values.shape) != shape:
-            raise InputError(f"{type(reward).__name__} returned shape {tuple(values.shape)}; return {shape}, (P, G)")
+        if not isinstance(values, Tensor) or tuple(values.shape) != shape:
+            returned = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+            raise InputError(f"{type(reward).__name__} returned {returned}; return {shape}, (P, G)")
         scores[reward.name] = values.float().cpu()
+        _refuse_infinity(reward, scores[reward.name], prompts, rollouts)
     return scores
+
+
+def _refuse_infinity(
+    reward: Reward, scores: Float[Tensor, "P G"], prompts: Sequence[Prompt], rollouts: Rollouts
+) -> None:
+    if not scores.isinf().any():
+        return
+    row = int(scores.isinf().flatten().nonzero()[0])
+    raise InputError(
+        f"the reward '{reward.name}' ({type(reward).__name__}) gave {scores.flatten()[row]:g} for prompt "
+        f"{prompts[row // rollouts.group_size].uid!r} and the completion {rollouts.texts[row][:60]!r}; return a number, or "
+        "NaN where grading failed"
+    )
+
+
+def no_grades(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "P G"]]) -> str:
+    """What to say where no completion of a step has a grade: which rewards failed, how often, and why at last."""
+    said = []
+    for reward in rewards:
+        failed, count = int(scores[reward.name].isnan().sum()), scores[reward.name].numel()
+        if failed and reward.weight != 0:
+            why = f", at last because a job {reward.last_failure}" if reward.last_failure else ""
+            said.append(f"the reward '{reward.name}' ({type(reward).__name__}) failed on {failed} of {count}{why}")
+    return (
+        f"no completion of the step could be graded: {'; '.join(said)}. Nothing is learned from such steps; mend the reward, "
+        "or the answers it is given"
+    )
 
 
 def weighted_sum(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "P G"]]) -> Float[Tensor, "P G"]:

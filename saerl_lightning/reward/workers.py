@@ -60,6 +60,7 @@ class WorkerPool:
         self.deadline_s = deadline_s
         self.prepare = prepare
         self.failures: Counter[str] = Counter()  # "overrun", "crash", "error" -> jobs
+        self.last_failure = ""  # what the last job that failed did
         self._pool: list[_Worker] = []
         require_in_range(self)
 
@@ -151,6 +152,7 @@ class WorkerPool:
         if not self.failures[kind]:
             log.warning("a grading job %s; it counts as failed, not as wrong (later ones are only counted)", what)
         self.failures[kind] += 1
+        self.last_failure = what
 
 
 def _start(prepare: Callable[[], None] | None, deadline_s: float) -> _Worker:

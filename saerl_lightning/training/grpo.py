@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from saerl_lightning.errors import RunStopped
 from saerl_lightning.objective.objective import Objective
 from saerl_lightning.policy.lean_layers import make_lean
 from saerl_lightning.policy.load import Policy
@@ -23,7 +24,7 @@ from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.ranges import Count, CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.reward.reward import Reward
-from saerl_lightning.reward.total import require_distinct, weighted_sum
+from saerl_lightning.reward.total import no_grades, require_distinct, weighted_sum
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training import report
 from saerl_lightning.training.arithmetic import BatchArithmetic
@@ -129,12 +130,17 @@ class GRPOModule(PolicyModule):
     # -- the verbs of a step -------------------------------------------------------------------------------------------
 
     def sample_and_grade(self, batch: PromptBatch) -> Filled:
-        """Draws G completions a prompt and grades them; groups that teach nothing may give way to the next prompts."""
+        """Draws G completions a prompt and grades them; groups that teach nothing may give way to the next prompts.
+
+        Raises:
+            RunStopped: if not one completion of all ranks could be graded.
+        """
         first = self.sample(batch, 0)
+        gather = partial(gather_objects, ranks=self.trainer.world_size)
+        if not any(gather(bool(first.total.isfinite().any()))):
+            raise RunStopped(no_grades(self.rewards, first.rewards))
         if self.dynamic_sampling is None:
             return Filled(first, first)
-        ranks = self.trainer.world_size
-        gather = partial(gather_objects, ranks=ranks)
         return self.dynamic_sampling.fill(first, self.sample, self.prompts.next_prompts, gather)
 
     def sample(self, batch: PromptBatch, round: int) -> SampledStep:
@@ -191,7 +197,7 @@ class GRPOModule(PolicyModule):
     def report(self, sampled: Filled, step: StepRows, updates: dict[str, float]) -> None:
         """Logs the step of all ranks: rewards, groups and lengths of what was generated, and what of it was trained on."""
         own = updates | {f"time/{phase}": seconds for phase, seconds in self.phases.drain().items()}
-        own |= sampled.metrics()
+        own |= sampled.metrics() | self.skipped_steps()
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
         ranks = gather_objects((own, report.Completions.of(sampled.generated)), self.trainer.world_size)

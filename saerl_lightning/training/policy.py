@@ -164,13 +164,12 @@ class PolicyModule(lightning.LightningModule, ABC):
         schedule = cast("LRScheduler | None", self.lr_schedulers())
         if schedule is not None and not self.gradients.overflowed:
             schedule.step()
-        logged = {"optim/grad_norm": self.gradients.norm, "optim/lr": rate}
-        return {**logged, "optim/skipped_steps": float(self.gradients.skipped)} if self.scales_loss else logged
+        return {"optim/grad_norm": self.gradients.norm, "optim/lr": rate}
 
-    @property
-    def scales_loss(self) -> bool:
-        """Whether the precision scales the loss (16-mixed), so that steps may be left out."""
-        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+    def skipped_steps(self) -> dict[str, float]:
+        """Steps left out so far because a scaled gradient overflowed; nothing where the precision scales no loss."""
+        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return {"optim/skipped_steps": float(self.gradients.skipped)} if scales else {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Unscales, clips and judges the gradients; Lightning calls it inside the step."""

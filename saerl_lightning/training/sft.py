@@ -75,7 +75,7 @@ class SFTModule(PolicyModule):
         count = mean_over_ranks(self.trainer, mask.sum().float())
         loss = -token_mean(logprobs, mask, count.item())
         self.manual_backward(loss)
-        self.log_dict(self.descend(loss.item(), batch))
+        self.log_dict(self.descend(loss.item(), batch) | self.skipped_steps())
         self.log("loss", loss.item(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
         self.prompts.advance()
 
