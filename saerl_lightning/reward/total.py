@@ -23,9 +23,10 @@ def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollou
     scores: dict[str, Tensor] = {}
     for reward in rewards:
         values = reward(prompts, rollouts)
-        if not isinstance(values, Tensor) or tuple(values.shape) != shape:
-            returned = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-            raise InputError(f"{type(reward).__name__} returned {returned}; return {shape}, (P, G)")
+        if not isinstance(values, Tensor):
+            raise InputError(f"{type(reward).__name__} returned a {type(values).__name__}; return a tensor, (P, G)")
+        if tuple(values.shape) != shape:
+            raise InputError(f"{type(reward).__name__} returned shape {tuple(values.shape)}; return {shape}, (P, G)")
         scores[reward.name] = values.float().cpu()
         _refuse_infinity(reward, scores[reward.name], prompts, rollouts)
     return scores

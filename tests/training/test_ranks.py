@@ -30,14 +30,29 @@ def assert_logs_agree(one: list[dict[str, float]], two: list[dict[str, float]]) 
     assert {row["rollouts/generated"] for row in one[:-1]} != {32.0}
 
 
+def run_on_one_and_two(script: Path, policy: str, folder: Path) -> None:
+    root = script.parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    for ranks in (1, 2):
+        command = [sys.executable, str(script), policy, str(folder), str(ranks)]
+        subprocess.run(command, check=True, env=environment, cwd=root, timeout=300, capture_output=True)
+
+
+@pytest.mark.slow
+def test_supervised_steps_of_two_ranks_are_those_of_one(tiny, tmp_path):
+    """One rank has the short answers, the other the long ones: every answer token weighs the same."""
+    run_on_one_and_two(SCRIPT.with_name("sft_ranks.py"), tiny, tmp_path)
+    one, two = (torch.load(tmp_path / f"sft-{ranks}.pt", weights_only=True) for ranks in (1, 2))
+    assert largest_difference(one, two) < 2e-6
+    assert largest_difference(one, Policy(tiny).load_model().state_dict()) > 1e-2
+    losses = [float((tmp_path / f"sft-{ranks}.loss").read_text()) for ranks in (1, 2)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
 @pytest.mark.slow
 def test_two_ranks_take_the_steps_of_one(tiny, tmp_path):
     """Ranks have rows of different lengths, so different numbers of micro-batches; the step's normaliser is global."""
-    root = SCRIPT.parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    for ranks in (1, 2):
-        command = [sys.executable, str(SCRIPT), tiny, str(tmp_path), str(ranks)]
-        subprocess.run(command, check=True, env=environment, cwd=root, timeout=300, capture_output=True)
+    run_on_one_and_two(SCRIPT, tiny, tmp_path)
     assert_logs_agree(*(json.loads((tmp_path / f"logs-{ranks}.json").read_text()) for ranks in (1, 2)))
     start = Policy(tiny).load_model().state_dict()
     for name in ("grpo", "reinforce_pp", "dapo"):
