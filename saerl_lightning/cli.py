@@ -30,7 +30,8 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from saerl_lightning import run_folder
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.parser import RunParser, readable
+from saerl_lightning.mistakes import did_you_mean, one_line
+from saerl_lightning.parser import RunParser
 from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.checkpoint import require_readable
 from saerl_lightning.tools.composed import ARGUMENTS, ToolTrainer
@@ -46,6 +47,8 @@ TOOLS = {  # imported when asked for: a tool may itself run the composition
     "export": "saerl_lightning.tools.export:export",
     "study": "saerl_lightning.tools.study:VERBS",
 }
+
+LARGEST_SEED = 2**32 - 1  # numpy's
 
 DESCRIPTION = (
     "Trains, evaluates and samples policies, composed from YAML configs and flags; what comes later wins. "
@@ -114,17 +117,35 @@ class RunCLI(LightningCLI):
         return self.config[self.config.subcommand]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, and refuses a checkpoint that can't be read before anything is made."""
+        """Parses, and refuses a seed out of range and a checkpoint that can't be read before anything is made."""
         super().parse_arguments(parser, args)
+        seed = self._settings.seed_everything  # of Lightning; the classes' own have their ranges
+        if type(seed) is int and not 0 <= seed <= LARGEST_SEED:
+            raise InputError(f"seed_everything is {seed}; write a whole number from 0 to {LARGEST_SEED}")
         if self.config.subcommand in ARGUMENTS:
             return
+        if self._settings.weights_only is False:
+            raise InputError("weights_only is false, which would run code out of the checkpoint; leave it out")
+        self._settings.weights_only = True  # null would run the code of a checkpoint behind a web address
         checkpoint = _checkpoint_file(self._settings, fitting=self.config.subcommand == "fit")
         if checkpoint is not None:
             require_readable(checkpoint)
 
+    def _parse_ckpt_path(self) -> None:
+        """Takes no settings out of a checkpoint: Lightning would let those that stand in the file beat the flags."""
+
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
-        """Makes the trainer write whole checkpoints, where its strategy leaves the writing to a plain file."""
-        trainer = super().instantiate_trainer(**kwargs)
+        """Makes the trainer write whole checkpoints, where its strategy leaves the writing to a plain file.
+
+        Raises:
+            InputError: if Lightning refuses a setting of its trainer.
+        """
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         return trainer
@@ -143,7 +164,7 @@ class RunCLI(LightningCLI):
         except ValueError as error:
             if not str(error).startswith("Does not validate"):
                 raise
-            raise InputError(readable(str(error))) from error
+            raise InputError(one_line(str(error))) from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains in a folder of its own; a run that is refused before its first step leaves nothing behind."""
@@ -221,14 +242,22 @@ def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunC
     )
 
 
+def _refuse_unknown_verb(args: list[str]) -> None:
+    verbs = [*RunCLI.subcommands(), *TOOLS]
+    if args and not args[0].startswith("-") and args[0] not in verbs:
+        raise InputError(f"'{args[0]}' is none of {', '.join(verbs)}{did_you_mean(args[0], verbs)}")
+
+
 def main() -> None:
     """Runs the command line; bad input, a full disk and what stops a run or Lightning refuses end with a line and code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn about every process started after them
     args = sys.argv[1:]
     try:
+        _refuse_unknown_verb(args)
         if args and args[0] in TOOLS:
             module, _, function = TOOLS[args[0]].partition(":")
-            auto_cli(getattr(importlib.import_module(module), function), args=args[1:], as_positional=True)
+            tool = getattr(importlib.import_module(module), function)
+            auto_cli(tool, args=args[1:], as_positional=True, parser_class=RunParser, prog=f"main.py {args[0]}")
         else:
             run()
     except (InputError, RunStopped, MisconfigurationException) as error:

@@ -7,17 +7,23 @@ an empty budget, no seeds. Whether the arms' flags parse is the tool's to check 
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.names import require_name
 from saerl_lightning.ranges import Count, LongCount, Seed, require_in_range
+from saerl_lightning.yaml_text import read_yaml
 
 STRICT = ConfigDict(extra="forbid")
+OWN_PROGRAMS = ("main.py", "python")
 OWN_FOLDERS = ("shared", "report", "causal", "drift")  # of a study; an arm has its name for a folder
 
 LUCK = {  # what a run draws besides its stages' products; the names are those of its settings
@@ -100,6 +106,27 @@ class Stage:
         """Whether a text names the product."""
         return re.search(self.pattern, text) is not None
 
+    def check(self) -> None:
+        """Refuses command lines that no shell would take, before the first one runs.
+
+        Raises:
+            InputError: naming the stage and the line.
+        """
+        if not self.run:
+            raise InputError(f"shared stage '{self.name}' runs nothing; write run: [main.py ...]")
+        for line in self.run:
+            try:
+                words = shlex.split(line)
+            except ValueError as error:
+                raise InputError(f"shared stage '{self.name}' runs {line!r}: {error}; close the quote") from error
+            if not words:
+                raise InputError(f"shared stage '{self.name}' has an empty line in run; take it out")
+            if words[0] not in OWN_PROGRAMS and "{" not in words[0] and shutil.which(words[0]) is None:
+                raise InputError(
+                    f"shared stage '{self.name}' runs '{words[0]}', which is no program on this machine; begin the line with "
+                    f"main.py, python, or a program that is on the PATH{_near(words[0], OWN_PROGRAMS)}"
+                )
+
 
 @dataclass(frozen=True)
 class StudySpec:
@@ -145,12 +172,7 @@ class StudySpec:
         Raises:
             InputError: if it can't be read, or says what can't be.
         """
-        try:
-            given = yaml.safe_load(Path(path).read_text())
-        except OSError as error:
-            raise InputError(f"the study '{path}' can't be read: {error.strerror}; name a study's YAML file") from error
-        except yaml.YAMLError as error:
-            raise InputError(f"the study '{path}' is no YAML: {error}") from error
+        given = read_yaml(path, "the study")
         try:
             spec = TypeAdapter(cls).validate_python(given)
         except ValidationError as error:
@@ -165,30 +187,32 @@ class StudySpec:
             InputError: for the first thing that is wrong.
         """
         require_in_range(self)
+        require_name("name", self.name)
         if not self.seeds:
             raise InputError("the study has no seeds; write a list, such as seeds: [0, 1, 2, 3, 4]")
-        if repeated := _repeated(self.seeds):
+        for repeated in _repeated(self.seeds):
             raise InputError(f"seeds repeat {repeated}; each run is made once, so write each seed once")
         if not self.arms:
             raise InputError("the study has no arms; write arms: {name: {configs: [...], flags: [...]}}")
         for arm in self.arms:
-            if not arm or arm in (".", "..", *OWN_FOLDERS) or "/" in arm or arm.startswith("-"):
+            if arm in OWN_FOLDERS:
                 raise InputError(f"arm '{arm}': it names a folder beside {', '.join(OWN_FOLDERS)}; choose another name")
+            require_name("arm", arm)
         self._check_references()
         self._check_budget()
-        if repeated := _repeated([stage.makes for stage in self.shared]):
+        for repeated in _repeated([stage.makes for stage in self.shared]):
             raise InputError(f"two shared stages make '{repeated}'; give each a path of its own")
         for stage in self.shared:
             if not stage.makes or Path(stage.makes).is_absolute() or ".." in Path(stage.makes).parts:
                 raise InputError(f"shared stage '{stage.name}' makes '{stage.makes}'; write a path below {{shared}}")
+            stage.check()
         self._check_share()
 
     def _check_references(self) -> None:
         for key, arm in [("baseline", self.baseline), *(("primary", arm) for arm in self.primary)]:
             if arm not in self.arms:
-                raise InputError(
-                    f"{key} names the arm '{arm}', which is not there; the arms are {', '.join(self.arms)}"
-                )
+                known = f"{', '.join(self.arms)}{_near(arm, self.arms)}"
+                raise InputError(f"{key} names the arm '{arm}', which is not there; the arms are {known}")
         if self.baseline in self.primary:
             raise InputError(
                 f"primary names the baseline '{self.baseline}'; it lists the arms that are compared with it"
@@ -221,8 +245,13 @@ class StudySpec:
             raise InputError(f"the budget says {said}; write one of steps: N and generated_tokens: N, with N above 0")
 
 
-def _repeated(values: list[Any]) -> Any:
-    return next((value for i, value in enumerate(values) if value in values[:i]), None)
+def _repeated(values: list[Any]) -> list[Any]:
+    return [value for i, value in enumerate(values) if value in values[:i]]
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = get_close_matches(name, list(names), n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _first(error: ValidationError) -> str:

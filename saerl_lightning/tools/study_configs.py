@@ -98,7 +98,7 @@ def _parsed(parser: LightningArgumentParser, spec: StudySpec, arm: str, root: Pa
             words = [word.replace("{shared}", SHARED) for word in arm_arguments(spec, arm)]
             parsed = parser.parse_args([*words, *budget_flags(spec.budget)])
     except SystemExit as end:
-        mistake = said.getvalue().strip().removeprefix("error: ").rpartition("\n(all options:")[0]
+        mistake = said.getvalue().strip().removeprefix("error: ").rpartition(" (")[0]
         raise InputError(f"the arm '{arm}' does not parse: {mistake or said.getvalue().strip()}") from end
     return placeless(json.loads(json.dumps(parsed["fit"].as_dict(), default=_plain)), root)
 

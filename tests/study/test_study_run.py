@@ -162,7 +162,7 @@ UNRESOLVED = {
     ),
     "a mistyped flag": (
         with_flags("--data.curiculum=null"),
-        r"(?s)'other' does not parse: .*'curiculum' is not accepted$",
+        r"(?s)'other' does not parse: .*'curiculum' is not accepted; did you mean 'curriculum'\?$",
     ),
     "a flag of the study": (
         with_flags("--trainer.max_steps=3"),

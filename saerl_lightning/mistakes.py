@@ -1,0 +1,285 @@
+"""What jsonargparse says about a mistake, in one line: the argument, the value seen, what to write instead.
+
+Its own messages list every type that was tried on the way down, a line each, with the mistake at the end.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+KINDS = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'str'>": "a text",
+    "<class 'bool'>": "true or false",
+    "<class 'list'>": "a list",
+    "<class 'collections.abc.Iterable'>": "a list",
+    "<class 'dict'>": "a mapping, as {name: value}",
+    "<class 'NoneType'>": "null",
+}
+LONGEST = 120  # letters of a value that are shown
+KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:')
+CLASS = re.compile(r"Problem with given class_path '([^']+)':")
+VALUE = re.compile(r"\.? ?(?:Got value|Given value): (.*)$")
+EXPECTED = re.compile(r"Expected an? (<class '[^']+'>|typing\.Literal\[.*\])$")
+LINK = re.compile(r"argument (.+) --> (\S+): invalid")
+UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: ?(.*)|Unexpected import path format: ?(.*)")
+ABSTRACT = re.compile(r"Expected an instantiatable class, but ([\w.]+) is abstract|Not a valid subclass of (\w+)")
+UNKNOWN_OPTION = re.compile(r"(?:Subcommand '\w+' does not accept option|Option|Key) '([^']+)'(?: is not accepted)?$")
+UNRECOGNISED = re.compile(r"unrecognized arguments: (.*)$")
+INVALID_CHOICE = re.compile(r"argument \w+: invalid choice: '([^']*)' \(choose from (.*)\)$")
+CALLABLE = re.compile(r"expects a function or a callable class: (.*?)(?:\. Got value: Namespace\(.*)?$")
+NO_VALUE = re.compile(r"argument (?:.*/)?--(\S+): expected one argument$")
+WRAPPED = re.compile(r"NestedArg|Namespace")
+SCALARS = {"a whole number", "a number", "true or false"}
+NOISE = re.compile(
+    r"$|Does not validate against|Subtypes:|Errors:|Expected a path but|Given value type:|Given value:|"
+    r"Subclass types expect|a class path|a dict with"
+)
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """A line of a message, with the argument it is about."""
+
+    path: tuple[str, ...]
+    text: str
+    value: str | None
+    owner: str  # dotted path of the class whose argument it is; empty for none
+    depth: int  # keys and classes above it
+
+
+def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = ()) -> str:
+    """Says a message of jsonargparse's in one line.
+
+    Args:
+        message: of jsonargparse's.
+        options: all that the parser knows, for what was mistyped.
+        given: the command line, for what was asked of a slot that holds no class.
+    """
+    if found := LINK.match(message):
+        source = found[1].partition("(")[2].rstrip(")") or found[1]
+        return f"{found[2]} follows from {source}, so it can't be set by itself; write --{source} instead"
+    if found := NO_VALUE.match(message):
+        return f"--{_without_value(found[1], given)} has no value; write one behind it"
+    complaints = list(_complaints(message))
+    if not complaints:
+        return _short(" ".join(message.split()), 600)
+    deepest = max(complaints, key=lambda each: each.depth)  # the alternative that fits best got furthest
+    chosen = [each for each in complaints if (each.path, each.owner) == (deepest.path, deepest.owner)]
+    return _said(chosen, [each.lstrip("-") for each in options], given)
+
+
+def _without_value(name: str, given: Sequence[str]) -> str:
+    """The flag itself, where jsonargparse names only the section it is of."""
+    behind = [*given[1:], "--"]
+    bare = [flag for flag, after in zip(given, behind, strict=False) if after.startswith("--") and "=" not in flag]
+    return next((flag[2:] for flag in bare if flag.startswith(f"--{name}.")), name)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Half a sentence with the nearest names, empty where none is near."""
+    known = list(dict.fromkeys(names))
+    lower = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), lower, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(lower[each]) for each in near)}?" if near else ""
+
+
+def _complaints(message: str) -> Iterator[Complaint]:
+    """The lines that complain; indentation tells under which key each stands."""
+    stack: list[tuple[int, str, str]] = []  # indentation, key, class
+    waiting: list[Complaint] = []  # for the value, which stands behind them
+    for line in _lines(message):
+        indent = len(line) - len(line.lstrip(" -"))
+        text = line.strip(" -")
+        while stack and stack[-1][0] >= indent:
+            stack.pop()
+        if found := KEY.match(text):
+            stack.append((indent, found[1], ""))
+            text = text[found.end() :].strip()
+        elif found := CLASS.match(text):
+            stack.append((indent, "", found[1]))
+            continue
+        path = tuple(key for _, key, _ in stack if key)
+        if text.startswith("Given value: "):
+            yield from (
+                replace(each, value=each.value or text[13:].partition(". Got value: ")[0])
+                for each in waiting
+                if each.path == path
+            )
+            waiting = [each for each in waiting if each.path != path]
+        elif not NOISE.match(text):
+            value = VALUE.search(text)
+            owner = next((name for _, _, name in reversed(stack) if name), "")
+            said = text[: value.start()] if value else text
+            waiting.append(Complaint(path, said, value[1] if value else None, owner, len(stack)))
+    yield from waiting
+
+
+def _lines(message: str) -> Iterator[str]:
+    """The lines, with what stands within a line under a class on deeper lines of its own."""
+    for line in message.splitlines():
+        if found := CALLABLE.search(line):
+            indent = " " * (len(line) - len(line.lstrip(" -")))
+            if of := re.search(r"\. Got value: Namespace\(class_path='([\w.]+)'", line):
+                yield f"{indent}Problem with given class_path '{of[1]}':"
+            yield f"{indent} {found[1]}"
+        else:
+            yield line
+
+
+def _said(complaints: Sequence[Complaint], options: list[str], given: Sequence[str]) -> str:
+    place = ".".join(complaints[0].path)
+    value = next((each.value for each in complaints if each.value and not WRAPPED.match(each.value)), None)
+    kinds = list(dict.fromkeys(_wanted(found[1]) for each in complaints if (found := EXPECTED.match(each.text))))
+    others = [each for each in complaints if not EXPECTED.match(each.text)]
+    misspelt = any(did_you_mean(name, shipped_names()) for each in others for name in _class_name(each.text))
+    if kinds and (not others or (set(kinds) & SCALARS and not misspelt)):
+        seen = place if value is None else f"{place} is {_short(value)!r}"
+        return f"{seen}; write {' or '.join(kinds)}"
+    for each in others:
+        if said := _known(each, options, given):
+            return f"{place}: {said}" if place else said
+    said = "; ".join(dict.fromkeys(" ".join(each.text.split()) for each in others))
+    seen = "" if value is None or value in said else f" (seen: {_short(value)})"
+    return _short(f"{place}: {said}" if place else said, 600) + seen
+
+
+def _known(about: Complaint, options: list[str], given: Sequence[str]) -> str | None:
+    """Our own words for what users get wrong most: names."""
+    text = about.text
+    known = _arguments(about.owner) if about.owner else options
+    for name in _class_name(text):
+        hint = did_you_mean(name, shipped_names()) or "; write a shipped class's name, or the dotted path of your own"
+        return f"'{_short(name)}' fits no class for this place{hint}"
+    if found := ABSTRACT.search(text):
+        return _unnamed((found[1] or found[2]).rpartition(".")[2], about, given)
+    if found := UNKNOWN_OPTION.match(text):
+        return f"'{found[1]}' is not accepted{_suggestion(found[1], known)}"
+    if found := UNRECOGNISED.match(text):
+        name = found[1].split()[0].partition("=")[0].lstrip("-")
+        return f"'{name}' is not accepted{_suggestion(name, known)}"
+    if found := INVALID_CHOICE.match(text):
+        choices = re.findall(r"'([^']+)'", found[2])
+        return f"'{found[1]}' is none of {', '.join(choices)}{did_you_mean(found[1], choices)}"
+    return None
+
+
+def _class_name(text: str) -> list[str]:
+    """The name that fits no class, where the line says so."""
+    found = UNKNOWN_CLASS.search(text)
+    return [found[1] or found[2] or ""] if found else []
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    """Near names of the same level: an argument's, or a group's where only that part is wrong."""
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        start, heads = ".".join(parts[:depth]), {".".join(each.split(".")[:depth]) for each in known}
+        if start not in heads:
+            return did_you_mean(start, heads)
+    return ""
+
+
+def _unnamed(base: str, about: Complaint, given: Sequence[str]) -> str:
+    """An argument of a slot whose class was not named."""
+    slot = ".".join(about.path)
+    asked = {flag.removeprefix(f"--{slot}.").partition("=")[0] for flag in given if flag.startswith(f"--{slot}.")}
+    asked |= _keys(about.value or "")
+    fits = [each for each in _shipped() if base in (kind.__name__ for kind in each.__mro__[1:])]
+    fits = [each for each in fits if not inspect.isabstract(each) and asked <= set(_arguments(each))]
+    names = sorted(each.__name__ for each in fits)
+    if not names:
+        return f"it holds no class yet{_none_has(base, asked)}; name the class first, as --{slot} CLASS"
+    listed = f" (of {', '.join(names)})" if len(names) > 1 else ""
+    return (
+        f"it holds no class yet, so there is no argument to set; name the class first, as --{slot} {names[0]}{listed}"
+    )
+
+
+def _none_has(base: str, asked: set[str]) -> str:
+    return f", and no shipped {base} has the argument {' and '.join(sorted(asked))}" if asked else ""
+
+
+def _keys(value: str) -> set[str]:
+    """The arguments in a mapping that names no class."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        given = ast.literal_eval(value)
+        return set(given.get("init_args", given)) if isinstance(given, dict) else set()
+    return set()
+
+
+def _wanted(kind: str) -> str:
+    if kind.startswith("typing.Literal"):
+        values = ast.literal_eval(kind.removeprefix("typing.Literal"))
+        return "one of " + ", ".join(str(value) for value in values)
+    return KINDS.get(kind, kind)
+
+
+def _short(text: str, longest: int = LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+# -- names that exist ----------------------------------------------------------------------------------------------------
+
+SEAMS = (
+    "saerl_lightning.prompts.source.PromptSource",
+    "saerl_lightning.prompts.reference.ProbeReference",
+    "saerl_lightning.signals.source.SignalSource",
+    "saerl_lightning.data.callback.DataCallback",
+    "saerl_lightning.rollout.engine.RolloutEngine",
+    "saerl_lightning.reward.reward.Reward",
+    "saerl_lightning.objective.objective.Objective",
+    "lightning.LightningModule",
+    "lightning.LightningDataModule",
+    "lightning.Callback",
+    "lightning.pytorch.loggers.Logger",
+    "torch.optim.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+)
+
+
+def shipped_names() -> list[str]:
+    """Names of the classes that can stand in a slot and are imported by now."""
+    return sorted({each.__name__ for each in _shipped() if not each.__name__.startswith("_")})
+
+
+def _shipped() -> list[type]:
+    found = dict.fromkeys(_imported(seam) for seam in SEAMS)
+    pending = list(found)
+    while pending:
+        for each in pending.pop().__subclasses__():
+            if each not in found:
+                found[each] = None
+                pending.append(each)
+    return list(found)
+
+
+def _imported(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _arguments(cls: type | str) -> list[str]:
+    """Names of a class's arguments, and of the fields of those that are settings of their own: `sampling.seed`."""
+    with contextlib.suppress(ImportError, AttributeError, ValueError, NameError):
+        cls = _imported(cls) if isinstance(cls, str) else cls
+        names = [name for name in inspect.signature(cls).parameters if name != "self"]
+        hints = typing.get_type_hints(cls.__init__)
+        nested = {name: _settings(hints.get(name)) for name in names}
+        return names + [f"{name}.{each}" for name, own in nested.items() for each in own]
+    return []
+
+
+def _settings(hint: Any) -> list[str]:
+    kinds = [hint, *typing.get_args(hint)]
+    return [each.name for kind in kinds if is_dataclass(kind) for each in fields(kind)]
