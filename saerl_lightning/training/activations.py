@@ -82,6 +82,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         self.harvester = Harvester(model, max_tokens, token_budget, cache)
         self._text: tuple[list[Tokens], list[Tokens]] | None = None  # to train on, held out
         self._loader: BlockLoader | None = None
+        self._held_out_block: Float[Tensor, "n d"] | None = None
         self._served = 0  # batches of this run that came before the loader was made
         require_in_range(self, token_budget=token_budget)
 
@@ -175,6 +176,14 @@ class ActivationDataModule(lightning.LightningDataModule):
         ids, shared = self.held_out[rank::world], shared_prefixes(self.held_out)[rank::world]
         groups = by_length(ids, self.harvester.token_budget)
         return TextLoader([TokenRows.pad([ids[i] for i in group], [shared[i] for i in group]) for group in groups])
+
+    def held_out_block(self) -> Float[Tensor, "n d"] | None:
+        """This process's share of the held-out text as activations, equal positions once; None where none is held out."""
+        if self._held_out_block is None and self.held_out:
+            rank, world = self._place
+            shared = shared_prefixes(self.held_out)
+            self._held_out_block = self.harvester.distinct(self.held_out[rank::world], shared[rank::world])
+        return self._held_out_block
 
     @property
     def _place(self) -> tuple[int, int]:

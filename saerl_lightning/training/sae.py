@@ -26,7 +26,14 @@ from saerl_lightning.ranges import Count, CountFrom0, Positive, Seed, Share, req
 from saerl_lightning.training.activations import ActivationDataModule
 from saerl_lightning.training.optimization import Gradients, require_steps
 from saerl_lightning.training.precision import require_float32_weights
-from saerl_lightning.training.sae_architecture import build, coefficients, inference, require_same_shapes
+from saerl_lightning.training.sae_architecture import (
+    active_on_average,
+    build,
+    coefficients,
+    inference,
+    require_same_shapes,
+    threshold_for,
+)
 from saerl_lightning.training.sae_evaluation import HeldOutText
 from saerl_lightning.training.sae_folder import describe, require_replaceable, save
 from saerl_lightning.training.sae_harvest import TokenRows
@@ -35,14 +42,17 @@ from saerl_lightning.training.sae_schedule import adam, rate_factor
 from saerl_lightning.whole_weights import require_finite_weights
 
 if TYPE_CHECKING:
-    from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
+    from sae_lens.saes.sae import SAE, TrainingSAE, TrainStepOutput
+
+MEASURED_ON = 16_384  # positions that a threshold is set on where no text is held out
 
 
 class SAEModule(lightning.LightningModule):
     """Trains a sparse autoencoder (SAE) to reconstruct activations from few active features.
 
     Activations are scaled so that their mean norm is the root of their width, and the decoder's bias starts at their mean;
-    the scale is folded into the weights that are saved. BatchTopK takes its k on each process's share of a batch.
+    the scale is folded into the weights that are saved. BatchTopK takes its k on each process's share of a batch; its
+    threshold is set on held-out text when it is judged and saved, so that k features are active on average there.
 
     Args:
         architecture: of the SAE, a name that sae-lens knows: topk, batchtopk, jumprelu, standard, gated, ...
@@ -223,15 +233,38 @@ class SAEModule(lightning.LightningModule):
     def on_validation_start(self) -> None:
         """Loads the whole model, for as long as the validation lasts."""
         model = self.data.model
-        self.held_out.begin(model.load_whole(), model.config()[0], inference(self.sae, float(self.scale) or 1.0))
+        self.held_out.begin(model.load_whole(), model.config()[0], self._finished())
+
+    def _finished(self) -> SAE[Any]:
+        """The SAE as it would be saved now: BatchTopK kinds with a threshold that lets k features be active on average.
+
+        The threshold is set on held-out text, or on what is in memory where none is held out; the mean over processes.
+        """
+        sae, k = inference(self.sae, float(self.scale) or 1.0), active_on_average(self.sae)
+        if k is not None:
+            held_out = self.data.held_out_block()
+            known = self.data.first_block()[:MEASURED_ON] if held_out is None else held_out
+            threshold = torch.tensor([threshold_for(sae, known, k), 1.0], device=self.device)
+            total, processes = self._sum_over_ranks(threshold)
+            sae.threshold.fill_(float(total / processes))
+        return sae
 
     def validation_step(self, batch: TokenRows, batch_idx: int) -> None:
         """Judges the SAE on a batch of held-out text."""
         self.held_out.add(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/l0`, `val/explained_variance`, the model's losses and the scores they give."""
+        """Logs `val/l0`, `val/explained_variance`, the model's losses and the scores they give.
+
+        A score is NaN, and a line says so, where the model does no better with its layer than without it.
+        """
         measured = self.held_out.end()
+        for name in sorted(name for name in measured if name.startswith("ce_score") and measured[name].isnan()):
+            other = "ce_mean" if name.endswith("mean") else "ce_zeroed"
+            rank_zero_info(
+                f"val/{name} is not defined here: the model's loss on this text, {measured['ce_clean']:.4g}, is not below "
+                f"{measured[other]:.4g}, its loss with {'means' if name.endswith('mean') else 'zeros'} in place of the layer"
+            )
         self._explained_variance = float(measured["explained_variance"])
         shown = {"explained_variance", "ce_score"}
         for name, value in measured.items():
@@ -250,8 +283,8 @@ class SAEModule(lightning.LightningModule):
 
     def on_train_end(self) -> None:
         """Saves the finished SAE, as `sae_lens.SAE.load_from_disk` opens it."""
+        sae = self._finished()
         if self.trainer.is_global_zero:
-            sae = inference(self.sae, float(self.scale))
             describe(sae, self.data.model, self._explained_variance)
             known = {"context_size": self.data.max_tokens, "training_tokens": int(self.activity.trained)}
             known |= {"norm_scale_folded": float(self.scale), "frozen_decoder": self.freeze_decoder}

@@ -11,7 +11,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import Tensor
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import HUGE
@@ -108,7 +110,7 @@ def inference(sae: TrainingSAE[Any], scale: float) -> SAE[Any]:
     """Copies a training SAE into the SAE that is saved: for activations as the model gives them.
 
     The training SAE, which reads activations times `scale`, is left as it is. What sae-lens does on saving is done here:
-    TopK kinds get decoder rows of norm 1, and BatchTopK becomes a JumpReLU with the threshold it learned.
+    TopK kinds get decoder rows of norm 1, BatchTopK becomes a JumpReLU with the threshold it learned (see `threshold_for`).
     """
     from sae_lens.saes.sae import SAE
 
@@ -120,6 +122,39 @@ def inference(sae: TrainingSAE[Any], scale: float) -> SAE[Any]:
     saved = SAE.from_dict(copy.cfg.get_inference_sae_cfg_dict())
     saved.load_state_dict(weights)
     return saved.requires_grad_(False).eval()
+
+
+def active_on_average(sae: TrainingSAE[Any]) -> float | None:
+    """The k of a BatchTopK kind, which is saved as a JumpReLU and needs a threshold; None of any other kind."""
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE
+
+    return sae.cfg.k if isinstance(sae, BatchTopKTrainingSAE) else None
+
+
+@torch.no_grad()
+def threshold_for(saved: SAE[Any], activations: Float[Tensor, "n d"], k: float) -> float:
+    """Finds the threshold at which a JumpReLU has k active features a position, on average over some activations.
+
+    The threshold that BatchTopK learns follows the batches' own with a delay of hundreds of steps, so a short run would be
+    saved with far too many active features.
+
+    Args:
+        saved: with one threshold for all features; it is left as it is.
+        activations: as the model gives them.
+        k: wanted active features a position.
+
+    Returns:
+        A number between the last feature that is active and the first that is not; 0 where fewer are positive than wanted.
+    """
+    given, wanted = saved.threshold.clone(), round(k * len(activations))
+    saved.threshold.zero_()
+    largest = saved.threshold.new_zeros(0)
+    for block in activations.split(1024):
+        acts = saved.encode(block.to(saved.W_dec)).flatten()
+        largest = torch.cat([largest, acts[acts > 0]])
+        largest = largest.topk(min(wanted + 1, len(largest))).values
+    saved.threshold.copy_(given)
+    return float(largest[-2:].mean()) if len(largest) > wanted else 0.0
 
 
 def require_same_shapes(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:

@@ -80,23 +80,35 @@ class Harvester:
             show: draw a progress bar.
         """
         if self.cache is None:
-            return self._harvest(ids, show)
+            return self._harvest(ids, [1] * len(ids), show)
         found = self.cache.read(ids, (positions(ids), self.model.config()[2]))
         if found is None:
-            found = self._harvest(ids, show)
+            found = self._harvest(ids, [1] * len(ids), show)
             self.cache.write(ids, found)
         return found
 
-    def _harvest(self, ids: Sequence[Tokens], show: bool) -> Float[Tensor, "n d"]:
+    def distinct(self, ids: Sequence[Tokens], shared: Sequence[int]) -> Float[Tensor, "n d"]:
+        """Harvests the positions of each list behind those that it shares with others; the first one never.
+
+        Args:
+            ids: token lists.
+            shared: tokens at the start of each list that are left out.
+        """
+        return self._harvest(ids, [max(1, count) for count in shared], show=False)
+
+    def _harvest(self, ids: Sequence[Tokens], skipped: Sequence[int], show: bool) -> Float[Tensor, "n d"]:
+        """Harvests every list behind its skipped tokens."""
         from tqdm.auto import tqdm
 
         forward = self._forward or suited_forward(self.model.load()[0], self.max_tokens)
         self._forward, decoder = forward, forward.decoder
-        block, filled = torch.empty(positions(ids), decoder.config.hidden_size, dtype=decoder.dtype), 0
+        count = sum(max(0, len(row) - skip) for row, skip in zip(ids, skipped, strict=True))
+        block, filled = torch.empty(count, decoder.config.hidden_size, dtype=decoder.dtype), 0
         with tqdm(desc="harvesting", total=sum(map(len, ids)), unit="token", disable=not show, mininterval=1) as bar:
             for rows in forward.batches(ids, self.token_budget):
                 reading = forward([ids[row] for row in rows])
-                kept = np.concatenate([path[1:] for path in reading.paths])  # no first position: an attention sink
+                # never the first position: an attention sink
+                kept = np.concatenate([path[skipped[row] :] for row, path in zip(rows, reading.paths, strict=True)])
                 block[filled : filled + len(kept)] = reading.hidden[torch.from_numpy(kept)].cpu()
                 filled += len(kept)
                 bar.update(sum(len(ids[row]) for row in rows))

@@ -76,7 +76,8 @@ class SplicedLoss(Metric):
 
     `ce_score` is (zeroed - spliced) / (zeroed - clean), the field's usual score: 1 where the reconstruction loses nothing, 0
     where it is no better than zeros. Zeros are so far from any activation that a constant, the mean, already scores well
-    above 0; so `ce_score_mean` is the same with means in the place of zeros.
+    above 0; so `ce_score_mean` is the same with means in the place of zeros. A score is NaN, not defined, where the model
+    does no better with its own layer than with the zeros or means: on text that it was never trained to predict, for one.
     """
 
     full_state_update = False
@@ -108,9 +109,14 @@ class SplicedLoss(Metric):
             "ce_spliced": spliced,
             "ce_zeroed": zeroed,
             "ce_mean": averaged,
-            "ce_score": (zeroed - spliced) / (zeroed - clean),
-            "ce_score_mean": (averaged - spliced) / (averaged - clean),
+            "ce_score": _share_kept(clean, spliced, zeroed),
+            "ce_score_mean": _share_kept(clean, spliced, averaged),
         }
+
+
+def _share_kept(clean: Tensor, spliced: Tensor, without: Tensor) -> Tensor:
+    """How much of what the layer earns is left; NaN where it earns nothing."""
+    return torch.where(without > clean, (without - spliced) / (without - clean), math.nan)
 
 
 class FeatureActivity(nn.Module):
