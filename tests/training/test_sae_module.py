@@ -173,7 +173,7 @@ def test_a_cache_is_used_and_a_damaged_one_made_again(tiny, tmp_path, monkeypatc
     assert len(list(tmp_path.iterdir())) == len(files)
     harvests = []
     harvest = Harvester._harvest
-    monkeypatch.setattr(Harvester, "_harvest", lambda self, ids, show: harvests.append(1) or harvest(self, ids, show))
+    monkeypatch.setattr(Harvester, "_harvest", lambda self, *given: harvests.append(1) or harvest(self, *given))
 
     def again(**changes):
         harvests.clear()
@@ -533,7 +533,7 @@ def test_training_continues_in_the_units_of_the_checkpoint(tiny, tmp_path):
         ({"options": {"k": 97}}, "option k is 97, but the SAE has 96 features"),
         ({"options": {"d_in": 3}}, "no option d_in"),
         ({"options": {"k": 4, "use_sparse_activations": True}}, "write rescale_acts_by_decoder_norm: false beside it"),
-        ({"d_sae": 0}, "would have 0 features"),
+        ({"d_sae": 0}, r"SAEModule\.d_sae is 0; write a whole number from 1"),
         (
             {"architecture": "jumprelu", "options": {"jumprelu_sparsity_loss_mode": "quadratic"}},
             "target_l0 must be set",
@@ -549,10 +549,10 @@ def test_an_sae_that_cannot_be_is_refused(tiny, tmp_path, changes, message):
     ("changes", "message"),
     [
         ({"batch_tokens": 100_000, "buffer_tokens": 100_000}, "fewer than one batch of 100000"),
-        ({"batch_tokens": 0}, "data.batch_tokens is 0; write 1 or more"),
-        ({"max_tokens": 1}, "data.max_tokens is 1; write 2 or more"),
+        ({"batch_tokens": 0}, r"ActivationDataModule\.batch_tokens is 0; write a whole number from 1"),
+        ({"max_tokens": 1}, r"ActivationDataModule\.max_tokens is 1; write a whole number from 2"),
         ({"buffer_tokens": 8}, "data.buffer_tokens is 8, less than a batch"),
-        ({"validation": 1.0}, "data.validation is 1.0"),
+        ({"validation": 1.0}, r"ActivationDataModule\.validation is 1\.0; write a number"),
         ({"model": ReadModel("{tiny}", 7)}, "layer is 7, but .* has layers 0 to 1"),
         ({"model": ReadModel("nowhere/at/all", 0)}, "no model could be read at 'nowhere/at/all'"),
         ({"prompts": "missing.jsonl"}, "missing.jsonl does not exist"),
