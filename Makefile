@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all quick check format bench docs readme clean
+.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all quick check format mutants bench docs readme clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -61,6 +61,9 @@ check: install ## ruff, pyright, import layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@$(BIN)/python -m pytest -q tests/test_layers.py
+
+mutants: install ## small changes to the code, and whether a test notices; writes docs/mutants.md (ARGS="--only '*/objective/*'")
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 format: install ## mend what ruff can mend
 	@$(BIN)/ruff check --fix .

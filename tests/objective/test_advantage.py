@@ -90,3 +90,13 @@ def test_equal_rewards_are_exactly_zero(value):
     ):
         assert by_group(torch.cat([rewards, others]))[:2].eq(0).all()
         assert by_group(rewards).eq(0).all()
+
+
+def test_where_the_density_is_next_to_nothing_the_weight_is_a_million():
+    """Two hundred groups of success rates 0.49 and 0.51, and one of 0.01, where the fitted density is below 1e-6."""
+    rewards = torch.zeros(201, 100)
+    rewards[:200, :49] = 1.0
+    rewards[:100, 49:51] = 1.0
+    rewards[200, 0] = 1.0
+    found = advantage.beta_advantages(rewards)[200]
+    torch.testing.assert_close(found[:2], torch.tensor([0.99e6, -0.01e6]), rtol=1e-7, atol=0.02)

@@ -13,7 +13,8 @@ from saerl_lightning.objective.dapo import DAPO
 from saerl_lightning.objective.dr_grpo import DrGRPO
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.gspo import GSPO
-from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.objective import LossInputs, Objective
+from saerl_lightning.objective.policy_gradient import PolicyGradient
 from saerl_lightning.objective.reinforce_pp import ReinforcePP
 from saerl_lightning.objective.rloo import RLOO
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
@@ -181,6 +182,31 @@ def test_entropy_bonus_and_top_share():
     loss, gradient = run(DAPO(entropy=EntropyTerm(top_share=0.25)), step())
     assert loss == pytest.approx(1 / 4)
     torch.testing.assert_close(gradient, torch.tensor([[0.0, 0, 0], [0, 0, 1 / 4]]))
+
+
+class Bare(Objective):
+    """What must be written, and nothing else."""
+
+    def advantages(self, rewards):
+        return rewards
+
+    def __call__(self, inputs):
+        return inputs.logprobs.sum(), {}
+
+
+def test_an_objective_that_says_nothing_wants_nothing():
+    bare = Bare()
+    wants = ("needs_reference", "corrects_sampler", "reads_sampler", "skips_zero_advantage", "entropy_gradient")
+    assert [getattr(bare, name) for name in (*wants, "masks_truncated")] == [False] * 6
+    assert bare.top_entropy == 1.0
+    assert bare.penalty(None, None, None) is None
+    assert Objective.__abstractmethods__ == {"advantages", "__call__"}
+    assert PolicyGradient.__abstractmethods__ == {"advantages", "gain", "aggregate"}
+
+
+def test_a_dual_clip_inside_the_range_is_told_its_bound():
+    with pytest.raises(InputError, match=r"dual_clip is 1\.2; write null, or more than 1 \+ clip_high = 1\.3"):
+        GRPO(clip_high=0.3, dual_clip=1.2)
 
 
 def test_only_dapo_that_is_told_to_masks_truncated():
