@@ -19,7 +19,9 @@ FLOORS = [
     ),
     (1, "*.data.feature_ablation"),
     (5, "*.tools *.tools.*"),
-    (1, "*.signals.activations *.signals.trie *.signals.pooling *.reward.answer"),
+    (1, "*.signals.activations *.signals.trie *.signals.pooling"),
+    (1, "*.reward.answer *.reward.marks *.reward.choices *.reward.spelling *.reward.structure *.reward.numbers"),
+    (1, "*.reward.values *.reward.equality *.reward.symbols"),
     (1, "*.study.statistics *.study.bootstrap *.study.curves *.study.censoring *.study.multiplicity"),
     (
         1,

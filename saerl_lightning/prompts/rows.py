@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Message, Prompt
@@ -110,12 +111,18 @@ def _text(value: object) -> str:
 def _answer(record: Record, column: str, place: str) -> str:
     value = record.get(column)
     if isinstance(value, list | tuple) and all(isinstance(each, str | int | float) for each in value):
-        value = ", ".join(map(str, value))  # benchmarks with several right values list them
+        value = ", ".join(map(_digits, value))  # benchmarks with several right values list them
     if isinstance(value, Mapping | list | tuple):
         raise InputError(f"{place}: {column!r} is {value!r}; an answer is a text or a number, or a list of them")
     if not _text(value):
         raise InputError(f"{place}: no answer in column {column!r}; write one, or map `answer` to the column it is in")
-    return str(value)
+    return _digits(value)
+
+
+def _digits(value: object) -> str:
+    """A number without an exponent (0.00001, not 1e-05), anything else as its text."""
+    number = isinstance(value, float) and math.isfinite(value)
+    return format(Decimal(repr(value)), "f") if number else str(value)
 
 
 def _messages(record: Record, names: Mapping[str, str], place: str) -> tuple[Message, ...]:

@@ -1,4 +1,4 @@
-r"""Final answers in texts, and whether two answers are equal. Pure strings; math-verify only where strings don't settle it.
+r"""Final answers of texts, and whether they are right: by strings and exact numbers, formulas where a grader can be killed.
 
 Imports neither torch nor lightning, because grader processes import it. Deliberately not here: deadlines (`workers.py`
 kills a grader that hangs, so math-verify's own timeouts, which need SIGALRM, are off).
@@ -6,39 +6,48 @@ kills a grader that hangs, so math-verify's own timeouts, which need SIGALRM, ar
 
 from __future__ import annotations
 
-import logging
 import re
-from decimal import Decimal
+from functools import lru_cache
+from typing import NoReturn
 
-LETTERS = ("A", "B", "C", "D", "E")
+from saerl_lightning.reward import symbols
+from saerl_lightning.reward.choices import choice, chosen, leading_choice
+from saerl_lightning.reward.equality import Formulas, same, spelled
+from saerl_lightning.reward.marks import Said, boxed, said, tagged
+from saerl_lightning.reward.numbers import Number, agree, number
+from saerl_lightning.reward.spelling import compact, tidied
+from saerl_lightning.reward.values import Named, Region, Several, Value, Words, read, words
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
-_PLAIN_NUMBER = re.compile(rf"([+-]?)\\?\$?([+-]?)({_NUMBER})")
-_LAST_NUMBER = re.compile(rf"(?<![\w.)])-?(?:{_NUMBER})(?:/\d+)?")  # a minus after a word or ')' is a subtraction
+LONGEST = 4_000  # characters of an answer that are read
+LONGEST_GOLD = 300  # characters: beyond it, a gold answer is a solution, whose answer is looked for
+_YES_NO = ("yes", "no", "true", "false")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+[$€]?")
 
-
-def boxed(text: str) -> str | None:
-    r"""Cuts out the content of the last closed `\boxed{...}`, whose braces may nest; None if there is none."""
-    for box in reversed(list(re.finditer(r"\\f?boxed\s*\{", text))):
-        depth = 1
-        for brace in re.finditer(r"\\.|[{}]", text[box.end() :], re.DOTALL):  # an escaped brace is no brace
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                return text[box.end() : box.end() + brace.start()].strip()
-    return None
-
-
-def tagged(text: str) -> str | None:
-    """Cuts out the content of the last `<answer>...</answer>`; None if there is none."""
-    head, close, _ = text.rpartition("</answer>")
-    _, opening, inside = head.rpartition("<answer>")
-    return inside.strip() if close and opening else None
+prepare_symbolic = symbols.prepare
 
 
-def last_number(text: str) -> str | None:
-    """Cuts out the last number, thousands separators and a plain fraction included; None if there is none."""
-    numbers = _LAST_NUMBER.findall(text.replace("−", "-"))
-    return numbers[-1] if numbers else None
+class Undecided(Exception):
+    """Strings and numbers can't settle it."""
+
+    @staticmethod
+    def equal(gold: str, answer: str) -> bool:
+        """True for equal strings.
+
+        Raises:
+            Undecided: for all others.
+        """
+        if compact(gold) == compact(answer):
+            return True
+        raise Undecided
+
+    @staticmethod
+    def worth(formula: str, number: Number) -> NoReturn:
+        """Leaves a formula's value open.
+
+        Raises:
+            Undecided: always.
+        """
+        raise Undecided
 
 
 def given_answer(text: str) -> str:
@@ -50,106 +59,107 @@ def given_answer(text: str) -> str:
 
 
 def last_answer(text: str) -> str:
-    r"""The answer of a text in a canonical form, so that equal votes are equal strings; "" if it gives none.
+    r"""The answer of a text in one spelling, so that equal votes are equal strings; "" if it gives none.
 
-    It is the last `\boxed`, else what stands in the last `<answer>` tags, else the last number.
+    Answers are read as they are graded. Percent signs, units and names are left out, and formulas are not simplified.
     """
-    answer = _marked(text)
-    if answer is None:
-        answer = last_number(text) or ""
-    number = as_number(answer)
-    return normalized(answer) if number is None else _plain(number)
-
-
-def normalized(answer: str) -> str:
-    r"""The answer without what never changes its meaning: spaces, `\left`, `\text{}`, `\dfrac`, dollars, a full stop."""
-    answer = answer.replace("−", "-").replace("{,}", ",")
-    answer = re.sub(r"\\(?:text|mbox|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", answer)
-    answer = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", answer)
-    answer = re.sub(r"\\(?:left|right)(?![a-zA-Z])|(?<!\\)\\[!,;: ]", "", answer)
-    return re.sub(r"\s+", "", answer).strip("$").rstrip(".")
-
-
-def as_number(answer: str) -> Decimal | None:
-    r"""The exact value of a plain decimal number, as 1,234.50 or \$5 or -.5; None for anything else (percent too)."""
-    found = _PLAIN_NUMBER.fullmatch(normalized(answer))
-    if found is None or (found[1] and found[2]):
-        return None
-    return Decimal(found[1] + found[2] + found[3].replace(",", ""))
+    answer = said(text)
+    if not answer.marked and not re.search(r"\d|\\", "".join(answer.parts)) and len(text.split()) > 1:
+        return ""
+    return spelled(_value(_whole(answer)))
 
 
 def quick_verdict(gold: str, text: str) -> float | None:
-    """Grades a completion by strings and plain decimal numbers, in microseconds; None where that can't settle it."""
-    number = as_number(gold)
-    answer = _marked(text)
-    if answer is None and number is not None:
-        answer = last_number(text) or ""
-    if answer is None:
-        return None if text.strip() else 0.0
-    if not normalized(answer):
+    """Grades a completion by strings and exact numbers, in microseconds; None where a formula must be understood."""
+    if not text.strip():
         return 0.0
-    if normalized(answer) == normalized(gold):
-        return 1.0
-    given = as_number(answer)
-    return None if number is None or given is None else float(number == given)
+    if not _gold(gold):
+        return None
+    try:
+        return float(_verdict(gold, text, Undecided))
+    except Undecided:
+        return None
 
 
 def symbolic_verdict(gold: str, text: str) -> float:
-    """Grades a completion with math-verify, the gold answer first. May hang: run it in a process that can be killed.
+    """Grades a completion, formulas with math-verify. May hang: run it in a process that can be killed.
 
     Raises:
-        ValueError: if math-verify can't read the gold answer, so that no answer can be called wrong.
+        ValueError: if nothing is left of the gold answer, so that no answer can be called wrong.
     """
-    from math_verify import verify
-
-    letter = normalized(gold).strip("()")  # a lower-case e is Euler's number
-    if letter in LETTERS:
-        return float(letter.lower() in _letters(text))
-    golds = _expressions(f"${gold.strip()}$") or _expressions(gold)
-    if not golds:
-        raise ValueError(f"math-verify can't read the gold answer {gold!r}")
-    return float(verify(golds, _answers(text, number=as_number(gold) is not None), timeout_seconds=None))
+    if not _gold(gold):
+        raise ValueError(f"can't read the gold answer {gold!r}: nothing is left of it")
+    return float(_verdict(gold, text, symbols))
 
 
-def prepare_symbolic() -> None:
-    """Imports math-verify before the first job, and silences its notice that its timeouts are off."""
-    import math_verify  # noqa: F401
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-
-
-def _marked(text: str) -> str | None:
-    answer = boxed(text)
-    return tagged(text) if answer is None else answer
-
-
-def _plain(number: Decimal) -> str:
-    digits = format(number, "f")
-    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
-    return "0" if digits in ("", "-0", "-") else digits
-
-
-def _letters(text: str) -> list[str]:
-    """The choice a text makes, as math-verify's string extraction reads it once `(B)` and `\text{B}` are bare."""
-    from math_verify import StringExtractionConfig, parse
-
-    answer = _marked(text)
-    words = re.sub(r"\\(?:text|mbox|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text if answer is None else answer)
-    bare = re.sub(r"[($]+([A-E])[)$]+", r"\1", words)
-    return [str(x) for x in parse(bare, [StringExtractionConfig(strings=LETTERS)], parsing_timeout=None)]  # type: ignore[arg-type]
+def _verdict(gold: str, text: str, by: Formulas) -> bool:
+    wanted, answer = _gold(gold), said(text)
+    given = tidied(answer.parts[-1][:LONGEST])
+    if len(answer.parts) == 1 and compact(given) == compact(wanted):
+        return True
+    value = _gold_value(gold)
+    if isinstance(value, Number):
+        plain = number(given)
+        if plain is not None:
+            return agree(value, plain)
+    letter = choice(wanted)
+    if letter is not None:
+        return _same_choice(letter, answer, text, by)
+    if not given:
+        return False
+    if isinstance(value, Words) and value.text[:1].isalpha() and not answer.marked:
+        return _ends_with(value, text)
+    if isinstance(value.value if isinstance(value, Named) else value, Several | Region):
+        given = tidied(_whole(answer)[:LONGEST])
+    return _right(value, given, by)
 
 
-def _answers(text: str, number: bool) -> list:
-    """The expressions of a completion's answer; without a mark, its last number or what math-verify finds."""
-    answer = _marked(text)
-    if answer is None:
-        return _expressions((last_number(text) or "") if number else text)
-    in_math = [f"${answer}$", answer]
-    first, second = reversed(in_math) if re.search(r"(?<!\\)\$", answer) else in_math
-    return _expressions(first) or _expressions(second)
+@lru_cache(maxsize=4096)  # the completions of a group share their gold answer
+def _gold(gold: str) -> str:
+    return tidied(_whole(said(gold)) if "boxed" in gold or len(gold) > LONGEST_GOLD else gold)
 
 
-def _expressions(text: str) -> list:
-    from math_verify import parse
+@lru_cache(maxsize=4096)
+def _gold_value(gold: str) -> Value:
+    return read(_gold(gold))
 
-    return parse(text, parsing_timeout=None)  # type: ignore[arg-type]
+
+def _whole(answer: Said) -> str:
+    return ", ".join(part.strip() for part in answer.parts)
+
+
+def _value(answer: str) -> Value:
+    return read(tidied(answer[:LONGEST]))
+
+
+def _right(gold: Value, given: str, by: Formulas) -> bool:
+    if isinstance(gold, Number) and gold.places and _DECIMAL_COMMA.fullmatch(compact(given)):
+        given = given.replace(",", ".")  # where the gold answer has decimals, the comma is theirs
+    if isinstance(gold, Words) and gold.text in _YES_NO:
+        return words(given).text.partition(" ")[0] == gold.text
+    return same(gold, read(given), by)
+
+
+def _same_choice(gold: tuple[str, str], answer: Said, text: str, by: Formulas) -> bool:
+    """Whether the letter is picked; where the gold answer has a text beside it, that text alone does too."""
+    given = tidied(answer.parts[-1][:LONGEST])
+    picked = choice(given) if len(answer.parts) == 1 else None
+    if picked is not None:
+        return picked[0] == gold[0]
+    letter = leading_choice(given) if answer.marked else chosen(text)
+    if letter:
+        return letter == gold[0]
+    return bool(gold[1]) and _right(read(gold[1]), given, by)
+
+
+def _ends_with(gold: Words, text: str) -> bool:
+    """Whether a text without marks is those words, or its last sentence says them last and without a 'not'."""
+    sentences = [words(sentence).text for sentence in re.split(r"[.!?](?:\s|$)|\n", text)]
+    sentences = [sentence for sentence in sentences if sentence]
+    if not sentences:
+        return False
+    last, count = sentences[-1].split(), len(gold.text.split())
+    if len(sentences) == 1 and gold.text in _YES_NO and last[0] in _YES_NO:
+        return last[0] == gold.text
+    denied = any(word in ("not", "never", "neither", "nor", "or") or word.endswith("n't") for word in last[:-count])
+    return " ".join(last[-count:]) == gold.text and not denied

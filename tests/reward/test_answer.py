@@ -1,4 +1,4 @@
-"""Where the answer of a text is, and which answers are equal."""
+"""Which answers are right, and which votes are one."""
 
 import subprocess
 import sys
@@ -8,59 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saerl_lightning.reward.answer import (
-    as_number,
-    boxed,
-    given_answer,
-    last_answer,
-    last_number,
-    quick_verdict,
-    symbolic_verdict,
-    tagged,
-)
+from saerl_lightning.reward.answer import given_answer, last_answer, quick_verdict, symbolic_verdict
 
 
-@pytest.mark.parametrize(
-    ("text", "content"),
-    [
-        (r"so \boxed{5}", "5"),
-        (r"\boxed{1} and then \boxed{2}", "2"),
-        (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{\left\{x : x > \frac{a}{b}\right.}", r"\left\{x : x > \frac{a}{b}\right."),  # unpaired escaped brace
-        (r"\fbox{3}", None),
-        (r"\boxed{4} then \boxed{\frac{1", "4"),  # truncated
-        (r"\boxed{", None),
-        ("5", None),
-    ],
-)
-def test_boxed(text, content):
-    assert boxed(text) == content
-
-
-def test_tagged():
-    assert tagged("<answer> 1 </answer><answer>\n2\n</answer>") == "2"
-    assert tagged("<answer>1") is None
-    assert tagged("</answer> 1 <answer>") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("first 3, then 1,234.50 dollars.", "1,234.50"),
-        ("10-4=6", "6"),
-        ("3-4", "4"),
-        ("it is -4.", "-4"),
-        ("it is −4.", "-4"),
-        ("about 3/4 of it", "3/4"),
-        ("costs $.50", ".50"),
-        ("costs $12", "12"),
-        ("x2 and v1", None),
-        ("none", None),
-    ],
-)
-def test_last_number(text, number):
-    assert last_number(text) == number
+def verdict(gold: str, text: str) -> float:
+    quick = quick_verdict(gold, text)
+    return symbolic_verdict(gold, text) if quick is None else quick
 
 
 def test_given_answer_prefers_tags_then_box_then_all():
@@ -89,14 +42,8 @@ def test_equal_votes_are_equal_strings(text, vote):
 @given(st.decimals(-(10**20), 10**20, allow_nan=False, places=3))
 def test_a_number_is_read_exactly_in_every_spelling(number):
     for spelling in (f"{number:f}", f"{number:,f}", f"${number:f}$", f" {number:f}. "):
-        assert as_number(spelling) == number
         assert quick_verdict(f"{number:f}", rf"\boxed{{{spelling}}}") == 1.0
         assert quick_verdict(f"{number:f}", f"so it is {number + Decimal('0.001'):f}") == 0.0
-
-
-def test_what_is_no_plain_number():
-    for text in ("1e5", "50%", "1/2", "--5", "1,2", "12,34", "1.2.3", "", "x", "+-3"):
-        assert as_number(text) is None, text
 
 
 # gold, completion, equal, whether strings and numbers settle it
@@ -140,7 +87,8 @@ VERDICTS = [
 
 @pytest.mark.parametrize(("gold", "text", "equal", "quick"), VERDICTS)
 def test_verdicts(gold, text, equal, quick):
-    assert quick_verdict(gold, text) == (equal if quick else None)
+    """Where no formula must be understood, no process is asked; a verdict in process is the grader's."""
+    assert quick_verdict(gold, text) in ((equal,) if quick else (equal, None))
     if text:
         assert symbolic_verdict(gold, text) == equal
 

@@ -94,6 +94,18 @@ def test_format_reward():
         FormatReward("(")
 
 
+def test_a_pattern_that_backtracks_without_end_is_stopped():
+    """`re` would take 2^40 steps for the second completion."""
+    reward = FormatReward("(a|a)*", whole=True, deadline_s=0.1)
+    [scores] = reward([prompt("1")], rollouts([["aa", "a" * 40 + "!", "b"]])).tolist()
+    assert scores[0] == 1.0
+    assert math.isnan(scores[1])
+    assert scores[2] == 0.0
+    assert reward.overruns == 1
+    with pytest.raises(InputError, match="deadline_s"):
+        FormatReward("a", deadline_s=0)
+
+
 def test_length_reward_is_daposs_slope():
     """DAPO eq. 13 with L_max 10 and L_cache 4: 0 up to 6, then -1/4 a token, -1 from 10 on."""
     scores = LengthReward(10, 4)([prompt("1")] * 2, rollouts([["", "", ""]] * 2, [1, 6, 7, 9, 10, 12]))

@@ -1,0 +1,198 @@
+r"""Whether two answers say the same. Numbers, lists, intervals, words and bases here; formulas by `symbols`.
+
+Order counts in brackets, not in bare lists and sets; a closed end is no open one; a name is not another name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from typing import Protocol
+
+from saerl_lightning.reward.numbers import Number, agree
+from saerl_lightning.reward.spelling import compact
+from saerl_lightning.reward.values import Formula, Named, Numeral, Region, Residue, Several, Value, Words, words
+
+
+class Formulas(Protocol):
+    """What decides on formulas: `symbols`, or `Undecided` where that would take too long."""
+
+    def equal(self, gold: str, answer: str) -> bool:
+        """Whether two formulas are equal."""
+        ...
+
+    def worth(self, formula: str, number: Number) -> bool:
+        """Whether a formula's value is a number."""
+        ...
+
+
+_RELATION = re.compile(r"[=<>]|\\[gl]e(?![a-zA-Z])")
+MOST = 60  # values of a list that are matched in any order; longer ones must be in order
+
+
+def same(gold: Value, answer: Value, by: Formulas) -> bool:
+    """Whether an answer says what the gold answer says."""
+    if isinstance(gold, Named) or isinstance(answer, Named):
+        return _same_named(gold, answer, by)
+    if isinstance(gold, Number) and isinstance(answer, Number):
+        return agree(gold, answer)
+    if isinstance(gold, Numeral) or isinstance(answer, Numeral):
+        return gold == answer
+    if isinstance(gold, Residue) or isinstance(answer, Residue):
+        return _same_residue(gold, answer, by)
+    if isinstance(gold, Words) or isinstance(answer, Words):
+        return _said(gold) == _said(answer) != ""
+    if isinstance(gold, Region) or isinstance(answer, Region):
+        return _same_region(gold, answer, by)
+    if isinstance(gold, Several) and isinstance(answer, Several):
+        return _same_several(gold, answer, by)
+    return _same_formula(gold, answer, by)
+
+
+def spelled(value: Value) -> str:
+    """The value in one spelling, so that equal answers are equal strings as far as no formula must be simplified."""
+    if isinstance(value, Number):
+        return _fraction(value.value)
+    if isinstance(value, Several):
+        names = {each.name for each in value.values if isinstance(each, Named)}
+        inside = [
+            f"{each.name}={spelled(each)}" if isinstance(each, Named) and len(names) > 1 else spelled(each)
+            for each in value.values
+        ]
+        inside = inside if value.opening in ("(", "[") else sorted(inside)
+        opening, closing = ("", "") if value.opening == r"\{" else (value.opening, value.closing)
+        return f"{opening}{', '.join(inside)}{closing}"
+    if isinstance(value, Region):
+        return r" \cup ".join(sorted(spelled(each) for each in value.pieces))
+    if isinstance(value, Named):
+        return spelled(value.value)
+    if isinstance(value, Residue):
+        return rf"{spelled(value.value)} \pmod{{{value.modulus}}}"
+    if isinstance(value, Numeral):
+        return f"{value.digits}_{{{value.base}}}"
+    return value.text if isinstance(value, Words) else value.latex
+
+
+def _fraction(value: Fraction) -> str:
+    sign = "-" if value < 0 else ""
+    top, bottom = abs(value.numerator), value.denominator
+    return f"{sign}{top}" if bottom == 1 else rf"{sign}\frac{{{top}}}{{{bottom}}}"
+
+
+def _same_named(gold: Value, answer: Value, by: Formulas) -> bool:
+    if isinstance(gold, Named) and isinstance(answer, Named):
+        if _bare_name(gold.name) == _bare_name(answer.name):
+            return same(gold.value, answer.value, by)
+        return by.equal(gold.latex, answer.latex)
+    if isinstance(gold, Named):
+        if isinstance(answer, Formula) and _RELATION.search(answer.latex):
+            return by.equal(gold.latex, answer.latex)
+        return same(gold.value, answer, by)
+    if isinstance(gold, Formula) and _RELATION.search(gold.latex):
+        return by.equal(gold.latex, answer.latex)  # type: ignore[union-attr]
+    return same(gold, answer.value, by)  # type: ignore[union-attr]
+
+
+def _bare_name(name: str) -> str:
+    return re.sub(r"\([a-z,]*\)$|[{} ]", "", name)
+
+
+def _same_residue(gold: Value, answer: Value, by: Formulas) -> bool:
+    if isinstance(answer, Residue) and not isinstance(gold, Residue):
+        return same(gold, answer.value, by)
+    return (
+        isinstance(gold, Residue)
+        and isinstance(answer, Residue)
+        and gold.modulus == answer.modulus
+        and same(gold.value, answer.value, by)
+    )
+
+
+def _said(value: Value) -> str:
+    if isinstance(value, Words):
+        return value.text
+    return words(value.latex).text if isinstance(value, Formula) and "\\" not in value.latex else ""
+
+
+def _same_several(gold: Several, answer: Several, by: Formulas) -> bool:
+    answer = _without_repeats(answer) if len(answer.values) > len(gold.values) else answer
+    if len(gold.values) != len(answer.values):
+        return False
+    kinds = gold.opening + gold.closing, answer.opening + answer.closing
+    alike = partial(same, by=by)
+    loose = ("", r"\{\}")
+    if kinds[0] in loose and kinds[1] in loose:
+        return _matched(gold.values, answer.values, alike)
+    if r"\{\}" in kinds:
+        return False
+    if "" in kinds:
+        bracket = kinds[0] or kinds[1]
+        if bracket == "[]":
+            return (len(gold.values) > 2 or kinds[0] == "") and _matched(gold.values, answer.values, alike)
+        return bracket == "()" and all(map(alike, gold.values, answer.values))
+    return _brackets(gold) == _brackets(answer) and all(map(alike, gold.values, answer.values))
+
+
+def _without_repeats(answer: Several) -> Several:
+    """A set or bare list without its repetitions."""
+    if answer.opening not in ("", r"\{"):
+        return answer
+    return replace(answer, values=tuple({spelled(value): value for value in answer.values}.values()))
+
+
+def _brackets(value: Several) -> tuple[str, str]:
+    """The two brackets; at an infinite end they say nothing."""
+    ends = value.values[0], value.values[-1]
+    opening = "(" if _is_infinite(ends[0]) else value.opening
+    return opening, ")" if _is_infinite(ends[1]) else value.closing
+
+
+def _is_infinite(value: Value) -> bool:
+    return isinstance(value, Formula) and compact(value.latex).lstrip("+-") == r"\infty"
+
+
+def _matched(golds: Sequence[Value], answers: Sequence[Value], alike: Callable[[Value, Value], bool]) -> bool:
+    """Whether each gold value has an answer of its own, in any order."""
+    if len(golds) > MOST:
+        return all(map(alike, golds, answers))
+    left = list(answers)
+    for gold in golds:
+        place = next(
+            (i for i, answer in enumerate(left) if spelled(gold) == spelled(answer) and alike(gold, answer)), None
+        )
+        if place is None:
+            place = next((i for i, answer in enumerate(left) if alike(gold, answer)), None)
+        if place is None:
+            return False
+        left.pop(place)
+    return not left
+
+
+def _same_region(gold: Value, answer: Value, by: Formulas) -> bool:
+    first, second = _pieces(gold), _pieces(answer)
+    if first and second and len(first) == len(second) and _matched(first, second, partial(same, by=by)):
+        return True
+    latex = [value.latex for value in (gold, answer) if isinstance(value, Region | Several | Formula)]
+    return len(latex) == 2 and all(latex) and by.equal(*latex)
+
+
+def _pieces(value: Value) -> tuple[Value, ...] | None:
+    if isinstance(value, Region):
+        return value.pieces
+    return (value,) if isinstance(value, Several) and value.opening else None
+
+
+def _same_formula(gold: Value, answer: Value, by: Formulas) -> bool:
+    if isinstance(gold, Number) and isinstance(answer, Formula):
+        return by.worth(answer.latex, gold)
+    if isinstance(gold, Formula) and isinstance(answer, Number):
+        return by.worth(gold.latex, answer)
+    if isinstance(gold, Formula) and isinstance(answer, Formula):
+        return by.equal(gold.latex, answer.latex)
+    formula, several = (gold, answer) if isinstance(gold, Formula) else (answer, gold)
+    if isinstance(formula, Formula) and isinstance(several, Several):
+        return by.equal(*(value.latex for value in (gold, answer)))  # type: ignore[union-attr]
+    return False

@@ -1,0 +1,281 @@
+r"""Where a text says its answer: in boxes, in tags, after "the answer is", or in the last formula or number.
+
+Pure strings, in time linear in their length, because it runs in the trainer on whatever a policy writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from saerl_lightning.reward.numbers import SCALES, UNITS
+
+SENTENCE = 400  # characters of a sentence that are read
+TAILS = (400, 3000)  # characters at the end of a text that are searched first
+_BRACES = re.compile(r"\\{1,2}f?boxed\s*\{|\\.|[{}]", re.DOTALL)
+_TAKEN_BACK = re.compile(
+    r"\b(?:no|not|nope|wait|actually|instead|rather|but|oops|wrong|incorrect|mistake|correction|hmm|recheck|however|should"
+    r"|so|thus|hence|therefore|then|which|because|since|if|from|becomes?|gives?|equals?)\b|[=?!]|\\(?:to|Right|implies|ne)",
+    re.IGNORECASE,
+)
+_ENDS = re.compile(r"[.!?](?=\s|$)|\n\s*\n")
+_JOINT = re.compile(r"[\s$,;&.~*]|\\[()\[\],;:! ]|\\q?quad|\\text\s*\{|\}|\b(?:and|or)\b")
+_STATEMENT = re.compile(
+    r"\banswers?\b(?:[^.\n:=$\\<]|\.(?=\d)){0,60}?(?:\b(?:is|are)\b(?!\s+not\b)\s*:?|:|=)|####",
+    re.IGNORECASE,
+)
+_LEAD = re.compile(
+    r"(?:[\s*:_>`\"']|\\boxed(?!\{)|(?:approximately|about|exactly|equal to|simply|just|therefore|given by)\b)*"
+)
+_SENTENCE = re.compile(r"[.!?](?=[\s*\"')]|$)|\n")
+_ENVIRONMENT = re.compile(
+    r"\$\$(?P<display>[^$]{1,2000})\$\$|\\\[(?P<bracket>(?:[^\\]|\\(?![\[\]])){1,2000})\\\]"
+    r"|\\\((?P<paren>(?:[^\\]|\\(?![()])){1,1000})\\\)|(?<!\\)\$(?P<inline>(?:[^$\\\n]|\\.|\n(?!\s*\n)){1,600})(?<!\\)\$",
+    re.DOTALL,
+)
+_LATEX_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\[a-zA-Z]+")
+_LONG_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{3,}")
+_PROSE = re.compile(r"(?<![A-Za-z\\])(?!(?:sin|cos|tan|log|ln|sqrt|pi|mod|or)(?![A-Za-z]))[A-Za-z]{2,}")
+_GLUED_UNIT = re.compile(r"[-+$]?[\d.,]*\d([A-Za-z]{2,})(?:\^\{?[23]\}?|[²³])?[.,;:!?)]*")
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")
+_LOOSE = re.compile(r"[-*+–•]|\W?[a-zA-Z]\W?")
+_VALUE = re.compile(r"\d|\\[a-zA-Z]|[π∞√½⅓¼¾⅔]")
+_CONNECTED = re.compile(r"\s*(?:[,;]|,?\s*\b(?:and|or)\b|&)\s*", re.IGNORECASE)
+_NEXT_WORD = re.compile(r"\s*(\\?%|[A-Za-z]+)(\^\{?[23]\}?|[²³])?")
+
+
+@dataclass(frozen=True)
+class Said:
+    """The answer of a text.
+
+    Attributes:
+        parts: one text; several where several boxes or formulas stand side by side, of which the last is the answer to a
+            question that has one.
+        marked: whether a box, tags or a sentence says so.
+    """
+
+    parts: tuple[str, ...]
+    marked: bool
+
+
+def boxes(text: str) -> list[tuple[int, int, int]]:
+    r"""All closed `\boxed{...}`, braces nested: where each starts, where its content does, and where that ends."""
+    opened: list[tuple[int, int] | None] = []
+    closed = []
+    for token in _BRACES.finditer(text):
+        if token[0] == "{":
+            opened.append(None)
+        elif token[0] == "}":
+            box = opened.pop() if opened else None
+            if box is not None:
+                closed.append((*box, token.start()))
+        elif token[0][-1] == "{" and len(token[0]) > 2:
+            opened.append((token.start(), token.end()))
+    return sorted(closed)
+
+
+def boxed(text: str) -> str | None:
+    r"""Cuts out the content of the last closed `\boxed{...}`, whose braces may nest; None if there is none."""
+    found = boxes(text)
+    return text[found[-1][1] : found[-1][2]].strip() if found else None
+
+
+def tagged(text: str) -> str | None:
+    """Cuts out the content of the last `<answer>...</answer>`; None if there is none."""
+    head, close, _ = text.rpartition("</answer>")
+    _, opening, inside = head.rpartition("<answer>")
+    return inside.strip() if close and opening else None
+
+
+def said(text: str) -> Said:
+    r"""Finds the answer: the last box, tags or sentence that says it, else the last formula or number, else all of it.
+
+    What a reasoning policy thinks (up to the last `</think>`) counts only where nothing after it says an answer.
+    """
+    thought, _, rest = text.rpartition("</think>")
+    if thought and rest.strip():
+        answer = _marked(rest) or _last_item(rest)
+        if answer is not None:
+            return answer
+    return _marked(text) or _unmarked(text)
+
+
+def _marked(text: str) -> Said | None:
+    """What the last mark says: a box, the tags, or a sentence that gives a value after the last box."""
+    found = boxes(text) if "boxed" in text else []
+    tags = text.rfind("</answer>")
+    inside = tagged(text) if tags >= 0 else None
+    if inside is not None and (not found or found[-1][2] < tags):
+        within = _boxed_parts(inside, boxes(inside)) if "boxed" in inside else ()
+        if within:
+            return Said(within, marked=True)
+        answer = (_statement(inside) or _last_item(inside)) if _is_prose(inside) else None
+        return answer or Said((inside,), marked=True)
+    after = _statement(text[found[-1][2] :], values_only=True) if found else _statement(text)
+    if after is not None:
+        return after
+    return Said(_boxed_parts(text, found), marked=True) if found else None
+
+
+def _boxed_parts(text: str, found: list[tuple[int, int, int]]) -> tuple[str, ...]:
+    """The last box, and those before it that its sentence joins to it."""
+    last: list[tuple[int, int, int]] = []
+    for box in reversed(found):
+        if last and not (box[2] < last[-1][0] and _joined(text[box[2] + 1 : last[-1][0]])):
+            break
+        last.append(box)
+    return tuple(dict.fromkeys(text[start:end].strip() for _, start, end in reversed(last)))
+
+
+def _joined(gap: str) -> bool:
+    """Whether what stands between two boxes makes them one answer."""
+    if len(gap) > 120 or _TAKEN_BACK.search(re.sub(r"\\?[$(\[]?\s*\$?[a-zA-Z](?:_\{?\w+\}?)?\s*=", " ", gap)):
+        return False
+    return not _ENDS.search(gap) and (not _JOINT.sub("", gap) or bool(re.search(r"[,;&]|\b(?:and|or)\b", gap)))
+
+
+def _statement(text: str, values_only: bool = False) -> Said | None:
+    """What the last "the answer is …" or "#### …" says; None if there is none, or it says nothing."""
+    for found in reversed(list(_STATEMENT.finditer(text))):
+        start = _LEAD.match(text, found.end()).end()  # type: ignore[union-attr]
+        environment = _ENVIRONMENT.match(text, start)
+        if environment is not None and not _is_currency(environment):
+            return Said(
+                tuple(
+                    each[2]
+                    for each in _group(_items(text[start : start + SENTENCE]), 0, text[start : start + SENTENCE])
+                ),
+                True,
+            )
+        sentence = _SENTENCE.split(text[start : start + SENTENCE], maxsplit=1)[0].strip()
+        items = _items(sentence)
+        if items and not items[0][0]:
+            return Said(tuple(each[2] for each in _group(items, 0, sentence)), marked=True)
+        if values_only:
+            continue
+        if items:
+            return Said(tuple(each[2] for each in _group(items, len(items) - 1, sentence)), marked=True)
+        if sentence:
+            return Said((sentence.strip("*\"'` "),), marked=True)
+    return None
+
+
+def _unmarked(text: str) -> Said:
+    whole = text.strip()
+    if not _is_prose(whole) and "\n" not in whole:
+        return Said((whole,), marked=False)
+    return _last_item(text) or Said((whole,), marked=False)
+
+
+def _is_prose(text: str) -> bool:
+    return (
+        len(text) > TAILS[-1]
+        or bool(_LONG_WORD.search(_LATEX_TEXT.sub(" ", text)))
+        or bool(_PROSE.search(text))
+        or "$" in text
+    )
+
+
+def _last_item(text: str) -> Said | None:
+    for tail in _tails(text):
+        items = _items(tail)
+        if items:
+            return Said(tuple(each[2] for each in _group(items, len(items) - 1, tail)), marked=False)
+    return None
+
+
+def _tails(text: str) -> Iterator[str]:
+    """The end of a text from the start of a sentence on, then more of it, then all."""
+    for length in TAILS:
+        if length < len(text):
+            start = _SENTENCE.search(text, len(text) - length)
+            yield text[start.end() if start and start.end() < len(text) else len(text) - length :]
+    yield text
+
+
+def _items(text: str) -> list[tuple[int, int, str]]:
+    """Formulas and numbers of a text in order: where each starts and ends, and what it says."""
+    text = _CALCULATOR.sub(lambda found: " " * len(found[0]), text)
+    items, start = [], 0
+    for environment in _ENVIRONMENT.finditer(text):
+        if _is_currency(environment):
+            continue
+        items += _plain_items(text, start, environment.start())
+        inside = next(group for group in environment.groups() if group is not None)
+        if _VALUE.search(inside) or re.search(r"[=<>{}]|[a-zA-Z].*[a-zA-Z]", inside):
+            items.append(_with_unit(text, environment.start(), environment.end(), inside))
+        start = environment.end()
+    return items + _plain_items(text, start, len(text))
+
+
+def _is_currency(environment: re.Match[str]) -> bool:
+    r"""Whether the text between two dollar signs is prose, so that both are prices."""
+    inline = environment["inline"]
+    return inline is not None and len(_LONG_WORD.findall(_LATEX_TEXT.sub(" ", inline))) > 1
+
+
+def _plain_items(text: str, start: int, end: int) -> list[tuple[int, int, str]]:
+    """Runs of numbers, operators, single letters and commands outside of math environments."""
+    items, run = [], []
+    for chunk in re.finditer(r"\S+|\n", text[start:end]):
+        mathy = chunk[0] != "\n" and not (len(chunk[0]) > 3 and chunk[0].isalpha()) and _is_mathy(chunk[0])
+        if mathy:
+            run.append(chunk)
+        if run and (not mathy or chunk[0][-1] in ".:?!"):
+            items += _run_items(text, start, run)
+            run = []
+    return items + (_run_items(text, start, run) if run else [])
+
+
+def _is_mathy(chunk: str) -> bool:
+    """Whether a piece between spaces has no word in it, but for functions and the unit of a number."""
+    if _PROSE.search(_LATEX_TEXT.sub(" ", chunk)) is None:
+        return True
+    found = _GLUED_UNIT.fullmatch(chunk)
+    return found is not None and found[1] in UNITS
+
+
+def _run_items(text: str, offset: int, run: list[re.Match[str]]) -> list[tuple[int, int, str]]:
+    """One run cut at its commas, without list marks and lone letters at its ends; nothing where it has no value."""
+    first, last = 0, len(run)
+    while first < last and _LOOSE.fullmatch(run[first][0]):
+        first += 1
+    while first < last and _LOOSE.fullmatch(run[last - 1][0]):
+        last -= 1
+    if first == last or (last - first < len(run) and re.match(r"\s*[=<>]", run[first][0])):
+        first, last = 0, len(run)
+    start = offset + run[first].start()
+    whole = text[start : offset + run[last - 1].end()]
+    items, place = [], 0
+    for part in re.split(r"[,;](?=\s)", whole) if "(" not in whole else [whole]:
+        inside = part.strip(" *\"'`!?:,").rstrip(".")
+        if _VALUE.search(inside):
+            items.append(_with_unit(text, start + place, start + place + len(part), inside))
+        place += len(part) + 1
+    return items
+
+
+def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, str]:
+    """The item, with a percent sign, a power of ten or a known unit that follows it in words."""
+    word = _NEXT_WORD.match(text, end)
+    if word and text[end - 1 : end] not in ",.;:!?":
+        name = word[1].lower()
+        if (
+            "%" in name
+            or name in ("percent", "percentage", "pct")
+            or name in SCALES
+            or (len(name) > 1 and word[1] in UNITS)
+        ):
+            return start, word.end(), f"{inside} {word[0].strip()}"
+    return start, end, inside
+
+
+def _group(items: list[tuple[int, int, str]], place: int, text: str) -> list[tuple[int, int, str]]:
+    """The items around one that only commas, `and` and `or` keep apart."""
+    first = last = place
+    while first > 0 and _CONNECTED.fullmatch(text[items[first - 1][1] : items[first][0]]):
+        first -= 1
+    while last + 1 < len(items) and _CONNECTED.fullmatch(text[items[last][1] : items[last + 1][0]]):
+        last += 1
+    return items[first : last + 1]

@@ -1,0 +1,137 @@
+r"""One spelling for what LaTeX, Unicode and habit spell in many ways. Pure strings, in time linear in their length.
+
+Deliberately not here: what changes a meaning. Spaces between digits stay, so that `1 2` never becomes 12.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "‐": "-", "×": r" \times ", "·": r" \cdot ", "⋅": r" \cdot ", "∙": r" \cdot ", "÷": "/", "⁄": "/",
+        "π": r" \pi ", "∞": r" \infty ", "≤": r" \le ", "≥": r" \ge ", "⩽": r" \le ", "⩾": r" \ge ", "≠": r" \ne ",
+        "≈": r" \approx ", "≡": r" \equiv ", "∪": r" \cup ", "∩": r" \cap ", "∈": r" \in ", "∅": r" \emptyset ",
+        "±": r" \pm ", "∓": r" \mp ", "ℝ": r" \mathbb{R} ", "θ": r" \theta ", "α": r" \alpha ", "β": r" \beta ",
+        "λ": r" \lambda ", "√": r"\sqrt ", "°": r"^{\circ}", "⟨": r"\langle ", "⟩": r"\rangle ",
+        "¹": "^1", "²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5", "₀": "_0", "₁": "_1", "₂": "_2", "₃": "_3",
+        "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
+        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "，": ",", "（": "(", "）": ")", "“": "", "”": "",
+        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
+    }
+)  # fmt: skip
+_PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
+_ROWS = re.compile(r"\\begin\{(?:[pbvBV]?matrix|smallmatrix|array|cases|align)")
+_DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")
+_GONE = re.compile(
+    r"\\!\s*|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|nonumber|hfill|allowbreak)(?![a-zA-Z])"
+    r"|\\[hv]?phantom\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}|\\color\s*\{[^{}]*\}"
+    r"|(?<!\\)\\[()\[\]]|\*\*(?!\s*\d)|`|&(?=\s*=)"
+)
+_SPACE = re.compile(
+    r"(?<!\\)\\[,:;> ]|~|\\(?:q?quad|enspace|thinspace|medspace|thickspace|space|newline)(?![a-zA-Z])|\s"
+)
+_THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\,|~|\{,\}|\{\\,\})(?=\d{3}(?!\d))")
+_TEXT = re.compile(r"\\(?:text(?:bf|rm|it|normal|tt|sf|sc|up|md)?|mbox|hbox|emph|operatorname\*?)\s*\{([^{}]*)\}")
+_FONTS = r"\\(?:math(?:rm|bf|it|sf|tt|normal|frak|cal)|bold(?:symbol)?|bm|pmb|ensuremath|underline|boxed|fbox)\s*"
+_FONT = re.compile(
+    rf"{_FONTS}\{{([^{{}}]*)\}}"
+    r"|\\textcolor\s*\{[^{}]*\}\s*\{([^{}]*)\}|\{\\(?:rm|bf|it)\s+([^{}]*)\}"
+)
+_FONT_OF_GROUP = re.compile(_FONTS + r"(?=\{)")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z .^0-9-]+")
+_SYNONYMS = {
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge",
+    "neq": "ne", "lt": "<", "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "ldots": "dots",
+    "cdots": "dots", "colon": ":", "varnothing": "emptyset", "degree": "^{\\circ}", "imath": "i", "rarr": "to",
+    "lvert": "|", "rvert": "|", "vert": "|", "smallsetminus": "setminus", "backslash": "setminus", "land": "text{ and }",
+    "lor": "text{ or }", "approxeq": "approx", "simeq": "approx", "exponentialE": "e", "dollar": "$", "percent": "%",
+    "ast": "cdot", "bigcup": "cup", "implies": "Rightarrow", "iff": "Leftrightarrow",
+}  # fmt: skip
+_COMMAND = re.compile(r"(?<!\\)\\([a-zA-Z]+)")
+_PLAIN_SIGN = re.compile(r"<=|>=|!=|==|⇒|\binfinity\b|(?<![a-zA-Z\\])inf(?![a-zA-Z])")
+_SIGNS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "==": "=", "⇒": r"\Rightarrow "}
+_FRAC_BARE = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)|\\frac\s*(\d)\s*(?=\{)|\\frac\s*(\{[^{}]*\})\s*(\d)(?!\d)")
+_ROOT_BARE = re.compile(r"\\sqrt\s*(\d+|[a-zA-Z])(?![a-zA-Z{])|(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)")
+_SCRIPT = re.compile(r"([\^_])\s*(?:\{\s*(\w)\s*\}|(\w)|\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})")
+_LEFT_EDGE, _RIGHT_EDGE = " *,;:", " *.,;:"
+
+
+def tidied(answer: str) -> str:
+    r"""Spells an answer in one way: junk gone, fonts gone, one command for each meaning, single spaces.
+
+    Text stays `\text{…}` (also what was `\mathrm` or `\mbox` of several letters), because words are read as words.
+    """
+    if _PLAIN.fullmatch(answer):
+        return answer
+    answer = answer.translate(_UNICODE).strip()
+    if not _ROWS.search(answer):
+        answer = _DOUBLED.sub(r"\\", answer)
+    answer = _GONE.sub("", _THIN_THOUSANDS.sub(",", answer))
+    for _ in range(4):  # fonts nest a few deep; each pass takes off the innermost
+        answer, count = _FONT.subn(_bare_font, _TEXT.sub(_as_text, answer))
+        if not count:
+            break
+    answer = _SPACE.sub(" ", _FONT_OF_GROUP.sub("", answer).replace("{, }", ",").replace("{,}", ","))
+    answer = _COMMAND.sub(_synonym, _PLAIN_SIGN.sub(lambda sign: _SIGNS.get(sign[0], r"\infty "), answer))
+    answer = _FRAC_BARE.sub(_braced_fraction, answer)
+    answer = _ROOT_BARE.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", answer)
+    answer = _SCRIPT.sub(lambda script: f"{script[1]}{{{script[2] or script[3] or chr(92) + 'circ'}}}", answer)
+    answer = re.sub(r"\\(?=[%])|(?<!\\)\$|\\\$", lambda sign: "$" if sign[0] == r"\$" else "", answer)
+    return unwrapped(_trimmed(re.sub(r"  +", " ", answer)))
+
+
+def compact(tidy: str) -> str:
+    """The tidied answer without spaces, but for those that keep two words or two numbers apart."""
+    return re.sub(r"(?<![\w.]) | (?![\w.])", "", tidy)
+
+
+def unwrapped(tidy: str) -> str:
+    """Without a pair of braces around all of it."""
+    for _ in range(3):
+        if not (tidy.startswith("{") and tidy.endswith("}") and closing(tidy, 0) == len(tidy) - 1):
+            break
+        tidy = _trimmed(tidy[1:-1])
+    return tidy
+
+
+def closing(tidy: str, start: int) -> int:
+    """Place of the bracket that closes the one at `start`, of any kind; -1 if none does."""
+    depth = 0
+    for bracket in re.finditer(r"\\.|[{}()\[\]]", tidy[start:]):
+        if bracket[0] in ("\\{", "{", "(", "["):
+            depth += 1
+        elif bracket[0] in ("\\}", "}", ")", "]"):
+            depth -= 1
+            if depth == 0:
+                return start + bracket.end() - 1
+    return -1
+
+
+def _trimmed(tidy: str) -> str:
+    tidy = tidy.lstrip(_LEFT_EDGE).rstrip(_RIGHT_EDGE)
+    return tidy.rstrip("\\ ") if tidy.endswith("\\\\") else tidy
+
+
+def _as_text(found: re.Match[str]) -> str:
+    words = found[1].strip()
+    lone = re.fullmatch(r"\(?\s*([A-Za-z0-9.,+-]*)\s*\)?", words)
+    if lone and len(lone[1]) <= 1:  # a choice, a variable, or nothing at all
+        return f" {words} " if words else " "
+    return f"\\text{{{found[1]}}}"
+
+
+def _bare_font(found: re.Match[str]) -> str:
+    inside = next((part for part in found.groups() if part is not None), "")
+    return f"\\text{{{inside}}}" if "math" in found[0][:6] and _WORDS.fullmatch(inside) else inside
+
+
+def _synonym(found: re.Match[str]) -> str:
+    name = _SYNONYMS.get(found[1], found[1])
+    return f"\\{name}" if name[0].isalpha() and name not in ("i", "e") else name
+
+
+def _braced_fraction(found: re.Match[str]) -> str:
+    if found[1]:
+        return f"\\frac{{{found[1]}}}{{{found[2]}}}"
+    return f"\\frac{{{found[3]}}}" if found[3] else f"\\frac{found[4]}{{{found[5]}}}"
