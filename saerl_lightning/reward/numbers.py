@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 LONGEST = 400  # digits: beyond it a number is compared as a text, so that none takes long
+_DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
 _UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)(?:\.\d+|\.(?!\w))?|\.\d+"
 _PLAIN = rf"(?:{_UNSIGNED})"
 _WHOLE = r"\d{1,3}(?:,\d{3})+|\d+"
@@ -69,6 +70,8 @@ class Number:
 
 def number(tidy: str) -> Number | None:
     """Reads one number, its currency, percent sign and unit; None for anything else."""
+    if _DIGITS.fullmatch(tidy) and len(tidy) <= LONGEST:
+        return Number(Fraction(tidy), len(tidy.partition(".")[2]))
     found = _NUMBER.fullmatch(tidy) if len(tidy) <= LONGEST else None
     if found is None or (found["sign"] and found["minus"]):
         return None

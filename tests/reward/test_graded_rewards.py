@@ -51,11 +51,11 @@ def test_math_reward_calls_a_hang_failed_not_wrong():
 def test_plain_numbers_start_no_process_and_take_microseconds():
     reward = MathReward()
     texts = [[f"She has {i} of them, so the answer is {i}." for i in range(1000)]]
-    start = time.perf_counter()
+    start = time.process_time()
     scores = reward([prompt("7")], rollouts(texts))
     assert scores.sum() == 1
     assert not reward.pool._pool
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "countdown", "prime_factorization", "word_ladder"])
