@@ -45,7 +45,7 @@ models/smollm2-135m-sae: | models/smollm2-135m
 smollm2-sae: models/smollm2-135m-sae ## train the small SAE of SmolLM2's middle layer (about 20 minutes; DATA=problems.jsonl)
 
 # Tests of one file run in one process, and all files that start vLLM in one (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
 
 test: install models/smollm2-135m ## the suite without slow tests, real engines included, on two cores (JOBS=4: on four)
 	@$(PYTEST) -m "not slow"

@@ -1,4 +1,4 @@
-"""What signals know about a policy while it is trained: `python benchmarks/drift.py RUN --sae FOLDER --out STUDY/drift`.
+"""What signals know about a policy while it is trained: `benchmarks/drift.py RUN --sae FOLDER --out STUDY/drift`.
 
 RUN is a run folder with checkpoints of several steps, as `main.py fit` leaves it with
 `--checkpoint.save_top_k=-1 --checkpoint.every_n_train_steps=N` (`checkpoints/epoch=0-step=28.ckpt`, ..., `last.ckpt`). At

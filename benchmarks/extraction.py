@@ -1,4 +1,4 @@
-"""SAE features of prompts, tokens a second and memory, beside sae-lens': `python benchmarks/extraction.py`.
+"""SAE features of prompts, tokens a second and memory, beside sae-lens': `benchmarks/extraction.py`.
 
 SmolLM2-135M at its middle layer, a TopK SAE (k = 32, eight times as wide as the stream), the largest value of each feature
 over a prompt's tokens; float32, one thread. Each run is a process of its own, from token ids to pooled rows, models loaded

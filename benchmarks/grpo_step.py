@@ -1,4 +1,4 @@
-"""Seconds and memory of a GRPO step beside TRL's: `python benchmarks/grpo_step.py`; `--ablate` for what each switch buys.
+"""Seconds and memory of a GRPO step beside TRL's: `benchmarks/grpo_step.py`; `--ablate` for what each switch buys.
 
 Both sides train the same policy on the same prompts, in float32, on one thread, 8 completions of 64 tokens a prompt, all
 rows of a step in one batch. Ours is the command that a user types, with the shipped baseline configuration: Lightning,

@@ -1,4 +1,4 @@
-"""How often the study's 95 % intervals hold the truth: `python benchmarks/interval_coverage.py [--studies 6000]`.
+"""How often the study's 95 % intervals hold the truth: `benchmarks/interval_coverage.py`.
 
 Synthetic studies with a known truth: 5 seeds, sets of 100, 150 and 200 questions, 8 samples a question. The chance of a
 right answer is logistic(set + question + seed + arm's effect + seed x arm + question x arm + all three), normal effects;

@@ -1,4 +1,4 @@
-"""How a GRPO step grows with its completions beside TRL's: `python benchmarks/long_completions.py`.
+"""How a GRPO step grows with its completions beside TRL's: `benchmarks/long_completions.py`.
 
 The tiny policy, 2 prompts of 64 tokens a step: completions grow at a group of 8, then groups grow at completions of 256.
 All rows of a step go through in one batch on both sides, in lockstep, as in `grpo_step.py`. Memory is what the process

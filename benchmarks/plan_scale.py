@@ -1,4 +1,4 @@
-"""Seconds and memory of the four operations from cached features, as the pool grows: `python benchmarks/plan_scale.py`.
+"""Seconds and memory of the four operations from cached features, as the pool grows: `benchmarks/plan_scale.py`.
 
 Features are synthetic, shaped like pooled SAE rows: 8,192 columns, 100 nonzeros a row, 16 planted groups with columns of
 their own, and planted linear labels. 2,000 prompts carry a quality and 5,000 a difficulty, of which the shipped curriculum

@@ -1,4 +1,4 @@
-"""Is a resumed run the same run? `python benchmarks/resume.py` kills it at random and compares, bit for bit.
+"""Is a resumed run the same run? `benchmarks/resume.py` kills it at random and compares, bit for bit.
 
 The tiny policy is trained by the command line with a checkpoint every step, once without interruption; then again and
 again with `kill -9` at a random moment and `--ckpt_path last`. Every other kill waits for a checkpoint to be written and

@@ -1,4 +1,4 @@
-"""What signals know about real problems: `python benchmarks/signals.py --data FILE --model FOLDER --sae FOLDER --out FOLDER`.
+"""What signals know about real problems: `benchmarks/signals.py --data FILE --model FOLDER --sae FOLDER --out FOLDER`.
 
 Every signal answers the same questions about the same prompts: topic, difficulty (in distribution, on an unseen subject,
 beyond length, by number of labels), clusters, and which problems were corrupted. Features are cached and every

@@ -31,6 +31,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from saerl_lightning import run_folder
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.mistakes import did_you_mean, one_line
+from saerl_lightning.overlays import dropped_callbacks
 from saerl_lightning.parser import RunParser
 from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.checkpoint import require_readable
@@ -122,6 +123,8 @@ class RunCLI(LightningCLI):
         seed = self._settings.seed_everything  # of Lightning; the classes' own have their ranges
         if type(seed) is int and not 0 <= seed <= LARGEST_SEED:
             raise InputError(f"seed_everything is {seed}; write a whole number from 0 to {LARGEST_SEED}")
+        for sentence in dropped_callbacks(_config_files(self._settings)):
+            print(f"warning: {sentence}", file=sys.stderr)
         if self.config.subcommand in ARGUMENTS:
             return
         if self._settings.weights_only is False:
@@ -182,6 +185,12 @@ class RunCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Samples; `PredictionWriter` keeps the completions, so the trainer need not collect them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+
+def _config_files(config: Namespace) -> list[Path]:
+    """The files given with `-c`, in their order; the processes of other ranks say nothing of them."""
+    files = [] if "LOCAL_RANK" in os.environ else config.get("config") or []
+    return [Path(str(file)) for file in files if Path(str(file)).is_file()]
 
 
 def _new_run_dir() -> str:

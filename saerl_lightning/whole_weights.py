@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from saerl_lightning import hub
 from saerl_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,13 +34,14 @@ def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    hub.look_up(path)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report on keys would come before the refusal
     try:
         model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise InputError(f"no model could be loaded from {setting} '{path}': {reason}") from error
+        raise InputError(f"no model could be loaded from {setting} '{path}': {reason}{hub.advice(path)}") from error
     finally:
         logging.set_verbosity(verbosity)
     wrong = {"its weights lack": "missing_keys", "its config.json knows nothing of": "unexpected_keys"}

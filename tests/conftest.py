@@ -40,6 +40,9 @@ hypothesis.settings.register_profile("suite", deadline=None, database=None, supp
 hypothesis.settings.load_profile("suite")
 
 
+PAGES = "tests/commands/test_pages.py"  # its tests take minutes and share nothing
+
+
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
     """With `--dist loadfile`: one process a file, whose tests share fixtures, and one for all files that start vLLM.
@@ -53,6 +56,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | 
     class EnginesTogether(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::")[0]
+            if file == PAGES:
+                return nodeid
             return "vllm" if starts_vllm(config.rootpath / file) else file
 
     return EnginesTogether(config, log)

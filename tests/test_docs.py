@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from saerl_lightning.training.guard import MismatchGuard
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-HOWTO = sorted((DOCS / "howto").glob("*.md"))
+WITH_PYTHON = sorted(page for page in DOCS.rglob("*.md") if "```python" in page.read_text())
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
@@ -64,7 +65,7 @@ def write_modules(page: Path, desk: Path) -> None:
     importlib.invalidate_caches()
 
 
-@pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
 def test_python_blocks_run(page, desk):
     """A titled block becomes a module; the others are run in order, in one namespace."""
     write_modules(page, desk)
@@ -74,6 +75,22 @@ def test_python_blocks_run(page, desk):
             importlib.import_module(Path(block.title).stem)
         else:
             exec(compile(block.text, block.place, "exec"), namespace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_python_blocks_run_as_scripts(page, desk):
+    """As a reader runs them: in a process of their own, whose workers import the file again."""
+    write_modules(page, desk)
+    loose = [block.text for block in blocks(page, "python") if not block.title]
+    scripts = [desk / block.title for block in blocks(page, "python") if '__name__ == "__main__"' in block.text]
+    if loose:
+        scripts.append(desk / "script.py")
+        scripts[-1].write_text("\n".join(loose))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for script in scripts:
+        done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{script.name}: {done.stderr[-3000:]}"
 
 
 PAGES_WITH_YAML = [page for page in sorted(DOCS.rglob("*.md")) if blocks(page, "yaml")]

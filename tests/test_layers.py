@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "saerl_lightning"
 # The first pattern that fits a module gives its floor; a module that fits none must be given one here.
 FLOORS = [
     (0, "saerl_lightning *lightning.errors *lightning.records *lightning.plan *lightning.staging *lightning.ranges"),
-    (0, "*lightning.yaml_text *lightning.names"),
+    (0, "*lightning.yaml_text *lightning.names *lightning.hub"),
     (
         1,
         "*.data.ordering *.data.permutation *.data.logdet *.data.agreement *.data.feature_rows *.data.scores *.data.probe",
@@ -34,7 +34,7 @@ FLOORS = [
     (3, "*.data *.signals *.prompts *.rollout *.reward *.objective *.policy *.evaluation *.study *.report"),
     (3, "*.data.* *.signals.* *.prompts.* *.rollout.* *.reward.* *.objective.* *.policy.* *.evaluation.* *.study.*"),
     (3, "*.report.*"),
-    (5, "*.cli *.parser *.mistakes *.parts *.run_folder *.demo *.demo.* *.__main__"),
+    (5, "*.cli *.parser *.mistakes *.parts *.run_folder *.overlays *.demo *.demo.* *.__main__"),
 ]
 LIGHTNING_FLOOR = 4
 COMPOSITION_FLOOR = 5  # one floor, one room: the tools call the command line

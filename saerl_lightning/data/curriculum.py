@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saerl_lightning.data.callback import Curriculum
-from saerl_lightning.data.labels import read_label
 from saerl_lightning.data.probes import ELASTIC_NET, Prediction, Probe
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.ranges import CountFrom2, Seed, require_in_range
@@ -61,8 +60,8 @@ class EasyToHard(Curriculum):
         return True
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses prompts none of which has the label."""
-        read_label(type(self).__name__, self.label, prompts)
+        """Refuses labels that the probe can't learn from."""
+        self.probe.check_label(type(self).__name__, self.label, prompts, self.labels, self.seed)
 
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None

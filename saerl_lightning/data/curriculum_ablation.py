@@ -46,6 +46,7 @@ class WithoutFeatures(Curriculum):
         self.random = random
         self.seed = seed
         self._metrics: dict[str, float] = {}
+        self._blind = False
         require_in_range(self)
 
     @property
@@ -76,8 +77,13 @@ class WithoutFeatures(Curriculum):
         taken = top_columns(fits.whole.weights, rows, self.count)
         taken = equally_active(taken, rows, self.seed) if self.random else taken
         whole, left = fits.predict(rows), fits.predict(without(rows, taken))
+        self._blind = not np.delete(fits.whole.weights, taken).any()
         self._metrics = {"without/columns": float(len(taken)), "without/tau": kendall(whole, left)}
         return -left if inner.descending else left
+
+    def idle(self) -> str:
+        """Says so too where no column with a weight is left: what differs between folds is chance."""
+        return "its probe has no feature left to go by" if self._blind else super().idle()
 
     def metrics(self) -> dict[str, float]:
         """Adds how many columns were taken out, and Kendall's tau between the ratings with and without them."""

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saerl_lightning.data.callback import Filtering
-from saerl_lightning.data.labels import read_label
 from saerl_lightning.data.probes import RIDGE, Prediction, Probe
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.ranges import CountFrom2, Finite, Seed, ShareBelow1, require_in_range
@@ -68,8 +67,8 @@ class QualityFilter(Filtering):
         return True
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses prompts none of which has the label."""
-        read_label(type(self).__name__, self.label, prompts)
+        """Refuses labels that the probe can't learn from."""
+        self.probe.check_label(type(self).__name__, self.label, prompts, self.labels, self.seed)
 
     def quality(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None

@@ -36,7 +36,10 @@ def read_label(reader: str, label: str, prompts: Sequence[Prompt]) -> Float[np.n
     values = np.array([prompt.labels.get(label, np.nan) for prompt in prompts], dtype=np.float64)
     if np.isnan(values).all():
         present = ", ".join(sorted({name for prompt in prompts for name in prompt.labels})) or "none"
-        raise InputError(f"{reader}.label is {label!r}, but no prompt has it; labels present: {present}")
+        raise InputError(
+            f"{reader}.label is {label!r}, but no prompt has it; labels present: {present}. Name one of them, write a file "
+            "of labels to data.labels (`main.py label` measures difficulty), or empty the slot with null"
+        )
     return values
 
 

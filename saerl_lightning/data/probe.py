@@ -138,7 +138,7 @@ def cross_fit(
         InputError: if there are fewer labelled families than folds, or all labels are the same.
     """
     known, own = features[rows], families[rows]
-    _require_learnable(labels, own, folds)
+    require_learnable(labels, own, folds)
     dealt = fold_of(labels, folds, seed, own)
     rest = [np.flatnonzero(dealt != fold) for fold in range(folds)]
     others = tuple(fit(known[kept], labels[kept], own[kept]) for kept in rest)
@@ -259,7 +259,7 @@ def out_of_fold(
     Raises:
         InputError: if there are fewer labels than folds, or all labels are the same.
     """
-    _require_learnable(labels, np.arange(len(labels)), folds)
+    require_learnable(labels, np.arange(len(labels)), folds)
     predicted = np.empty(len(labels))
     for rest, held_out in _splits(labels, folds, seed):
         predicted[held_out] = fit(features[rest], labels[rest]).predict(features[held_out])
@@ -294,7 +294,12 @@ def _splits(
         yield np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
 
 
-def _require_learnable(labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"], folds: int) -> None:
+def require_learnable(labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"], folds: int) -> None:
+    """Refuses labels that no probe can learn from.
+
+    Raises:
+        InputError: if there are fewer labelled families than folds, or all labels are the same.
+    """
     count = len(np.unique(families))
     if count < folds:
         prompts = "labels" if count == len(labels) else f"labels of {count} different prompts"

@@ -18,7 +18,15 @@ from jsonargparse.typing import lazy_instance
 
 from saerl_lightning.data.feature_rows import row_count
 from saerl_lightning.data.labels import families, read_label, require_features, sample_labelled
-from saerl_lightning.data.probe import CrossFit, Fit, cross_fit, fit_elastic_net, fit_ridge, fit_trees
+from saerl_lightning.data.probe import (
+    CrossFit,
+    Fit,
+    cross_fit,
+    fit_elastic_net,
+    fit_ridge,
+    fit_trees,
+    require_learnable,
+)
 from saerl_lightning.data.scores import Score, agreement
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import CountFrom2, Positive, PositiveShare, Range, Seed, require_in_range
@@ -111,6 +119,21 @@ class Probe(ABC):
         fits = self.cross_fit(features, rows, labels, families)
         values = fits.predict(features)
         return Prediction(values, rows, agreement(values[rows], labels, self.seed), fits.whole.nonzero)
+
+    def check_label(self, reader: str, label: str, prompts: Sequence[Prompt], limit: int | None, seed: int) -> None:
+        """Refuses labels that `predict_label` would refuse, without feature rows.
+
+        The arguments are those of `predict_label`.
+
+        Raises:
+            InputError: if the label is missing, constant or rarer than there are folds.
+        """
+        values = read_label(reader, label, prompts)
+        rows = sample_labelled(values, limit, seed)
+        try:
+            require_learnable(values[rows], families(prompts)[rows], self.folds)
+        except InputError as error:
+            raise InputError(f"{reader} (label {label!r}): {error}") from error
 
     def predict_label(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 
+from saerl_lightning import hub
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, Range, ShareBelow1, require_in_range
 from saerl_lightning.whole_weights import load_causal_lm
@@ -89,11 +90,12 @@ class Policy:
         from transformers import AutoTokenizer
 
         self._check_folder("tokenizer_config.json", "a tokenizer (save it there with tokenizer.save_pretrained)")
+        hub.look_up(self.path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"no tokenizer could be loaded from policy.path '{self.path}': {_first_line(error)}"
+                f"no tokenizer could be loaded from policy.path '{self.path}': {_why(error, self.path)}"
             ) from error
         if tokenizer.chat_template is None:
             raise InputError(
@@ -126,5 +128,5 @@ class Policy:
         return adapted  # pyright: ignore[reportReturnType]  # a PeftModel forwards to the model it wraps
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _why(error: Exception, path: str) -> str:
+    return str(error).strip().split("\n")[0] + hub.advice(path)

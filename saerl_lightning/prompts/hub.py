@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.hub import advice, look_up
 from saerl_lightning.prompts.rows import Table, checked_columns, prompts_from_table, used_columns
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.ranges import Count, require_in_range
@@ -64,18 +65,20 @@ class HubPrompts(PromptSource):
     def _dataset(self) -> Dataset:
         from datasets import load_dataset
 
+        look_up(self.path)
         try:
             dataset = load_dataset(self.path, name=self.name, split=self.split, revision=self.revision)
         except FileNotFoundError as error:  # DatasetNotFoundError and DataFilesNotFoundError too
-            raise InputError(f"unknown data set {self.path!r}: {_first_line(error)}; check the name") from error
+            raise InputError(f"unknown data set {self.path!r}: {_first_line(error)}{self._advice}") from error
         except ConnectionError as error:
-            raise InputError(
-                f"data set {self.path!r} is no local folder, and the hub can't be reached (no network?): "
-                f"{_first_line(error)}; download it first, or give a file to FilePrompts"
-            ) from error
+            raise InputError(f"data set {self.path!r}: {_first_line(error)}{self._advice}") from error
         except (ValueError, OSError) as error:  # an unknown split or configuration, unreadable files
             raise InputError(f"data set {self.path!r}, split {self.split!r}: {_first_line(error)}") from error
         return cast("Dataset", dataset)
+
+    @property
+    def _advice(self) -> str:
+        return advice(self.path, "dataset") or "; check the name and the network, or give a file to FilePrompts"
 
 
 def _first_line(error: Exception) -> str:

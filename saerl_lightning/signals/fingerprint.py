@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from saerl_lightning import hub
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.model import ReadModel
 
@@ -63,5 +64,6 @@ def digest_model(model: ReadModel) -> str:
 def _commit(model: ReadModel) -> str:
     from transformers import AutoConfig
 
+    hub.look_up(model.path)
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     return str(getattr(config, "_commit_hash", None))

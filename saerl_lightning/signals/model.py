@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from saerl_lightning import hub
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import CountFrom0, require_in_range
 from saerl_lightning.signals.activations import middle_layer, truncate
@@ -52,10 +53,11 @@ class ReadModel:
         """
         from transformers import AutoConfig
 
+        hub.look_up(self.path)
         try:
             config = AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
-            raise InputError(f"no model could be read at '{self.path}': {_first_line(error)}") from error
+            raise InputError(f"no model could be read at '{self.path}': {_why(error, self.path)}") from error
         text = config.get_text_config()  # of a model that sees pictures too, the part that reads text
         layers, width = text.num_hidden_layers, text.hidden_size
         layer = middle_layer(layers) if self.layer is None else self.layer
@@ -93,10 +95,11 @@ class ReadModel:
         """
         from transformers import AutoTokenizer
 
+        hub.look_up(self.path)
         try:
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
-            raise InputError(f"no tokenizer could be loaded from '{self.path}': {_first_line(error)}") from error
+            raise InputError(f"no tokenizer could be loaded from '{self.path}': {_why(error, self.path)}") from error
 
     @property
     def place(self) -> torch.device:
@@ -107,5 +110,5 @@ class ReadModel:
         return accelerator or torch.device("cpu")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _why(error: Exception, path: str) -> str:
+    return str(error).strip().split("\n")[0] + hub.advice(path)

@@ -119,5 +119,6 @@ class FrozenRandomSAESignals(CodeSignals):
         if not sae.cfg.metadata.frozen_decoder:
             raise InputError(
                 f"the SAE at '{self.sae.path}' was not trained with a frozen random decoder (its metadata say nothing of "
-                f"frozen_decoder); train one: `python main.py fit -c configs/sae/frozen_random.yaml`"
+                f"frozen_decoder); "
+                "train one: `.venv/bin/python main.py fit -c configs/sae/topk.yaml -c configs/sae/frozen_random.yaml`"
             )

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from saerl_lightning import hub
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.fingerprint import digest, digest_folder
 from saerl_lightning.signals.model import ReadModel
@@ -200,6 +201,7 @@ def _from_release(release: str, sae_id: str, device: str) -> Any:
 @contextmanager
 def _unloadable(release: str, sae_id: str) -> Iterator[None]:
     """Tells why a release's SAE can't be had."""
+    hub.look_up(release)
     try:
         yield
     except (

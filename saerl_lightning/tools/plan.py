@@ -13,6 +13,7 @@ from pathlib import Path
 import lightning
 from rich.console import Console
 
+from saerl_lightning import hub
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.load import Policy
@@ -109,6 +110,7 @@ def _context(policy: Policy) -> int | None:
     """Longest sequence the policy was made for, from its config alone; None where there is no config or it does not say."""
     from transformers import AutoConfig
 
+    hub.look_up(policy.path)
     try:
         config = AutoConfig.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
     except (OSError, ValueError):

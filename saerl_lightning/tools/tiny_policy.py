@@ -1,4 +1,4 @@
-"""The demo's policy by itself: `python -m saerl_lightning.tools.tiny_policy FOLDER`, for studies that share a cold start.
+"""The demo's policy by itself: `-m saerl_lightning.tools.tiny_policy FOLDER`, for studies that share a cold start.
 
 Random weights and a tokenizer whose merges come from the demo's training prompts.
 """

@@ -59,7 +59,8 @@ class SAEModule(lightning.LightningModule):
         expansion: features for each dimension of the activations (F / d).
         d_sae: number of features (F), in place of `expansion`.
         options: further settings of the architecture, as in {k: 32}; sae-lens's own defaults stand for the rest.
-        save_to: folder of the finished SAE; an SAE that is there is replaced. null takes `sae` in the run's folder.
+        save_to: folder of the finished SAE; null takes `sae` in the run's folder.
+        replace: replace an SAE that is in that folder already; a run that is resumed does so unasked.
         optimizer: built over the trained weights.
         warmup_steps: optimiser steps until the full learning rate.
         decay: share of the run, at its end, over which the learning rate falls linearly to 0.
@@ -83,6 +84,7 @@ class SAEModule(lightning.LightningModule):
         d_sae: Count | None = None,
         options: dict[str, bool | int | float | str | list[int] | None] | None = None,
         save_to: str | None = None,
+        replace: bool = False,
         optimizer: OptimizerCallable = adam,
         warmup_steps: CountFrom0 = 100,
         decay: Share = 0.2,
@@ -97,6 +99,7 @@ class SAEModule(lightning.LightningModule):
         self.d_sae = d_sae
         self.options = options or {}
         self.save_to = save_to
+        self.replace = replace
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.decay = decay
@@ -134,7 +137,7 @@ class SAEModule(lightning.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuses a place to save to before anything is trained."""
         if stage == "fit":
-            require_replaceable(self.folder)
+            require_replaceable(self.folder, self.replace or self.trainer.ckpt_path is not None)
 
     def configure_model(self) -> None:
         """Makes the SAE, once."""

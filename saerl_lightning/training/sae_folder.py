@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from sae_lens.saes.sae import SAE
 
 
-def require_replaceable(folder: Path) -> None:
-    """Refuses a place that holds something else than an SAE.
+def require_replaceable(folder: Path, replace: bool) -> None:
+    """Refuses a place that holds something else than an SAE, or an SAE that is not to be replaced.
+
+    Args:
+        folder: that the finished SAE goes to.
+        replace: whether an SAE may be replaced.
 
     Raises:
         InputError: if the folder may not be written over.
@@ -25,6 +29,10 @@ def require_replaceable(folder: Path) -> None:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "cfg.json").is_file()):
         raise InputError(
             f"save_to is '{folder}', which exists and holds no SAE (no cfg.json), so it is not replaced; name another folder"
+        )
+    if not replace and (folder / "cfg.json").is_file():
+        raise InputError(
+            f"save_to is '{folder}', which holds an SAE; write another --model.save_to, or --model.replace true to replace it"
         )
 
 
@@ -51,7 +59,7 @@ def save(sae: SAE[Any], folder: Path) -> None:
     Raises:
         InputError: if the folder holds something else than an SAE.
     """
-    require_replaceable(folder)
+    require_replaceable(folder, replace=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as place:
         staged, older = Path(place, "new"), Path(place, "old")

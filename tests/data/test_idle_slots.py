@@ -82,7 +82,7 @@ ALIKE, NO_WEIGHT = "all prompts are rated alike", "its probe found no feature to
 IDLE = {
     "no prompt is dropped": [QualityFilter(probe=RIDGE, drop=0.0), RandomFilter(fraction=0.02), LengthFilter(0.0)],
     "all prompts are in one cluster": [KMeansClusters(clusters=1), RandomClusters(clusters=1)],
-    ALIKE: [WithoutFeatures(EasyToHard(probe=RIDGE), count=2)],
+    "its probe has no feature left to go by": [WithoutFeatures(EasyToHard(probe=RIDGE), count=2)],
     "no prompt moves to another batch (6 of 4 prompts): a share of 0.1 must be half a prompt of a batch or more": [
         TailMixing()
     ],
@@ -165,6 +165,21 @@ def test_a_label_that_no_prompt_has_is_missed_before_features_are_computed(slot,
     operations = {"reader": KMeansClusters(clusters=2), slot: operation}
     with pytest.raises(InputError, match="no prompt"):
         make_plan(bare, {}, 4, 0, signals, operations)
+    assert signals.asked == 0
+
+
+@pytest.mark.parametrize("operation", [QualityFilter(label="difficulty"), EasyToHard()], ids=["filter", "order"])
+@pytest.mark.parametrize(
+    ("labels", "message"), [([1.0] * N, "all 24 labels are 1"), ([1.0, 2.0, 3.0], "3 labels for 5 folds")]
+)
+def test_labels_that_no_probe_can_learn_from_are_missed_before_features(operation, labels, message):
+    prompts = [
+        Prompt(p.uid, p.messages, "1", labels={"difficulty": labels[i]} if i < len(labels) else {})
+        for i, p in enumerate(pool())
+    ]
+    signals = Rows(rows())
+    with pytest.raises(InputError, match=message):
+        make_plan(prompts, {}, 4, 0, signals, {"any": operation})
     assert signals.asked == 0
 
 

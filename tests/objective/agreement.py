@@ -1,6 +1,6 @@
 """How far the objectives are from TRL's: its real `_compute_loss`, run on one micro-batch of random rows.
 
-`python tests/objective/agreement.py` prints the table; test_trl_agreement.py asserts over it. The rows are off-policy
+`tests/objective/agreement.py` prints the table; test_trl_agreement.py asserts over it. The rows are off-policy
 (token ratios of about 0.1 to 10), of unequal lengths, in float64. TRL's trainers are made without `__init__`, with the
 attributes that `_compute_loss` reads. Not compared, because they differ by design: several micro-batches (TRL's `grpo`,
 `dr_grpo` and `bnpo` divide by the micro-batch), an entropy bonus on the top-entropy tokens only, a top-entropy share for

@@ -573,8 +573,13 @@ def test_what_is_no_sae_is_not_replaced(tiny, tmp_path):
     with pytest.raises(InputError, match=r"holds no SAE \(no cfg.json\)"):
         fit(module(save_to=str(place)), data(tiny), trainer(tmp_path, 1))
     assert (place / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(InputError, match=r"holds no SAE \(no cfg.json\)"):
+        fit(module(save_to=str(place), replace=True), data(tiny), trainer(tmp_path, 1))
     (place / "thesis.txt").rename(place / "cfg.json")
-    fit(module(save_to=str(place)), data(tiny), trainer(tmp_path, 1))
+    with pytest.raises(InputError, match=r"holds an SAE; write another --model.save_to, or --model.replace true"):
+        fit(module(save_to=str(place)), data(tiny), trainer(tmp_path, 1))
+    assert (place / "cfg.json").read_text() == "years of work"
+    fit(module(save_to=str(place), replace=True), data(tiny), trainer(tmp_path, 1))
     assert sorted(path.name for path in place.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
 
 
