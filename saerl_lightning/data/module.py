@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
 from saerl_lightning.data.planning import Planner, idle_slots
-from saerl_lightning.data.pool import PlannedPool, PromptPool, made_once
+from saerl_lightning.data.pool import PlannedPool, PromptPool, made_once, read_prompts
 from saerl_lightning.data.sampler import PromptLoader
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet
 from saerl_lightning.plan import SamplePlan
@@ -39,7 +40,8 @@ class PromptDataModule(EvaluationDataModule):
 
     Args:
         train: path of the training prompts, or a source.
-        val: named sets to validate on: a path, a source, or a set with its own sampling.
+        val: named sets to validate on: a path, a source, or a set with its own sampling. Questions whose text stands in
+            `train` too are dropped, with their count.
         test: named sets for `test` and `predict`; null uses those of `val`.
         batch_size: prompts a step (P), over all processes.
         chat: how prompts become token ids, and how long they may be.
@@ -132,15 +134,30 @@ class PromptDataModule(EvaluationDataModule):
             InputError: if a source can't be read, an operation lacks its input, or too few prompts are left.
         """
         if stage in (None, "fit", "validate") and not self._val_pools:
-            self._val_pools = self.read_sets(self.val)
-        if stage in (None, "test", "predict") and not self._test_pools:
-            self._test_pools = self.read_sets(self.test)
+            self._val_pools = self._unseen(self.read_sets(self.val))
+        if stage in (None, "test") and not self._test_pools:
+            self._test_pools = self._unseen(self.read_sets(self.test))
+        if stage == "predict" and not self._test_pools:
+            self._test_pools = self.read_sets(self.test)  # each prompt that is given gets its completions
         if stage in (None, "fit") and self._planned is None:
-            for each in self._val_pools:
-                each.warn_of_shared(self.pool)
             self.set_up_plan()
         if stage == "fit" and self.trainer is not None and not self.val:
             self.trainer.limit_val_batches = 0  # Lightning takes an empty list of loaders for one empty loader
+
+    def _unseen(self, sets: list[EvaluationPool]) -> list[EvaluationPool]:
+        """The sets without questions that are trained on: `validate` and `test` ask what `fit` asks."""
+        if all(each.keep_trained for each in sets):
+            return sets
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        try:
+            prompts = self.pool.prompts if fitting else read_prompts(self.train)
+        except InputError as error:
+            if fitting:
+                raise
+            rank_zero_warn(f"which questions are trained on is not known, so none is dropped: {error}")
+            return sets
+        trained = {prompt.normalised_text for prompt in prompts}
+        return [each.unseen(trained) for each in sets]
 
     def set_up_plan(self) -> None:
         """Reads the training prompts and plans, without a look at validation sets; `setup` calls it.

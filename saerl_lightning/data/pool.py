@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,8 +43,7 @@ class PromptPool:
         limit: int | None = None,
     ) -> PromptPool:
         """Loads a source, or the file at a path, encodes its first `limit` prompts, and says how many are too long."""
-        reader = FilePrompts(source) if isinstance(source, str) else source
-        prompts = reader.load()[:limit]
+        prompts = read_prompts(source)[:limit]
         ids = chat.encode(prompts, tokenizer)
         pool = cls(prompts, ids, chat.too_long(ids))
         if pool.too_long:
@@ -64,10 +63,12 @@ class PromptPool:
         """Rows that are not too long, in order."""
         return [row for row in range(len(self.prompts)) if row not in self.too_long]
 
-    def shared(self, other: PromptPool) -> int:
-        """Counts prompts whose text stands in the other pool too."""
-        texts = {prompt.text for prompt in other.prompts}
-        return sum(prompt.text in texts for prompt in self.prompts)
+    def without(self, texts: Set[str]) -> PromptPool:
+        """The pool without the prompts that have one of these normalised texts."""
+        kept = [row for row, prompt in enumerate(self.prompts) if prompt.normalised_text not in texts]
+        place = {row: i for i, row in enumerate(kept)}
+        too_long = {place[row]: why for row, why in self.too_long.items() if row in place}
+        return PromptPool([self.prompts[row] for row in kept], [self.ids[row] for row in kept], too_long)
 
 
 class PlannedPool:
@@ -127,6 +128,11 @@ class PlannedPool:
         if "cursor" in state:  # batches, of a version whose steps took their batch and no more
             state = {"served": state["cursor"] * self.plan.batch_size, "batches": state["cursor"]}
         self._start, self._sampler = Progress(state["batches"], state["served"]), None
+
+
+def read_prompts(source: str | PromptSource) -> list[Prompt]:
+    """Loads a source, or the file at a path."""
+    return (FilePrompts(source) if isinstance(source, str) else source).load()
 
 
 def made_once(trainer: lightning.Trainer | None, make: Callable[[], T]) -> T:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import lightning
@@ -29,11 +30,13 @@ class ValidationSet:
         source: path of a prompts file, or a source.
         sampling: how completions are drawn; null takes the datamodule's `val_sampling`.
         limit: how many of its first prompts to use; null uses all.
+        keep_trained: keep questions whose text stands in the training prompts too, to measure how well those are learned.
     """
 
     source: str | PromptSource
     sampling: Sampling | None = None
     limit: Count | None = None
+    keep_trained: bool = False
 
     def __post_init__(self) -> None:
         """Refuses a limit that leaves nothing."""
@@ -47,6 +50,7 @@ class EvaluationPool:
     name: str
     pool: PromptPool
     sampling: Sampling
+    keep_trained: bool = False  # whether questions that are trained on may be asked
 
     @classmethod
     def read(
@@ -66,18 +70,35 @@ class EvaluationPool:
         pool = PromptPool.read(name, wanted.source, chat, tokenizer, wanted.limit)
         if not pool.servable():
             raise InputError(f"set '{name}' has no prompt that is short enough; raise data.chat.max_prompt_tokens")
-        return cls(name, pool, wanted.sampling or default)
+        return cls(name, pool, wanted.sampling or default, wanted.keep_trained)
 
     def batches(self, size: int, rank: int, world: int) -> list[list[int]]:
         """Rows of this rank (every world-th), cut into batches of at most `size`."""
         rows = self.pool.servable()[rank::world]
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
-    def warn_of_shared(self, training: PromptPool) -> None:
-        """Warns where prompts of this set are trained on, with their count."""
-        if shared := self.pool.shared(training):
-            total = len(self.pool.prompts)
-            rank_zero_warn(f"validation set '{self.name}' shares {shared} of its {total} prompts with training")
+    def unseen(self, trained: Set[str]) -> EvaluationPool:
+        """The set without the questions that are trained on, which it says with their count.
+
+        Args:
+            trained: normalised texts of the training prompts.
+
+        Raises:
+            InputError: if no question is left.
+        """
+        if self.keep_trained:
+            return self
+        pool, total = self.pool.without(trained), len(self.pool.prompts)
+        if dropped := total - len(pool.prompts):
+            rank_zero_warn(
+                f"set '{self.name}': {dropped} of its {total} questions stand in data.train too, and are dropped"
+            )
+        if not pool.servable():
+            raise InputError(
+                f"set '{self.name}' has no question that is not trained on; name other questions, or write "
+                f"{{{self.name}: {{source: ..., keep_trained: true}}}} to measure on these"
+            )
+        return replace(self, pool=pool)
 
 
 class EvaluationDataModule(lightning.LightningDataModule, ABC):

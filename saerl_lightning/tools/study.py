@@ -24,6 +24,7 @@ from saerl_lightning.tools.study_causal import causal
 from saerl_lightning.tools.study_configs import Resolved, digests, resolve
 from saerl_lightning.tools.study_dashboard import dashboard
 from saerl_lightning.tools.study_folder import alone, check_digests, check_folder, check_runs, claim
+from saerl_lightning.tools.study_pool import refuse_trained_questions
 
 INTERRUPTED = 130  # as shells say it
 
@@ -130,6 +131,7 @@ def checked(spec: StudySpec, root: Path) -> dict[str, Resolved]:
     resolved = resolve(spec, root)
     check_digests(digests(spec, resolved), root)
     check_runs(spec, root, resolved)
+    refuse_trained_questions(resolved)
     return resolved
 
 

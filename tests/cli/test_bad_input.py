@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saerl_lightning import cli
 from saerl_lightning.policy.tiny import build_tiny_policy
 
 ROOT = Path(__file__).parents[2]
@@ -167,12 +168,30 @@ def test_a_prompt_that_is_too_long_is_dropped_with_its_reason(workplace, door):
     assert list(ledger["fate"][:5]).count("dropped") == 0
 
 
-def test_a_validation_set_that_shares_prompts_with_training_is_named_with_the_count(workplace, door):
-    shared = [*rows(3), {"id": "other", "prompt": "and this?", "answer": "1"}]
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_questions_that_are_trained_on_are_dropped_with_the_count(workplace, verb):
+    """Texts that differ in case and spacing are one question."""
+    twins = [{**row, "id": f"twin-{i}", "prompt": f" {row['prompt'].upper()}\n"} for i, row in enumerate(rows(3))]
     workplace.train.write_text(lines(*rows(6)))
-    workplace.dev.write_text(lines(*shared))
-    with pytest.warns(UserWarning, match="'dev' shares 3 of its 4 prompts with training"):
-        assert door(workplace.command("fit", "--trainer.max_steps=1", workplace.with_dev())).code == 0
+    workplace.dev.write_text(lines(*twins, {"id": "other", "prompt": "and this?", "answer": "1"}))
+    with pytest.warns(UserWarning, match="'dev': 3 of its 4 questions stand in data.train too, and are dropped"):
+        made = cli.run(workplace.command(verb, "--trainer.max_steps=1", workplace.with_dev()))
+    asked = [prompt.uid for loader in made.datamodule.val_dataloader() for batch in loader for prompt in batch.prompts]
+    assert asked == ["other"]
+
+
+def test_a_set_of_trained_questions_alone_is_refused_unless_it_says_so(workplace, door):
+    workplace.train.write_text(lines(*rows(6)))
+    command = workplace.command("fit", "--trainer.max_steps=1")
+    with pytest.warns(UserWarning, match="6 of its 6"):
+        ended = door([*command, "--data.val=" + json.dumps({"dev": str(workplace.train)})])
+    assert ended.code == 2 and "'dev' has no question that is not trained on" in ended.error
+    kept = {"dev": {"source": str(workplace.train), "keep_trained": True}}
+    made = cli.run([*command, "--data.val=" + json.dumps(kept)])
+    assert (
+        len([prompt for loader in made.datamodule.val_dataloader() for batch in loader for prompt in batch.prompts])
+        == 6
+    )
 
 
 # -- run folders -------------------------------------------------------------------------------------------------------

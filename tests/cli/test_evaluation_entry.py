@@ -91,7 +91,7 @@ def test_an_exported_folder_is_evaluated_to_the_same_numbers(trained, workplace,
 def test_named_sets_keep_their_own_sampling_and_the_macro_average_weighs_them_alike(workplace):
     sets = {
         "dev": str(workplace.dev),
-        "four": {"source": str(workplace.train), "sampling": {"group_size": 4, "max_tokens": 8}},
+        "four": {"source": str(workplace.train), "keep_trained": True, "sampling": {"group_size": 4, "max_tokens": 8}},
     }
     made = cli.run(workplace.command("test", f"--data.test={json.dumps(sets)}"))
     values = evaluated(made.trainer.callback_metrics, "test")

@@ -80,3 +80,18 @@ def test_tasks_that_follow_the_hash_seed_need_it_fixed(monkeypatch):
         source.load()
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     assert len(source.load()) == 2
+
+
+def test_parts_share_no_question_however_small_the_task():
+    """2 one-digit numbers make 162 sums; sets of two seeds alone ask many of them both."""
+
+    def texts(seed, **more):
+        return [each.text for each in ReasoningGymPrompts({"chain_sum": 1.0}, 60, seed, EASY, **more).load()]
+
+    low, high = texts(1, part=(0.0, 0.5)), texts(2, part=(0.5, 1.0), distinct=True)
+    assert set(texts(1)) & set(texts(2)) and not set(low) & set(high)
+    assert len(low) == 60 > len(set(low)) and len(set(high)) == 60
+    with pytest.raises(InputError, match=r"held only .* that part and distinct let through, and 60 are wanted"):
+        texts(1, part=(0.0, 0.01), distinct=True)
+    with pytest.raises(InputError, match=r"part is \[0.5, 0.5\]; write two shares"):
+        texts(1, part=(0.5, 0.5))

@@ -183,6 +183,15 @@ def test_arms_that_cannot_be_compared_are_refused(tmp_path, changes, message):
         resolve(study(tmp_path, **changes), tmp_path / "out")
 
 
+def test_a_study_that_asks_what_it_trains_on_is_refused_before_anything_is_made(tmp_path):
+    """The demo's tasks are small: without parts of their own, its sets repeat the training questions."""
+    flags = ["--data.val.demo.part=null", "--data.train.part=null", "--data.train.size=400"]
+    with pytest.raises(InputError, match=r"data.val.demo asks \d+ of its 280 questions that the arm 'grpo' trains on"):
+        run(tmp_path, FakeExecutor(), flags=flags)
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path, FakeExecutor(), flags=["--data.train.size=400"], arms={"grpo": {}}, primary=[]) == 0
+
+
 SHIPPED = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 
 
