@@ -87,7 +87,9 @@ class Effect:
     p_holm: float = MISSING  # NaN outside of the primary family, and where there is no p
     primary: bool = False  # whether it is in the primary family
     censored: tuple[int, int] = (0, 0)  # runs of the arm, and of the baseline, that never reached the target
-    detectable: float = MISSING  # smallest difference that this design sees four times in five
+    detectable: float = MISSING  # smallest difference seen four times in five, by a test as strict as its family asks
+    detectable_doubled: float = MISSING  # the same with twice as many seeds
+    p_flips: float = MISSING  # exact, of swapping the arms within pairs; NaN with more than 20
 
     @property
     def significant(self) -> bool:
@@ -167,7 +169,8 @@ class StudyFacts:
         digest: of the study's file.
         metric: that arms are compared by.
         budget: what every run may spend, in words ("60 steps").
-        target: that the baseline's mean end is; NaN where it has not finished.
+        target: half-way from the baseline's mean start to its mean end; NaN where it has not finished or gained nothing.
+        common: what all seeds have in common.
         unit: of the budget; curves' areas and the way to the target are measured in it first.
         primary: the arms that Holm's correction is over.
         arms: in the study's order, the baseline among them.
@@ -185,6 +188,7 @@ class StudyFacts:
     arms: Sequence[ArmFact]
     runs: Sequence[RunFact]
     target: float = MISSING
+    common: Sequence[str] = ()
     unit: Unit = "steps"
     curves: Sequence[Curve] = ()
     effects: Sequence[Effect] = ()

@@ -43,7 +43,18 @@ def effects(facts: StudyFacts) -> list[Table]:
 
 
 def _effects(facts: StudyFacts, measure: Measure) -> Table:
-    columns = ("arm", "seeds", "arm's", "baseline's", "difference", "95 % interval", "p", "p, Holm", "")
+    columns = (
+        "arm",
+        "seeds",
+        "arm's",
+        "baseline's",
+        "difference",
+        "95 % interval",
+        "p",
+        "p, sign flips",
+        "p, Holm",
+        "",
+    )
     rows = [
         (
             each.arm,
@@ -53,6 +64,7 @@ def _effects(facts: StudyFacts, measure: Measure) -> Table:
             signed(each.difference.value) + CENSORED * any(each.censored),
             signed_interval(each.difference),
             probability(each.p),
+            probability(each.p_flips),
             probability(each.p_holm),
             verdict(each),
         )
@@ -173,6 +185,7 @@ def overview(facts: StudyFacts) -> list[tuple[str, str]]:
         ("compared by", facts.metric),
         ("budget of a run", facts.budget),
         ("baseline", facts.baseline),
+        ("common to all seeds", ", ".join(facts.common) or "nothing"),
         ("primary family", ", ".join(facts.primary) or "none"),
         ("runs finished", f"{count(finished)} of {count(len(facts.runs))} ({share(finished, len(facts.runs))})"),
         ("target", number(facts.target)),
@@ -192,12 +205,13 @@ def sheets(facts: StudyFacts) -> dict[str, str]:
         "effects.csv": _sheet(
             [
                 "measure", "arm", "baseline", "seeds", "arm_value", "baseline_value", "difference", "low", "high", "p",
-                "p_holm", "arm_censored", "baseline_censored", "detectable",
+                "p_flips", "p_holm", "arm_censored", "baseline_censored", "detectable", "detectable_doubled",
             ],
             (
                 (
                     e.measure, e.arm, facts.baseline, e.seeds, e.arm_value, e.baseline_value, e.difference.value,
-                    e.difference.low, e.difference.high, e.p, e.p_holm, *e.censored, e.detectable,
+                    e.difference.low, e.difference.high, e.p, e.p_flips, e.p_holm, *e.censored, e.detectable,
+                    e.detectable_doubled,
                 )
                 for e in facts.effects
             ),

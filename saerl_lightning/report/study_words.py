@@ -48,12 +48,21 @@ def cautions(facts: StudyFacts) -> list[str]:
             "the seeds being like others."
         )
     ends = [each for each in facts.effects if each.measure == "end" and np.isfinite(each.detectable)]
-    powers = [each.detectable for each in ends if each.primary] or [each.detectable for each in ends]
-    if powers:
-        said.append(
-            f"Power: with these seeds and questions a true difference of {number(max(powers))} at the end would be "
-            "found four times in five (two-sided, 5 %, before Holm's correction); a smaller one is more likely missed."
+    if judged := [each for each in ends if each.primary] or ends:
+        hardest = max(judged, key=lambda each: each.detectable)
+        family = sum(each.primary for each in facts.effects)
+        level = f"after Holm's correction for {family} comparisons" if hardest.primary else "one comparison alone"
+        more = (
+            f"; with twice as many seeds, one of {number(hardest.detectable_doubled)}"
+            if np.isfinite(hardest.detectable_doubled)
+            else ""
         )
+        said.append(
+            f"Power: with these seeds and questions a true difference of {number(hardest.detectable)} at the end would be "
+            f"found four times in five (two-sided, 5 %, {level}){more}; a smaller one is more likely missed."
+        )
+    if facts.common:
+        said.append(f"All seeds have in common: {', '.join(facts.common)}; no interval holds the luck of these.")
     return [*said, *facts.notes]
 
 
@@ -111,10 +120,8 @@ def _pace(facts: StudyFacts) -> str:
     effects = [each for each in (facts.effect(facts.unit, arm) for arm in facts.primary) if each is not None]
     unit = UNITS[facts.unit]
     if not effects or not np.isfinite(facts.target):
-        return (
-            f"{unit.capitalize()} to the target can't be compared: {facts.baseline} has no finished run that sets one."
-        )
-    target = f"the target of {number(facts.target)}, {facts.baseline}'s mean end,"
+        return f"{unit.capitalize()} to the target can't be compared: no finished runs of {facts.baseline} gained."
+    target = f"the target of {number(facts.target)}, half of {facts.baseline}'s mean gain,"
     if all(each.censored == (each.seeds, each.seeds) for each in effects):
         return f"No run has reached {target} for good, so the {unit} to it say nothing."
     sure = [each for each in effects if each.significant]

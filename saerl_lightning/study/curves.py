@@ -15,6 +15,7 @@ from jaxtyping import Float
 from saerl_lightning.errors import InputError
 
 WINDOW = 3  # evaluations in the running mean that a target is held against
+TARGET = 0.5  # of the baseline's mean gain, which its own runs come to (benchmarks/target_reach.py)
 
 
 def smooth(values: Sequence[float], window: int = WINDOW) -> Float[np.ndarray, " V"]:

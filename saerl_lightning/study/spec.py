@@ -163,7 +163,6 @@ class StudySpec:
     share: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     description: str = ""
-    report: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> StudySpec:

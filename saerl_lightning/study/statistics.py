@@ -3,7 +3,7 @@
 Two arms are compared pair by pair: run i of each starts from the same seed, so what the seed does to both cancels. With
 five pairs the normal quantile is far too short (a 95 % interval of mean ± 1.96 errors covers 88 %), hence Student's t. The
 sign-flip test assumes less, but five pairs have only 32 patterns: its p is never below 2/32 = .0625, so it can't reject
-alone; it stands beside t as a check. Accuracies, which also vary with the questions asked, are `bootstrap`'s.
+alone; the report shows it beside t as a check. Accuracies, which also vary with the questions asked, are `bootstrap`'s.
 n pairs, one a seed.
 """
 
@@ -151,7 +151,7 @@ def detectable_difference(error: float, parts: Parts, power: float = 0.8, alpha:
     """Gives the smallest true difference that a two-sided test with this error would have found with this power.
 
     It is (t(1 - alpha/2) + t(power))·error: 3.72 errors at 4 degrees of freedom, 2.80 at many. (The noncentral t, which
-    this stands for, gives 3.76 and 2.80.) The first step of Holm over m comparisons has alpha / m.
+    this stands for, gives 3.76 and 2.80.) A comparison that Holm corrects for m must pass alpha / m if it stands alone.
 
     Args:
         error: standard error of the difference, as observed or planned.
@@ -162,26 +162,6 @@ def detectable_difference(error: float, parts: Parts, power: float = 0.8, alpha:
     Source: minimum detectable effect, Bloom 1995 (10.1177/0193841X9501900504).
     """
     return (t_quantile(1 - alpha / 2, parts) + t_quantile(power, parts)) * error
-
-
-def single_sample_error(accuracy: Sequence[float], questions: Sequence[int]) -> float:
-    """Gives the standard error of a macro average with one sample a question: sqrt(sum_j p_j (1 - p_j) / Q_j) / J.
-
-    It holds both chances, of the questions drawn and of the one answer to each, but no training seed's.
-
-    Args:
-        accuracy: of each of J sets, 0 to 1.
-        questions: in each set.
-
-    Raises:
-        InputError: If the lengths differ, or a set has no question.
-
-    Source: the binomial variance; Miller 2024, Adding Error Bars to Evals, arXiv 2411.00640, §2.1.
-    """
-    share, count = np.asarray(accuracy, dtype=np.float64), np.asarray(questions)
-    if not len(share) or len(share) != len(count) or (count < 1).any():
-        raise InputError(f"{len(share)} accuracies for sets of {count.tolist()} questions; give one a set, none empty")
-    return float(np.sqrt(np.sum(share * (1 - share) / count)) / len(share))
 
 
 def _differences(arm: Sequence[float], baseline: Sequence[float]) -> Float[np.ndarray, " n"]:

@@ -14,11 +14,12 @@ from saerl_lightning.report.study_facts import MISSING, UNITS, Curve, Effect, Es
 from saerl_lightning.study import statistics
 from saerl_lightning.study.bootstrap import accuracy_difference
 from saerl_lightning.study.censoring import pseudo_times
-from saerl_lightning.study.curves import area, steps_to_target
+from saerl_lightning.study.curves import TARGET, area, steps_to_target
 from saerl_lightning.study.multiplicity import holm
 from saerl_lightning.study.results import StudyResults
 from saerl_lightning.tools.study_questions import Key, Question, accuracies, measured_sets
 
+ALPHA = 0.05  # chance of any false finding in the primary family
 SPENT: Mapping[Measure, str] = {"tokens": "sampled_tokens", "wall": "seconds"}  # names of what a run spends
 
 
@@ -68,25 +69,24 @@ def compare(
         for run in results.runs
         if run.state == "finished" and len(points[run.arm, run.seed]) > 1
     }
-    ends = [curve[-1][1] for (arm, _), curve in finished.items() if arm == spec.baseline]
-    target = float(np.mean(ends)) if ends else MISSING
+    target = _target([curve for (arm, _), curve in finished.items() if arm == spec.baseline])
     spent = {measure: _spent(results, finished, measure, shared) for measure in ("steps", *SPENT)}
     along = spent[spec.budget.unit]
     horizon = min((float(own[-1]) for own in along.values()), default=0.0)
     measured = {key: _measured(curve, target, along.get(key), horizon) for key, curve in points.items() if curve}
     primary = list(spec.primary) or [arm for arm in spec.arms if arm != spec.baseline]
+    family = [f"{measure} {arm}" for measure in ("end", spec.budget.unit) for arm in primary]
     effects = []
     for arm in [*primary, *(arm for arm in spec.arms if arm not in primary and arm != spec.baseline)]:
         seeds = [seed for seed in spec.seeds if (arm, seed) in finished and (spec.baseline, seed) in finished]
         if seeds:
             pair = _Pair(arm, spec.baseline, seeds, measured)
-            effects += [_end(pair, spec.metric, questions), _area(pair)]
+            alpha = ALPHA / len(family) if arm in primary else ALPHA
+            effects += [_end(pair, spec.metric, questions, alpha), _area(pair)]
             effects += [_time(pair, measure, spent[measure]) for measure in ("steps", *SPENT)]
     curves = [curve for arm in spec.arms if (curve := _curve(arm, finished)) is not None]
     notes = _notes(results, finished, questions, len(primary))
-    return Comparison(
-        primary, target, measured, curves, _by_measure(_corrected(effects, primary, spec.budget.unit)), notes
-    )
+    return Comparison(primary, target, measured, curves, _by_measure(_corrected(effects, family)), notes)
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,35 @@ class _Pair:
         return arm, baseline
 
 
-def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[Question]]) -> Effect:
-    """The difference at the end, over seeds and questions where the metric is a mean over these."""
+def _target(baseline: Sequence[Points]) -> float:
+    """The share `TARGET` of the way from the baseline's mean start to its mean end; none where it gained nothing."""
+    if not baseline:
+        return MISSING
+    start, end = (float(np.mean([curve[place][1] for curve in baseline])) for place in (0, -1))
+    return start + TARGET * (end - start) if end > start else MISSING
+
+
+def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[Question]], alpha: float) -> Effect:
+    """The difference at the end, over seeds and questions where the metric is a mean over these.
+
+    What could have been seen is that of a test at `alpha`, with these seeds and with twice as many.
+    """
     arm, baseline = pair.values("end")
     known = list(dict.fromkeys(each.set for seed in pair.seeds for each in questions.get((pair.arm, seed), ())))
     own, other = accuracies(questions, [pair.arm, pair.baseline], pair.seeds, measured_sets(metric, known))
-    estimate = accuracy_difference(own, other)[0] if own else statistics.paired_difference(arm, baseline)
-    detectable = statistics.detectable_difference(estimate.error, estimate.parts) if estimate.error > 0 else MISSING
-    return replace(_effect(pair, "end", arm, baseline, estimate), detectable=detectable)
+    twice = 2 * len(pair.seeds)
+    if own:
+        estimate, parts = accuracy_difference(own, other)
+        planned = parts.planned(twice) if len(pair.seeds) > 1 else parts
+        doubled = (planned.error, planned.shares)
+    else:
+        estimate = statistics.paired_difference(arm, baseline)
+        doubled = (estimate.error / np.sqrt(2), ((1.0, twice - 1.0),))
+    seen, seen_doubled = (
+        statistics.detectable_difference(error, parts, alpha=alpha) if estimate.error > 0 else MISSING
+        for error, parts in ((estimate.error, estimate.parts), doubled)
+    )
+    return replace(_effect(pair, "end", arm, baseline, estimate), detectable=seen, detectable_doubled=seen_doubled)
 
 
 def _area(pair: _Pair) -> Effect:
@@ -150,15 +171,14 @@ def _effect(
         Estimate(found.value, found.low, found.high),
         len(pair.seeds),
         found.p,
+        p_flips=statistics.sign_flip_p(arm, baseline) if len(arm) <= statistics.EXACT_PAIRS else MISSING,
     )
 
 
-def _corrected(effects: Sequence[Effect], primary: Sequence[str], pace: Measure) -> list[Effect]:
+def _corrected(effects: Sequence[Effect], family: Sequence[str]) -> list[Effect]:
     """Puts Holm's p on the primary family, the end and the pace; an arm that can't be compared yet counts in it."""
     found = {f"{each.measure} {each.arm}": each.p for each in effects}
-    names = [f"{measure} {arm}" for measure in ("end", pace) for arm in primary]
-    family = {name: found.get(name, MISSING) for name in names}
-    adjusted = holm(family)
+    adjusted = holm({name: found.get(name, MISSING) for name in family}, ALPHA)
     return [
         replace(each, p_holm=adjusted[name].adjusted, primary=True)
         if (name := f"{each.measure} {each.arm}") in adjusted
@@ -220,8 +240,9 @@ def _notes(
         said.append(
             f"Intervals of the end are over {over}, the others over seeds, arm and baseline paired by seed; a difference "
             f"that is the same in every pair has none. Holm's correction is over the end and the {UNITS[spec.budget.unit]} "
-            f"to the target of {arms} arm{'s' * (arms != 1)}. The target counts as reached when the mean of three "
-            "evaluations is there for two in a row; a run that never gets there counts with the whole budget, and is marked; "
+            f"to the target of {arms} arm{'s' * (arms != 1)}. The target is half of the baseline's mean gain; it counts as "
+            "reached when the mean of three evaluations is there for two in a row; a run that never gets there counts with "
+            "the whole budget, and is marked; "
             "steps, tokens and seconds are counted up to what the cheaper of the two arms spent in all."
         )
     ended = [(run.arm, run.seed) for run in results.runs if run.state == "finished"]

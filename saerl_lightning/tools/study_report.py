@@ -80,6 +80,7 @@ def gather(results: StudyResults, questions: Mapping[Key, Sequence[Question]]) -
         arms=[ArmFact(name, arm.description, _settings(arm.configs, arm.flags)) for name, arm in spec.arms.items()],
         runs=[_run(run, compared) for arm in spec.arms for run in results.runs if run.arm == arm],
         target=compared.target,
+        common=["the pool and the questions", *spec.share],
         unit=spec.budget.unit,
         curves=compared.curves,
         effects=compared.effects,

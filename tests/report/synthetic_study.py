@@ -65,6 +65,7 @@ def write_study(
         "metric": METRIC,
         "primary": list(primary),
         "shared": list(made),
+        "share": [stage["name"] for stage in made],
     }
     root.mkdir(parents=True)
     (root / "study.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))

@@ -59,8 +59,10 @@ def test_known_numbers_give_the_golden_report(tmp_path):
 def test_the_effects_are_those_worked_by_hand(tmp_path):
     """At 2 degrees of freedom t(.975) is 4.30265 and a two-sided p is 1 - t / sqrt(2 + t²).
 
-    End: .054, .05, .046, so .05 ± 4.30265 · .004 / sqrt 3. Steps: 30, 30, 40 against 40, 40 and never (60): -10, -10, -20.
-    The family is 2 measures of 2 arms.
+    End: .054, .05, .046, so .05 ± 4.30265 · .004 / sqrt 3. The target is half of grpo's way from .10 to .30; steps to it:
+    20, 20, 20 against 20, 20, 30. The family is 2 measures of 2 arms, so what stands alone must pass 5 % / 4: t(1 - .05 / 8)
+    at 2 degrees of freedom is 8.86, at 5 (twice the seeds) 3.81; t(.80) is 1.06 and 0.92. Of 8 sign patterns 2
+    are as far out as ours.
     """
     folder = three_arms(tmp_path)
     write_report(folder)
@@ -75,14 +77,14 @@ def test_the_effects_are_those_worked_by_hand(tmp_path):
     end = numbers("end", "difference", "low", "high", "p", "p_holm")
     assert end == pytest.approx([0.05, 0.05 - half, 0.05 + half, p, 4 * p], rel=1e-5)
     steps = numbers("steps", "arm_value", "baseline_value", "difference", "low", "p", "p_holm")
-    p = 1 - 4 / 18**0.5
+    p = 1 - 1 / 3**0.5
     half = 4.302653 * 10 / 3
-    assert steps == pytest.approx([100 / 3, 140 / 3, -40 / 3, -40 / 3 - half, p, 3 * p], rel=1e-5)
-    assert (found["steps", "saerl"]["arm_censored"], found["steps", "saerl"]["baseline_censored"]) == ("0", "1")
-    # The shared stage's 100 s count: 30 steps of 3.5 s are 205 s, and what lies behind grpo's 210 s in all is cut there.
-    assert numbers("wall", "arm_value", "baseline_value") == pytest.approx(
-        [(205 + 205 + 210) / 3, (140 + 140 + 210) / 3]
-    )
+    assert steps == pytest.approx([20, 70 / 3, -10 / 3, -10 / 3 - half, p, 1.0], rel=1e-5)
+    error = 0.004 / 3**0.5
+    assert numbers("end", "detectable", "p_flips") == pytest.approx([(8.8602 + 1.0607) * error, 2 / 8], rel=1e-4)
+    assert numbers("end", "detectable_doubled") == pytest.approx([(3.8100 + 0.9195) * error / 2**0.5], rel=1e-3)
+    # The shared stage's 100 s count: 20 steps of 3.5 s are 170 s.
+    assert numbers("wall", "arm_value", "baseline_value") == pytest.approx([170, (70 + 70 + 105) / 3])
 
 
 def test_a_null_study_says_so(tmp_path):
@@ -90,18 +92,18 @@ def test_a_null_study_says_so(tmp_path):
     write_report(folder)
     said = (folder / "report" / "report.md").read_text()
     assert "After 60 steps, random cannot be told from grpo on val/macro/avg@k: the difference is 0 (" in said
-    assert "Whether it reaches the target of 0.300, grpo's mean end, sooner or later cannot be told" in said
+    assert "Whether it reaches the target of 0.200, half of grpo's mean gain, sooner or later cannot be told" in said
     assert "★" not in said
 
 
 def test_a_target_that_no_run_reaches_is_said(tmp_path):
-    """The smoothed curve of a straight line stays below its own end; equal pairs have no interval and no p."""
-    line = [0.1 + 0.02 * step for step in range(7)]
-    folder = write_study(tmp_path / "tiny", {"grpo": Arm([line] * 2), "same": Arm([line] * 2)}, ["same"])
+    """A leap at the very end was not seen to last; equal pairs have no interval and no p."""
+    leap = [*[0.1] * 6, 0.22]
+    folder = write_study(tmp_path / "tiny", {"grpo": Arm([leap] * 2), "same": Arm([leap] * 2)}, ["same"])
     write_report(folder)
     said = (folder / "report" / "report.md").read_text()
-    assert "No run has reached the target of 0.220, grpo's mean end, for good" in said
-    assert "| same | 2 | 0.220 | 0.220 | 0 | – | – | – | no test |" in said
+    assert "No run has reached the target of 0.160, half of grpo's mean gain, for good" in said
+    assert "| same | 2 | 0.220 | 0.220 | 0 | – | – | 1.000 | – | no test |" in said
 
 
 def test_a_budget_of_tokens_measures_curves_along_tokens(tmp_path):
@@ -112,7 +114,8 @@ def test_a_budget_of_tokens_measures_curves_along_tokens(tmp_path):
     said = write_report(folder).with_suffix(".md").read_text()
     found = {row["measure"]: row for row in rows(folder / "report" / "effects.csv")}
     assert [float(found["area"][name]) for name in ("arm_value", "baseline_value")] == pytest.approx([0.16, 0.16])
-    assert "so the sampled tokens to it say nothing." in said
+    # Half of the slow arm's gain is .16, which its mean of three comes to in 40 steps; the fast one's does at its very end.
+    assert [found["tokens"][name] for name in ("baseline_value", "arm_censored")] == ["8000.0", "2"]
     assert "Holm's correction is over the end and the sampled tokens to the target of 1 arm." in said
 
 

@@ -19,7 +19,6 @@ from saerl_lightning.study.statistics import (
     mean_estimate,
     paired_difference,
     sign_flip_p,
-    single_sample_error,
     t_p,
     t_quantile,
 )
@@ -76,14 +75,6 @@ def test_the_detectable_difference_is_bloom_s_sum_of_quantiles():
     assert detectable_difference(1.0, FOUR, alpha=0.01) == close(4.6041 + 0.9410)
 
 
-def test_single_samples_on_six_benchmarks_leave_two_points():
-    """GSM8K, AMC, MATH-500, Minerva, Olympiad, AIME: about 1.9 points, so +3.00 is one sigma of a difference."""
-    assert single_sample_error([0.5], [25]) == pytest.approx(0.1)
-    assert single_sample_error([0.5, 0.2], [25, 16]) == pytest.approx(sqrt(0.01 + 0.01) / 2)
-    six = single_sample_error([0.85, 0.5, 0.75, 0.3, 0.4, 0.15], [1319, 40, 500, 272, 675, 30])
-    assert six == pytest.approx(0.019, abs=0.001)
-
-
 def test_numbers_that_cannot_be_compared_are_refused():
     with pytest.raises(InputError, match="2 runs against 1"):
         paired_difference([1.0, 2.0], [1.0])
@@ -93,8 +84,6 @@ def test_numbers_that_cannot_be_compared_are_refused():
         mean_estimate([])
     with pytest.raises(InputError, match="at most 20"):
         sign_flip_p([1.0] * 21, [0.0] * 21)
-    with pytest.raises(InputError, match="none empty"):
-        single_sample_error([0.5], [0])
 
 
 # -- several comparisons --------------------------------------------------------------------------------------------------
