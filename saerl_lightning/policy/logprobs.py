@@ -41,7 +41,8 @@ def token_logprobs(
         Log-probabilities with gradient, and entropies.
     """
     scaled = logits.float() if temperature in (0.0, 1.0) else logits.float() / temperature
-    logp = torch.log_softmax(scaled, dim=-1)  # (N, V)
+    # Not log_softmax, which on a CPU is up to 5e-5 nats off over 152,000 tokens: half of what the guard allows.
+    logp = scaled - scaled.logsumexp(-1, keepdim=True)  # (N, V)
     entropy = -(logp.exp() * logp).sum(-1) if entropy_gradient else _entropy(logp.detach())
     return logp.gather(-1, targets[:, None]).squeeze(-1), entropy
 

@@ -54,3 +54,16 @@ def without_adapters(model: nn.Module) -> AbstractContextManager[object]:
     """Runs the model as it was before training: adapters off. A model without adapters is left as it is."""
     disable = getattr(model, "disable_adapter", None)
     return disable() if disable else nullcontext()
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> list[float]:
+    """Two numbers for each weight and buffer that tell its present values from others, however they were changed.
+
+    They are read off the values: in-place changes through `.data`, as Lightning's WeightAveraging makes them, raise no
+    counter of torch's. The bits' exclusive or misses a change of all signs, the sum does not.
+    """
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.numel()]
+    bits = torch.stack([torch.hash_tensor(t).view(torch.int64) for t in tensors])
+    sums = torch.stack([t.sum().double() for t in tensors])
+    return [*bits.tolist(), *sums.tolist()]

@@ -1,4 +1,4 @@
-"""What all engines agree on: where a completion ends, how it reads, and what fits."""
+"""What all engines agree on: where a completion ends, how it is laid out, and what fits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Rollouts, Sampling
+from saerl_lightning.rollout.reading import Reader, decode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,14 +33,8 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return sorted(ids)
 
 
-def read(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Sequence[int]]) -> list[str]:
-    """The completions as texts, special tokens left out; a stop text stays in."""
-    lists = [list(ids) for ids in completions]
-    return tokenizer.batch_decode(lists, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
 def lay_out(
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     prompt_ids: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     logprobs: Sequence[Sequence[float]],
@@ -47,9 +42,8 @@ def lay_out(
     version: int,
 ) -> Rollouts:
     """Packs the completions of equal groups, with their texts, as padded rows."""
-    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
-    texts, group_size = read(tokenizer, completions), len(completions) // len(prompt_ids)
-    return Rollouts.pack(prompt_ids, completions, logprobs, truncated, texts, group_size, version, pad)
+    texts, group_size = reader.texts(prompt_ids, completions), len(completions) // len(prompt_ids)
+    return Rollouts.pack(prompt_ids, completions, logprobs, truncated, texts, group_size, version, reader.pad)
 
 
 def ends_in_stop(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int], stop: Sequence[str]) -> bool:
@@ -59,7 +53,7 @@ def ends_in_stop(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int], 
     may carry more text behind the stop.
     """
     span = max(len(text.encode()) for text in stop) + 1
-    tail = read(tokenizer, [completion[-span:]])[0]
+    tail = decode(tokenizer, [list(completion[-span:])])[0]
     return any(text in tail for text in stop)
 
 

@@ -53,7 +53,7 @@ def complete(
         R completions, the log-probabilities of their tokens, and whether max_tokens cut them off.
     """
     tokens = torch.zeros(uniform.shape, dtype=torch.long, device=uniform.device)  # (R, M)
-    logprobs = torch.zeros_like(uniform)  # (R, M)
+    logprobs = torch.zeros_like(uniform, dtype=torch.float32)  # (R, M)
     ended = torch.zeros_like(tokens, dtype=torch.bool)  # (R, M): whether the row's completion ends with this token
     rows: slice | Tensor = slice(None)  # the unfinished, and some finished: all of them, until some are dropped
     done = ended[:, 0].clone()  # over `rows`

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
-from saerl_lightning.rollout.completion import EndTest, check_lengths, end_test, lay_out
+from saerl_lightning.rollout.completion import EndTest, check_lengths, end_ids, end_test, lay_out
 from saerl_lightning.rollout.draw import prompt_seeds, uniforms
 from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.rollout.reading import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +45,7 @@ class HFEngine(RolloutEngine):
         self.fused = fused
         self._model: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._reader: Reader | None = None
         self._max_model_len = 0
         self._version = 0
         self._weights: FusedWeights | None = None
@@ -56,6 +58,7 @@ class HFEngine(RolloutEngine):
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
         """Remembers the policy; nothing is copied."""
         self._model, self._tokenizer, self._max_model_len = model, tokenizer, max_model_len
+        self._reader = Reader(tokenizer, end_ids(model, tokenizer))
         self._weights, self.fallback, self._tried = None, None, False
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
@@ -78,7 +81,7 @@ class HFEngine(RolloutEngine):
         from saerl_lightning.rollout.fused_decoder import FusedDecoder
         from saerl_lightning.rollout.policy_decoder import PolicyDecoder
 
-        model, tokenizer = self._started()
+        model, _ = self._started()
         numbers = torch.cat([uniforms(seed, sampling.max_tokens, sampling.group_size) for seed in seeds])
         numbers = numbers.to(model.device)
         size = sampling.group_size, sampling.max_tokens
@@ -89,7 +92,8 @@ class HFEngine(RolloutEngine):
         else:
             with _sampling_mode(model):
                 done = complete(PolicyDecoder(model, prompts, *size), numbers, sampling, ends)
-        return lay_out(tokenizer, prompts, *done, self._version)
+        assert self._reader is not None
+        return lay_out(self._reader, prompts, *done, self._version)
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Notes the version and fuses the weights anew; where they can't be fused, the tensors are not looked at."""
@@ -128,7 +132,7 @@ class HFEngine(RolloutEngine):
 
     def close(self) -> None:
         """Lets the policy go."""
-        self._model = self._tokenizer = self._weights = None
+        self._model = self._tokenizer = self._reader = self._weights = None
 
     def _started(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._model is None or self._tokenizer is None:

@@ -14,6 +14,7 @@ from saerl_lightning.policy.logprobs import score
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.completion import check_lengths, end_ids, lay_out
 from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.rollout.reading import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +34,7 @@ class ScriptedEngine(RolloutEngine):
         self.completions = completions
         self._model: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._reader: Reader | None = None
         self._max_model_len = 0
         self._version = 0
 
@@ -41,10 +43,11 @@ class ScriptedEngine(RolloutEngine):
         if not self.completions:
             raise InputError("ScriptedEngine has no completions to give; write at least one text")
         self._model, self._tokenizer, self._max_model_len = model, tokenizer, max_model_len
+        self._reader = Reader(tokenizer, end_ids(model, tokenizer))
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
         """Reads out `sampling.group_size` completions for each prompt, cut at `sampling.max_tokens`."""
-        if self._model is None or self._tokenizer is None:
+        if self._model is None or self._reader is None:
             raise RuntimeError("ScriptedEngine.generate was called before start, or after close")
         check_lengths(prompt_ids, sampling, self._max_model_len)
         rows = len(prompt_ids) * sampling.group_size
@@ -53,7 +56,7 @@ class ScriptedEngine(RolloutEngine):
         completions = [c[: sampling.max_tokens] for c in whole]
         truncated = [len(c) > sampling.max_tokens for c in whole]
         unscored = [[0.0] * len(c) for c in completions]
-        rollouts = lay_out(self._tokenizer, prompt_ids, completions, unscored, truncated, self._version)
+        rollouts = lay_out(self._reader, prompt_ids, completions, unscored, truncated, self._version)
         return _scored(self._model, rollouts, sampling.temperature)
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -62,7 +65,7 @@ class ScriptedEngine(RolloutEngine):
 
     def close(self) -> None:
         """Lets the policy go."""
-        self._model = self._tokenizer = None
+        self._model = self._tokenizer = self._reader = None
 
     def _encode(self, text: str) -> list[int]:
         """Token ids of a text and the end-of-text token."""

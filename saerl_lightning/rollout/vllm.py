@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from saerl_lightning.rollout.completion import check_lengths, end_ids, lay_out
 from saerl_lightning.rollout.draw import prompt_seeds
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.rollout.isolation import undisturbed
+from saerl_lightning.rollout.reading import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 SleepLevel = Annotated[int, Range(0, 2)]
 
 CPU_CACHE_GB = 1.0
+CPU_STEP_TOKENS = 4096  # vLLM's own budget of a step on a CPU
+# On a GPU vLLM's noise in float32 has no value beyond 16.6, so tokens below some 1e-8 would never be drawn; the noise of
+# its CPU kernel is finer.
+FULL_TAILS = {"use_fp64_gumbel": True}
+COLDEST = 0.01  # temperature below which vLLM quietly samples at this one
 
 
 class VLLMEngine(RolloutEngine):
@@ -70,7 +77,7 @@ class VLLMEngine(RolloutEngine):
         self._llm: Any = None  # vllm.LLM
         self._rank = 0  # of the adapters that vLLM adds; 0 where it adds none
         self._request: Any = None  # vllm's LoRARequest of the present adapters
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._reader: Reader | None = None
         self._ends: list[int] = []
         self._max_model_len = 0
         self._weights_dtype = ""  # once it is started
@@ -89,8 +96,8 @@ class VLLMEngine(RolloutEngine):
             raise InputError(
                 "VLLMEngine runs beside one training process; write trainer.devices: 1, or choose HFEngine"
             )
-        self._tokenizer, self._max_model_len = tokenizer, max_model_len
-        self._ends = end_ids(model, tokenizer)
+        self._max_model_len, self._ends = max_model_len, end_ids(model, tokenizer)
+        self._reader = Reader(tokenizer, self._ends)
         self._rank, self._request = (adapter_rank(model) if self.adapters and self.sleep_level < 2 else 0), None
         self._weights_dtype = self.dtype if self.dtype != "auto" else str(compute_dtype(model)).removeprefix("torch.")
         with undisturbed():
@@ -102,25 +109,31 @@ class VLLMEngine(RolloutEngine):
         _set_environment(on_cpu)
         from vllm import LLM
 
-        return LLM(
-            model=str(model.name_or_path),
-            dtype=self._weights_dtype,  # type: ignore[arg-type]
-            max_model_len=max_model_len,
-            max_num_seqs=self.max_num_seqs,
-            gpu_memory_utilization=self.gpu_memory_utilization,
-            kv_cache_memory_bytes=None if cache_gb is None else int(cache_gb * 2**30),
-            enforce_eager=self.enforce_eager or on_cpu,
-            enable_sleep_mode=self.sleep_level > 0 and not on_cpu,
-            logprobs_mode="processed_logprobs",  # of the distribution that is sampled: temperature, top_k and top_p in
-            generation_config="vllm",  # no sampling defaults from the model folder
-            trust_remote_code=self.trust_remote_code,
-            use_tqdm_on_load=False,
-            **({"enable_lora": True, "max_loras": 1, "max_lora_rank": _allowed_rank(self._rank)} if self._rank else {}),
-        )
+        with _cache_holds_a_row(max_model_len):
+            return LLM(
+                model=str(model.name_or_path),
+                dtype=self._weights_dtype,  # type: ignore[arg-type]
+                max_model_len=max_model_len,
+                max_num_seqs=self.max_num_seqs,
+                **(_whole_prefills(max_model_len, self.max_num_seqs) if on_cpu else FULL_TAILS),
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                kv_cache_memory_bytes=None if cache_gb is None else int(cache_gb * 2**30),
+                enforce_eager=self.enforce_eager or on_cpu,
+                enable_sleep_mode=self.sleep_level > 0 and not on_cpu,
+                logprobs_mode="processed_logprobs",  # of the distribution that is sampled: temperature, top_k and top_p in
+                generation_config="vllm",  # no sampling defaults from the model folder
+                trust_remote_code=self.trust_remote_code,
+                use_tqdm_on_load=False,
+                **(
+                    {"enable_lora": True, "max_loras": 1, "max_lora_rank": _allowed_rank(self._rank)}
+                    if self._rank
+                    else {}
+                ),
+            )
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
         """Draws `sampling.group_size` completions for each prompt, which vLLM reads once. Its `stream` has one part."""
-        llm, tokenizer = self._started()
+        llm, reader = self._started()
         check_lengths(prompt_ids, sampling, self._max_model_len)
         prompts: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
         settings = [self._settings(sampling, seed) for seed in prompt_seeds(sampling.seed, len(prompts))]
@@ -133,11 +146,16 @@ class VLLMEngine(RolloutEngine):
         completions = [list(output.token_ids) for output in outputs]
         logprobs = [_sampled_logprobs(output) for output in outputs]
         truncated = [output.finish_reason == "length" for output in outputs]
-        return lay_out(tokenizer, prompt_ids, completions, logprobs, truncated, self._version)
+        return lay_out(reader, prompt_ids, completions, logprobs, truncated, self._version)
 
     def _settings(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
 
+        if 0 < sampling.temperature < COLDEST:
+            raise InputError(
+                f"sampling.temperature is {sampling.temperature}; vLLM samples at {COLDEST} or more, or greedily: write 0 "
+                f"or at least {COLDEST}, or choose HFEngine"
+            )
         return SamplingParams(
             n=1 if sampling.temperature == 0 else sampling.group_size,
             temperature=sampling.temperature,
@@ -150,6 +168,7 @@ class VLLMEngine(RolloutEngine):
             logprobs=0,  # of the sampled token, no alternatives
             flat_logprobs=True,
             detokenize=bool(sampling.stop),
+            skip_special_tokens=False,  # a stop text may be a special token
         )
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -215,13 +234,13 @@ class VLLMEngine(RolloutEngine):
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         self._llm.llm_engine.engine_core.shutdown()
-        self._llm = self._tokenizer = self._request = None
+        self._llm = self._reader = self._request = None
         cleanup_dist_env_and_memory()
 
-    def _started(self) -> tuple[Any, PreTrainedTokenizerBase]:
-        if self._llm is None or self._tokenizer is None:
+    def _started(self) -> tuple[Any, Reader]:
+        if self._llm is None or self._reader is None:
             raise RuntimeError("VLLMEngine was used before start, or after close")
-        return self._llm, self._tokenizer
+        return self._llm, self._reader
 
 
 def compute_dtype(model: PreTrainedModel) -> torch.dtype:
@@ -242,6 +261,31 @@ def _allowed_rank(rank: int) -> int:
     if rank > allowed[-1]:
         raise InputError(f"lora.rank is {rank}; vLLM adds adapters up to {allowed[-1]}: write engine.adapters: false")
     return next(size for size in allowed if size >= rank)
+
+
+def _whole_prefills(max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
+    """Scheduling in which a prefill is never cut in pieces, for CPUs.
+
+    vLLM samples after every piece, throws the token away and winds the request's generator back; a CPU generator can't be
+    wound back. A row that lost its cache is prefilled anew with what it has written, so the budget of a step holds the
+    longest row, beside a token of every other row.
+    """
+    budget = max(CPU_STEP_TOKENS, max_model_len + max_num_seqs)
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": budget}
+
+
+@contextmanager
+def _cache_holds_a_row(max_model_len: int) -> Iterator[None]:
+    """Turns vLLM's refusal of a key-value cache below one row into an InputError."""
+    try:
+        yield
+    except ValueError as error:
+        if "KV cache" not in str(error):
+            raise
+        raise InputError(
+            f"vLLM's key-value cache can't hold one row of {max_model_len} tokens; raise engine.kv_cache_gb (or "
+            "engine.gpu_memory_utilization), or lower sampling.max_tokens and chat.max_prompt_tokens"
+        ) from error
 
 
 def _set_environment(on_cpu: bool) -> None:

@@ -107,7 +107,9 @@ class GRPOModule(PolicyModule):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples, scores and descends."""
-        sampled = self.sample_and_grade(batch)
+        with self.phases("sync"):
+            self.sync()
+        version, sampled = self.weight_version, self.sample_and_grade(batch)
         step = self.step_rows(sampled.trained)
         updates: list[dict[str, float]] = []
         for update in range(self.updates_per_batch):
@@ -125,7 +127,7 @@ class GRPOModule(PolicyModule):
         with self.phases("sync"):
             self.sync()
         self.observe(sampled.generated)
-        self.report(sampled, step, report.averaged(updates))
+        self.report(sampled, step, report.averaged(updates), version)
 
     # -- the verbs of a step -------------------------------------------------------------------------------------------
 
@@ -154,7 +156,7 @@ class GRPOModule(PolicyModule):
 
     def step_rows(self, sampled: SampledStep) -> StepRows:
         """Lays the graded rows out for the updates, with all that the objective wants to know of them."""
-        self.engine.sleep()  # its memory is the update's until the next sync
+        self.rest()
         step = StepRows.lay_out(sampled.rollouts, sampled.in_loss.flatten(), self.sampling.max_tokens, self.device)
         if self.objective.needs_reference:
             with self.phases("reference"):
@@ -194,7 +196,7 @@ class GRPOModule(PolicyModule):
         """Tells the data operations what the step learned about its prompts."""
         self.prompts.observe(gather_outcomes(sampled.outcomes, self.trainer.world_size))
 
-    def report(self, sampled: Filled, step: StepRows, updates: dict[str, float]) -> None:
+    def report(self, sampled: Filled, step: StepRows, updates: dict[str, float], version: int) -> None:
         """Logs the step of all ranks: rewards, groups and lengths of what was generated, and what of it was trained on."""
         own = updates | {f"time/{phase}": seconds for phase, seconds in self.phases.drain().items()}
         own |= sampled.metrics() | self.skipped_steps()
@@ -202,8 +204,7 @@ class GRPOModule(PolicyModule):
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
         ranks = gather_objects((own, report.Completions.of(sampled.generated)), self.trainer.world_size)
         values = report.over_ranks([numbers for numbers, _ in ranks])
-        began = self.global_step - self.updates_per_batch
-        values |= report.Completions.join([completions for _, completions in ranks]).metrics(began)
+        values |= report.Completions.join([completions for _, completions in ranks]).metrics(version)
         values |= report.throughput_metrics(values) | self.prompts.metrics()
         self.log("reward", values["reward/mean"], prog_bar=True, logger=False)
         self.log_dict(values)

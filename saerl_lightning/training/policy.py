@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.evaluation.metrics import SampledAccuracy, macro_average
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.weights import base_model, named_weights, save_adapters
+from saerl_lightning.policy.weights import base_model, fingerprint, named_weights, save_adapters
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
@@ -102,28 +102,42 @@ class PolicyModule(lightning.LightningModule, ABC):
         self.engine.close()
         for reward in self.rewards:
             reward.close()
-        self._engine_version = None
+        self._started, self._engine_holds = False, None
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 
-    _engine_version: int | None = None  # weights the engine holds; None before it is started
+    weight_version = 0  # raised whenever the engine gets other weights than it had
+    _started = False  # whether the engine is
+    _engine_holds: list[float] | None = None  # fingerprint of the weights in the engine; None while it sleeps
 
     def sync(self) -> None:
-        """Makes the engine sample from the present weights, starting it first if need be. Does nothing if it does."""
-        if self._engine_version == self.global_step:
-            return
-        if self._engine_version is None:
+        """Makes the engine sample from the present weights, starting it first if need be. Does nothing if it does.
+
+        Whether it does is read off the weights: a callback may have put others in their place, as weight averaging does
+        for validation.
+        """
+        if not self._started:
             with self.trainer.precision_plugin.forward_context():  # so that it sees what the policy computes in
                 self.engine.start(base_model(self.model), self.tokenizer, self._longest_row())
+            self._started = True
+        present = fingerprint(self.model)
+        if self._engine_holds == present:
+            return
+        self.weight_version += 1
         self.engine.wake()
         if self.engine.takes_adapters:
             with TemporaryDirectory(prefix="adapters-") as folder:
                 save_adapters(self.model, Path(folder))
-                self.engine.load_adapters(Path(folder), self.global_step)
+                self.engine.load_adapters(Path(folder), self.weight_version)
         else:
             with self.trainer.precision_plugin.forward_context():
-                self.engine.load_weights(named_weights(self.model), self.global_step)
-        self._engine_version = self.global_step
+                self.engine.load_weights(named_weights(self.model), self.weight_version)
+        self._engine_holds = present
+
+    def rest(self) -> None:
+        """Lets the engine give its memory to the update; the next `sync` brings it its weights again."""
+        self.engine.sleep()
+        self._engine_holds = None
 
     def _longest_row(self) -> int:
         """Tokens of the longest prompt and completion that this run may ask for."""
@@ -217,6 +231,7 @@ class PolicyModule(lightning.LightningModule, ABC):
         self.accuracy = {name: metric.to(self.device) for name, metric in accuracy.items()}
 
     def _sample(self, batch: PromptBatch, batch_idx: int, sampling: Sampling) -> Rollouts:
+        self.sync()  # callbacks may exchange the weights after `on_validation_start`
         seed = sampling.seed + 7919 * (batch_idx * self.trainer.world_size + self.global_rank)
         with self.phases("sample"):
             return self.engine.generate(batch.ids, replace(sampling, seed=seed))

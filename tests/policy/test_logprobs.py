@@ -1,5 +1,6 @@
 """`score` against the plain way: all logits of all positions, then log-softmax."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,18 @@ def test_token_logprobs_by_hand():
     torch.testing.assert_close(entropy, torch.tensor([0.6931472, 0.3250830]))
     half, _ = token_logprobs(logits, torch.tensor([0, 1]), temperature=2.0)  # odds 1:1 and 3:1
     torch.testing.assert_close(half.exp(), torch.tensor([0.5, 0.25]))
+
+
+def test_a_large_vocabulary_is_summed_to_its_end():
+    """152,000 tokens, of which a thousand stand out: the exact log-probabilities, from sums in extended precision."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 0.5, 152_000)
+    logits[:1000] += 12.5
+    logits = random.permutation(logits).astype(np.float32)
+    exact = logits - np.log(np.exp(logits.astype(np.longdouble)).sum())
+    targets = np.array([0, 7, 151_999])
+    ours, _ = token_logprobs(torch.tensor(logits).expand(3, -1), torch.tensor(targets))
+    np.testing.assert_allclose(ours.double().numpy(), exact[targets].astype(np.float64), atol=4e-6, rtol=0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -9,7 +9,7 @@ import torch
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.logprobs import mismatch, score
 from saerl_lightning.records import Sampling
-from saerl_lightning.rollout.completion import end_ids, read
+from saerl_lightning.rollout.completion import end_ids
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.rollout.scripted import ScriptedEngine
 from saerl_lightning.rollout.vllm import VLLMEngine
@@ -82,7 +82,7 @@ def test_logprobs_are_the_policys_own(started, prompts, temperature):
 
 
 def test_groups_are_neighbours_behind_their_prompt(started, prompts):
-    engine, _, tokenizer = started
+    engine, _, _ = started
     rollouts = engine.generate(prompts, Sampling(group_size=2, max_tokens=8))
     assert rollouts.group_size == 2
     assert len(rollouts.tokens) == 2 * len(prompts)
@@ -91,7 +91,16 @@ def test_groups_are_neighbours_behind_their_prompt(started, prompts):
         assert row[: len(prompt)].tolist() == prompt
         columns = rollouts.mask[r].nonzero().squeeze(1).tolist()
         assert columns == list(range(len(prompt), len(prompt) + len(columns)))
-    assert rollouts.texts == read(tokenizer, completions(rollouts))
+
+
+def test_special_tokens_but_ends_are_read(started, prompts):
+    """The random policy writes `<|im_start|>` now and then; here it is a tag like any other."""
+    engine, model, tokenizer = started
+    ends, tag = set(end_ids(model, tokenizer)), tokenizer.convert_tokens_to_ids("<|im_start|>")
+    rollouts = engine.generate(prompts, Sampling(group_size=8, max_tokens=48))
+    written = [[i for i in completion if i not in ends] for completion in completions(rollouts)]
+    assert rollouts.texts == tokenizer.batch_decode(written, clean_up_tokenization_spaces=False)
+    assert any(tag in completion for completion in written) or isinstance(engine, ScriptedEngine)
 
 
 def test_a_row_ends_at_the_end_of_text_or_is_truncated(started, prompts):
@@ -157,7 +166,7 @@ def test_a_stop_text_ends_the_row_that_completes_it(sampler, prompts):
     ids = completions(free)[0]
     letters = [c for c in free.texts[0] if c.isascii() and c.isprintable()]
     stop = letters[len(letters) // 2]
-    shortest = next(n for n in range(1, 33) if stop in read(tokenizer, [ids[:n]])[0])
+    shortest = next(n for n in range(1, 33) if stop in tokenizer.decode(ids[:n]))
     stopped = engine.generate(prompts[:1], Sampling(group_size=1, temperature=0, max_tokens=32, stop=(stop,)))
     assert completions(stopped)[0] == ids[:shortest]
     assert not stopped.truncated.any()
