@@ -29,7 +29,7 @@ class LoRA:
     Args:
         rank: of the adapters' two factors.
         alpha: the adapters' output is scaled by alpha / rank.
-        dropout: on the adapters' input.
+        dropout: on the adapters' input; for SFTModule only, GRPOModule must score the policy that samples.
         targets: module names that get an adapter; "all-linear" adapts every linear layer but the head.
     """
 

@@ -7,8 +7,6 @@ decided here; for models whose attention does not allow it, `why_not_packed` say
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saerl_lightning.attention import TOLERANCE, attention_window
+from saerl_lightning.policy.modes import in_mode
 from saerl_lightning.policy.prefix_attention import PackedGroup, PackedLayout, attends_packed
 
 if TYPE_CHECKING:
@@ -137,26 +136,10 @@ def _trial(model: PreTrainedModel) -> float:
     columns = torch.arange(tokens.shape[1], device=decoder.device)
     mask = (columns >= starts[:, None]) & (columns < ends[:, None])
     packed = pack_groups(tokens, mask, prompts)
-    with _mode(model, training=True):  # only then does a model ask for dropout
+    with in_mode(model, training=True):  # only then does a model ask for dropout
         predicting_states(model, packed)
-    with _mode(model, training=False):
+    with in_mode(model, training=False):
         ours = predicting_states(model, packed).double()
         padded = decoder(input_ids=tokens, use_cache=False).last_hidden_state
     theirs = padded[:, :-1][mask[:, 1:]].double()
     return float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
-
-
-@contextmanager
-def _mode(model: PreTrainedModel, training: bool) -> Iterator[None]:
-    """Puts all modules into one mode, at full precision; each gets its own mode back, and so does the random stream."""
-    before = {module: module.training for module in model.modules()}
-    device = model.get_decoder().device
-    kept = [] if device.type == "cpu" else [device]  # the CPU's stream is kept in any case
-    kind = "cuda" if device.type == "cpu" else device.type
-    with torch.random.fork_rng(kept, device_type=kind), torch.autocast(device.type, enabled=False):
-        model.train(training)
-        try:
-            yield
-        finally:
-            for module, was in before.items():
-                module.training = was

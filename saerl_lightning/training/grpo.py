@@ -32,6 +32,7 @@ from saerl_lightning.training.distributed import gather_objects, gather_outcomes
 from saerl_lightning.training.dynamic_sampling import DynamicSampling, Filled
 from saerl_lightning.training.grading import sample_and_grade
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
+from saerl_lightning.training.one_policy import refuse_adapter_dropout, score_as_sampled
 from saerl_lightning.training.optimization import Gradients
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.policy import PolicyModule
@@ -85,6 +86,7 @@ class GRPOModule(PolicyModule):
         guard: MismatchGuard | None = MismatchGuard(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
+        refuse_adapter_dropout(policy)
         self.automatic_optimization = False
         self.policy = policy
         self.engine = engine
@@ -234,6 +236,7 @@ class GRPOModule(PolicyModule):
         )
         arithmetic.check()
         rank_zero_info(arithmetic)
+        score_as_sampled(self.model)
         self.scorer = Scorer(
             self.sampling.temperature,
             self.shortcuts.shared_prefix,

@@ -1,0 +1,78 @@
+"""Training and evaluation mode: under policy gradients both must be one policy, the one that sampled.
+
+Samples are drawn without dropout. A forward with dropout scores another policy: its ratios to the sampler are noise, and they
+are what importance weights, clipping and the mismatch guard look at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# What transformers' models and their configurations call a rate of chance: attention_dropout, layerdrop, jitter_noise, …
+CHANCE = re.compile("drop|jitter")
+TRIAL = ((3, 4, 5, 6, 7, 8, 9, 10), (5, 3, 9, 4, 6, 11, 12, 3))
+
+
+def switch_off_dropout(model: nn.Module) -> list[str]:
+    """Sets every rate of dropout, layer dropping and router noise to 0, in the modules and in what they are configured by.
+
+    Returns:
+        What was on: names with their former rates.
+    """
+    found = {}
+    for module in model.modules():
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            found[type(module).__name__] = module.p
+            module.p = 0.0
+        for holder in (module, getattr(module, "config", None)):
+            found |= _zero_rates(holder)
+    return [f"{name} {rate:g}" for name, rate in sorted(found.items())]
+
+
+def _zero_rates(holder: object) -> dict[str, float]:
+    rates = (
+        {n: v for n, v in vars(holder).items() if isinstance(v, float) and v > 0 and CHANCE.search(n)} if holder else {}
+    )
+    for name in rates:
+        setattr(holder, name, 0.0)
+    return rates
+
+
+@torch.no_grad()
+def apart_in_training(model: PreTrainedModel) -> float:
+    """How far the hidden states of training mode are from those of evaluation mode, as a share of their norm.
+
+    A few tokens go through both; weights, modes and random state stay as they are.
+    """
+    decoder = model.get_decoder()
+    tokens, states = torch.tensor(TRIAL, device=decoder.device), []
+    for training in (True, False):
+        with in_mode(model, training):
+            states.append(decoder(input_ids=tokens, use_cache=False).last_hidden_state.double())
+    return float(((states[0] - states[1]).norm(dim=-1) / states[1].norm(dim=-1)).max())
+
+
+@contextmanager
+def in_mode(model: PreTrainedModel, training: bool) -> Iterator[None]:
+    """Puts all modules into one mode, at full precision; each gets its own mode back, and so does the random stream."""
+    before = {module: module.training for module in model.modules()}
+    device = model.get_decoder().device
+    kept = [] if device.type == "cpu" else [device]  # the CPU's stream is kept in any case
+    kind = "cuda" if device.type == "cpu" else device.type
+    with torch.random.fork_rng(kept, device_type=kind), torch.autocast(device.type, enabled=False):
+        model.train(training)
+        try:
+            yield
+        finally:
+            for module, was in before.items():
+                module.training = was
