@@ -86,3 +86,60 @@ def test_a_lora_policy_is_followed(tiny, tmp_path, adapters):
     assert max(p.abs().max().item() for p in moved) > 1e-3
     assert sent == ["adapters" if adapters else "weights"] * 4
     assert 3e-5 > trained.trainer.callback_metrics["sampler/mismatch_mean"] > 0
+
+
+class Counting:
+    """Counts the rows that lose their place in vLLM's cache; to be mixed into an engine."""
+
+    preempted = 0
+
+    def start(self, *args):
+        super().start(*args)
+        scheduler = self._llm.llm_engine.engine_core.engine_core.scheduler
+        preempt = scheduler._preempt_request
+
+        def counted(*args, **options):
+            self.preempted += 1
+            return preempt(*args, **options)
+
+        scheduler._preempt_request = counted
+
+
+class Small(Counting, VLLMEngine):
+    """A cache of a few rows."""
+
+
+class SmallAndStale(Counting, HeadNotSent):
+    """The same, with an old output head."""
+
+
+def crowded(tiny, folder, engine, steps=2):
+    """Sixteen rows that outgrow a block of the cache, which has five."""
+    sampling = Sampling(group_size=8, max_tokens=140, seed=3)
+    return fit(module(tiny, engine=engine, sampling=sampling), data(batch_size=2), trainer(folder, steps))
+
+
+def test_the_guard_is_right_where_rows_lose_their_cache(tiny, tmp_path):
+    """Two steps end on the weights of a run whose cache holds all rows; a stale head is still seen."""
+    small = Small(kv_cache_gb=0.00032)
+    ended = crowded(tiny, tmp_path / "small", small)
+    assert small.preempted > 0
+    assert ended.trainer.callback_metrics["sampler/mismatch_mean"] < 3e-5
+    roomy = crowded(tiny, tmp_path / "roomy", VLLMEngine())
+    assert largest_difference(weights(ended), weights(roomy)) < 1e-5
+    stale = SmallAndStale(kv_cache_gb=0.00032)
+    with pytest.raises(RunStopped, match="the sampler is not the policy"):
+        crowded(tiny, tmp_path / "stale", stale)
+    assert stale.preempted > 0
+
+
+def test_a_second_fit_in_one_process(tiny, tmp_path):
+    """The same module and engine train on where the first run ended; another module in the same process starts anew."""
+    grpo = module(tiny, engine=VLLMEngine())
+    fit(grpo, data(), trainer(tmp_path / "first", 2))
+    first = weights(grpo)
+    fit(grpo, data(), trainer(tmp_path / "second", 2))
+    assert grpo.trainer.callback_metrics["sampler/mismatch_mean"] < 3e-5
+    assert largest_difference(weights(grpo), first) > 1e-3
+    anew = fit(module(tiny, engine=VLLMEngine()), data(), trainer(tmp_path / "third", 2))
+    assert largest_difference(weights(anew), first) < 1e-5

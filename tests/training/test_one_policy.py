@@ -11,6 +11,7 @@ import torch
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.grpo import GRPO
+from saerl_lightning.objective.terms import KLPenalty
 from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.policy.modes import apart_in_training, switch_off_dropout
 from saerl_lightning.training.one_policy import score_as_sampled
