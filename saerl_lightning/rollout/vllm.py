@@ -280,7 +280,7 @@ def _cache_holds_a_row(max_model_len: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if "KV cache" not in str(error):
+        if not any(words in str(error) for words in ("KV cache", "cache blocks")):
             raise
         raise InputError(
             f"vLLM's key-value cache can't hold one row of {max_model_len} tokens; raise engine.kv_cache_gb (or "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.logprobs import mismatch, score
 from saerl_lightning.records import Sampling
-from saerl_lightning.rollout.vllm import VLLMEngine
+from saerl_lightning.rollout.vllm import FULL_TAILS, VLLMEngine
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's own imports warn
 CONTEXT = 2048  # the tiny policy's
@@ -92,6 +94,13 @@ def test_rows_that_lose_their_cache_go_on_as_they_would_have(roomy, load_tiny):
 def test_a_step_takes_a_token_of_every_row(load_tiny):
     with started(load_tiny(), kv_cache_gb=0.05, max_num_seqs=4200) as engine:
         assert len(engine.generate(made_up(2, 5), Sampling(group_size=2, max_tokens=2)).texts) == 4
+
+
+def test_what_a_gpu_gets_is_known_to_vllm():
+    """No GPU runs here: the name of the setting at least is right."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    assert set(FULL_TAILS) <= {field.name for field in dataclasses.fields(EngineArgs)}
 
 
 def test_a_cache_below_one_row_is_refused(load_tiny):
