@@ -32,7 +32,7 @@ class Reader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self.pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
-        self._silent = {*ends, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
+        self._silent = {*ends, *_ids(tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)}
         self._mark = assistant_mark(tokenizer)
 
     def texts(self, prompt_ids: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[str]:
@@ -55,6 +55,11 @@ class Reader:
             return ""
         end = decode(self._tokenizer, [list(prompt[-LOOK_BACK:])])[0]
         return end.rpartition(self._mark)[2] if self._mark in end else ""
+
+
+def _ids(*ids: object) -> list[int]:
+    """Those that are token ids; a tokenizer may lack a token."""
+    return [i for i in ids if isinstance(i, int)]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[str]:
