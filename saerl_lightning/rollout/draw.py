@@ -22,9 +22,12 @@ def prompt_seeds(seed: int, prompts: int) -> list[int]:
 def uniforms(seed: int, steps: int, group_size: int) -> Float[Tensor, "G M"]:
     """The random numbers of one prompt's group, in [0, 1), one a completion and step.
 
-    They are float64: the 2^24 numbers of float32 would pass over most tokens of a vocabulary's long tail.
+    Each is a float32 and, in float64, 24 bits below it: the 2^24 numbers of float32 alone would pass over most tokens of a
+    vocabulary's long tail.
     """
-    return torch.rand(group_size, steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    coarse, fine = (torch.rand(group_size, steps, generator=generator).double() for _ in range(2))
+    return coarse + fine * 2**-24
 
 
 def keep_top(logits: Float[Tensor, "R V"], top_k: int, top_p: float) -> Float[Tensor, "R V"]:

@@ -23,13 +23,12 @@ from saerl_lightning.records import Sampling
 DEFAULT_THRESHOLD = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 CAUSES = (
-    "likely causes in a configuration: engine.dtype, policy.dtype and trainer.precision are not one precision, or "
-    "float32_matmul_precision allows TF32 to one of the two only; the model folder has quantised weights, rotary embeddings "
-    "that change with the text's length, or own code (trust_remote_code), which the sampler computes otherwise. Likely "
-    "causes in an engine or model of your own: the tied output head was not sent to the sampler (iterate state_dict(), not "
-    "named_parameters()); the sampler's prefix cache was not reset after the sync; its log-probabilities are not at the "
-    "sampling temperature (vLLM: logprobs_mode='processed_logprobs'); the model's forward in training mode is not that of "
-    "evaluation mode"
+    "likely causes: the tied output head was not sent to the sampler (iterate state_dict(), not named_parameters()); the "
+    "sampler's prefix cache was not reset after the sync; the sampler's log-probabilities are not at the sampling "
+    "temperature (vLLM: logprobs_mode='processed_logprobs'); the sampler computes in another dtype than the policy "
+    "(engine.dtype, policy.dtype, trainer.precision, float32_matmul_precision); it computes quantised weights, rotary "
+    "embeddings that change with the text's length, or a model folder's own code otherwise; the model's forward draws random "
+    "numbers in training"
 )
 
 
