@@ -217,9 +217,8 @@ class GRPOModule(PolicyModule):
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Refuses settings that do not fit each other before data or weights are loaded."""
         require_distinct(self.rewards)
-        if self.sampling.temperature > 0 and (
-            self.guard or self.objective.reads_sampler
-        ):  # else it is refused as greedy
+        # Greedy groups are refused later, as what they are.
+        if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
             refuse_truncated_support(self.sampling)
         return super().configure_callbacks()
 

@@ -85,7 +85,7 @@ MISTAKES = {
     "what Lightning refuses": Bad(flags("--trainer.enable_progress_bar=false"), "found `PhaseProgressBar`"),
     "row beyond the micro-batch": Bad(flags("--model.micro_tokens=71"), "write 72 or more"),
     "top_p with correction": Bad(
-        flags("--model.sampling.top_p=0.9", "--model.guard=null"), "importance correction would be biased"
+        flags("--model.sampling.top_p=0.9", "--model.guard=null"), "would be biased by the kept mass"
     ),
     "top_k with the guard": Bad(
         flags("--model.sampling.top_k=5", "--model.objective.correction=null"), "the guard would see a mismatch"
