@@ -144,7 +144,7 @@ class Run:
         folder = place / "policy"
         if not folder.is_dir():  # it is renamed into its place once it is whole
             folder.parent.mkdir(parents=True, exist_ok=True)
-            export(str(checkpoint.file), str(folder))
+            export(str(checkpoint.file), str(folder), self.start)
         return str(folder)
 
     def sample(self, count: int, seed: int) -> SampleOf:

@@ -3,7 +3,7 @@
     main.py fit -c configs/grpo.yaml                       the baseline: every slot empty
     main.py fit -c configs/grpo.yaml -c configs/saerl.yaml --data.curriculum null
     main.py plan -c configs/grpo.yaml -c configs/saerl.yaml --out plan
-    main.py export RUN/checkpoints/last.ckpt FOLDER        an HF folder
+    main.py export RUN/checkpoints/last.ckpt FOLDER --policy PATH      an HF folder
     main.py study run configs/study/demo.yaml              arms x seeds, and a report
 
 Later configs and flags win. Importing this module imports every shipped part, so that YAML may use their short names.

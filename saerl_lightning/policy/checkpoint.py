@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.policy.load import LoRA, Policy
+from saerl_lightning.policy.load import LoRA
 
 
 @dataclass(frozen=True)
 class PolicyCheckpoint:
-    """A trained policy: how it was loaded, and its weights now."""
+    """A trained policy's weights, and the numbers it takes to put them back into its model.
 
-    policy: Policy
+    Where that model is, and whether its code may run, is never read from the file: who wrote it could name any folder.
+    """
+
+    trained_from: str  # as the file says; only shown
+    dtype: Literal["float32", "bfloat16"]
+    lora: LoRA | None
     weights: dict[str, Tensor]  # adapters beside the weights they adapt
 
     @classmethod
@@ -28,11 +33,15 @@ class PolicyCheckpoint:
             InputError: if it is missing, unreadable, or not of a policy.
         """
         saved = _load(path)
-        if "policy" not in saved:
-            raise InputError(f"'{path}' holds no policy; it was not written by GRPOModule or SFTModule")
-        adapters = saved["policy"]["lora"]
-        policy = Policy(**{**saved["policy"], "lora": LoRA(**adapters) if adapters else None})
-        return cls(policy, {n.removeprefix("model."): t for n, t in saved["state_dict"].items()})
+        try:
+            noted = saved["policy"]
+            dtype, lora = noted["dtype"], LoRA(**noted["lora"]) if noted["lora"] else None
+        except (KeyError, TypeError) as error:
+            raise InputError(f"'{path}' holds no policy; it was not written by GRPOModule or SFTModule") from error
+        if dtype not in ("float32", "bfloat16"):
+            raise InputError(f"'{path}' says its weights are {dtype!r:.40}; they are float32 or bfloat16")
+        weights = {n.removeprefix("model."): t for n, t in saved["state_dict"].items()}
+        return cls(str(noted.get("path")), dtype, lora, weights)
 
 
 def require_readable(path: Path) -> None:

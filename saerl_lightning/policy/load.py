@@ -93,7 +93,7 @@ class Policy:
         hub.look_up(self.path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a torn tokenizer.json raises plain Exceptions too
             raise InputError(
                 f"no tokenizer could be loaded from policy.path '{self.path}': {_why(error, self.path)}"
             ) from error
@@ -122,7 +122,10 @@ class Policy:
             target_modules=self.lora.targets,
             task_type="CAUSAL_LM",
         )
-        adapted = get_peft_model(model, config)
+        try:
+            adapted = get_peft_model(model, config)
+        except ValueError as error:
+            raise InputError(_no_targets(self.lora.targets, model)) from error
         if self.gradient_checkpointing:
             adapted.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
         return adapted  # pyright: ignore[reportReturnType]  # a PeftModel forwards to the model it wraps
@@ -130,3 +133,10 @@ class Policy:
 
 def _why(error: Exception, path: str) -> str:
     return str(error).strip().split("\n")[0] + hub.advice(path)
+
+
+def _no_targets(targets: str | list[str], model: PreTrainedModel) -> str:
+    layers = {name.rpartition(".")[2] for name, each in model.named_modules() if isinstance(each, torch.nn.Linear)}
+    return (
+        f"policy.lora.targets is {targets!r}, which no layer is called; write all-linear, or some of {sorted(layers)}"
+    )

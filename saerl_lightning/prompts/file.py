@@ -41,11 +41,25 @@ class FilePrompts(PromptSource):
         path = Path(self.path)
         checked_columns(self.columns)
         if not path.is_file():
-            raise InputError(f"prompts file {path} {'is a folder' if path.exists() else 'does not exist'}")
+            kind = (
+                "is a folder"
+                if path.is_dir()
+                else "is no file but a pipe or device"
+                if path.exists()
+                else "does not exist"
+            )
+            raise InputError(f"prompts file {path} {kind}; write a .jsonl or .parquet file")
         readers = {".jsonl": self._json_lines, ".parquet": self._parquet}
         if path.suffix not in readers:
-            raise InputError(f"prompts file {path} ends in {path.suffix!r}; give one that ends in .jsonl or .parquet")
-        return prompts_from_table(readers[path.suffix](path), self.columns)
+            raise InputError(
+                f"prompts file {path} ends in {path.suffix!r}; prompts are read from JSON lines (.jsonl: one "
+                '{"prompt": ..., "answer": ...} a line) and parquet (.parquet); save it in one of these forms'
+            )
+        try:
+            table = readers[path.suffix](path)
+        except OSError as error:  # no permission, a broken disk
+            raise InputError(f"prompts file {path} can't be read: {error.strerror or _first_line(error)}") from error
+        return prompts_from_table(table, self.columns)
 
     def _json_lines(self, path: Path) -> Table:
         records = list(islice(_json_lines(path), self.limit))
@@ -54,7 +68,7 @@ class FilePrompts(PromptSource):
 
     def _parquet(self, path: Path) -> Table:
         """Reads only the columns that prompts are made of: data sets often carry long solutions beside them."""
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
 
         try:
@@ -64,8 +78,8 @@ class FilePrompts(PromptSource):
                 rows = (row for batch in table.iter_batches(columns=used) for row in batch.to_pylist())
                 places = (f"{path.name}:{number}" for number in count(1))  # rows count from 1, as lines do
                 records = list(islice(zip(places, rows, strict=False), self.limit))
-        except ArrowInvalid as error:
-            raise InputError(f"prompts file {path} is no readable parquet file: {error}") from error
+        except (ArrowException, OSError, UnicodeDecodeError) as error:  # by where the damage is
+            raise InputError(f"prompts file {path} is no readable parquet file: {_first_line(error)}") from error
         return Table(str(path), path.stem, present, records)
 
 
@@ -90,6 +104,16 @@ def _json_object(line: str, place: str) -> Record:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{place}: broken JSON ({error}): {line.strip()[:80]}") from error
+    except RecursionError as error:
+        raise InputError(f"{place}: JSON nested too deeply: {line.strip()[:80]}…; write it flatter") from error
+    except ValueError as error:
+        raise InputError(
+            f"{place}: a number of thousands of digits: {line.strip()[:80]}…; write it as a text"
+        ) from error
     if not isinstance(record, dict):
         raise InputError(f'{place}: {line.strip()[:80]}; write one object a line, as {{"prompt": …, "answer": …}}')
     return record
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

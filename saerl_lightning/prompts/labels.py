@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.rows import as_float, is_whole
 from saerl_lightning.records import Prompt
+from saerl_lightning.yaml_text import read_text
 
 HEADER = "measured"
 BEGIN = f'{{"{HEADER}"'.encode()  # of a file that was begun here
@@ -60,13 +62,13 @@ def read_labels(file: str) -> Labels:
     if not path.is_file():
         raise InputError(f"labels file '{file}' does not exist; measure one with `main.py label`, or write null")
     labels: dict[str, Mapping[str, float]] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, text in enumerate(read_text(path, "the labels file").splitlines(), start=1):
         place = f"{path.name}:{number}"
         record = _object(text, place)
         if number == 1 and HEADER in record:
             continue
         uid = record.get("uid")
-        if not isinstance(uid, str) or not uid:
+        if not isinstance(uid, str) or not uid or not is_whole(uid):
             raise InputError(f'{place}: no uid in {text[:80]}; write {{"uid": "...", "difficulty": 40.0}}')
         if uid in labels:
             raise InputError(f"{place}: uid '{uid}' stands here for the second time; keep one of its lines")
@@ -156,6 +158,8 @@ def _object(text: str, place: str) -> dict[str, object]:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{place}: broken JSON ({error}): {text[:80]}") from error
+    except (RecursionError, ValueError) as error:  # also a number of thousands of digits
+        raise InputError(f"{place}: JSON that nobody can read ({error}): {text[:80]}") from error
     if not isinstance(record, dict):
         raise InputError(f'{place}: {text[:80]}; write one object a line, as {{"uid": "...", "difficulty": 40.0}}')
     return record
@@ -164,4 +168,4 @@ def _object(text: str, place: str) -> dict[str, object]:
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return as_float(value)

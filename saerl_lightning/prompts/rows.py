@@ -93,15 +93,29 @@ def _check_unique(prompts: Sequence[Prompt], places: Sequence[str]) -> None:
 def _prompt(record: Record, names: Mapping[str, str], place: str, stem: str, row: int) -> Prompt:
     source = _text(record.get(names["source"])) or stem
     topic = _text(record.get(names["topic"]))
-    values = {label: _number(record.get(names[label]), names[label], place) for label in LABELS}
-    return Prompt(
+    prompt = Prompt(
         uid=_text(record.get(names["id"])) or f"{source}/{row}",
         messages=_messages(record, names, place),
         answer=_answer(record, names["answer"], place),
         source=source,
         topic=topic or None,
-        labels={label: value for label, value in values.items() if value is not None},
+        labels=_labels(record, names, place),
     )
+    _refuse_half_characters(prompt, place)
+    return prompt
+
+
+def _labels(record: Record, names: Mapping[str, str], place: str) -> dict[str, float]:
+    values = {label: _number(record.get(names[label]), names[label], place) for label in LABELS}
+    return {label: value for label, value in values.items() if value is not None}
+
+
+def _refuse_half_characters(prompt: Prompt, place: str) -> None:
+    contents = [each["content"] for each in prompt.messages]
+    for text in (prompt.uid, *contents, prompt.answer, prompt.source, prompt.topic or ""):
+        if not is_whole(text):
+            shown = ascii(text[:60])
+            raise InputError(f"{place}: {shown} holds half a character (a lone surrogate); write the whole one or none")
 
 
 def _text(value: object) -> str:
@@ -161,4 +175,25 @@ def _number(value: object, column: str, place: str) -> float | None:
         return None
     if not isinstance(value, int | float):
         raise InputError(f"{place}: {column!r} is {value!r}; write a number or null")
-    return float(value) if math.isfinite(value) else None
+    number = as_float(value)
+    if number is None and isinstance(value, int):
+        raise InputError(f"{place}: {column!r} is a whole number beyond all floats; write a smaller one")
+    return number
+
+
+def as_float(value: float) -> float | None:
+    """A number as a float; None where it is NaN, infinite, or an integer beyond all floats."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text can be written to a file: half characters (lone surrogates, from broken JSON escapes) can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -43,7 +43,7 @@ def demo(folder: str = "runs/demo", samples: Count = 16, seeds: Count = 2, jobs:
     _say("1/6  a policy of about a million random weights, and supervised steps to a partial skill")
     tiny_policy(str(root / "policy"), seed)
     _fit([TASKS, SFT], root / "sft", seed, [f"--model.policy.path={root / 'policy'}"])
-    export(str(root / "sft/checkpoints/last.ckpt"), str(root / "cold"))
+    export(str(root / "sft/checkpoints/last.ckpt"), str(root / "cold"), str(root / "policy"))
     _say("2/6  a sparse autoencoder on the middle of that policy")
     reader = [f"--data.model.path={root / 'cold'}", f"--model.save_to={root / 'sae'}"]
     _fit(["configs/sae/topk.yaml", SAE], root / "sae-run", seed, reader)

@@ -7,29 +7,44 @@ from pathlib import Path
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.checkpoint import PolicyCheckpoint
+from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.weights import base_model, named_weights
 
 
-def export(checkpoint: str, folder: str, overwrite: bool = False) -> None:
+def export(
+    checkpoint: str, folder: str, policy: str | None = None, trust_remote_code: bool = False, overwrite: bool = False
+) -> None:
     """Writes the checkpoint's policy, adapters merged in, with its tokenizer.
 
     Args:
         checkpoint: a `.ckpt` file of a run.
         folder: where the HF folder goes.
+        policy: HF folder or hub name that the run started from (its model.policy.path): architecture and tokenizer.
+        trust_remote_code: run code that the policy's folder brings along.
         overwrite: replace an HF folder that exists.
 
     Raises:
-        InputError: if the checkpoint is missing or unreadable, or the folder exists.
+        InputError: if the checkpoint is missing, unreadable or of another model, no policy is named, or the folder exists.
     """
     target = Path(folder)
     _require_place(target, overwrite)
     trained = PolicyCheckpoint.read(Path(checkpoint))
-    model = trained.policy.load_model()
-    model.load_state_dict(trained.weights)
+    if policy is None:  # the file's own word is not taken: it could name a folder whose code then runs
+        raise InputError(
+            f"the policy that '{checkpoint}' was trained from is not named; write --policy PATH (the checkpoint says "
+            f"{trained.trained_from[:200]!r})"
+        )
+    source = Policy(policy, trained.dtype, trained.lora, trust_remote_code=trust_remote_code)
+    model = source.load_model()
+    try:
+        model.load_state_dict(trained.weights)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"'{checkpoint}' was not trained from '{policy}': {said}; name another --policy") from error
     temporary = target.with_name(target.name + ".writing")
     shutil.rmtree(temporary, ignore_errors=True)
     base_model(model).save_pretrained(temporary, state_dict=dict(named_weights(model)))
-    trained.policy.load_tokenizer().save_pretrained(temporary)
+    source.load_tokenizer().save_pretrained(temporary)
     if target.exists():
         shutil.rmtree(target)
     temporary.rename(target)

@@ -83,7 +83,8 @@ def test_a_checkpoint_is_evaluated_to_the_numbers_of_its_run(trained, workplace,
 
 def test_an_exported_folder_is_evaluated_to_the_same_numbers(trained, workplace, door):
     folder = workplace.folder / "hf"
-    assert door(["export", str(trained.workplace.last), str(folder)]).code == 0
+    start = f"--policy={trained.workplace.policy}"
+    assert door(["export", str(trained.workplace.last), str(folder), start]).code == 0
     made = cli.run(workplace.command("validate", f"--model.policy.path={folder}", workplace.with_dev()))
     assert evaluated(made.trainer.callback_metrics, "val") == pytest.approx(final(trained))
 

@@ -16,7 +16,8 @@ def logits(model) -> torch.Tensor:
 
 
 def exported(door, checkpoint, folder, *flags: str) -> Policy:
-    ended = door(["export", str(checkpoint), str(folder), *flags])
+    start = torch.load(checkpoint, weights_only=True)["policy"]["path"]
+    ended = door(["export", str(checkpoint), str(folder), f"--policy={start}", *flags])
     assert ended.code == 0, ended.stderr
     return Policy(str(folder))
 

@@ -127,7 +127,7 @@ def test_what_is_no_prompts_file_is_refused(tmp_path):
     for name, message in refusals.items():
         with pytest.raises(InputError, match=message):
             FilePrompts(str(tmp_path / name)).load()
-    with pytest.raises(InputError, match=r"ends in '\.csv'; give one that ends in \.jsonl or \.parquet"):
+    with pytest.raises(InputError, match=r"ends in '\.csv'; prompts are read from JSON lines \(\.jsonl.* parquet"):
         FilePrompts(write(tmp_path / "p.csv", "a,b")).load()
 
 

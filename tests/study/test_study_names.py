@@ -49,5 +49,5 @@ def test_a_study_file_is_refused_in_one_line(tmp_path, text, says):
 @pytest.mark.parametrize("line", ["main.py fit", "python -m x", "sh -c 'echo {made}'", "{shared}/own.sh"])
 def test_a_stage_runs_main_python_or_any_program_there_is(tmp_path, line):
     file = tmp_path / "study.yaml"
-    file.write_text(GOOD + f'shared: [{{name: cold, makes: cold, run: ["{line}"]}}]\n')
+    file.write_text(GOOD + f'share: [cold]\nshared: [{{name: cold, makes: cold, run: ["{line}"]}}]\n')
     assert StudySpec.read(file).shared[0].run == [line]
