@@ -56,6 +56,11 @@ DESCRIPTION = (
     f"Tools with a help of their own (main.py TOOL --help): {', '.join(TOOLS)}."
 )
 
+REFUSALS = {  # of a file system: no permission, read-only, below a file, something in the way, links in a circle, a long name
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG")
+}
+
 HARMLESS = (  # of Lightning, about itself or about what is meant
     "LightningCLI's args parameter is intended",  # the demo runs several command lines
     "The dirpath has changed",  # a checkpoint is evaluated from another run folder than its own
@@ -273,7 +278,16 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if (said := _said_of_the_disk(error)) is None:
             raise
-        print("error: the disk is full; free some of it and repeat the command, what is whole is kept", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
+
+
+def _said_of_the_disk(error: OSError) -> str | None:
+    """What a user can mend of what a file system refuses; None for what is nobody's fault but ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some of it and repeat the command, what is whole is kept"
+    if error.errno in REFUSALS and error.filename is not None:
+        return f"'{error.filename}' can't be used: {error.strerror}; name another place, as by --run_dir or --out"
+    return None

@@ -19,6 +19,21 @@ from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study_configs import Resolved, placeless, study_digest
 
 
+def read_about(root: Path) -> dict[str, Any]:
+    """Reads what the study's folder says of its study.
+
+    Raises:
+        InputError: if the file is torn.
+    """
+    try:
+        about = json.loads((root / RECORD).read_text())
+        if isinstance(about["name"], str) and isinstance(about["arms"], dict):
+            return about
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise InputError(f"'{root / RECORD}' is torn or no study's; delete it, and `study run` writes it anew")
+
+
 def check_folder(spec: StudySpec, root: Path) -> None:
     """Refuses a folder that is another study's, or none.
 
@@ -31,7 +46,7 @@ def check_folder(spec: StudySpec, root: Path) -> None:
         return
     if not (root / RECORD).is_file():
         raise InputError(f"'{root}' holds no {RECORD}, so it is no study's folder; name another by --out")
-    name = json.loads((root / RECORD).read_text())["name"]
+    name = read_about(root)["name"]
     if name != spec.name:
         raise InputError(
             f"'{root}' is the folder of the study '{name}', and this is '{spec.name}'; name another by --out"
@@ -42,7 +57,7 @@ def check_digests(arms: dict[str, str], root: Path) -> None:
     """Refuses to mix runs of two settings under one arm's name. Arms and seeds may be added, and left out."""
     if not (root / RECORD).is_file():
         return
-    known: dict[str, str] = json.loads((root / RECORD).read_text())["arms"]
+    known: dict[str, str] = read_about(root)["arms"]
     changed = [arm for arm, digest in arms.items() if known.get(arm, digest) != digest]
     if changed:
         names = ", ".join(f"'{arm}'" for arm in changed)
@@ -89,7 +104,7 @@ def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> None:
     """Keeps the study as given, and what its arms meant."""
-    known: dict[str, Any] = json.loads((root / RECORD).read_text()) if (root / RECORD).is_file() else {}
+    known: dict[str, Any] = read_about(root) if (root / RECORD).is_file() else {}
     every = {**known.get("arms", {}), **arms}
     record = {"digest": study_digest(every), "name": spec.name, "created": known.get("created", now()), "arms": every}
     write_whole(root / SPEC, source.read_text())
