@@ -37,6 +37,8 @@ _ENVIRONMENT = re.compile(
 _LATEX_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}|\\(?:begin|end)\{\w+\}|\\[a-zA-Z]+")
 _LONG_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{3,}")
 _PROSE = re.compile(r"(?<![A-Za-z\\])(?!(?:sin|cos|tan|log|ln|sqrt|pi|mod|or)(?![A-Za-z]))[A-Za-z]{2,}")
+_SHORT_WORD = re.compile(_PROSE.pattern.replace(r"(?<![A-Za-z\\])", r"(?<![A-Za-z0-9\\])"))
+_OPERATOR = re.compile(r"[-+*/=^:<>]|\\[a-z]+")
 _GLUED_UNIT = re.compile(r"[-+$]?[\d.,]*\d([A-Za-z]{2,})(?:\^\{?[23]\}?|[²³])?[.,;:!?)]*")
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 _LOOSE = re.compile(r"[-*+–•]|\W?[a-zA-Z]\W?")
@@ -141,21 +143,20 @@ def _statement(text: str, values_only: bool = False) -> Said | None:
         start = _LEAD.match(text, found.end()).end()  # type: ignore[union-attr]
         environment = _ENVIRONMENT.match(text, start)
         if environment is not None and not _is_currency(environment):
-            return Said(
-                tuple(
-                    each[2]
-                    for each in _group(_items(text[start : start + SENTENCE]), 0, text[start : start + SENTENCE])
-                ),
-                True,
-            )
+            clause = text[start : max(environment.end(), start + SENTENCE)]
+            items = _items(clause)
+            inside = (_inside(environment),) if not items or items[0][0] else _told(items, 0, clause)
+            return Said(inside, marked=True)
         sentence = _SENTENCE.split(text[start : start + SENTENCE], maxsplit=1)[0].strip()
         items = _items(sentence)
+        if items and not _is_prose(sentence):
+            return Said((sentence,), marked=True)
         if items and not items[0][0]:
-            return Said(tuple(each[2] for each in _group(items, 0, sentence)), marked=True)
+            return Said(_told(items, 0, sentence), marked=True)
         if values_only:
             continue
         if items:
-            return Said(tuple(each[2] for each in _group(items, len(items) - 1, sentence)), marked=True)
+            return Said(_told(items, len(items) - 1, sentence), marked=True)
         if sentence:
             return Said((sentence.strip("*\"'` "),), marked=True)
     return None
@@ -165,23 +166,20 @@ def _unmarked(text: str) -> Said:
     whole = text.strip()
     if not _is_prose(whole) and "\n" not in whole:
         return Said((whole,), marked=False)
-    return _last_item(text) or Said((whole,), marked=False)
+    lone = [_inside(each) for each in _ENVIRONMENT.finditer(text[-SENTENCE:]) if not _is_currency(each)]
+    return _last_item(text) or Said((lone[-1] if lone else whole,), marked=False)
 
 
 def _is_prose(text: str) -> bool:
-    return (
-        len(text) > TAILS[-1]
-        or bool(_LONG_WORD.search(_LATEX_TEXT.sub(" ", text)))
-        or bool(_PROSE.search(text))
-        or "$" in text
-    )
+    plain = _LATEX_TEXT.sub(" ", text)
+    return len(text) > TAILS[-1] or "$" in text or bool(_LONG_WORD.search(plain) or _SHORT_WORD.search(plain))
 
 
 def _last_item(text: str) -> Said | None:
     for tail in _tails(text):
         items = _items(tail)
         if items:
-            return Said(tuple(each[2] for each in _group(items, len(items) - 1, tail)), marked=False)
+            return Said(_told(items, len(items) - 1, tail), marked=False)
     return None
 
 
@@ -202,7 +200,7 @@ def _items(text: str) -> list[tuple[int, int, str]]:
         if _is_currency(environment):
             continue
         items += _plain_items(text, start, environment.start())
-        inside = next(group for group in environment.groups() if group is not None)
+        inside = _inside(environment)
         if _VALUE.search(inside) or re.search(r"[=<>{}]|[a-zA-Z].*[a-zA-Z]", inside):
             items.append(_with_unit(text, environment.start(), environment.end(), inside))
         start = environment.end()
@@ -241,7 +239,7 @@ def _run_items(text: str, offset: int, run: list[re.Match[str]]) -> list[tuple[i
     first, last = 0, len(run)
     while first < last and _LOOSE.fullmatch(run[first][0]):
         first += 1
-    while first < last and _LOOSE.fullmatch(run[last - 1][0]):
+    while first < last and _LOOSE.fullmatch(run[last - 1][0]) and not (last > 1 and _OPERATOR.fullmatch(run[last - 2][0])):
         last -= 1
     if first == last or (last - first < len(run) and re.match(r"\s*[=<>]", run[first][0])):
         first, last = 0, len(run)
@@ -271,11 +269,15 @@ def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, 
     return start, end, inside
 
 
-def _group(items: list[tuple[int, int, str]], place: int, text: str) -> list[tuple[int, int, str]]:
-    """The items around one that only commas, `and` and `or` keep apart."""
+def _told(items: list[tuple[int, int, str]], place: int, text: str) -> tuple[str, ...]:
+    """What the items around one say that only commas, `and` and `or` keep apart."""
     first = last = place
     while first > 0 and _CONNECTED.fullmatch(text[items[first - 1][1] : items[first][0]]):
         first -= 1
     while last + 1 < len(items) and _CONNECTED.fullmatch(text[items[last][1] : items[last + 1][0]]):
         last += 1
-    return items[first : last + 1]
+    return tuple(each[2] for each in items[first : last + 1])
+
+
+def _inside(environment: re.Match[str]) -> str:
+    return next(group for group in environment.groups() if group is not None)

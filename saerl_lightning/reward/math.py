@@ -18,9 +18,9 @@ from saerl_lightning.reward.workers import WorkerPool
 class MathReward(Reward):
     r"""Gives 1 for the right mathematical answer and 0 for a wrong one.
 
-    The answer is the content of the last `\boxed`, else of the last `<answer>` tags, else the last number (where the
-    gold answer is a number) or the expression that math-verify finds. Numbers are compared exactly, everything else
-    symbolically by math-verify, gold first; A to E are choices.
+    The answer is what the last mark says: a `\boxed`, `<answer>` tags, or a sentence such as "the answer is 5"; without one it
+    is the last formula or number. Numbers are compared exactly; lists, intervals, units, bases and choices (A to J) by
+    what they say; formulas by math-verify. `docs/howto/reward.md` has the rules.
 
     Args:
         weight: factor of this reward in the sum that is maximised.
