@@ -239,7 +239,9 @@ def _run_items(text: str, offset: int, run: list[re.Match[str]]) -> list[tuple[i
     first, last = 0, len(run)
     while first < last and _LOOSE.fullmatch(run[first][0]):
         first += 1
-    while first < last and _LOOSE.fullmatch(run[last - 1][0]) and not (last > 1 and _OPERATOR.fullmatch(run[last - 2][0])):
+    while (
+        first < last and _LOOSE.fullmatch(run[last - 1][0]) and not (last > 1 and _OPERATOR.fullmatch(run[last - 2][0]))
+    ):
         last -= 1
     if first == last or (last - first < len(run) and re.match(r"\s*[=<>]", run[first][0])):
         first, last = 0, len(run)

@@ -18,8 +18,8 @@ from saerl_lightning.reward.workers import WorkerPool
 class MathReward(Reward):
     r"""Gives 1 for the right mathematical answer and 0 for a wrong one.
 
-    The answer is what the last mark says: a `\boxed`, `<answer>` tags, or a sentence such as "the answer is 5"; without one it
-    is the last formula or number. Numbers are compared exactly; lists, intervals, units, bases and choices (A to J) by
+    The answer is what the last mark says: a `\boxed`, `<answer>` tags, or a sentence such as "the answer is 5"; without
+    one it is the last formula or number. Numbers are compared exactly; lists, intervals, units, bases and choices (A to J) by
     what they say; formulas by math-verify. `docs/howto/reward.md` has the rules.
 
     Args:
