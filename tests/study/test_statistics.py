@@ -220,3 +220,11 @@ def test_intervals_cover_and_null_studies_stay_silent():
     slack = 3 * sqrt(0.05 * 0.95 / 600)
     assert 0.93 - slack <= np.mean(covers) <= 0.97 + slack and min(covers) > 0.88
     assert np.mean(rejects) <= 0.05 + slack
+
+
+def test_two_seeds_and_two_questions_are_enough():
+    """The smallest study that has an interval: differences 0.5, 0 and 0, 0.5; and a plan of two seeds."""
+    arm, baseline = np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.5, 0.0], [0.5, 0.0]])
+    estimate, parts = accuracy_difference({"set": arm}, {"set": baseline})
+    assert estimate.value == pytest.approx(0.25)
+    assert parts.planned(seeds=2).seeds == parts.seeds == 2
