@@ -36,7 +36,7 @@ from saerl_lightning.data.probes import ELASTIC_NET
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import SignalSource
-from saerl_lightning.study.run_state import write_whole
+from saerl_lightning.staging import write_whole
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from saerl_lightning.prompts.labels import read_labels
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest_file
-from saerl_lightning.study.run_state import write_whole
+from saerl_lightning.staging import write_whole
 from saerl_lightning.tools.export import export
 
 HALVES = ("first", "second")

@@ -34,6 +34,15 @@ class TextReward(Reward):
         return torch.tensor(rewards).view(len(prompts), rollouts.group_size)
 
 
+class PartReward(TextReward):
+    """Is `TextReward` for two prompts in three, and gives the others nothing, whose groups then teach nothing."""
+
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
+        """Scores every completion."""
+        taught = torch.tensor([sum(prompt.uid.encode()) % 3 > 0 for prompt in prompts], dtype=torch.float32)
+        return super().__call__(prompts, rollouts) * taught[:, None]
+
+
 class StepGate(lightning.Callback):
     """Reports every step as the logs have it, and waits before the next.
 

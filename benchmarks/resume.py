@@ -3,6 +3,7 @@
 The tiny policy is trained by the command line with a checkpoint every step, once without interruption; then again and
 again with `kill -9` at a random moment and `--ckpt_path last`. Every other kill waits for a checkpoint to be written and
 hits the write itself. Weights, optimiser state, the datamodule's cursor and the random states must be equal in the end.
+So it goes for every way of training in `WAYS`.
 """
 
 from __future__ import annotations
@@ -31,11 +32,51 @@ from saerl_lightning.policy.tiny import build_tiny_policy
 ROOT = Path(__file__).resolve().parent.parent
 # Right answers are rare before the policy has learned anything: a second reward gives every step a gradient.
 REWARDS = [{"class_path": "ReasoningGymReward"}, {"class_path": "own_parts.TextReward"}]
+PARTS = [{"class_path": "own_parts.PartReward"}, *REWARDS]  # for refills: some groups vary in the first reward
 SETTINGS = [  # five batches an epoch, so that a run passes through several
     *("-c", "configs/demo/tasks.yaml", "-c", "configs/demo/grpo.yaml"),
     *("--data.val=null", "--data.train.size=20", "--data.batch_size=4", "--model.sampling.group_size=4"),
     *("--checkpoint.every_n_train_steps=1", "--seed_everything=0", f"--model.rewards={json.dumps(REWARDS)}"),
 ]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of training.
+
+    Args:
+        flags: added to `SETTINGS`.
+        updates: optimiser steps a batch.
+        saved: whether each step is followed by a checkpoint, or only each epoch.
+    """
+
+    flags: Sequence[str] = ()
+    updates: int = 1
+    saved: bool = True
+
+    def checkpoints(self, batches: int) -> int:
+        """How many a run of some batches writes: one a batch, or one an epoch of five and one in the end."""
+        return batches if self.saved else -(-batches // 5)
+
+
+WAYS = {
+    "plain": Way(),
+    "refills": Way(
+        [
+            "-c",
+            "configs/objective/dapo.yaml",
+            "--model.dynamic_sampling.max_rounds=2",
+            f"--model.rewards={json.dumps(PARTS)}",
+        ]
+    ),
+    "LoRA": Way([f"--model.policy.lora={json.dumps({'rank': 4})}"]),
+    "bf16-mixed": Way(["--trainer.precision=bf16-mixed"]),
+    "several updates": Way(["--model.updates_per_batch=2"], updates=2),
+    "schedule": Way(
+        ["--model.lr_scheduler=torch.optim.lr_scheduler.CosineAnnealingLR", "--model.lr_scheduler.T_max=12"]
+    ),
+    "epoch's end": Way(["--checkpoint.every_n_train_steps=1000"], saved=False),
+}
 WRITE_SECONDS = 0.02  # about what a checkpoint of the tiny policy takes
 COMPARED = {
     "weights": "state_dict",
@@ -52,6 +93,7 @@ class Run:
     folder: Path
     policy: Path
     steps: int
+    way: Way
     temporary: Path | None  # where its temporary files go; null puts them into its folder
 
     @property
@@ -69,7 +111,16 @@ class Run:
         self.temporary_files.mkdir(parents=True, exist_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         flags = [f"--run_dir={self.folder / 'run'}", f"--model.policy.path={self.policy}"]
-        command = [sys.executable, "main.py", "fit", *SETTINGS, *flags, f"--trainer.max_steps={self.steps}", *more]
+        command = [
+            sys.executable,
+            "main.py",
+            "fit",
+            *SETTINGS,
+            *self.way.flags,
+            *flags,
+            f"--trainer.max_steps={self.steps}",
+            *more,
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary_files)}
         environment["PYTHONPATH"] = str(ROOT / "benchmarks")
         with (self.folder / "log.txt").open("a") as log:
@@ -106,7 +157,7 @@ class Run:
         """Whether a checkpoint is being written: a file that is to become it has appeared."""
         folders = [self.temporary_files, self.last.parent]
         files = (entry for folder in folders if folder.is_dir() for entry in os.scandir(folder) if entry.is_file())
-        return any(entry.name != self.last.name for entry in files)
+        return any(entry.name not in (self.last.name, f"{self.last.name}.sha256") for entry in files)
 
 
 @dataclass(frozen=True)
@@ -185,8 +236,9 @@ def plan(kills: int, steps: int, seed: int) -> list[Kill]:
 def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10, help="runs that are killed and resumed")
-    parser.add_argument("--steps", type=int, default=12, help="optimiser steps a run")
+    parser.add_argument("--kills", type=int, default=10, help="runs of each way that are killed and resumed")
+    parser.add_argument("--steps", type=int, default=12, help="batches a run")
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS), help="which of them; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--folder", type=Path, default=Path("runs/resume"), help="where the runs go; emptied first")
@@ -197,32 +249,48 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Runs once without interruption, then kills and resumes; exit code 1 if anything differs."""
+    """Runs each way once without interruption, then kills and resumes; exit code 1 if anything differs."""
     given = parse()
     disable_progress_bar()
     shutil.rmtree(given.folder, ignore_errors=True)
     root = given.folder.resolve()
     policy = build_tiny_policy(str(root / "policy"), ["What is 7 + 2? Spell the word: letter by letter."])
-    whole = Run(root / "whole", policy, given.steps, given.temporary)
-    expected, pace = uninterrupted(whole)
-    print(f"uninterrupted: {given.steps} steps, weights {expected['weights'][:16]}", flush=True)
+    equal = [
+        try_way(name, given, root / name.replace(" ", "-").replace("'", ""), policy) for name in given.ways or WAYS
+    ]
+    print(f"{sum(equal)} of {given.kills * len(equal)} resumed runs equal the uninterrupted ones")
+    sys.exit(0 if sum(equal) == given.kills * len(equal) else 1)
+
+
+def try_way(name: str, given: argparse.Namespace, root: Path, policy: Path) -> int:
+    """Kills and resumes a way of training, prints every verdict, and counts the runs that end equal."""
+    way = WAYS[name]
+
+    def a_run(folder: str) -> Run:
+        return Run(root / folder, policy, given.steps * way.updates, way, given.temporary)
+
+    expected, pace = uninterrupted(a_run("whole"))
+    print(f"{name}: uninterrupted, {given.steps} batches, weights {expected['weights'][:16]}", flush=True)
+    kills = plan(given.kills, way.checkpoints(given.steps), given.seed)
+    runs = [a_run(f"kill-{kill.number}") for kill in kills]
+    verdicts = []
     with ThreadPoolExecutor(given.jobs) as pool:
-        kills = plan(given.kills, given.steps, given.seed)
-        runs = [Run(root / f"kill-{kill.number}", policy, given.steps, given.temporary) for kill in kills]
-        verdicts = []
         for verdict in pool.map(lambda kill, run: kill_and_resume(kill, run, pace, expected), kills, runs):
             verdicts.append(verdict)
-            print(verdict, flush=True)
+            print(f"{name}: {verdict}", flush=True)
     equal = sum(not verdict.differing for verdict in verdicts)
-    print(f"{equal} of {given.kills} resumed runs equal the uninterrupted one")
-    sys.exit(0 if equal == given.kills else 1)
+    print(f"{name}: {equal} of {given.kills} equal", flush=True)
+    return equal
 
 
 def require_trained(run: Run) -> None:
     """Refuses a run that left its weights as they were: any two such runs are equal."""
     before = Policy(str(run.policy)).load_model().state_dict()
     after = torch.load(run.last, weights_only=False)["state_dict"]
-    still = [name for name, weights in before.items() if torch.equal(weights, after[f"model.{name}"])]
+    adapters = [name for name in after if "lora_B" in name]  # which begin at 0
+    still = [name for name in adapters if not after[name].any()]
+    if not adapters:
+        still = [name for name, weights in before.items() if torch.equal(weights, after[f"model.{name}"])]
     if still:
         raise SystemExit(f"training left {', '.join(still)} unchanged; equality would mean nothing")
 
@@ -230,7 +298,7 @@ def require_trained(run: Run) -> None:
 def uninterrupted(run: Run) -> tuple[dict[str, str], list[float]]:
     """Trains without interruption: what it ends with, and how long each step took (seconds, checkpoint included)."""
     process = run.start()
-    times = watch(run, process, run.steps - 1)
+    times = watch(run, process, run.way.checkpoints(run.steps // run.way.updates) - 1)
     process.wait()
     require_trained(run)
     shutil.rmtree(run.temporary_files)

@@ -14,9 +14,9 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import shutil
 import sys
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,20 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from saerl_lightning import run_folder
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.mistakes import did_you_mean, one_line
 from saerl_lightning.overlays import dropped_callbacks
 from saerl_lightning.parser import RunParser
 from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.checkpoint import require_readable
+from saerl_lightning.run_folder import RunFolder
+from saerl_lightning.staging import disk_is_full, write_whole
 from saerl_lightning.tools.composed import ARGUMENTS, ToolTrainer
 from saerl_lightning.training.checkpoint import RunCheckpoint
 from saerl_lightning.training.checkpoint_io import WholeCheckpoints
 from saerl_lightning.training.predictions import PredictionWriter
 from saerl_lightning.training.rng import RandomStates
+from saerl_lightning.training.stop_signals import Stopped, StopSignals
 
 import_parts()
 
@@ -83,11 +85,7 @@ class RunConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": yaml.safe_load(text)})
         name = "config.yaml" if stage == "fit" else f"config-{stage}.yaml"  # a test must not hide how it was trained
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{name}.writing"
-        temporary.write_text(text)
-        temporary.rename(folder / name)
+        write_whole(Path(trainer.default_root_dir, name), text)
 
 
 class RunCLI(LightningCLI):
@@ -175,17 +173,51 @@ class RunCLI(LightningCLI):
             raise InputError(one_line(str(error))) from error
 
     def fit(self, **kwargs: Any) -> None:
-        """Trains in a folder of its own; a run that is refused before its first step leaves nothing behind."""
-        config = self._settings
-        folder, resuming = Path(config.run_dir), config.ckpt_path is not None
-        if self.trainer.is_global_zero:
-            run_folder.claim(folder, config.overwrite, resuming)
+        """Trains in a folder of its own; a run that is refused before its first step leaves nothing behind.
+
+        Raises:
+            RunStopped: if the disk is full, saying how to go on.
+        """
         try:
-            self.trainer.fit(**kwargs)
-        except InputError:
-            if self.trainer.is_global_zero and self.trainer.global_step == 0 and not resuming:
-                shutil.rmtree(folder, ignore_errors=True)
+            with self._claimed(), self._signals().heeded():
+                self.trainer.fit(**kwargs)
+                if getattr(getattr(self.datamodule, "resume", None), "validation_due", False):  # all steps were taken
+                    self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        except Stopped as stopped:
+            if self.trainer.is_global_zero:
+                print(
+                    f"{stopped.signal}: stopped at step {self.trainer.global_step}; {self._how_to_go_on()}",
+                    file=sys.stderr,
+                )
             raise
+        except OSError as error:
+            if disk_is_full(error):
+                raise RunStopped(f"the disk is full ({error}); free some of it, then {self._how_to_go_on()}") from error
+            raise
+
+    def _signals(self) -> StopSignals:
+        """Those that checkpoints are made upon."""
+        signals = StopSignals()
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, RunCheckpoint):
+                callback.signals = signals
+        return signals
+
+    def _how_to_go_on(self) -> str:
+        """With the last checkpoint, or where there is none, from the start."""
+        folder = RunFolder(Path(self._settings.run_dir))
+        if folder.has_checkpoint:
+            return f"go on with: fit -c {folder.path / 'config.yaml'} --ckpt_path last"
+        return "nothing was saved yet: give the same command again"
+
+    def _claimed(self) -> AbstractContextManager[None]:
+        """Holds the run folder, on the first process."""
+        config = self._settings
+        given: str | None = config.ckpt_path
+        last = given in LAST
+        checkpoint = _checkpoint_file(config, fitting=True) if last or given is None else Path(given)
+        claimed = RunFolder(Path(config.run_dir)).claimed(config.overwrite, checkpoint, last)
+        return claimed if self.trainer.is_global_zero else nullcontext()
 
     def predict(self, **kwargs: Any) -> None:
         """Samples; `PredictionWriter` keeps the completions, so the trainer need not collect them."""
@@ -196,6 +228,9 @@ def _config_files(config: Namespace) -> list[Path]:
     """The files given with `-c`, in their order; the processes of other ranks say nothing of them."""
     files = [] if "LOCAL_RANK" in os.environ else config.get("config") or []
     return [Path(str(file)) for file in files if Path(str(file)).is_file()]
+
+
+LAST = ("last", "hpc")  # ways to say: go on with the run that is in the folder
 
 
 def _new_run_dir() -> str:
@@ -286,7 +321,7 @@ def main() -> None:
 
 def _said_of_the_disk(error: OSError) -> str | None:
     """What a user can mend of what a file system refuses; None for what is nobody's fault but ours."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         return "the disk is full; free some of it and repeat the command, what is whole is kept"
     if error.errno in REFUSALS and error.filename is not None:
         return f"'{error.filename}' can't be used: {error.strerror}; name another place, as by --run_dir or --out"

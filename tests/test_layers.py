@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "saerl_lightning"
 FLOORS = [
     (0, "saerl_lightning *lightning.errors *lightning.records *lightning.plan *lightning.staging *lightning.ranges"),
     (0, "*lightning.yaml_text *lightning.names *lightning.hub"),
+    (0, "*lightning.lock *lightning.run_folder"),
     (
         1,
         "*.data.ordering *.data.permutation *.data.logdet *.data.agreement *.data.feature_rows *.data.scores *.data.probe",
@@ -34,7 +35,7 @@ FLOORS = [
     (3, "*.data *.signals *.prompts *.rollout *.reward *.objective *.policy *.evaluation *.study *.report"),
     (3, "*.data.* *.signals.* *.prompts.* *.rollout.* *.reward.* *.objective.* *.policy.* *.evaluation.* *.study.*"),
     (3, "*.report.*"),
-    (5, "*.cli *.parser *.mistakes *.parts *.run_folder *.overlays *.demo *.demo.* *.__main__"),
+    (5, "*.cli *.parser *.mistakes *.parts *.overlays *.demo *.demo.* *.__main__"),
 ]
 LIGHTNING_FLOOR = 4
 COMPOSITION_FLOOR = 5  # one floor, one room: the tools call the command line

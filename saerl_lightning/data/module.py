@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
 from saerl_lightning.data.planning import Planner, idle_slots
 from saerl_lightning.data.pool import PlannedPool, PromptPool, made_once, read_prompts
+from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.data.sampler import PromptLoader
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet
 from saerl_lightning.plan import SamplePlan
@@ -101,6 +102,7 @@ class PromptDataModule(EvaluationDataModule):
         self.tokenizer = None  # set it before `setup` where there is no trainer
         self.keep_features = False  # set it before `setup` to have `features` afterwards
         self.features: Features | None = None  # (N, F) of the pool, on the first process
+        self.resume = ResumePoint()
         self.plan_seconds = 0.0  # that making the plan took: feature rows that no cache had, probes, clusters
         self._pool: PromptPool | None = None
         self._planned: PlannedPool | None = None
@@ -243,7 +245,8 @@ class PromptDataModule(EvaluationDataModule):
             return {}
         batches = self.plan.batches().shape[0] if self.trainer is None else self.trainer.num_training_batches
         states = {slot: operation.state_dict() for slot, operation in self.operations.items()}
-        return {**self.planned.state_dict(batches), "operations": states}
+        place = self.resume.state(self.trainer, self.planned.cut_short)
+        return {**self.planned.state_dict(batches), **place, "operations": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the checkpoint stopped; `validate`, `test` and `predict` take nothing from it.
@@ -254,5 +257,6 @@ class PromptDataModule(EvaluationDataModule):
         if self._planned is None or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
             return
         self.planned.load_state_dict(state_dict)
+        self.resume.load(self.trainer, state_dict)
         for slot, operation in self.operations.items():
             operation.load_state_dict(state_dict["operations"].get(slot, {}))

@@ -103,6 +103,11 @@ class PlannedPool:
         """What is trained of this epoch."""
         return self._start if self._sampler is None else self._sampler.progress
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether this epoch is over before its last batch, for steps took more prompts than their batch."""
+        return self._sampler is not None and self._sampler.cut_short_at is not None
+
     def take_next(self, counts: Sequence[int]) -> PromptBatch | None:
         """This rank's share of the plan's next prompts for the step in hand; None where it gets none."""
         rows = self.sampler.take_next(counts)
@@ -110,7 +115,8 @@ class PlannedPool:
 
     def state_dict(self, batches: float) -> dict[str, Any]:
         """Holds the progress and a digest of the plan; `batches` are an epoch's, which a trainer may cut short."""
-        done = self.progress if self.progress.batches % batches else EPOCH_START
+        over = self.cut_short or not self.progress.batches % batches
+        done = EPOCH_START if over else self.progress
         return {"served": done.prompts, "batches": done.batches, "plan": self.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

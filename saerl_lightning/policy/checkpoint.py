@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +46,7 @@ class PolicyCheckpoint:
 
 
 def require_readable(path: Path) -> None:
-    """Refuses a file that is no whole checkpoint, without reading its tensors.
+    """Refuses a file that is no whole checkpoint, or whose bytes are not those that were written.
 
     Raises:
         InputError: if it is missing or unreadable.
@@ -53,9 +54,41 @@ def require_readable(path: Path) -> None:
     _load(path, mmap=True)
 
 
+def digests_file(path: Path) -> Path:
+    """The file beside a checkpoint that knows what was written."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_digests(path: Path) -> list[str]:
+    """Digests that a checkpoint may have: of what was written last and, if that was cut off, before; none where unknown."""
+    beside = digests_file(path)
+    return beside.read_text(errors="replace").split() if beside.is_file() else []
+
+
+def require_undamaged(path: Path) -> None:
+    """Refuses a file whose bytes are not those that were written; one without a digest beside it passes.
+
+    Raises:
+        InputError: naming the file.
+    """
+    known = known_digests(path)
+    if known and path.is_file() and digest_of(path) not in known:
+        raise InputError(
+            f"'{path}' is damaged: its bytes are not those that were written ({digests_file(path).name} beside it); give "
+            "another checkpoint, or train again (if you put the file there yourself, delete the one beside it)"
+        )
+
+
 def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no checkpoint at '{path}'; write the path of a .ckpt file, e.g. RUN/checkpoints/last.ckpt")
+    require_undamaged(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.report.ledger import FILE, Ledger
-from saerl_lightning.staging import whole_folder
+from saerl_lightning.staging import whole_folder, write_whole
 
 PAGE = "plan.html"
 
@@ -36,15 +36,9 @@ def write_plan(folder: Path, ledger: Ledger, page: str) -> None:
     """
     require_place(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        _write_page(folder / PAGE, page)  # first: a ledger that stands alone would be taken for a run's
+        write_whole(folder / PAGE, page)  # first: a ledger that stands alone would be taken for a run's
         ledger.write(folder / FILE)
         return
     with whole_folder(folder) as staged:
-        _write_page(staged / PAGE, page)
+        write_whole(staged / PAGE, page)
         ledger.write(staged / FILE)
-
-
-def _write_page(path: Path, page: str) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import NOT_SERVED, SamplePlan
 from saerl_lightning.records import Prompt
+from saerl_lightning.staging import whole_file
 
 FILE = "ledger.parquet"
 FORMAT = 1  # of the file; a reader refuses one that it does not know
@@ -82,9 +83,8 @@ class Ledger:
 
         about = {"format": FORMAT, "digest": self.digest, "batch_size": self.batch_size, "versions": versions()}
         table = pa.table({name: pa.array(self.column(name).tolist(), _arrow_type(name)) for name in COLUMNS})
-        temporary = path.with_name(f".{path.name}.writing")
-        parquet.write_table(table.replace_schema_metadata({"saerl_lightning": json.dumps(about)}), temporary)
-        temporary.replace(path)
+        with whole_file(path) as staged:
+            parquet.write_table(table.replace_schema_metadata({"saerl_lightning": json.dumps(about)}), staged)
 
     @classmethod
     def read(cls, path: Path) -> Ledger:

@@ -46,8 +46,8 @@ class _Worker:
 class WorkerPool:
     """Runs functions in killable processes.
 
-    Processes start with the first `map` and stay warm. They are daemons, ignore Ctrl-C (the trainer handles it), and
-    leave by themselves when the trainer is gone, even if it was killed.
+    Processes start with the first `map` and stay warm. They are daemons, ignore Ctrl-C and SIGTERM (the trainer handles
+    them), and leave by themselves when the trainer is gone, even if it was killed.
 
     Args:
         workers: processes at most.
@@ -166,7 +166,8 @@ def _start(prepare: Callable[[], None] | None, deadline_s: float) -> _Worker:
 
 def _serve(connection: Connection, prepare: Callable[[], None] | None, deadline_s: float) -> None:
     """The life of a worker: take a job, report (result, ""), or (NaN, what it raised); leave when the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for asked in (signal.SIGINT, signal.SIGTERM):  # both go to all of a group; the trainer finishes its step with them
+        signal.signal(asked, signal.SIG_IGN)
     if prepare is not None:
         prepare()
     connection.send(READY)

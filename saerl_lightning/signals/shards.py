@@ -6,13 +6,12 @@ absent. Nothing here knows how features are computed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy.sparse import csr_array, vstack
 
+from saerl_lightning import lock
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.source import Features
 
@@ -40,17 +40,9 @@ class FeatureStore:
         self.folder = folder
         self.stamp = json.dumps({"version": VERSION, "source": source})
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Lets one process at a time work on these features; the kernel takes the lock from one that is killed."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with self.folder.with_suffix(".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.warning("waiting for another process that works on %s", self.folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def alone(self) -> AbstractContextManager[None]:
+        """Lets one process at a time work on these features; the others wait for it, and say for whom."""
+        return lock.awaited(self.folder.with_suffix(".lock"), f"the features in {self.folder}")
 
     def holds(self, keys: Sequence[str]) -> Bool[np.ndarray, " n"]:
         """Says which keys have a row in a whole shard; shards that can't be trusted are removed."""

@@ -6,13 +6,14 @@ from their last checkpoints.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from threading import Event
 
+from saerl_lightning.errors import InputError
+from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.study.costs import run_costs, steps_done
 from saerl_lightning.study.plan import PlannedRun
 from saerl_lightning.study.processes import Executor, tail
@@ -74,9 +75,8 @@ class StudyExecution:
         try:
             if spent(run.folder, self.spec) or not last_checkpoint(run.folder).is_file():
                 # Nothing can go on from there: no checkpoint, or one behind the last step, where only a validation lacks.
-                shutil.rmtree(run.folder, ignore_errors=True)
+                RunFolder(run.folder).begin_anew()
                 record = replace(record, started="", seconds=0.0)
-            run.folder.mkdir(parents=True, exist_ok=True)
             record = replace(record, started=record.started or now())
             record.write(run.folder)
             code = self.executor.run(run.command, run.environment, run.folder / LOG)
@@ -86,6 +86,8 @@ class StudyExecution:
             record.write(run.folder)
         except OSError as error:
             return replace(record, state="failed", error=f"{error}; the run's record could not be written")
+        except InputError as error:
+            return replace(record, state="failed", error=str(error))
         return record
 
     def _judged(self, record: RunRecord, run: PlannedRun, code: int) -> RunRecord:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+from saerl_lightning.staging import write_whole
 from saerl_lightning.study.costs import curve, steps_done
 from saerl_lightning.study.spec import StudySpec
 
@@ -93,17 +93,6 @@ def spent(folder: Path, spec: StudySpec) -> bool:
 def last_checkpoint(folder: Path) -> Path:
     """Where a run keeps the weights it goes on from."""
     return folder / "checkpoints" / "last.ckpt"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file beside its place and renames it into it, so that a reader sees the old text or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def now() -> str:

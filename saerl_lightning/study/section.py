@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.study.run_state import write_whole
+from saerl_lightning.staging import write_whole
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from saerl_lightning.errors import RunStopped
+from saerl_lightning.staging import write_whole
 from saerl_lightning.study.luck import label, makings, placed, product
 from saerl_lightning.study.plan import PROGRAM
 from saerl_lightning.study.processes import Executor, tail
 from saerl_lightning.study.results import STAGES, read_stages
-from saerl_lightning.study.run_state import write_whole
 from saerl_lightning.study.spec import Stage, StudySpec
 
 

@@ -25,8 +25,8 @@ from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.sae import SAESignals
 from saerl_lightning.signals.sae_source import SAESource
 from saerl_lightning.signals.source import Features
+from saerl_lightning.staging import write_whole
 from saerl_lightning.study.causal.sums import Question, is_right
-from saerl_lightning.study.run_state import write_whole
 
 if TYPE_CHECKING:
     from tqdm import tqdm

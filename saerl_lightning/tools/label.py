@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from saerl_lightning import lock
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.pool import PromptPool
 from saerl_lightning.errors import InputError
@@ -108,8 +110,8 @@ def label(
         seed: of the sample and of the completions.
 
     Raises:
-        InputError: if the run has no policy or no prompts, a number is below 1, the file was measured with other
-            settings, there is more than one process, or the first reward gives grades outside of 0 to 1.
+        InputError: if the run has no policy or no prompts, a number is below 1, the file was measured with other settings
+            or is being written to, there is more than one process, or the first reward gives grades outside of 0 to 1.
     """
     require_arguments(label, locals())
     require_policy(model, datamodule)
@@ -119,7 +121,8 @@ def label(
     drawn = replace(drawn, group_size=samples, seed=seed)
     datamodule.tokenizer, datamodule.labels = model.tokenizer, None  # the labels it will have are those measured here
     rows = sampled_rows(datamodule.pool, prompts, seed)
-    with answering(model, trainer, datamodule.chat.max_prompt_tokens + drawn.max_tokens):
+    alone = lock.held(lock.beside(Path(out)), f"the labels' file '{out}'")
+    with alone, answering(model, trainer, datamodule.chat.max_prompt_tokens + drawn.max_tokens):
         measurement = Measurement(model, datamodule.pool, rows, datamodule.val_batch_size, drawn)
         write_labels(measurement, LabelFile(out, measurement.settings()))
     print(summary(out))

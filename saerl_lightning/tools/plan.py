@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning
 from rich.console import Console
 
-from saerl_lightning import hub
+from saerl_lightning import hub, lock
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.load import Policy
@@ -49,6 +49,18 @@ def plan(
     require_place(Path(out))
     other = None if against is None else Ledger.read(Path(against))
     arithmetic = batch_arithmetic(model, datamodule, trainer)  # refused before anything is computed
+    with lock.held(lock.beside(Path(out)), f"the plan's folder '{out}'"):
+        _plan_into(Path(out), model, datamodule, trainer, other, arithmetic)
+
+
+def _plan_into(
+    out: Path,
+    model: PolicyModule,
+    datamodule: PromptDataModule,
+    trainer: lightning.Trainer,
+    other: Ledger | None,
+    arithmetic: BatchArithmetic | None,
+) -> None:
     datamodule.tokenizer = model.tokenizer
     datamodule.keep_features = True
     datamodule.set_up_plan()
@@ -58,9 +70,9 @@ def plan(
     console = Console(width=None if sys.stdout.isatty() else 120)
     print(*facts, sep="\n", flush=True)
     tables.show([*tables.summary(run), *(tables.comparison(compared) if compared else [])], console)
-    write_plan(Path(out), run.ledger, render(run, facts, compared))
+    write_plan(out, run.ledger, render(run, facts, compared))
     log_tables(trainer.loggers, run, LEDGER_ROWS)
-    print(f"wrote {Path(out, FILE)} and {Path(out, PAGE)}")
+    print(f"wrote {out / FILE} and {out / PAGE}")
 
 
 def batch_arithmetic(

@@ -94,9 +94,9 @@ def run_study(
         InputError: if the study can't be run as it is written, or the folder is another study's.
         RunStopped: if something that the arms share could not be made.
     """
-    arms = checked(spec, root)
     executor.check()
     with alone(root):
+        arms = checked(spec, root)
         claim(spec, source, root, digests(spec, arms))
         results = StudyResults.read(root)
         print(plan_text(results, jobs), flush=True)
@@ -112,7 +112,8 @@ def run_study(
 def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
     """Prints one command line a run; `study run` and `study report` take up what those runs leave in the folder."""
     arms = checked(spec, root)
-    claim(spec, source, root, digests(spec, arms))
+    with alone(root):
+        claim(spec, source, root, digests(spec, arms))
     places = {label(stage, seed): product(spec, stage, seed or 0) for stage, seed in makings(spec)}
     if missing := [name for name, place in places.items() if not (root / "shared" / place).exists()]:
         print(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.report.dashboard import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
-from saerl_lightning.study.run_state import write_whole
+from saerl_lightning.staging import write_whole
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study_configs import Resolved, resolve
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from saerl_lightning import lock
 from saerl_lightning.errors import InputError
+from saerl_lightning.staging import write_whole
 from saerl_lightning.study.luck import with_seed
 from saerl_lightning.study.results import RECORD, SPEC, run_folder
-from saerl_lightning.study.run_state import now, write_whole
+from saerl_lightning.study.run_state import now
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study_configs import Resolved, placeless, study_digest
 
@@ -42,7 +43,7 @@ def check_folder(spec: StudySpec, root: Path) -> None:
     """
     if root.is_file():
         raise InputError(f"'{root}' is a file; name a folder by --out")
-    if not root.is_dir() or not any(each.name != ".lock" for each in root.iterdir()):
+    if not root.is_dir() or not any(not each.name.startswith(".lock") for each in root.iterdir()):
         return
     if not (root / RECORD).is_file():
         raise InputError(f"'{root}' holds no {RECORD}, so it is no study's folder; name another by --out")
@@ -111,19 +112,10 @@ def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> No
     write_whole(root / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-@contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
+def alone(root: Path) -> AbstractContextManager[None]:
     """Holds the study's folder: two calls at once would run the same runs.
 
     Raises:
-        InputError: if another call holds it.
+        InputError: if another call holds it, on whichever machine.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another `study run` is at work in '{root}'; wait for it, or name another --out"
-            ) from error
-        yield
+    return lock.held(root / ".lock", f"the study's folder '{root}'")

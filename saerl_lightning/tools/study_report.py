@@ -26,9 +26,9 @@ from saerl_lightning.report.study_facts import (
     StudyFacts,
 )
 from saerl_lightning.report.study_tables import sheets
+from saerl_lightning.staging import write_whole
 from saerl_lightning.study.costs import logged_steps
 from saerl_lightning.study.results import RECORD, RunResult, StudyResults
-from saerl_lightning.study.run_state import write_whole
 from saerl_lightning.study.sharing import shared_seconds
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study_effects import Comparison, compare

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.file import FilePrompts
 from saerl_lightning.prompts.source import PromptSource
@@ -83,6 +84,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         self._text: tuple[list[Tokens], list[Tokens]] | None = None  # to train on, held out
         self._loader: BlockLoader | None = None
         self._held_out_block: Float[Tensor, "n d"] | None = None
+        self.resume = ResumePoint()
         self._served = 0  # batches of this run that came before the loader was made
         require_in_range(self, token_budget=token_budget)
 
@@ -201,7 +203,9 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Holds the cursor and a digest of what is served; nothing before the text is read."""
-        return {} if self._text is None else {"served": self.served, "text": self._digest()}
+        if self._text is None:
+            return {}
+        return {"served": self.served, "text": self._digest(), **self.resume.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the checkpoint stopped; `validate` takes nothing from it.
@@ -218,6 +222,7 @@ class ActivationDataModule(lightning.LightningDataModule):
                 "checkpoint's config.yaml, or start a new run without --ckpt_path"
             )
         self._served, self._loader = state_dict["served"], None
+        self.resume.load(self.trainer, state_dict)
 
     def _digest(self) -> str:
         settings = [self.model.name, self.model.config()[0], self.model.dtype, self._place[1]]

@@ -2,37 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from saerl_lightning.data.resume import Place
+from saerl_lightning.errors import RunStopped
+from saerl_lightning.run_folder import RunFolder
+from saerl_lightning.training.stop_signals import StopSignals
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Saves every n steps, and always after a run's last step.
+    """Saves every n steps, after the last step of every epoch and of the run, and when a signal asks the run to stop.
 
-    ModelCheckpoint leaves `last.ckpt` at the last multiple of n. Where `max_steps` ends the run inside an epoch, saving
-    must not wait for the epoch's end either: Lightning would note the epoch as finished, and a run that is resumed with
-    more steps would stop at once.
+    It saves right behind a step and before its validation, from where Lightning goes on rightly, and once more in the end
+    where a validation came since. Weights that are no numbers are never saved.
     """
+
+    signals: StopSignals | None = None  # set by who takes the signals
+    _validation_due = False  # when it was saved last
 
     @property
     def state_key(self) -> str:
         """A name without the settings: a resumed run may save more or less often."""
         return type(self).__name__
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Says in the run folder that planning is over and training begins; from here on signals wait for a step."""
+        super().on_train_start(trainer, pl_module)
+        folder = RunFolder(Path(trainer.default_root_dir))
+        if trainer.is_global_zero and folder.holds_run:
+            folder.mark()
+        if self.signals is not None:
+            self.signals.training = True
+            self.signals.listen()
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time to, and after the last of `max_steps`."""
+        """Saves if it is time to, after the last step of an epoch or of the run, and before a signal ends the run."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if 0 <= trainer.max_steps <= trainer.global_step:
+        asked = self._asked_to_stop(trainer)
+        if asked or ends_here(trainer):
             self._save_if_new(trainer)
+        if self.signals is not None:
+            self.signals.stop_if_asked(asked)
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """A signal ends a validation too; a resumed run makes it anew. Several processes end it first."""
+        if self.signals is not None and self.signals.received is not None and trainer.world_size == 1:
+            self._save_if_new(trainer)
+            self.signals.stop_if_asked(True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Saves what was trained since."""
+        """Saves what was trained since, and that the last validation is made."""
+        if self.signals is not None:
+            self.signals.training = False
+        if self._validation_due and trainer.global_step:
+            self._last_global_step_saved = -1
         self._save_if_new(trainer)
+
+    def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
+        if self.signals is None:
+            return False
+        return trainer.strategy.reduce_boolean_decision(self.signals.received is not None, all=False)
 
     def _save_if_new(self, trainer: lightning.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: lightning.Trainer, filepath: str) -> None:
+        """Saves; a run that this one replaces can go now.
+
+        Raises:
+            RunStopped: if a weight or a state of the optimiser is no number, so that the last good checkpoint stays.
+        """
+        self._require_numbers(trainer)
+        self._validation_due = Place.of(trainer).validation_due
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            RunFolder(Path(trainer.default_root_dir)).release_older()
+
+    def _require_numbers(self, trainer: lightning.Trainer) -> None:
+        broken = first_without_numbers(trainer)
+        if trainer.strategy.reduce_boolean_decision(broken is None, all=True):
+            return
+        last = self._last_checkpoint_saved or trainer.ckpt_path
+        kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        raise RunStopped(
+            f"after step {trainer.global_step} {broken or 'a weight of another process'} holds NaN or infinity, so it is "
+            f"not saved; {kept}. Lower the learning rate, or look at the last batches"
+        )
+
+
+def ends_here(trainer: lightning.Trainer) -> bool:
+    """Whether the step just taken is the last of its epoch or of the run."""
+    loop = trainer.fit_loop.epoch_loop
+    planned = getattr(getattr(trainer, "datamodule", None), "planned", None)
+    return (
+        0 <= trainer.max_steps <= trainer.global_step
+        or trainer.should_stop
+        or loop._num_ready_batches_reached()
+        or getattr(planned, "cut_short", False)
+    )
+
+
+def first_without_numbers(trainer: lightning.Trainer) -> str | None:
+    """Names a trained tensor, or a state of the optimiser, that holds NaN or infinity."""
+    held = [(name, tensor) for name, tensor in _tensors(trainer) if tensor.is_floating_point() and tensor.numel()]
+    if not held:
+        return None
+    finite = torch.stack([tensor.detach().isfinite().all().cpu() for _, tensor in held]).tolist()
+    return next((name for (name, _), good in zip(held, finite, strict=True) if not good), None)
+
+
+def _tensors(trainer: lightning.Trainer) -> Iterator[tuple[str, Tensor]]:
+    names = {id(tensor): name for name, tensor in trainer.lightning_module.named_parameters()}
+    yield from trainer.lightning_module.named_parameters()
+    for optimizer in trainer.optimizers:
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    yield f"the optimiser's {name} of {names.get(id(parameter), 'a weight')}", value

@@ -260,6 +260,7 @@ class GRPOModule(PolicyModule):
     def on_train_start(self) -> None:
         """Starts the engine with the present weights: the checkpoint's, after a resume."""
         self.sync()
+        super().on_train_start()
 
     def samplings(self) -> list:
         """Training's own sampling beside those of the named sets."""

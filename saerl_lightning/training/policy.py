@@ -97,6 +97,10 @@ class PolicyModule(lightning.LightningModule, ABC):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
 
+    def on_train_start(self) -> None:
+        """Makes the validation that a resumed run's checkpoint left to be made."""
+        self.prompts.resume.validate_if_due(self.trainer)
+
     def teardown(self, stage: str) -> None:
         """Closes the engine and the graders."""
         self.engine.close()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import lightning
 
 from saerl_lightning.evaluation.metrics import SampledAccuracy
+from saerl_lightning.staging import whole_file
 from saerl_lightning.training.distributed import gather_objects
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy import PolicyModule
@@ -73,12 +74,8 @@ def add_rows(path: Path, rows: Sequence[Row]) -> None:
     older: list[Row] = list(zip(*known.values(), strict=True)) if known else []
     merged = {row[:3]: row for row in older} | {row[:3]: row for row in rows}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        parquet.write_table(table_of(list(merged.values())), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as staged:
+        parquet.write_table(table_of(list(merged.values())), staged)
 
 
 def table_of(rows: Sequence[Row]) -> pyarrow.Table:

@@ -18,16 +18,24 @@ class RandomStates(lightning.Callback):
 
     def __init__(self) -> None:
         self._restored: list[dict[str, Any]] | None = None
+        self._before_validation: dict[str, Any] | None = None
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Remembers the states: a run that is stopped in a validation begins that one anew."""
+        self._before_validation = random_states()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forgets them."""
+        self._before_validation = None
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Adds one entry a rank under `random_states`."""
-        states = [None] * trainer.world_size
+        own = self._before_validation or random_states()
+        states = [own] * trainer.world_size
         if trainer.world_size > 1:
-            torch.distributed.all_gather_object(states, random_states())
-        else:
-            states = [random_states()]
+            torch.distributed.all_gather_object(states, own)
         checkpoint["random_states"] = states
 
     def on_load_checkpoint(

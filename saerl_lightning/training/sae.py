@@ -109,6 +109,7 @@ class SAEModule(lightning.LightningModule):
         self.seed = seed
         self.gradients = Gradients()
         self._explained_variance = math.nan  # as last measured
+        self._is_saved = False
         self.register_buffer("scale", torch.zeros(()))  # 0 until it is measured
         require_in_range(self)
 
@@ -162,9 +163,14 @@ class SAEModule(lightning.LightningModule):
         schedule = LambdaLR(optimizer, lambda step: rate_factor(step, steps, self.warmup_steps, self.decay))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    @torch.no_grad()
     def on_train_start(self) -> None:
-        """Measures the activations' norm and mean, unless a checkpoint brought them."""
+        """Measures the activations, and makes the validation that a resumed run's checkpoint left to be made."""
+        self._measure()
+        self.data.resume.validate_if_due(self.trainer)
+
+    @torch.no_grad()
+    def _measure(self) -> None:
+        """Takes the activations' norm and mean, unless a checkpoint brought them."""
         self._last = time.perf_counter(), int(self.activity.trained)
         if self.scale > 0:
             return
@@ -283,9 +289,24 @@ class SAEModule(lightning.LightningModule):
         """
         require_same_shapes(checkpoint["state_dict"], self.state_dict())
         require_finite_weights(checkpoint["state_dict"], "the checkpoint")
+        self._explained_variance = checkpoint.get("explained_variance", math.nan)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what the finished SAE's folder says of it."""
+        checkpoint["explained_variance"] = self._explained_variance
 
     def on_train_end(self) -> None:
+        """Saves the finished SAE."""
+        self._finish()
+
+    def on_fit_end(self) -> None:
+        """Saves it also where the run was killed between its last checkpoint and the folder: then no step was left."""
+        if not self._is_saved:
+            self._finish()
+
+    def _finish(self) -> None:
         """Saves the finished SAE, as `sae_lens.SAE.load_from_disk` opens it."""
+        self._is_saved = True
         sae = self._finished()
         if self.trainer.is_global_zero:
             describe(sae, self.data.model, self._explained_variance)

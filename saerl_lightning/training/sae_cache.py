@@ -6,8 +6,8 @@ A file is trusted only if it is whole, of this version, and of the same model, l
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saerl_lightning import lock
 from saerl_lightning.signals.fingerprint import digest_model
 from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.staging import whole_file
 
 FORMAT = "1"  # raise it when the meaning of a file changes
 
@@ -63,12 +65,12 @@ class BlockCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         fingerprint = self.fingerprint(ids)
         path = self._path(fingerprint)
-        staged = path.with_name(f".{path.name}.{os.getpid()}.writing")
-        try:
+        with whole_file(path) as staged:
             save_file({"activations": block.contiguous()}, staged, metadata=_header(fingerprint))
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
+
+    def alone(self, ids: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """Lets one process at a time harvest a block: others wait for it, say for whom, and then read what it wrote."""
+        return lock.awaited(self._path(self.fingerprint(ids)).with_suffix(".lock"), f"a block in {self.folder}")
 
     def fingerprint(self, ids: Sequence[Sequence[int]]) -> str:
         """Names a block by the model's files, the layer, the dtype, and the tokens."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import saerl_lightning
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.staging import whole_folder
 
 if TYPE_CHECKING:
     from sae_lens.saes.sae import SAE
@@ -60,15 +59,5 @@ def save(sae: SAE[Any], folder: Path) -> None:
         InputError: if the folder holds something else than an SAE.
     """
     require_replaceable(folder, replace=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as place:
-        staged, older = Path(place, "new"), Path(place, "old")
+    with whole_folder(folder, replace=True) as staged:
         sae.save_model(staged)
-        if folder.exists():
-            folder.rename(older)
-        try:
-            staged.rename(folder)
-        except OSError:
-            if older.exists():
-                shutil.move(older, folder)
-            raise

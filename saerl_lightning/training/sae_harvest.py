@@ -81,11 +81,14 @@ class Harvester:
         """
         if self.cache is None:
             return self._harvest(ids, [1] * len(ids), show)
-        found = self.cache.read(ids, (positions(ids), self.model.config()[2]))
-        if found is None:
-            found = self._harvest(ids, [1] * len(ids), show)
-            self.cache.write(ids, found)
-        return found
+        shape = positions(ids), self.model.config()[2]
+        if (found := self.cache.read(ids, shape)) is not None:
+            return found
+        with self.cache.alone(ids):
+            if (found := self.cache.read(ids, shape)) is None:
+                found = self._harvest(ids, [1] * len(ids), show)
+                self.cache.write(ids, found)
+            return found
 
     def distinct(self, ids: Sequence[Tokens], shared: Sequence[int]) -> Float[Tensor, "n d"]:
         """Harvests the positions of each list behind those that it shares with others; the first one never.

@@ -267,23 +267,85 @@ def test_validating_a_checkpoint_takes_no_cursor_from_it(tmp_path):
     trainer().validate(Recorder(), datamodule=other, ckpt_path=tmp_path / "1-batch.ckpt")
 
 
-@pytest.mark.parametrize("validate_every", [1.0, 2])
-def test_a_run_that_ends_by_steps_resumes_after_refills(tmp_path, validate_every):
-    """Without checkpoints at an epoch's end: Lightning resumes those wrongly where `max_steps` is given."""
+class Events(Refilling):
+    """Notes steps and validations in their order, and makes the validation that a checkpoint left to be made."""
 
-    def run(ckpt_path=None, **arguments):
-        every = {"val_check_interval": validate_every, "max_epochs": -1, "max_steps": 16, "num_sanity_val_steps": 0}
-        module = Refilling()
-        data = make(37, val={"v": ListPrompts(prompts(3, "v"))})
-        trainer(**every, **arguments).fit(module, datamodule=data, ckpt_path=ckpt_path)
-        return module
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[str, object]] = []
 
-    whole = run(callbacks=[SaveEverywhere(tmp_path)])
-    assert whole.served == (whole.served[:7] * 3)[:16]
-    for checkpoint in [path for path in sorted(tmp_path.iterdir()) if "epoch" not in path.name]:
-        resumed = run(checkpoint)
-        assert resumed.served == whole.served[int(checkpoint.stem.split("-")[0]) :], checkpoint.name
+    def on_train_start(self):
+        self.trainer.datamodule.resume.validate_if_due(self.trainer)
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+        self.events.append(("step", self.served[-1]))
+
+    def on_validation_start(self):
+        self.events.append(("validation", self.trainer.global_step))
+
+
+class SaveWithEvents(SaveEverywhere):
+    """Notes how much had happened when each checkpoint was saved."""
+
+    def __init__(self, folder) -> None:
+        super().__init__(folder)
+        self.seen: dict[str, int] = {}
+
+    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+        super().on_train_batch_end(trainer)
+        self.seen[f"{trainer.global_step}-batch"] = len(pl_module.events)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        super().on_validation_end(trainer)
+        self.seen[f"{trainer.global_step}-validation"] = len(pl_module.events)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        super().on_train_epoch_end(trainer)
+        self.seen[f"{trainer.global_step}-epoch"] = len(pl_module.events)
+
+
+def with_events(ckpt_path=None, keep=None, **arguments) -> Events:
+    """Refills make nine batches seven; ends as the command line does, which validates where no step is left."""
+    module, data = Events(), make(37, val={"v": ListPrompts(prompts(3, "v"))})
+    made = trainer(num_sanity_val_steps=0, **arguments)
+    made.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    if data.resume.validation_due:
+        made.validate(module, datamodule=data, verbose=False)
+    if keep is not None:
+        made.save_checkpoint(keep)
+    return module
+
+
+ENDS = {"epochs": {"max_epochs": 3}, "steps": {"max_epochs": -1, "max_steps": 16}}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("validate_every", [1.0, 0.5, 3])
+def test_a_checkpoint_from_anywhere_goes_on_with_the_rest_and_its_validations(tmp_path, end, validate_every):
+    """From behind a batch, a validation, an epoch: the steps and validations that are left, each once, in order."""
+    save = SaveWithEvents(tmp_path)
+    whole = with_events(callbacks=[save], val_check_interval=validate_every, **end)
+    assert whole.served == (whole.served[:7] * 3)[: len(whole.served)] and len(whole.served) in (16, 21)
+    assert sum(kind == "validation" for kind, _ in whole.events) in (2, 3, 4, 5, 6)
+    assert {name.partition("-")[2] for name in save.seen} == {"batch", "validation", "epoch"}
+    for name, seen in save.seen.items():
+        resumed = with_events(tmp_path / f"{name}.ckpt", val_check_interval=validate_every, **end)
+        assert resumed.events == whole.events[seen:], name
         assert resumed.weight.item() == whole.weight.item()
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize(
+    "first", [{"max_epochs": 1}, {"max_epochs": -1, "max_steps": 7}, {"max_epochs": -1, "max_steps": 9}]
+)
+def test_a_checkpoint_saved_after_fit_goes_on_rightly(tmp_path, end, first):
+    """`fit` ended at an epoch's end, by epochs or by steps, or inside the second epoch."""
+    whole = with_events(**end)
+    begun = with_events(keep=tmp_path / "after.ckpt", **first)
+    resumed = with_events(tmp_path / "after.ckpt", **end)
+    assert begun.served + resumed.served == whole.served
+    assert resumed.weight.item() == whole.weight.item()
 
 
 def test_checkpoints_that_count_batches_are_read():

@@ -378,7 +378,7 @@ def test_a_record_is_old_or_new_and_never_half(tmp_path, monkeypatch):
     RunRecord("grpo", 0, "finished").write(tmp_path)
     before = (tmp_path / "run.json").read_text()
 
-    def half(path: Path, text: str) -> int:
+    def half(path: Path, text: str, **_: object) -> int:
         path.write_bytes(text[:10].encode())
         raise OSError(28, "No space left on device")
 
@@ -414,7 +414,7 @@ def test_two_at_once_are_refused(tmp_path):
     refused: list[str] = []
 
     def second(folder: Path) -> None:
-        with pytest.raises(InputError, match="another `study run` is at work") as caught:
+        with pytest.raises(InputError, match=r"the study's folder .* is in use by process") as caught:
             run_study(StudySpec.read(path), path, tmp_path / "out", 1, FakeExecutor(steps=46))
         refused.append(str(caught.value))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -468,6 +469,12 @@ def test_a_resumed_run_is_the_same_run(tiny, tmp_path, architecture):
     assert whole_run.lr_scheduler_configs[0].scheduler.state_dict()["last_epoch"] == 30
     saved = [(tmp_path / folder / "sae" / "sae_weights.safetensors").read_bytes() for folder in ("whole", "killed")]
     assert saved[0] == saved[1]
+    if architecture == "batchtopk":  # killed between its last checkpoint and its folder, it has no step left
+        config = (tmp_path / "killed/sae/cfg.json").read_text()
+        shutil.rmtree(tmp_path / "killed/sae")
+        run("killed", ckpt=tmp_path / "killed" / "last.ckpt")
+        assert (tmp_path / "killed/sae/sae_weights.safetensors").read_bytes() == saved[0]
+        assert (tmp_path / "killed/sae/cfg.json").read_text() == config
 
 
 @pytest.mark.slow
