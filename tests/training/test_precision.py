@@ -190,6 +190,7 @@ def trained(policy: Policy, folder, played, precision=None, scale=None, **change
 CASES = [*((None, *case) for case in ALLOWED.items()), *((LoRA(rank=4, alpha=8), *case) for case in ADAPTED.items())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lora", "name", "case"), CASES, ids=[f"{'LoRA' if lora else 'full'} {n}" for lora, n, _ in CASES]
 )
