@@ -1,4 +1,4 @@
-"""Right and wrong verdicts by kind of answer, ours beside math-verify's and TRL's: `python benchmarks/grading.py`.
+"""Right and wrong verdicts by kind of answer, ours beside math-verify's and TRL's: `benchmarks/grading.py`.
 
 `benchmarks/grading.tsv` has a pair a line: kind, gold answer, completion, and whether they should match ("␤" is a line
 break). math-verify alone is `verify(parse(f"${gold}$"), parse(completion))`, and without the dollars where that finds

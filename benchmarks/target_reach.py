@@ -1,4 +1,4 @@
-"""How often runs come to the study's own target: `python benchmarks/target_reach.py [--studies 4000]`.
+"""How often runs come to the study's own target: `benchmarks/target_reach.py [--studies 4000]`.
 
 Synthetic studies of 5 seeds in which every run is the baseline: 14 validations behind the start, on the way to a gain of 0.06
 that it comes near early (fast), is on the way to all along (slow), or is past before the end (peak). A run's luck moves its
