@@ -119,6 +119,7 @@ def crowded(tiny, folder, engine, steps=2):
     return fit(module(tiny, engine=engine, sampling=sampling), data(batch_size=2), trainer(folder, steps))
 
 
+@pytest.mark.slow
 def test_the_guard_is_right_where_rows_lose_their_cache(tiny, tmp_path):
     """Two steps end on the weights of a run whose cache holds all rows; a stale head is still seen."""
     small = Small(kv_cache_gb=0.00032)
@@ -133,6 +134,7 @@ def test_the_guard_is_right_where_rows_lose_their_cache(tiny, tmp_path):
     assert stale.preempted > 0
 
 
+@pytest.mark.slow
 def test_a_second_fit_in_one_process(tiny, tmp_path):
     """The same module and engine train on where the first run ended; another module in the same process starts anew."""
     grpo = module(tiny, engine=VLLMEngine())
