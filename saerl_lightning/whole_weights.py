@@ -38,7 +38,8 @@ def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report on keys would come before the refusal
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+        model, report = loaded
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise InputError(f"no model could be loaded from {setting} '{path}': {reason}{hub.advice(path)}") from error

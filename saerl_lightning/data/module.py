@@ -21,6 +21,7 @@ from saerl_lightning.data.pool import PlannedPool, PromptPool, made_once, read_p
 from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.data.sampler import PromptLoader
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet
+from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.reference import ProbeReference

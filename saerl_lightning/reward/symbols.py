@@ -66,7 +66,7 @@ def expression(latex: str) -> Any:  # a sympy object: expression, relation, set 
     spelled = re.sub(r"\\text ?\{ ?([a-zA-Z]) ?\}", r"\1", latex)
     settings = ConversionConfig(lowercase_symbols=False)
     try:
-        expr = latex2sympy(
+        expr: Any = latex2sympy(
             spelled, is_real=not should_treat_as_complex(spelled), normalization_config=None, conversion_config=settings
         )
         units = [each for each in expr.free_symbols if each.name == "i"]

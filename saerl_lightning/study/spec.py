@@ -259,7 +259,7 @@ def _first(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"]) or "as a whole"
     said = {"unexpected_keyword_argument": "is no setting here", "missing": "is missing"}.get(first["type"])
     if first["type"] == "value_error":  # a number out of its range
-        said = str(first["ctx"]["error"])
+        said = str(first.get("ctx", {}).get("error"))
     elif said is None:
         said = f"{first['msg'][:1].lower()}{first['msg'][1:]}, seen {first['input']!r}"
     return f"has a mistake at {place}: {said}"

@@ -43,7 +43,7 @@ def require_steps(
                 raise InputError(
                     f"the learning rate is {float(group['lr'])}; write a number from 0 to {FASTEST:g}, e.g. 1e-6"
                 )
-        made.step(lambda: closures.append(True))  # as Lightning calls it
+        made.step(lambda: closures.append(True) or 0.0)  # as Lightning calls it
         if not closures:
             raise TypeError(f"{type(made).__name__} does not call its closure, in which gradients are clipped")
     if lr_scheduler is not None:

@@ -42,7 +42,7 @@ from saerl_lightning.training.sae_schedule import adam, rate_factor
 from saerl_lightning.whole_weights import require_finite_weights
 
 if TYPE_CHECKING:
-    from sae_lens.saes.sae import SAE, TrainingSAE, TrainStepOutput
+    from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
 
 MEASURED_ON = 16_384  # positions that a threshold is set on where no text is held out
 
@@ -244,7 +244,7 @@ class SAEModule(lightning.LightningModule):
         model = self.data.model
         self.held_out.begin(model.load_whole(), model.config()[0], self._finished())
 
-    def _finished(self) -> SAE[Any]:
+    def _finished(self) -> Any:
         """The SAE as it would be saved now: BatchTopK kinds with a threshold that lets k features be active on average.
 
         The threshold is set on held-out text, or on what is in memory where none is held out; the mean over processes.

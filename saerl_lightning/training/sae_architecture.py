@@ -132,7 +132,7 @@ def active_on_average(sae: TrainingSAE[Any]) -> float | None:
 
 
 @torch.no_grad()
-def threshold_for(saved: SAE[Any], activations: Float[Tensor, "n d"], k: float) -> float:
+def threshold_for(saved: Any, activations: Float[Tensor, "n d"], k: float) -> float:
     """Finds the threshold at which a JumpReLU has k active features a position, on average over some activations.
 
     The threshold that BatchTopK learns follows the batches' own with a delay of hundreds of steps, so a short run would be
