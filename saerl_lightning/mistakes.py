@@ -40,6 +40,7 @@ INVALID_CHOICE = re.compile(r"argument \w+: invalid choice: '([^']*)' \(choose f
 CALLABLE = re.compile(r"expects a function or a callable class: (.*?)(?:\. Got value: Namespace\(.*)?$")
 NO_VALUE = re.compile(r"argument (?:.*/)?--(\S+): expected one argument$")
 WRAPPED = re.compile(r"NestedArg|Namespace")
+OURS = re.compile(r"\w+\.\w+ is .+; write ")  # a class's own refusal of a value
 SCALARS = {"a whole number", "a number", "true or false"}
 NOISE = re.compile(
     r"$|Does not validate against|Subtypes:|Errors:|Expected a path but|Given value type:|Given value:|"
@@ -140,6 +141,8 @@ def _lines(message: str) -> Iterator[str]:
 def _said(complaints: Sequence[Complaint], options: list[str], given: Sequence[str]) -> str:
     place = ".".join(complaints[0].path)
     value = next((each.value for each in complaints if each.value and not WRAPPED.match(each.value)), None)
+    if ours := next((each.text for each in complaints if OURS.match(each.text)), None):
+        return ours
     kinds = list(dict.fromkeys(_wanted(found[1]) for each in complaints if (found := EXPECTED.match(each.text))))
     others = [each for each in complaints if not EXPECTED.match(each.text)]
     misspelt = any(did_you_mean(name, shipped_names()) for each in others for name in _class_name(each.text))
@@ -161,7 +164,7 @@ def _known(about: Complaint, options: list[str], given: Sequence[str]) -> str | 
     for name in _class_name(text):
         hint = did_you_mean(name, shipped_names()) or "; write a shipped class's name, or the dotted path of your own"
         return f"'{_short(name)}' fits no class for this place{hint}"
-    if found := ABSTRACT.search(text):
+    if (found := ABSTRACT.search(text)) and not (about.value or "").startswith("["):
         return _unnamed((found[1] or found[2]).rpartition(".")[2], about, given)
     if found := UNKNOWN_OPTION.match(text):
         return f"'{found[1]}' is not accepted{_suggestion(found[1], known)}"

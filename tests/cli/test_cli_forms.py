@@ -95,9 +95,9 @@ def test_the_same_configs_serve_evaluation(parsed, verb):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--data.curiculum", "LengthOrder"], "Option 'curiculum' is not accepted"),
-        (["--data.mixing.fractoin", "0.5"], "Option 'fractoin' is not accepted"),
-        (["--data.mixing.fraction", "half"], "Got value: half"),
+        (["--data.curiculum", "LengthOrder"], "data: 'curiculum' is not accepted; did you mean 'curriculum'?"),
+        (["--data.mixing.fractoin", "0.5"], "'fractoin' is not accepted; did you mean 'fraction'?"),
+        (["--data.mixing.fraction", "half"], "data.mixing.fraction is 'half'; write a number"),
         (["--data.curriculum", "RandomFilter"], "'RandomFilter' fits no class"),  # a class of another role
         (["--data.curriculum", "LengthOrdre"], "'LengthOrdre' fits no class"),
         (["--data.curriculum", "nowhere.LengthOrder"], "No module named 'nowhere'"),
@@ -108,7 +108,7 @@ def test_the_same_configs_serve_evaluation(parsed, verb):
         (["--data.curriculum", "false"], "'false' fits no class"),
         (["--model.engine", "null"], "required: engine"),  # only a slot may be empty
         (["--model.rewards", '[{"class_path": "GoodReward"}]'], "'GoodReward' fits no class"),
-        (["--trainer.max_stps", "3"], "unrecognized arguments: --trainer.max_stps"),
+        (["--trainer.max_stps", "3"], "'trainer.max_stps' is not accepted; did you mean 'trainer.max_steps'"),
         (["-c", "nowhere.yaml"], "File does not exist"),
     ],
 )
