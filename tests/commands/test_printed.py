@@ -54,7 +54,7 @@ def test_there_is_one_spelling():
 
 def test_no_block_hides_a_command():
     """A fence in a language that is not read here would be."""
-    known = {"", "bash", "yaml", "yml", "json", "python", "text"}
+    known = {"", "bash", "diff", "yaml", "yml", "json", "python", "text"}
     found = {language for page in PAGES for language in re.findall(r"^```(\w+)", page.read_text(), re.MULTILINE)}
     assert found <= known
 

