@@ -77,7 +77,9 @@ class WithoutFeatures(Curriculum):
         taken = top_columns(fits.whole.weights, rows, self.count)
         taken = equally_active(taken, rows, self.seed) if self.random else taken
         whole, left = fits.predict(rows), fits.predict(without(rows, taken))
-        if not self.random and len(taken) >= fits.whole.nonzero:  # the folds' intercepts, which differ a little, are no order
+        if (
+            not self.random and len(taken) >= fits.whole.nonzero
+        ):  # the folds' intercepts, which differ a little, are no order
             left = np.full(len(prompts), fits.whole.intercept)
         self._blind = not np.delete(fits.whole.weights, taken).any()
         self._metrics = {"without/columns": float(len(taken)), "without/tau": kendall(whole, left)}

@@ -141,7 +141,10 @@ def test_a_study_in_which_nothing_has_run_says_so(tmp_path):
     assert "Nothing can be said yet: no arm can be held against grpo, as no seed has finished in both." in said
 
 
-def test_names_stay_text_and_nobody_is_asked(tmp_path):
+def test_names_stay_text_and_nobody_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "saerl_lightning.names.NAME", re.compile(".*", re.DOTALL)
+    )  # refused at the door; the page is safe too
     arms = {"grpo": Arm(GRPO, BREAKOUT), HOSTILE: Arm(BETTER, BREAKOUT, [BREAKOUT], plan=small_plan())}
     folder = write_study(tmp_path / "tiny", arms, [HOSTILE])
     text = write_report(folder).read_text()
