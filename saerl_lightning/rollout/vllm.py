@@ -35,7 +35,6 @@ CPU_STEP_TOKENS = 4096  # vLLM's own budget of a step on a CPU
 # On a GPU vLLM's noise in float32 has no value beyond 16.6, so tokens below some 1e-8 would never be drawn; the noise of
 # its CPU kernel is finer.
 FULL_TAILS = {"use_fp64_gumbel": True}
-COLDEST = 0.01  # temperature below which vLLM quietly samples at this one
 
 
 class VLLMEngine(RolloutEngine):
@@ -151,11 +150,6 @@ class VLLMEngine(RolloutEngine):
     def _settings(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
 
-        if 0 < sampling.temperature < COLDEST:
-            raise InputError(
-                f"sampling.temperature is {sampling.temperature}; vLLM samples at {COLDEST} or more, or greedily: write 0 "
-                f"or at least {COLDEST}, or choose HFEngine"
-            )
         return SamplingParams(
             n=1 if sampling.temperature == 0 else sampling.group_size,
             temperature=sampling.temperature,

@@ -136,7 +136,7 @@ def test_the_middle_is_read_where_no_layer_is_named(tiny):
 
 @pytest.mark.parametrize("layer", [-1, 4])
 def test_a_layer_that_is_not_there_is_refused(tiny, layer):
-    with pytest.raises(InputError, match=rf"layer is {layer}.*layers 0 to 3"):
+    with pytest.raises(InputError, match=rf"layer is {layer}(; write a whole number from 0|.*layers 0 to 3)"):
         ReadModel(str(tiny), layer).load()
 
 

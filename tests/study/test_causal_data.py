@@ -217,8 +217,8 @@ def test_a_subject_answers_by_seed_and_hands_every_answer_to_its_question(tiny):
     [
         ({"tests": ["zeroing", "magic"]}, "no causal test is called 'magic'"),
         ({"tests": []}, "no test is asked for"),
-        ({"samples": 1}, "samples is 1; write 2"),
-        ({"questions": 500}, "questions is 500; write 4 to 100"),
+        ({"samples": 1}, "samples is 1; write a whole number from 2"),
+        ({"questions": 500}, "questions is 500; write a whole number from 4 to 100"),
         ({"prompts": "nowhere.jsonl"}, "does not exist"),
         ({"sae": "nowhere"}, "no SAE folder 'nowhere'"),
         ({"model": "./nowhere"}, "no model could be read"),

@@ -108,7 +108,7 @@ REFUSED = {
     "unknown primary": ({"primary": ["hot"]}, "primary names the arm 'hot'"),
     "the baseline as primary": ({"primary": ["grpo"]}, "primary names the baseline"),
     "no budget": ({"budget": {}}, "the budget says nothing; write one of steps: N and generated_tokens: N"),
-    "an empty budget": ({"budget": {"steps": 0}}, "the budget says steps: 0"),
+    "an empty budget": ({"budget": {"steps": 0}}, "Budget.steps is 0; write a whole number from 1"),
     "two budgets": ({"budget": {"steps": 1, "generated_tokens": 1}}, "the budget says steps: 1, generated_tokens: 1"),
     "a missing key": ({"name": None}, "a mistake at name: is missing"),
     "a mistyped key": ({"seed": [1]}, "a mistake at seed: is no setting here"),
