@@ -157,7 +157,6 @@ def sources() -> list[str]:
 
 
 OTHERS = {
-    "Option 'curiculum' is not accepted",
     "found PhaseProgressBar in callbacks list",
 }  # jsonargparse's, Lightning's
 

@@ -11,6 +11,7 @@ import math
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -87,7 +88,7 @@ def stand_in(hint: object) -> object:
     if str in parts(hint):
         return "x"
     range_ = next(ranges(hint), None)
-    return None if range_ is None else int(max(1, range_.least))
+    return SimpleNamespace(lora=None) if range_ is None else int(max(1, range_.least))
 
 
 def made(kind: type, name: str, value: float) -> object:

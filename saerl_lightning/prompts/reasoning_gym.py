@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.source import PromptSource
-from saerl_lightning.ranges import Count, Positive, Seed, require_in_range
+from saerl_lightning.ranges import Count, Positive, Seed, Share, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ReasoningGymPrompts(PromptSource):
         size: Count,
         seed: Seed = 0,
         configs: dict[str, dict] | None = None,
-        part: tuple[float, float] | None = None,
+        part: tuple[Share, Share] | None = None,
         distinct: bool = False,
     ) -> None:
         self.tasks = tasks

@@ -43,7 +43,8 @@ def require_steps(
                 raise InputError(
                     f"the learning rate is {float(group['lr'])}; write a number from 0 to {FASTEST:g}, e.g. 1e-6"
                 )
-        made.step(lambda: closures.append(True) or 0.0)  # as Lightning calls it
+        # As Lightning calls it: no loss comes back, which optimisers that search along a line need.
+        made.step(lambda: closures.append(True))  # pyright: ignore[reportCallIssue, reportArgumentType]
         if not closures:
             raise TypeError(f"{type(made).__name__} does not call its closure, in which gradients are clipped")
     if lr_scheduler is not None:

@@ -255,10 +255,10 @@ class AllFailing(Reward):
         return torch.full((len(prompts), rollouts.group_size), float("nan"))
 
 
-def test_a_step_whose_graders_all_fail_moves_nothing(tiny, tmp_path):
-    record = Record()
-    grpo = fit(module(tiny, rewards=[AllFailing()], micro_tokens=200), data(), trainer(tmp_path, 2, (record,)))
-    assert record.rows[0]["reward/all_failing/failed_frac"] == 1
+def test_a_step_whose_graders_all_fail_moves_nothing_and_is_the_last(tiny, tmp_path):
+    grpo = module(tiny, rewards=[AllFailing()], micro_tokens=200)
+    with pytest.raises(RunStopped, match="no completion of the step could be graded: the reward 'all_failing'"):
+        fit(grpo, data(), trainer(tmp_path, 2))
     assert largest_difference(weights(grpo), weights_of(tiny)) == 0
 
 
