@@ -261,7 +261,7 @@ def test_the_estimate_takes_each_arms_own_mean():
 def test_the_plan_and_the_progress_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stages = [
-        {"name": "labels", "makes": "labels.jsonl", "run": []},
+        {"name": "labels", "makes": "labels.jsonl", "run": ["main.py label"]},
         {"name": "SAE", "makes": "sae", "run": ["main.py fit --data.seed={seed}"]},
     ]
     spec = study(tmp_path, shared=stages, share=["labels", "order"])
