@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all quick check format mutants bench docs readme clean
+.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all test-pages quick check format mutants bench docs readme clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -50,8 +50,11 @@ PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadsc
 test: install models/smollm2-135m ## the suite without slow tests, real engines included, on two cores (JOBS=4: on four)
 	@$(PYTEST) -m "not slow"
 
-test-all: install models/smollm2-135m ## everything: also tests of more than ten seconds and every command that the docs print
-	@$(PYTEST)
+test-all: install models/smollm2-135m ## also tests of more than ten seconds; without test-pages
+	@$(PYTEST) -m "not pages"
+
+test-pages: install models/smollm2-135m ## every command that the docs print and that needs no hub, GPU or hours, as printed
+	@$(BIN)/python -m pytest -rP -m pages tests/commands
 
 quick: install ## the suite without real engines and slow tests
 	@$(PYTEST) -m "not vllm and not real and not slow"

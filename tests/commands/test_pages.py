@@ -67,6 +67,7 @@ def checkout(tmp_path, request):
 
 @pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not (ROOT / MODEL).is_dir(), reason=f"needs {MODEL}: `make smollm2`")
 @pytest.mark.parametrize("page", PAGES)
