@@ -249,7 +249,8 @@ class SAEModule(lightning.LightningModule):
 
         The threshold is set on held-out text, or on what is in memory where none is held out; the mean over processes.
         """
-        sae, k = inference(self.sae, float(self.scale) or 1.0), active_on_average(self.sae)
+        sae: Any = inference(self.sae, float(self.scale) or 1.0)
+        k = active_on_average(self.sae)
         if k is not None:
             held_out = self.data.held_out_block()
             known = self.data.first_block()[:MEASURED_ON] if held_out is None else held_out
