@@ -252,7 +252,7 @@ SEAMS = (
 
 
 def shipped_names() -> list[str]:
-    """Names of the classes that can stand in a slot and are imported by now."""
+    """Names of the classes of this package that can stand in a slot."""
     return sorted({each.__name__ for each in _shipped() if not each.__name__.startswith("_")})
 
 
@@ -264,7 +264,7 @@ def _shipped() -> list[type]:
             if each not in found:
                 found[each] = None
                 pending.append(each)
-    return list(found)
+    return [each for each in found if each.__module__.partition(".")[0] == __package__]
 
 
 def _imported(path: str) -> type:
