@@ -41,6 +41,7 @@ CALLABLE = re.compile(r"expects a function or a callable class: (.*?)(?:\. Got v
 NO_VALUE = re.compile(r"argument (?:.*/)?--(\S+): expected one argument$")
 WRAPPED = re.compile(r"NestedArg|Namespace")
 OURS = re.compile(r"\w+\.\w+ is .+; write ")  # a class's own refusal of a value
+OWNERS = {"saerl_lightning", "torch", "lightning"}  # of the classes that are suggested
 SCALARS = {"a whole number", "a number", "true or false"}
 NOISE = re.compile(
     r"$|Does not validate against|Subtypes:|Errors:|Expected a path but|Given value type:|Given value:|"
@@ -252,7 +253,7 @@ SEAMS = (
 
 
 def shipped_names() -> list[str]:
-    """Names of the classes of this package that can stand in a slot."""
+    """Names of the classes that can stand in a slot: ours, torch's and Lightning's."""
     return sorted({each.__name__ for each in _shipped() if not each.__name__.startswith("_")})
 
 
@@ -264,7 +265,7 @@ def _shipped() -> list[type]:
             if each not in found:
                 found[each] = None
                 pending.append(each)
-    return [each for each in found if each.__module__.partition(".")[0] == __package__]
+    return [each for each in found if each.__module__.partition(".")[0] in OWNERS]
 
 
 def _imported(path: str) -> type:
