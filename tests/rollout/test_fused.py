@@ -1,5 +1,7 @@
 """Decoding with fused weights is held to the policy's own forward: every kind of model, every way rows are dropped."""
 
+import math
+
 import pytest
 import torch
 from transformers import (
@@ -225,7 +227,10 @@ def test_under_autocast_the_policys_own_forward_decodes(tokenizer):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rollouts = engine.generate(PROMPTS, Sampling(2, max_tokens=8))
         assert "autocast" in engine.fallback
-        assert worst(model, rollouts) < 5e-2  # up to 0.031 on processors with bf16 arithmetic of their own
+        with torch.no_grad():
+            largest = float(model(rollouts.tokens).logits.abs().max())
+        # The logit and the sum may each be rounded the other way by one step of bfloat16.
+        assert worst(model, rollouts) <= 2 * 2.0 ** (math.floor(math.log2(largest)) - 7)
         assert "autocast" in start(model, tokenizer).fallback
 
 
