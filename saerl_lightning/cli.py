@@ -34,6 +34,7 @@ from saerl_lightning.overlays import dropped_callbacks
 from saerl_lightning.parser import RunParser
 from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.checkpoint import require_readable
+from saerl_lightning.ranges import SEEDS
 from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.staging import disk_is_full, write_whole
 from saerl_lightning.tools.composed import ARGUMENTS, ToolTrainer
@@ -50,8 +51,6 @@ TOOLS = {  # imported when asked for: a tool may itself run the composition
     "export": "saerl_lightning.tools.export:export",
     "study": "saerl_lightning.tools.study:VERBS",
 }
-
-LARGEST_SEED = 2**32 - 1  # numpy's
 
 DESCRIPTION = (
     "Trains, evaluates and samples policies, composed from YAML configs and flags; what comes later wins. "
@@ -124,8 +123,8 @@ class RunCLI(LightningCLI):
         """Parses, and refuses a seed out of range and a checkpoint that can't be read before anything is made."""
         super().parse_arguments(parser, args)
         seed = self._settings.seed_everything  # of Lightning; the classes' own have their ranges
-        if type(seed) is int and not 0 <= seed <= LARGEST_SEED:
-            raise InputError(f"seed_everything is {seed}; write a whole number from 0 to {LARGEST_SEED}")
+        if type(seed) is int and not SEEDS.holds(seed):
+            raise InputError(f"seed_everything is {seed}; write a whole number {SEEDS}")
         for sentence in dropped_callbacks(_config_files(self._settings)):
             print(f"warning: {sentence}", file=sys.stderr)
         if self.config.subcommand in ARGUMENTS:

@@ -48,7 +48,8 @@ Count = Annotated[int, Range(1, LARGEST)]
 LongCount = Annotated[int, Range(1, 2**53)]  # tokens of a whole run; as float64 they are still exact
 CountFrom0 = Annotated[int, Range(0, LARGEST)]
 CountFrom2 = Annotated[int, Range(2, LARGEST)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]  # what NumPy's older generators, scikit-learn and Lightning take
+SEEDS = Range(0, 2**32 - 1)
+Seed = Annotated[int, SEEDS]  # what NumPy's older generators, scikit-learn and Lightning take
 Share = Annotated[float, Range(0, 1)]
 ShareBelow1 = Annotated[float, Range(0, 1, open_above=True)]
 PositiveShare = Annotated[float, Range(0, 1, open_below=True)]

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 
 from saerl_lightning.data.callback import Curriculum
 from saerl_lightning.data.curriculum import EasyToHard
-from saerl_lightning.data.feature_ablation import equally_active, top_columns, without
+from saerl_lightning.data.feature_ablation import equally_active, top_columns
 from saerl_lightning.data.labels import families, read_label, require_features, sample_labelled
-from saerl_lightning.data.probe import LinearFit
+from saerl_lightning.data.probe import CrossFit, LinearFit
 from saerl_lightning.data.scores import kendall
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
@@ -70,18 +70,16 @@ class WithoutFeatures(Curriculum):
         labels, rows = read_label(reader, inner.label, prompts), require_features(reader, prompts, features)
         known = sample_labelled(labels, inner.labels, inner.seed)
         fits = inner.probe.cross_fit(rows, known, labels[known], families(prompts))
+        others = tuple(each for each in fits.others if isinstance(each, LinearFit))
         if not isinstance(fits.whole, LinearFit):
             raise InputError(
                 f"{reader}.inner.probe is {type(inner.probe).__name__}; write a linear one, ElasticNetProbe"
             )
         taken = top_columns(fits.whole.weights, rows, self.count)
         taken = equally_active(taken, rows, self.seed) if self.random else taken
-        whole, left = fits.predict(rows), fits.predict(without(rows, taken))
-        if (
-            not self.random and len(taken) >= fits.whole.nonzero
-        ):  # the folds' intercepts, which differ a little, are no order
-            left = np.full(len(prompts), fits.whole.intercept)
-        self._blind = not np.delete(fits.whole.weights, taken).any()
+        blind = CrossFit(fits.whole.without(taken), tuple(each.without(taken) for each in others), fits.fold)
+        whole, left = fits.predict(rows), blind.predict(rows)
+        self._blind = not blind.whole.nonzero
         self._metrics = {"without/columns": float(len(taken)), "without/tau": kendall(whole, left)}
         return -left if inner.descending else left
 

@@ -68,6 +68,12 @@ class LinearFit(Fit):
         """Columns whose weight is not 0."""
         return int(np.count_nonzero(self.weights))
 
+    def without(self, columns: Int[np.ndarray, " k"]) -> LinearFit:
+        """The same fit, blind to some columns."""
+        weights = self.weights.copy()
+        weights[columns] = 0.0
+        return LinearFit(weights, self.intercept)
+
 
 @dataclass(frozen=True)
 class TreeFit(Fit):
@@ -163,8 +169,8 @@ def fit_ridge(
         labels: (n,); labels that are all the same give that constant.
         alphas: penalties to try, in units of the columns' summed variance: at 1 an average direction of n rows in general
             position is shrunk by half, whatever the features' scale and number.
-        folds: of the cross-validation that chooses the penalty by squared error.
-        seed: of the folds.
+        folds: Folds of the cross-validation that chooses the penalty by squared error.
+        seed: Seed of the folds.
         families: (n,); rows of one family share a fold. None: every row is its own.
     """
     if _constant(labels):
@@ -195,8 +201,8 @@ def fit_elastic_net(
         features: (n, F).
         labels: (n,); labels that are all the same give that constant.
         l1_ratios: shares of the absolute penalty to try, in (0, 1].
-        folds: of the cross-validation.
-        seed: of the folds.
+        folds: Folds of the cross-validation.
+        seed: Seed of the folds.
         families: (n,); rows of one family share a fold. None: every row is its own.
     """
     from sklearn.exceptions import ConvergenceWarning

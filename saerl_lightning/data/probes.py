@@ -68,8 +68,8 @@ class Probe(ABC):
     """Predicts a label from feature rows. A subclass stores its settings and `folds` and `seed`.
 
     Attributes:
-        folds: of the cross-validation.
-        seed: of the folds and of the intervals.
+        folds: Folds of the cross-validation.
+        seed: Seed of the folds and of the intervals.
     """
 
     folds: int
@@ -152,7 +152,7 @@ class Probe(ABC):
             prompts: the pool, N prompts.
             features: (N, F).
             limit: labelled prompts to learn from, drawn at random; None takes all.
-            seed: of that draw.
+            seed: Seed of the random draw.
 
         Raises:
             InputError: if the label is missing, constant or rarer than there are folds, or a feature row is not finite.
@@ -171,8 +171,8 @@ class RidgeProbe(Probe):
 
     Args:
         alphas: penalties to choose from by cross-validation, in units of the columns' summed variance.
-        folds: of the cross-validation.
-        seed: of the folds and of the intervals.
+        folds: Folds of the cross-validation.
+        seed: Seed of the folds and of the intervals.
 
     Raises:
         InputError: if an argument is out of range.
@@ -204,8 +204,8 @@ class ElasticNetProbe(Probe):
     Args:
         l1_ratios: shares of the absolute penalty to choose from by cross-validation, in (0, 1]; the strengths to choose
             from follow from the data.
-        folds: of the cross-validation.
-        seed: of the folds and of the intervals.
+        folds: Folds of the cross-validation.
+        seed: Seed of the folds and of the intervals.
 
     Raises:
         InputError: if an argument is out of range.
@@ -232,8 +232,8 @@ class TreeProbe(Probe):
     Args:
         trees: how many.
         leaves: of a tree, at most.
-        folds: of the cross-validation that scores it.
-        seed: of the trees, the folds and the intervals.
+        folds: Folds of the cross-validation that scores it.
+        seed: Seed of the trees, the folds and the intervals.
 
     Raises:
         InputError: if an argument is out of range.

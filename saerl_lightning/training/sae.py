@@ -269,12 +269,12 @@ class SAEModule(lightning.LightningModule):
         A score is NaN, and a line says so, where the model does no better with its layer than without it.
         """
         measured = self.held_out.end()
-        for name in sorted(name for name in measured if name.startswith("ce_score") and measured[name].isnan()):
-            other = "ce_mean" if name.endswith("mean") else "ce_zeroed"
-            rank_zero_info(
-                f"val/{name} is not defined here: the model's loss on this text, {measured['ce_clean']:.4g}, is not below "
-                f"{measured[other]:.4g}, its loss with {'means' if name.endswith('mean') else 'zeros'} in place of the layer"
-            )
+        for score, loss, others in (("ce_score", "ce_zeroed", "zeros"), ("ce_score_mean", "ce_mean", "means")):
+            if measured[score].isnan():
+                rank_zero_info(
+                    f"val/{score} is not defined here: the model's loss on this text, {measured['ce_clean']:.4g}, is not "
+                    f"below {measured[loss]:.4g}, its loss with {others} in place of the layer"
+                )
         self._explained_variance = float(measured["explained_variance"])
         shown = {"explained_variance", "ce_score"}
         for name, value in measured.items():
