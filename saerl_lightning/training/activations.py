@@ -162,9 +162,13 @@ class ActivationDataModule(lightning.LightningDataModule):
     def _harvest(self, ids: Sequence[Tokens]) -> Float[Tensor, "n d"]:
         show = self._place[0] == 0 and self.trainer is not None and self.trainer.progress_bar_callback is not None
         block = self.harvester.block(ids, show)
-        if self._loader is not None and len(self._loader.blocks) == 1:
-            self.harvester.release()  # it was all the text there is
+        self._release_reader()
         return block
+
+    def _release_reader(self) -> None:
+        """Gives the model's memory back where no text is left to be harvested."""
+        if self._loader is not None and len(self._loader.blocks) == 1:
+            self.harvester.release()
 
     def first_block(self) -> Float[Tensor, "n d"]:
         """This process's activations of the block that a run begins with, to measure them."""
@@ -185,6 +189,7 @@ class ActivationDataModule(lightning.LightningDataModule):
             rank, world = self._place
             shared = shared_prefixes(self.held_out)
             self._held_out_block = self.harvester.distinct(self.held_out[rank::world], shared[rank::world])
+            self._release_reader()
         return self._held_out_block
 
     @property
