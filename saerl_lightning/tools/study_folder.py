@@ -16,6 +16,7 @@ from saerl_lightning.staging import write_whole
 from saerl_lightning.study.luck import with_seed
 from saerl_lightning.study.results import RECORD, SPEC, run_folder
 from saerl_lightning.study.run_state import now
+from saerl_lightning.study.software import software
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study_configs import Resolved, placeless, study_digest
 
@@ -104,10 +105,17 @@ def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> None:
-    """Keeps the study as given, and what its arms meant."""
+    """Keeps the study as given, what its arms meant, and the software of every call that ran it."""
     known: dict[str, Any] = read_about(root) if (root / RECORD).is_file() else {}
     every = {**known.get("arms", {}), **arms}
-    record = {"digest": study_digest(every), "name": spec.name, "created": known.get("created", now()), "arms": every}
+    before, own = known.get("software", []), software()
+    record = {
+        "digest": study_digest(every),
+        "name": spec.name,
+        "created": known.get("created", now()),
+        "software": [*before, *([] if own in before else [own])],
+        "arms": every,
+    }
     write_whole(root / SPEC, source.read_text())
     write_whole(root / RECORD, json.dumps(record, indent=1) + "\n")
 
