@@ -27,6 +27,7 @@ from jsonargparse import Namespace, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.mistakes import did_you_mean, one_line
@@ -38,6 +39,7 @@ from saerl_lightning.ranges import SEEDS
 from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.staging import disk_is_full, write_whole
 from saerl_lightning.tools.composed import ARGUMENTS, ToolTrainer
+from saerl_lightning.tools.wandb_account import require_key, said_of_server
 from saerl_lightning.training.checkpoint import RunCheckpoint
 from saerl_lightning.training.checkpoint_io import WholeCheckpoints
 from saerl_lightning.training.predictions import PredictionWriter
@@ -131,6 +133,10 @@ class RunCLI(LightningCLI):
             return
         if self._settings.weights_only is False:
             raise InputError("weights_only is false, which would run code out of the checkpoint; leave it out")
+        if getattr(rank_zero_only, "rank", 0) == 0:  # which logs
+            require_key(
+                each.as_dict() for each in _as_list(self._settings.trainer.logger) if isinstance(each, Namespace)
+            )
         self._settings.weights_only = True  # null would run the code of a checkpoint behind a web address
         checkpoint = _checkpoint_file(self._settings, fitting=self.config.subcommand == "fit")
         if checkpoint is not None:
@@ -311,8 +317,9 @@ def main() -> None:
     except (InputError, RunStopped, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if (said := _said_of_the_disk(error)) is None:
+    except Exception as error:
+        said = _said_of_the_disk(error) if isinstance(error, OSError) else said_of_server(error)
+        if said is None:
             raise
         print(f"error: {said}", file=sys.stderr)
         sys.exit(2)

@@ -21,10 +21,11 @@ from saerl_lightning.study.run_state import RunRecord
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.tools.study_causal import causal
-from saerl_lightning.tools.study_configs import Resolved, digests, resolve
+from saerl_lightning.tools.study_configs import Resolved, digests, listed, resolve
 from saerl_lightning.tools.study_dashboard import dashboard
 from saerl_lightning.tools.study_folder import alone, check_digests, check_folder, check_runs, claim
 from saerl_lightning.tools.study_pool import refuse_trained_questions
+from saerl_lightning.tools.wandb_account import require_key
 
 INTERRUPTED = 130  # as shells say it
 
@@ -97,6 +98,9 @@ def run_study(
     executor.check()
     with alone(root):
         arms = checked(spec, root)
+        if isinstance(executor, SubprocessExecutor):  # a cluster's machines may have a key that this one lacks
+            for arm, config in arms.items():
+                require_key(listed(config, "trainer.logger"), f"the arm '{arm}' has")
         claim(spec, source, root, digests(spec, arms))
         results = StudyResults.read(root)
         print(plan_text(results, jobs), flush=True)

@@ -121,6 +121,12 @@ def placeless(config: Resolved, root: Path, seed: int | None = None) -> Resolved
     return kept
 
 
+def listed(config: Resolved, key: str) -> list[dict[str, Any]]:
+    """The classes at a place that holds one, a list of them, or none: each with `class_path` and `init_args`."""
+    given = _at(config, key)
+    return [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, dict)]
+
+
 def _plain(value: Any) -> Any:
     return value.as_dict() if isinstance(value, Namespace) else str(value)
 
@@ -136,14 +142,13 @@ def _refuse_own_flags(spec: StudySpec, arm: str) -> None:
 
 def _refuse_no_csv(arm: str, config: Resolved) -> None:
     """A study reads what its runs logged from their CSV files."""
-    given = _at(config, "trainer.logger")
-    loggers = [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, dict)]
+    loggers = listed(config, "trainer.logger")
     names = [each["class_path"].rpartition(".")[2] for each in loggers]
     if not any(
         name == "CSVLogger" and each["init_args"]["name"] == "csv" for name, each in zip(names, loggers, strict=True)
     ):
         raise InputError(
-            f"the arm '{arm}' logs to {', '.join(names) or given}, and a study reads csv/version_*/metrics.csv; keep the "
+            f"the arm '{arm}' logs to {', '.join(names) or _at(config, 'trainer.logger')}, and a study reads csv/version_*/metrics.csv; keep the "
             "CSVLogger named csv in trainer.logger, and add others behind it (trainer: {logger+: ...})"
         )
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.report.dashboard import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
 from saerl_lightning.staging import write_whole
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.tools.study_configs import Resolved, resolve
+from saerl_lightning.tools.study_configs import Resolved, listed, resolve
+from saerl_lightning.tools.wandb_account import has_key
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -27,7 +27,7 @@ SLOTS = ("filtering", "clustering", "curriculum", "mixing")
 
 
 def dashboard(study: str, entity: str | None = None, project: str = "saerl_lightning", out: str | None = None) -> None:
-    """Saves a dashboard of a study's runs in W&B and prints its address; without WANDB_API_KEY it writes it to a file.
+    """Saves a dashboard of a study's runs in W&B and prints its address; without a W&B key it writes it to a file.
 
     Each call makes a new view. What W&B shows of it we have not seen: it was tried against a server of our own that
     takes the same requests.
@@ -39,13 +39,19 @@ def dashboard(study: str, entity: str | None = None, project: str = "saerl_light
         out: file to write the view to, as JSON, in place of saving it.
     """
     _check_place(entity, project)
+    sends = out is None and has_key()
+    if entity is not None and out is None and not sends:
+        raise InputError(
+            f"entity is '{entity}', but there is no W&B key to save the dashboard with; set WANDB_API_KEY, or write it to a "
+            "file by --out"
+        )
     spec = StudySpec.read(study)
     resolved = resolve(spec, Path(f"runs/study/{spec.name}"))
     built = workspace(logged_study(spec, resolved), entity or "", project)
     if silent := [arm for arm, config in resolved.items() if "WandbLogger" not in _classes(config, "logger")]:
         arms = "the study" if len(silent) == len(resolved) else f"its arms {', '.join(silent)}"
         print(f"{arms} has no WandbLogger, so these runs will not be in it; docs/howto/wandb.md says how to add one")
-    if out is None and os.environ.get("WANDB_API_KEY"):
+    if sends:
         print(save(built))
         return
     path = Path(out or f"runs/study/{spec.name}.dashboard.json")  # not in the study's folder, which may not be begun
@@ -158,10 +164,8 @@ def _sets(data: Mapping[str, Any]) -> dict[str, int]:
 
 def _classes(config: Resolved, key: str) -> dict[str, dict[str, Any]]:
     """The arguments of the trainer's loggers or callbacks, by the name of the class."""
-    given = config["trainer"].get(key) or []
-    every: Iterable[Any] = given if isinstance(given, list) else [given]
     return {
-        each["class_path"].rpartition(".")[2]: each.get("init_args", {}) for each in every if isinstance(each, dict)
+        each["class_path"].rpartition(".")[2]: each.get("init_args", {}) for each in listed(config, f"trainer.{key}")
     }
 
 

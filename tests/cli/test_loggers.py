@@ -106,6 +106,65 @@ def test_a_run_that_is_refused_leaves_no_wandb_folder(workplace, wandb_offline, 
     assert not workplace.run_dir.exists()
 
 
+@pytest.fixture
+def keyless(monkeypatch, tmp_path):
+    """No key anywhere that W&B looks, and no way to begin a run or to parse past the door."""
+    import wandb
+
+    for name in ("MODE", "API_KEY", "IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()
+    yield tmp_path / "netrc"
+    wandb.teardown()
+
+
+def test_without_a_key_wandb_is_refused_before_anything_is_made(workplace, keyless, door, monkeypatch):
+    monkeypatch.setattr(cli.RunCLI, "instantiate_classes", lambda self: pytest.fail("past the door"))
+    for verb in ("fit", "test"):
+        ended = door(workplace.command(verb, *logger("wandb")))
+        assert ended.code == 2 and "there is no W&B key; set WANDB_API_KEY " in ended.error
+        assert "or WANDB_MODE=offline" in ended.error and len(ended.stderr.splitlines()) == 1
+    assert not workplace.run_dir.exists()
+
+
+ODD = {
+    "a key cut short": ("API_KEY", "secret", "WANDB_API_KEY invalid: API key must have 40"),
+    "a mode that is none": ("MODE", "off", "WANDB_MODE is 'off', and W&B does not take it: "),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "says"), ODD.values(), ids=ODD)
+def test_what_wandb_does_not_take_is_refused_at_the_door(workplace, keyless, door, monkeypatch, name, value, says):
+    monkeypatch.setenv(f"WANDB_{name}", value)
+    ended = door(workplace.command("fit", *logger("wandb")))
+    assert ended.code == 2 and says in ended.error and "secret" not in ended.error
+
+
+def test_a_key_in_netrc_or_a_run_that_sends_nothing_is_taken(workplace, keyless, parsed, monkeypatch):
+    offline = {"class_path": "WandbLogger", "init_args": {"offline": True}}
+    parsed(workplace.command("fit", f"--trainer.logger={json.dumps(offline)}"))
+    keyless.write_text(f"machine api.wandb.ai\nlogin user\npassword {'0' * 40}\n")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
+    parsed(workplace.command("fit", *logger("wandb")))
+
+
+def test_a_server_that_is_not_reached_is_one_line(workplace, keyless, door, monkeypatch):
+    import wandb
+    from wandb.errors import CommError
+
+    def unreachable(**_):
+        raise CommError("Timed out while retrying:\nno such host")
+
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(wandb, "init", unreachable)
+    ended = door(workplace.command("fit", *logger("wandb")))
+    assert ended.code == 2 and "W&B can't be used: Timed out while retrying: no such host; check" in ended.error
+    assert not list(workplace.run_dir.glob("*"))
+
+
 # -- TensorBoard and CSV -----------------------------------------------------------------------------------------------
 
 

@@ -159,6 +159,7 @@ def test_a_name_is_filtered_for_as_it_is_or_refused(name):
 
 def test_without_a_key_it_is_written_to_a_file(workplace, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.chdir(tmp_path)
     path = small_study(workplace, tmp_path)
     dashboard(str(path))
@@ -173,6 +174,24 @@ def test_without_a_key_it_is_written_to_a_file(workplace, tmp_path, monkeypatch,
     path.write_text(yaml.safe_dump({**given_study, "base": given_study["base"][:-1]}))
     dashboard(str(path), out="other.json")
     assert "the study has no WandbLogger" in capsys.readouterr().out and Path("other.json").is_file()
+
+
+def test_without_a_key_neither_runs_nor_a_named_entity_are_begun(workplace, tmp_path, monkeypatch):
+    import wandb
+
+    for name in ("MODE", "API_KEY", "IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    path = small_study(workplace, tmp_path)
+    with pytest.raises(
+        InputError, match="the arm 'grpo' has a WandbLogger, but there is no W&B key; set WANDB_API_KEY"
+    ):
+        run_study(StudySpec.read(path), path, tmp_path / "out", 2, SubprocessExecutor())
+    with pytest.raises(InputError, match="entity is 'team', but there is no W&B key"):
+        dashboard(str(path), entity="team")
+    assert not list((tmp_path / "out").glob("*")) and not Path("runs").exists()
 
 
 BAD = {
