@@ -147,8 +147,9 @@ def _refuse_no_csv(arm: str, config: Resolved) -> None:
     if not any(
         name == "CSVLogger" and each["init_args"]["name"] == "csv" for name, each in zip(names, loggers, strict=True)
     ):
+        seen = ", ".join(names) or _at(config, "trainer.logger")
         raise InputError(
-            f"the arm '{arm}' logs to {', '.join(names) or _at(config, 'trainer.logger')}, and a study reads csv/version_*/metrics.csv; keep the "
+            f"the arm '{arm}' logs to {seen}, and a study reads csv/version_*/metrics.csv; keep the "
             "CSVLogger named csv in trainer.logger, and add others behind it (trainer: {logger+: ...})"
         )
 
