@@ -315,7 +315,8 @@ def main() -> None:
         else:
             run()
     except (InputError, RunStopped, MisconfigurationException) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not (getattr(error, "everywhere", False) and getattr(rank_zero_only, "rank", 0)):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         said = _said_of_the_disk(error) if isinstance(error, OSError) else said_of_server(error)

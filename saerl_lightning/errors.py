@@ -9,4 +9,13 @@ class InputError(ValueError):
 
 
 class RunStopped(RuntimeError):
-    """A run that must not go on (wrong weights in the sampler, NaN in the loss). The last checkpoint is kept."""
+    """A run that must not go on (wrong weights in the sampler, NaN in the loss). The last checkpoint is kept.
+
+    Args:
+        message: what is said.
+        everywhere: every process of the run raises it at once, so that it is enough if the first one says so.
+    """
+
+    def __init__(self, message: str, *, everywhere: bool = False) -> None:
+        super().__init__(message)
+        self.everywhere = everywhere

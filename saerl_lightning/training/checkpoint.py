@@ -98,7 +98,8 @@ class RunCheckpoint(ModelCheckpoint):
         kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise RunStopped(
             f"after step {trainer.global_step} {broken or 'a weight of another process'} holds NaN or infinity, so it is "
-            f"not saved; {kept}. Lower the learning rate, or look at the last batches"
+            f"not saved; {kept}. Lower the learning rate, or look at the last batches",
+            everywhere=True,
         )
 
 

@@ -143,7 +143,7 @@ class GRPOModule(PolicyModule):
         first = self.sample(batch, 0)
         gather = partial(gather_objects, ranks=self.trainer.world_size)
         if not any(gather(bool(first.total.isfinite().any()))):
-            raise RunStopped(no_grades(self.rewards, first.rewards))
+            raise RunStopped(no_grades(self.rewards, first.rewards), everywhere=True)
         if self.dynamic_sampling is None:
             return Filled(first, first)
         return self.dynamic_sampling.fill(first, self.sample, self.prompts.next_prompts, gather)
@@ -190,10 +190,10 @@ class GRPOModule(PolicyModule):
 
     def check_sampler(self, step: StepRows, update: int) -> None:
         """Lets the guard compare policy and sampler, on the first update after a sync only."""
-        mask = step.scored_mask
-        if self.guard is None or update > 0 or not mask.any():
+        if self.guard is None or update > 0:
             return
-        self.log_dict(self.guard.check(step.old_logprobs, step.sampler_logprobs, mask, self.compute_dtype))
+        seen = step.old_logprobs, step.sampler_logprobs, step.scored_mask
+        self.log_dict(self.guard.check(*seen, self.compute_dtype, self.trainer.world_size))
 
     def observe(self, sampled: SampledStep) -> None:
         """Tells the data operations what the step learned about its prompts."""

@@ -7,8 +7,11 @@ anyway.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,6 +20,7 @@ from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.policy.logprobs import mismatch
 from saerl_lightning.ranges import Positive, require_in_range
 from saerl_lightning.records import Sampling
+from saerl_lightning.training.distributed import gather_objects
 
 # Measured with SmolLM2-135M on a CPU, mean nats a token: a right sync reads 5e-6 to 2e-5 in float32 and 0.03 to 0.05 where
 # policy and sampler have bfloat16 weights; a head or a prefix cache that is one step of 1e-5 old reads 2e-4 to 3e-4, and
@@ -33,6 +37,35 @@ CAUSES = (
     "embeddings that change with the text's length, or a model folder's own code otherwise; the model's forward draws random "
     "numbers in training"
 )
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Absolute differences of two sets of log-probabilities, in nats, as what can be added up over ranks."""
+
+    tokens: int
+    total: float
+    largest: float
+
+    @classmethod
+    def of(cls, policy: Float[Tensor, "R T"], sampler: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]) -> Self:
+        """Those of one rank's tokens."""
+        tokens = int(mask.sum())
+        if not tokens:
+            return cls(0, 0.0, 0.0)
+        mean, largest = mismatch(policy, sampler, mask)
+        return cls(tokens, float(mean) * tokens, float(largest))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Those of all ranks; NaN stays NaN."""
+        totals, extremes = np.array([(part.total, part.largest) for part in parts]).T
+        return cls(sum(part.tokens for part in parts), float(totals.sum()), float(extremes.max()))
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return self.total / self.tokens
 
 
 @dataclass(frozen=True)
@@ -56,21 +89,33 @@ class MismatchGuard:
         sampler: Float[Tensor, "R T"],
         mask: Bool[Tensor, "R T"],
         dtype: torch.dtype,
+        ranks: int = 1,
     ) -> dict[str, float]:
-        """Measures the differences for the logs.
+        """Measures the differences over all ranks' tokens, for the logs; nothing where no rank has any.
+
+        Args:
+            policy: log-probabilities of the sampled tokens, of this rank's rows.
+            sampler: the same by the sampler.
+            mask: the tokens to compare.
+            dtype: that the policy computes in.
+            ranks: processes that train; all must call this, and all get the same.
 
         Raises:
-            RunStopped: if their mean is beyond the threshold, with the likely causes.
+            RunStopped: on every rank, if their mean is beyond the threshold, with the likely causes.
         """
-        mean, largest = mismatch(policy, sampler, mask)
+        found = Differences.join(gather_objects(Differences.of(policy, sampler, mask), ranks))
+        if not found.tokens:
+            return {}
+        mean, largest = found.mean, found.largest
         limit = DEFAULT_THRESHOLD[dtype] if self.threshold is None else self.threshold
         if not mean <= limit:  # a NaN must stop the run too
             raise RunStopped(
                 f"the sampler is not the policy: their log-probabilities of the same tokens differ by {mean:.2g} nats on "
                 f"average (largest {largest:.2f}), and more than {limit} is no rounding; {CAUSES}. Raise "
-                "model.guard.threshold only if you know why they differ."
+                "model.guard.threshold only if you know why they differ.",
+                everywhere=True,
             )
-        return {"sampler/mismatch_mean": float(mean), "sampler/mismatch_max": float(largest)}
+        return {"sampler/mismatch_mean": mean, "sampler/mismatch_max": largest}
 
 
 def refuse_truncated_support(sampling: Sampling) -> None:

@@ -116,7 +116,7 @@ class Gradients:
             trainer: whose precision may scale the loss.
             optimizer: torch's own, not Lightning's wrapper.
             max_norm: norm that the gradients are scaled down to; None leaves them.
-            complaint: what to say of a norm that is no number.
+            complaint: what to say of a norm that is no number; called on all ranks or on none.
 
         Raises:
             RunStopped: if the norm is no number and no scaler is at work, or its scale is below 1 already; the step is not
@@ -130,7 +130,7 @@ class Gradients:
         if not self.overflowed:
             return
         if scaler is None or scaler.get_scale() < 1:
-            raise RunStopped(complaint(self.norm))
+            raise RunStopped(complaint(self.norm), everywhere=True)
         self.skipped += 1
 
 

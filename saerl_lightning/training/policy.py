@@ -23,6 +23,7 @@ from saerl_lightning.policy.weights import base_model, fingerprint, named_weight
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.training.distributed import gather_objects, mean_over_ranks
 from saerl_lightning.training.optimization import Gradients, not_finite, require_steps, warm_up
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.precision import require_trainable
@@ -162,19 +163,23 @@ class PolicyModule(lightning.LightningModule, ABC):
     # -- descending ----------------------------------------------------------------------------------------------------
 
     def descend(self, loss: float, batch: PromptBatch) -> dict[str, float]:
-        """Clips the gradients, takes one optimiser step and clears them.
+        """Clips the gradients, takes one optimiser step and clears them. All ranks call it.
+
+        Args:
+            loss: this rank's share; it is judged by the mean over ranks.
+            batch: this rank's prompts.
 
         Returns:
             The gradient norm before clipping, and the learning rate of the step.
 
         Raises:
-            RunStopped: if the loss or the norm is no number; the step is not taken.
+            RunStopped: on every rank, if the loss or the norm is no number; the step is not taken.
         """
         optimizer = cast("LightningOptimizer", self.optimizers())
-        uids = [prompt.uid for prompt in batch.prompts]
-        self._complaint = lambda norm: not_finite(loss, norm, uids)
+        loss = float(mean_over_ranks(self.trainer, torch.tensor(loss, device=self.device)))
+        self._complaint = lambda norm: not_finite(loss, norm, self._uids_of_all_ranks(batch))
         if not math.isfinite(loss):
-            raise RunStopped(self._complaint(math.nan))
+            raise RunStopped(self._complaint(math.nan), everywhere=True)
         with self.phases("optimizer"), warm_up(optimizer.optimizer, self.global_step, self.warmup_steps):
             rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
@@ -183,6 +188,10 @@ class PolicyModule(lightning.LightningModule, ABC):
         if schedule is not None and not self.gradients.overflowed:
             schedule.step()
         return {"optim/grad_norm": self.gradients.norm, "optim/lr": rate}
+
+    def _uids_of_all_ranks(self, batch: PromptBatch) -> list[str]:
+        uids = [prompt.uid for prompt in batch.prompts]
+        return [uid for part in gather_objects(uids, self.trainer.world_size) for uid in part]
 
     def skipped_steps(self) -> dict[str, float]:
         """Steps left out so far because a scaled gradient overflowed; nothing where the precision scales no loss."""

@@ -59,3 +59,38 @@ def test_two_ranks_take_the_steps_of_one(tiny, tmp_path):
         one, two = (torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2))
         assert largest_difference(one, two) < 2e-6, name
         assert largest_difference(one, start) > 1e-3, name
+
+
+def on_two(case: str, policy: str, folder: Path) -> list[str]:
+    """What each of two processes was stopped by; "" where it ran to its end. None may wait for the other."""
+    script = SCRIPT.with_name("guard_ranks.py")
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), policy, str(folder), case]
+    subprocess.run(command, check=True, env=environment, cwd=script.parents[2], timeout=120, capture_output=True)
+    return [(folder / f"{case}-{rank}.txt").read_text() for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_the_guard_judges_the_tokens_of_all_ranks(tiny, tmp_path):
+    """The second process samples from old weights: what is logged is by hand that of both, and both stop."""
+    assert on_two("measured", tiny, tmp_path) == ["", ""]
+    first, second = (torch.load(tmp_path / f"measured-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert len(first["differences"]) != len(second["differences"])  # else a mean of means would do
+    assert first["differences"].mean() < 1e-5 and second["differences"].mean() > 1e-3
+    both = torch.cat([first["differences"], second["differences"]]).double()
+    for kept in (first, second):
+        assert kept["logged"]["sampler/mismatch_mean"] == pytest.approx(both.mean().item(), rel=1e-5)
+        assert kept["logged"]["sampler/mismatch_max"] == pytest.approx(both.max().item(), rel=1e-6)
+    said = on_two("stopped", tiny, tmp_path)
+    assert said[0] == said[1] and said[0].startswith("the sampler is not the policy: ")
+    assert f"differ by {both.mean():.2g} nats on average (largest {both.max():.2f})" in said[0]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_on_one_rank_stops_all(tiny, tmp_path):
+    """Its gradient is finite, so nothing else would tell the other process."""
+    said = on_two("loss", tiny, tmp_path)
+    assert said[0] == said[1] and said[0].startswith(
+        "the loss is inf and the gradient norm nan on the batch of prompts"
+    )
+    assert said[0].count("sum/") == 4  # the prompts of both
