@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from tests.mutants.generate import Mutant, sample
 from tests.mutants.page import Verdict, page, summary
+from tests.mutants.record import Record
 from tests.mutants.sandbox import Sandbox
 
 HERE = Path(__file__).parent
@@ -38,15 +38,16 @@ def main() -> int:
     if options.judge:
         return _judge(modules, [Mutant(**fields) for fields in json.load(sys.stdin)])
     equivalent = _equivalent()
+    record = Record(options.record, ROOT, modules)
     drawn = list(sample(ROOT, list(modules), options.count, options.seed))
     tested = [mutant for mutant in drawn if mutant.key not in equivalent]
-    began = time.monotonic()
+    left = sorted((each for each in tested if record.outcome(each) is None), key=lambda mutant: mutant.module)
+    print(f"{len(drawn)} mutants drawn, {len(left)} to judge; verdicts go to {options.record}", file=sys.stderr)
     with ThreadPoolExecutor(options.jobs) as pool:
-        shares = list(pool.map(_started, [tested[job :: options.jobs] for job in range(options.jobs)]))
-    outcomes = {rank: outcome for share in shares for rank, outcome in share.items()}
-    verdicts = [
-        Verdict(mutant, equivalent.get(mutant.key), outcomes.get(mutant.rank, "equivalent")) for mutant in drawn
-    ]
+        list(
+            pool.map(lambda share: _started(share, record), [left[job :: options.jobs] for job in range(options.jobs)])
+        )
+    verdicts = [Verdict(mutant, equivalent.get(mutant.key), record.outcome(mutant) or "equivalent") for mutant in drawn]
     print(summary(verdicts))
     for verdict in verdicts:
         if verdict.outcome == "survived":
@@ -54,7 +55,7 @@ def main() -> int:
                 f"{verdict.mutant.module}:{verdict.mutant.line}\n  - {verdict.mutant.before}\n  + {verdict.mutant.after}"
             )
     if options.only == "*" and not options.no_page:
-        PAGE.write_text(page(verdicts, options.seed, (time.monotonic() - began) / 60))
+        PAGE.write_text(page(verdicts, options.seed))
     return 0
 
 
@@ -66,38 +67,51 @@ def _options() -> argparse.Namespace:
         "--only", default="*", help="pattern of module paths; others are left out, and no page is written"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes that judge at once")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        default=ROOT / "runs/mutants.jsonl",
+        help="verdicts so far; a stopped run goes on from them",
+    )
     parser.add_argument("--no_page", action="store_true", help="print, and leave docs/mutants.md as it is")
     parser.add_argument("--judge", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _started(mutants: Sequence[Mutant]) -> dict[str, str]:
-    """A process that judges some mutants, and what it found of each."""
+def _started(mutants: Sequence[Mutant], record: Record) -> None:
+    """Starts a process that judges some mutants, and writes down what it finds of each."""
+    if not mutants:
+        return
     command = [sys.executable, "-m", "tests.mutants", "--judge"]
-    given = json.dumps([asdict(mutant) for mutant in mutants])
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=ROOT, env=alone, input=given, stdout=subprocess.PIPE, text=True)
-    if ended.returncode:
-        raise SystemExit(f"a process that judges mutants ended with {ended.returncode}")
-    return json.loads(ended.stdout.splitlines()[-1])
+    with subprocess.Popen(
+        command, cwd=ROOT, env=alone, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as judge:
+        assert judge.stdin is not None and judge.stdout is not None
+        judge.stdin.write(json.dumps([asdict(mutant) for mutant in mutants]))
+        judge.stdin.close()
+        for mutant, line in zip(mutants, judge.stdout, strict=False):
+            record.add(mutant, line.strip())
+            print(f"{mutant.module}:{mutant.line} {line.strip()}", file=sys.stderr, flush=True)
+    if judge.returncode:
+        raise SystemExit(f"a process that judges mutants ended with {judge.returncode}")
 
 
 def _judge(modules: dict[str, list[str]], mutants: Sequence[Mutant]) -> int:
-    """Judges mutants, module by module; prints what came of them as one line of JSON."""
-    outcomes: dict[str, str] = {}
+    """Judges mutants in their order; prints a line with what came of each."""
+    verdicts, sys.stdout = sys.stdout, sys.stderr
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         sandbox = Sandbox(ROOT, Path(folder))
         sandbox.open()
         unchanged: dict[tuple[str, ...], float] = {}  # seconds that tests take on the code as it is
-        for mutant in sorted(mutants, key=lambda mutant: mutant.module):
+        for mutant in mutants:
             tests = tuple(modules[mutant.module])
             if tests not in unchanged:
                 unchanged[tests] = _seconds(sandbox, tests)
             with sandbox.changed(mutant.module, mutant.source):
                 code, _ = sandbox.run(tests, 3 * unchanged[tests] + 20)
-            outcomes[mutant.rank] = "survived" if code == 0 else "timed out" if code is None else "killed"
-            print(f"{mutant.module}:{mutant.line} {outcomes[mutant.rank]}", file=sys.stderr, flush=True)
-    print(json.dumps(outcomes))
+            outcome = "survived" if code == 0 else "timed out" if code is None else "killed"
+            print(outcome, file=verdicts, flush=True)
     return 0
 
 

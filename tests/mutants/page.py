@@ -36,7 +36,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     )
 
 
-def page(verdicts: Sequence[Verdict], seed: int, minutes: float) -> str:
+def page(verdicts: Sequence[Verdict], seed: int) -> str:
     """The page of the site, in Markdown."""
     return "\n".join(
         [
@@ -45,7 +45,7 @@ def page(verdicts: Sequence[Verdict], seed: int, minutes: float) -> str:
             "Written by `make mutants`: small changes to the code, one at a time, by cosmic-ray's operators, and whether "
             "the tests that belong to the module notice. `tests/mutants/modules.toml` names modules and tests.",
             "",
-            f"**{summary(verdicts)}.** Seed {seed}, {minutes:.0f} minutes.",
+            f"**{summary(verdicts)}.** Seed {seed}.",
             "",
             *_table(verdicts),
             "",
