@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all test-pages quick check format mutants bench docs readme clean
+.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all test-pages quick check format mutants bench docs readme results clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -88,6 +88,9 @@ docs: install ## the site, strict: a broken link fails
 
 readme: ## write the package's tree into the README
 	@$(BIN)/python docs/hooks.py README.md
+
+results: install ## write the tables of docs/results.md from the CSV files in docs/results/
+	@for each in docs/results/*/; do $(BIN)/python main.py study tables $$each --page docs/results.md || exit 1; done
 
 clean: ## remove what can be made again, but no run and no model
 	@rm -rf site .pytest_cache .ruff_cache .hypothesis

@@ -75,12 +75,7 @@ def render(facts: StudyFacts) -> str:
 
 def markdown(facts: StudyFacts) -> str:
     """Writes the same words and tables as Markdown, without the charts."""
-    lines = [f"# {_cell(facts.name)}", ""]
-    if said := status(facts):
-        lines += [f"**{said}**", ""]
-    lines += [" ".join(map(_cell, answer(facts))), ""]
-    lines += [f"- {_cell(each)}" for each in cautions(facts)] + [""]
-    lines += [f"- {name}: {_cell(value)}" for name, value in study_tables.overview(facts)]
+    lines = [f"# {_cell(facts.name)}", "", *_opening(facts, study_tables.overview(facts))]
     for table in _tables(facts):
         if table.rows:
             lines += ["", f"## {_cell(table.title)}", "", *_markdown_table(table)]
@@ -89,6 +84,28 @@ def markdown(facts: StudyFacts) -> str:
         lines += [part for paragraph in panel.paragraphs for part in ("", _cell(paragraph))]
         lines += ["", *_markdown_table(_panel_table(panel))] if panel.rows else []
     return "\n".join(lines) + "\n"
+
+
+def tables_section(facts: StudyFacts, more: Sequence[tuple[str, str]] = ()) -> str:
+    """Writes the words and tables without headings, for a page of one's own; single runs and curves are left to the CSVs.
+
+    Args:
+        facts: of the study.
+        more: further lines of the study's frame, a name and a text.
+    """
+    lines = _opening(facts, [*study_tables.overview(facts), *more])
+    for table in _tables(facts):
+        if table.rows and table.key not in ("curves", "runs"):
+            lines += ["", f"**{_cell(table.title)}**", "", *_markdown_table(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _opening(facts: StudyFacts, overview: Sequence[tuple[str, str]]) -> list[str]:
+    """What came of the study, what limits it, and its frame."""
+    lines = [f"**{said}**", ""] if (said := status(facts)) else []
+    lines += [" ".join(map(_cell, answer(facts))), ""]
+    lines += [f"- {_cell(each)}" for each in cautions(facts)] + [""]
+    return [*lines, *(f"- {name}: {_cell(value)}" for name, value in overview)]
 
 
 def heat(facts: StudyFacts) -> list[HeatRow]:

@@ -193,16 +193,9 @@ def overview(facts: StudyFacts) -> list[tuple[str, str]]:
 
 
 def sheets(facts: StudyFacts) -> dict[str, str]:
-    """The CSV files, by name: unrounded numbers, an empty cell where there is none."""
+    """The CSV files of what was computed, by name."""
     return {
-        "runs.csv": _sheet(
-            ["arm", "seed", "state", "steps", "start", "end", "area", "reached", "seconds", "config", "error"],
-            (
-                (r.arm, r.seed, r.state, r.steps, r.start, r.end, r.area, r.reached, r.seconds, r.config, r.error)
-                for r in facts.runs
-            ),
-        ),
-        "effects.csv": _sheet(
+        "effects.csv": sheet(
             [
                 "measure", "arm", "baseline", "seeds", "arm_value", "baseline_value", "difference", "low", "high", "p",
                 "p_flips", "p_holm", "arm_censored", "baseline_censored", "detectable", "detectable_doubled",
@@ -216,27 +209,15 @@ def sheets(facts: StudyFacts) -> dict[str, str]:
                 for e in facts.effects
             ),
         ),
-        "curves.csv": _sheet(
-            ["arm", "seed", "step", "value"],
-            (
-                (curve.arm, seed, step, value)
-                for curve in facts.curves
-                for seed, row in zip(curve.seeds, curve.values.tolist(), strict=True)
-                for step, value in zip(curve.steps.tolist(), row, strict=True)
-            ),
-        ),
-        "costs.csv": _sheet(
+        "costs.csv": sheet(
             ["arm", "runs", *cost_names(facts.costs), "wall_s"],
             ((c.arm, c.runs, *(c.parts.get(name) for name in cost_names(facts.costs)), c.wall_s) for c in facts.costs),
-        ),
-        "scores.csv": _sheet(
-            ["arm", "name", "value", "low", "high"],
-            ((s.arm, s.name, s.estimate.value, s.estimate.low, s.estimate.high) for s in facts.scores),
         ),
     }  # fmt: skip
 
 
-def _sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV: numbers with all their digits, an empty cell where there is none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

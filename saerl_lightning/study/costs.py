@@ -8,7 +8,7 @@ all processes, seconds the mean over them.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PHASES = {
@@ -31,19 +31,24 @@ def logged_steps(folder: Path) -> dict[int, Row]:
 
 
 def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """Optimiser steps done and values of a logged metric; the validation before the first step stands at 0.
+    """Optimiser steps done and values of a logged metric; the validation before the first step stands at 0."""
+    return curves(folder, lambda name: name == metric).get(metric, [])
+
+
+def curves(folder: Path, wanted: Callable[[str], bool]) -> dict[str, list[tuple[int, float]]]:
+    """Optimiser steps done and values of every logged metric whose name is wanted; see `curve`.
 
     Lightning counts from 0 the step that was just done, and the validation before any step counts as 0 too.
     """
-    points: dict[int, float] = {}
+    points: dict[str, dict[int, float]] = {}
     trained: set[int] = set()  # attempts that have done a step
     for attempt, row in _rows(folder):
         if "loss" in row:
             trained.add(attempt)
-        if metric in row:
-            before_any = row["step"] == 0 and attempt not in trained
-            points[0 if before_any else int(row["step"]) + 1] = row[metric]
-    return sorted(points.items())
+        before_any = row["step"] == 0 and attempt not in trained
+        for name in filter(wanted, row):
+            points.setdefault(name, {})[0 if before_any else int(row["step"]) + 1] = row[name]
+    return {name: sorted(own.items()) for name, own in points.items()}
 
 
 def step_costs(row: Mapping[str, float]) -> Row:

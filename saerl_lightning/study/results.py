@@ -107,6 +107,15 @@ def run_folder(root: Path, arm: str, seed: int) -> Path:
 
 
 def read_stages(root: Path) -> dict[str, float]:
-    """Seconds that each shared stage took; a stage that was not made by this study is not in it."""
+    """Seconds that each shared stage took; a stage that was not made by this study is not in it.
+
+    Raises:
+        InputError: if the file is torn.
+    """
     path = root / "shared" / STAGES
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return (
+            {str(name): float(taken) for name, taken in json.loads(path.read_text()).items()} if path.is_file() else {}
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"'{path}' is torn; delete it, and the report leaves out what its stages cost") from error

@@ -1,4 +1,4 @@
-"""`study run`, `report`, `causal` and `dashboard`: arms over seeds on one budget, what came of them, and why."""
+"""`study run`, `report`, `publish`, `tables`, …: arms over seeds on one budget, what came of them, and why."""
 
 from __future__ import annotations
 
@@ -75,7 +75,39 @@ def report(folder: str) -> None:
     print(write_report(Path(folder)))
 
 
-VERBS = {"run": run, "report": report, "causal": causal, "dashboard": dashboard}
+def publish(folder: str, to: str, unfinished: bool = False) -> None:
+    """Writes every run's numbers of a study as CSV files, with its settings; `study tables` needs nothing else.
+
+    Args:
+        folder: of the study.
+        to: folder to write to, such as docs/results/NAME; what was published of the same study there is replaced.
+        unfinished: also while runs are missing; the tables then begin with UNFINISHED.
+    """
+    from saerl_lightning.tools.study_publication import write_publication
+
+    write_publication(Path(folder), Path(to), unfinished)
+    print(to)
+
+
+def tables(folder: str, page: str | None = None) -> None:
+    """Makes a study's tables from its published CSV files alone and prints them as Markdown, or writes them into a page.
+
+    Args:
+        folder: that `study publish` wrote.
+        page: Markdown file that has the lines <!-- tables NAME --> and <!-- /tables NAME -->, NAME being the folder's.
+    """
+    from saerl_lightning.tools.study_publication import section, write_section
+
+    if page is None:
+        print(section(Path(folder), Path()), end="")
+        return
+    write_section(Path(folder), Path(page))
+    print(page)
+
+
+VERBS = {
+    "run": run, "report": report, "publish": publish, "tables": tables, "causal": causal, "dashboard": dashboard,
+}  # fmt: skip
 
 
 def run_study(

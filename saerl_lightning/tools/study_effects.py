@@ -16,11 +16,11 @@ from saerl_lightning.study.bootstrap import accuracy_difference
 from saerl_lightning.study.censoring import pseudo_times
 from saerl_lightning.study.curves import TARGET, area, steps_to_target
 from saerl_lightning.study.multiplicity import holm
-from saerl_lightning.study.results import StudyResults
+from saerl_lightning.tools.study_numbers import StudyNumbers
 from saerl_lightning.tools.study_questions import Key, Question, accuracies, measured_sets
 
 ALPHA = 0.05  # chance of any false finding in the primary family
-SPENT: Mapping[Measure, str] = {"tokens": "sampled_tokens", "wall": "seconds"}  # names of what a run spends
+SPENT: Sequence[Measure] = ("steps", "tokens", "wall")  # what a run spends on its way
 
 
 @dataclass(frozen=True)
@@ -47,32 +47,18 @@ class Comparison:
 
 
 Points = list[tuple[int, float]]
+Spent = Mapping[int, float]  # by step
 
 
-def compare(
-    results: StudyResults, questions: Mapping[Key, Sequence[Question]], shared: Mapping[Key, Mapping[str, float]]
-) -> Comparison:
-    """Compares every arm with the baseline.
-
-    Args:
-        results: the study.
-        questions: of each finished run, at the end.
-        shared: seconds of the shared stages that each run uses.
-    """
-    spec = results.spec
-    points = {
-        (run.arm, run.seed): [point for point in run.curve(spec.metric) if np.isfinite(point[1])]
-        for run in results.runs
-    }
-    finished = {
-        (run.arm, run.seed): points[run.arm, run.seed]
-        for run in results.runs
-        if run.state == "finished" and len(points[run.arm, run.seed]) > 1
-    }
+def compare(study: StudyNumbers) -> Comparison:
+    """Compares every arm with the baseline."""
+    spec, questions = study.spec, study.questions
+    points = {run.key: run.curve(spec.metric) for run in study.runs}
+    finished = {run.key: points[run.key] for run in study.runs if run.state == "finished" and len(points[run.key]) > 1}
     target = _target([curve for (arm, _), curve in finished.items() if arm == spec.baseline])
-    spent = {measure: _spent(results, finished, measure, shared) for measure in ("steps", *SPENT)}
+    spent = {measure: _spent(study, finished, measure) for measure in SPENT}
     along = spent[spec.budget.unit]
-    horizon = min((float(own[-1]) for own in along.values()), default=0.0)
+    horizon = min((max(own.values()) for own in along.values()), default=0.0)
     measured = {key: _measured(curve, target, along.get(key), horizon) for key, curve in points.items() if curve}
     primary = list(spec.primary) or [arm for arm in spec.arms if arm != spec.baseline]
     family = [f"{measure} {arm}" for measure in ("end", spec.budget.unit) for arm in primary]
@@ -83,9 +69,9 @@ def compare(
             pair = _Pair(arm, spec.baseline, seeds, measured)
             alpha = ALPHA / len(family) if arm in primary else ALPHA
             effects += [_end(pair, spec.metric, questions, alpha), _area(pair)]
-            effects += [_time(pair, measure, spent[measure]) for measure in ("steps", *SPENT)]
+            effects += [_time(pair, measure, spent[measure]) for measure in SPENT]
     curves = [curve for arm in spec.arms if (curve := _curve(arm, finished)) is not None]
-    notes = _notes(results, finished, questions, len(primary))
+    notes = _notes(study, finished, len(primary))
     return Comparison(primary, target, measured, curves, _by_measure(_corrected(effects, family)), notes)
 
 
@@ -142,22 +128,23 @@ def _area(pair: _Pair) -> Effect:
     return _effect(pair, "area", arm, baseline, statistics.paired_difference(arm, baseline))
 
 
-def _time(pair: _Pair, measure: Measure, spent: Mapping[Key, np.ndarray]) -> Effect:
+def _time(pair: _Pair, measure: Measure, spent: Mapping[Key, Spent]) -> Effect:
     """What the target takes, restricted to what both arms were followed to; a run that never reached it is censored."""
-    ends = [max(float(spent[arm, seed][-1]) for seed in pair.seeds) for arm in (pair.arm, pair.baseline)]
+    followed = {arm: [max(spent[arm, seed].values()) for seed in pair.seeds] for arm in (pair.arm, pair.baseline)}
+    horizon = min(map(max, followed.values()))
     shares: list[list[float]] = []
     censored: list[int] = []
     for arm in (pair.arm, pair.baseline):
-        times = [_at(pair.measured[arm, seed].reached, spent, (arm, seed)) for seed in pair.seeds]
-        shares.append(pseudo_times(times, [float(spent[arm, seed][-1]) for seed in pair.seeds], min(ends)).tolist())
-        censored.append(sum(time is None or time > min(ends) for time in times))
+        times = [_at(pair.measured[arm, seed].reached, spent[arm, seed]) for seed in pair.seeds]
+        shares.append(pseudo_times(times, followed[arm], horizon).tolist())
+        censored.append(sum(time is None or time > horizon for time in times))
     estimate = statistics.paired_difference(shares[0], shares[1])
     return replace(_effect(pair, measure, shares[0], shares[1], estimate), censored=(censored[0], censored[1]))
 
 
-def _at(reached: float, spent: Mapping[Key, np.ndarray], key: Key) -> float | None:
+def _at(reached: float, spent: Spent) -> float | None:
     """What was spent when a step was done; None for a target that was never reached."""
-    return float(spent[key][int(reached)]) if np.isfinite(reached) else None
+    return spent[int(reached)] if np.isfinite(reached) else None
 
 
 def _effect(
@@ -193,29 +180,28 @@ def _by_measure(effects: Sequence[Effect]) -> list[Effect]:
     ]
 
 
-def _spent(
-    results: StudyResults, finished: Mapping[Key, Points], measure: str, shared: Mapping[Key, Mapping[str, float]]
-) -> dict[Key, np.ndarray]:
-    """For each finished run what it had spent after 0, 1, 2, … steps; seconds count the shared stages in."""
+def _spent(study: StudyNumbers, finished: Mapping[Key, Points], measure: Measure) -> dict[Key, Spent]:
+    """For each finished run what it had spent up to each point of its curve; seconds count the shared stages in."""
     found = {}
-    for run in results.runs:
-        if (key := (run.arm, run.seed)) in finished:
-            steps = np.arange(finished[key][-1][0] + 1, dtype=np.float64)
-            logged = [] if measure == "steps" else run.spent(SPENT["tokens" if measure == "tokens" else "wall"])
-            known = np.array([(0, 0.0), *logged], dtype=np.float64)
-            spent = steps if measure == "steps" else np.interp(steps, known[:, 0], known[:, 1])
-            found[key] = spent + (sum(shared[key].values()) if measure == "wall" else 0.0)
+    for run in study.runs:
+        if run.key in finished:
+            before = sum(run.shared.values())
+            by_measure = {
+                each.step: {"steps": float(each.step), "tokens": each.sampled_tokens, "wall": each.seconds + before}
+                for each in run.evaluations
+            }
+            found[run.key] = {step: by_measure[step][measure] for step, _ in finished[run.key]}
     return found
 
 
-def _measured(curve: Points, target: float, along: np.ndarray | None, horizon: float) -> Measured:
-    """What a curve says; `along` is what a finished run had spent of its budget after each step."""
+def _measured(curve: Points, target: float, along: Spent | None, horizon: float) -> Measured:
+    """What a curve says; `along` is what a finished run had spent of its budget at each of its points."""
     steps, values = [step for step, _ in curve], [value for _, value in curve]
     start = values[0] if steps[0] == 0 else MISSING
     if along is None:
         return Measured(steps[-1], start, MISSING, MISSING, MISSING)
     reached = steps_to_target(steps, values, target) if np.isfinite(target) else None
-    spent = along[steps].tolist()
+    spent = [along[step] for step in steps]
     height = area(spent, values, horizon) if horizon > spent[0] else MISSING
     return Measured(steps[-1], start, values[-1], height, MISSING if reached is None else reached)
 
@@ -229,12 +215,10 @@ def _curve(arm: str, finished: Mapping[Key, Points]) -> Curve | None:
     return Curve(arm, list(own), np.array(steps), np.array([[curve[step] for step in steps] for curve in own.values()]))
 
 
-def _notes(
-    results: StudyResults, finished: Mapping[Key, Points], questions: Mapping[Key, Sequence[Question]], arms: int
-) -> list[str]:
+def _notes(study: StudyNumbers, finished: Mapping[Key, Points], arms: int) -> list[str]:
     """What the reader must know of how the numbers were made."""
-    spec, said = results.spec, []
-    known = list(dict.fromkeys(each.set for own in questions.values() for each in own))
+    spec, said = study.spec, []
+    known = list(dict.fromkeys(each.set for own in study.questions.values() for each in own))
     over = "seeds and the questions that all runs have answered" if measured_sets(spec.metric, known) else "seeds alone"
     if finished:
         said.append(
@@ -245,7 +229,7 @@ def _notes(
             "the whole budget, and is marked; "
             "steps, tokens and seconds are counted up to what the cheaper of the two arms spent in all."
         )
-    ended = [(run.arm, run.seed) for run in results.runs if run.state == "finished"]
+    ended = [run.key for run in study.runs if run.state == "finished"]
     if silent := [f"{arm}, seed {seed}" for arm, seed in ended if (arm, seed) not in finished]:
         said.append(f"Finished, but without a curve of {spec.metric}, and in no number: {'; '.join(silent)}.")
     return said

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,6 @@ class Question:
     uid: str
     topic: str  # "" for none
     level: str  # "" for none
-    step: int
     accuracy: float
 
 
@@ -33,25 +30,19 @@ TEST = "test/"  # what the names of test sets begin with
 
 
 def last_questions(run: RunResult) -> list[Question]:
-    """The run's questions at each set's last evaluation; those whose grader failed are left out."""
+    """The run's questions at each set's last evaluation, by set and uid; those whose grader failed are left out."""
     frame = run.questions()
     listed: list[dict[str, Any]] = frame.to_dict("records")
     last: dict[str, int] = {}
     for row in listed:
         last[row["set"]] = max(last.get(row["set"], 0), int(row["step"]))
     rows = [row for row in listed if row["step"] == last[row["set"]]]
-    return [
-        Question(
-            str(row["set"]),
-            str(row["uid"]),
-            _name(row["topic"]),
-            _name(row["level"]),
-            int(row["step"]),
-            row["accuracy"],
-        )
+    found = [
+        Question(str(row["set"]), str(row["uid"]), _name(row["topic"]), _name(row["level"]), float(row["accuracy"]))
         for row in rows
         if np.isfinite(row["accuracy"])
     ]
+    return sorted(found, key=lambda each: (each.set, each.uid))
 
 
 def groups(questions: Mapping[Key, Sequence[Question]]) -> list[Group]:
@@ -112,18 +103,6 @@ def accuracies(
         }
         for arm in arms
     ]
-
-
-def sheet(questions: Mapping[Key, Sequence[Question]]) -> str:
-    """All questions of all runs as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["arm", "seed", "set", "uid", "topic", "level", "step", "accuracy"])
-    for (arm, seed), own in questions.items():
-        writer.writerows(
-            [arm, seed, each.set, each.uid, each.topic, each.level, each.step, each.accuracy] for each in own
-        )
-    return text.getvalue()
 
 
 def _group(kind: str, name: str, rows: Iterable[tuple[Key, Question]]) -> Group:

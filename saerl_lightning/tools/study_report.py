@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,14 +25,14 @@ from saerl_lightning.report.study_facts import (
     Score,
     StudyFacts,
 )
-from saerl_lightning.report.study_tables import sheets
+from saerl_lightning.report.study_tables import sheets as computed_sheets
 from saerl_lightning.staging import write_whole
-from saerl_lightning.study.costs import logged_steps
-from saerl_lightning.study.results import RECORD, RunResult, StudyResults
-from saerl_lightning.study.sharing import shared_seconds
+from saerl_lightning.study.results import StudyResults, run_folder
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study_effects import Comparison, compare
-from saerl_lightning.tools.study_questions import Key, Question, groups, last_questions, sheet
+from saerl_lightning.tools.study_numbers import RunNumbers, StudyNumbers, read_numbers
+from saerl_lightning.tools.study_questions import groups
+from saerl_lightning.tools.study_sheets import sheets
 
 OUT = "report"  # folder in the study's
 PANELS = ("causal", "drift")  # folders in the study's whose *.json files become sections
@@ -48,47 +48,39 @@ def write_report(folder: str | Path) -> Path:
         InputError: if the folder holds no study.
     """
     results = StudyResults.read(folder)
-    questions = {(run.arm, run.seed): last_questions(run) for run in results.runs if run.state == "finished"}
-    facts = gather(results, questions)
+    numbers = read_numbers(results)
+    facts = replace(gather(numbers), maps=_maps(results), panels=read_panels(results.folder))
+    facts = replace(facts, runs=[_with_config(run, results.folder) for run in facts.runs])
     out = results.folder / OUT
     out.mkdir(exist_ok=True)
-    for name, text in sheets(facts).items():
+    for name, text in {**sheets(numbers), **computed_sheets(facts)}.items():
         write_whole(out / name, text)
-    write_whole(out / "questions.csv", sheet(questions))
     write_whole(out / "report.md", markdown(facts))
     write_whole(out / "report.html", render(facts))
     return out / "report.html"
 
 
-def gather(results: StudyResults, questions: Mapping[Key, Sequence[Question]]) -> StudyFacts:
-    """Computes everything that the report shows.
-
-    Args:
-        results: the study.
-        questions: of each finished run, by arm and seed, its questions at the end.
-    """
-    spec, about = results.spec, _about(results.folder)
-    compared = compare(results, questions, shared_seconds(results))
+def gather(study: StudyNumbers) -> StudyFacts:
+    """Computes everything that the report shows of the runs' numbers."""
+    spec, compared = study.spec, compare(study)
     return StudyFacts(
         name=spec.name,
-        digest=str(about.get("digest", "")),
-        created=str(about.get("created", "")),
+        digest=str(study.about.get("digest", "")),
+        created=str(study.about.get("created", "")),
         metric=spec.metric,
         budget=_budget(spec),
         baseline=spec.baseline,
         primary=compared.primary,
         arms=[ArmFact(name, arm.description, _settings(arm.configs, arm.flags)) for name, arm in spec.arms.items()],
-        runs=[_run(run, compared) for arm in spec.arms for run in results.runs if run.arm == arm],
+        runs=[_run(run, compared) for run in study.runs],
         target=compared.target,
         common=["the pool and the questions", *spec.share],
         unit=spec.budget.unit,
         curves=compared.curves,
         effects=compared.effects,
-        costs=_costs(results),
-        groups=groups(questions),
-        maps=_maps(results),
-        scores=_scores(results),
-        panels=read_panels(results.folder),
+        costs=_costs(study),
+        groups=groups(study.questions),
+        scores=_scores(study),
         notes=compared.notes,
     )
 
@@ -114,11 +106,6 @@ def _panel(path: Path) -> Panel:
         return Panel(f"{path.parent.name}/{path.name}", about)  # the rest of the report is worth having
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def _budget(spec: StudySpec) -> str:
     steps, tokens = spec.budget.steps, spec.budget.generated_tokens
     return f"{count(steps)} steps" if steps is not None else f"{count(tokens or 0)} generated tokens"
@@ -128,31 +115,34 @@ def _settings(configs: Sequence[str], flags: Sequence[str]) -> str:
     return " ".join([*(f"-c {config}" for config in configs), *flags])
 
 
-def _run(run: RunResult, compared: Comparison) -> RunFact:
-    measured = compared.measured.get((run.arm, run.seed))
-    config = run.folder / "config.yaml"
+def _run(run: RunNumbers, compared: Comparison) -> RunFact:
+    measured = compared.measured.get(run.key)
+    seconds = run.seconds if run.state != "waiting" else float("nan")
     return RunFact(
-        run.arm,
-        run.seed,
-        run.state,
-        seconds=run.seconds if run.state != "waiting" else float("nan"),
-        config=f"../{run.arm}/{run.folder.name}/config.yaml" if config.is_file() else "",
-        error=run.error,
-        **({} if measured is None else vars(measured)),
+        run.arm, run.seed, run.state, seconds=seconds, error=run.error, **({} if measured is None else vars(measured))
     )
 
 
-def _costs(results: StudyResults) -> list[Cost]:
-    shared, found = shared_seconds(results), []
-    for arm in results.spec.arms:
-        if runs := results.finished(arm):
-            names = [name for name in _names([run.costs for run in runs]) if name != "steps"]
-            own = {name: float(np.mean([run.costs.get(name, 0.0) for run in runs])) for name in names}
-            made = [shared[arm, run.seed] for run in runs]
-            stages = {f"{name}_s": float(np.mean([each.get(name, 0.0) for each in made])) for name in _names(made)}
-            wall = float(np.mean([run.seconds + sum(each.values()) for run, each in zip(runs, made, strict=True)]))
+def _with_config(run: RunFact, folder: Path) -> RunFact:
+    """The run with the path of its settings from the report's folder, where it has begun."""
+    config = run_folder(folder, run.arm, run.seed) / "config.yaml"
+    return replace(run, config=f"../{config.relative_to(folder)}") if config.is_file() else run
+
+
+def _costs(study: StudyNumbers) -> list[Cost]:
+    found = []
+    for arm in study.spec.arms:
+        if runs := study.finished(arm):
+            own = {name: _mean([run.costs.get(name, 0.0) for run in runs]) for name in _names([r.costs for r in runs])}
+            names = _names([run.shared for run in runs])
+            stages = {f"{name}_s": _mean([run.shared.get(name, 0.0) for run in runs]) for name in names}
+            wall = _mean([run.seconds + sum(run.shared.values()) for run in runs])
             found.append(Cost(arm, len(runs), {**stages, **own}, wall))
     return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 def _names(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -168,17 +158,11 @@ def _maps(results: StudyResults) -> list[PlanMap]:
     return found
 
 
-def _scores(results: StudyResults) -> list[Score]:
+def _scores(study: StudyNumbers) -> list[Score]:
     """Means over an arm's runs of what the operations logged with the first step."""
     found = []
-    for arm in results.spec.arms:
-        logged = [_operations(run) for run in results.finished(arm)]
-        names = dict.fromkeys(name for row in logged for name in row)
-        means = {name: float(np.mean([row[name] for row in logged if name in row])) for name in names}
+    for arm in study.spec.arms:
+        logged = [run.scores for run in study.finished(arm)]
+        means = {name: _mean([row[name] for row in logged if name in row]) for name in _names(logged)}
         found += [Score(arm, name, Estimate(value, *ends)) for name, value, ends in with_intervals(means)]
     return found
-
-
-def _operations(run: RunResult) -> dict[str, float]:
-    first = next(iter(logged_steps(run.folder).values()), {})
-    return {name.removeprefix("data/"): value for name, value in first.items() if name.startswith("data/")}

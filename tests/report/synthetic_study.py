@@ -69,7 +69,8 @@ def write_study(
     }
     root.mkdir(parents=True)
     (root / "study.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
-    (root / "study.json").write_text(json.dumps({"digest": "feedbeef", "name": root.name, "created": "2026-11-22"}))
+    about = {"digest": "feedbeef", "name": root.name, "created": "2026-11-22", "arms": {}}
+    (root / "study.json").write_text(json.dumps(about))
     (root / "shared").mkdir()
     (root / "shared" / "stages.json").write_text(json.dumps(dict(stages or {})))
     for name, arm in arms.items():
