@@ -63,6 +63,7 @@ def test_no_block_hides_a_command():
 def composed(monkeypatch, tmp_path):
     """The command line is parsed and its classes are made; nothing runs."""
     monkeypatch.setattr(cli.RunCLI, "_run_subcommand", lambda self, subcommand: None)
+    monkeypatch.setenv("WANDB_MODE", "offline")  # a configuration that logs there is refused without a key
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "mine.yaml").write_text("data: {init_args: {train: prompts/train.jsonl}}\n")
