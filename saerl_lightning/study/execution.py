@@ -71,24 +71,36 @@ class StudyExecution:
         if record.state == "finished" or self._stopping.is_set():
             return record
         record = replace(record, state="running", command=list(run.command), exit=None, error="")
-        began = time.monotonic()
         try:
-            if spent(run.folder, self.spec) or not last_checkpoint(run.folder).is_file():
-                # Nothing can go on from there: no checkpoint, or one behind the last step, where only a validation lacks.
-                RunFolder(run.folder).begin_anew()
-                record = replace(record, started="", seconds=0.0)
-            record = replace(record, started=record.started or now())
-            record.write(run.folder)
-            code = self.executor.run(run.command, run.environment, run.folder / LOG)
-            record = self._judged(
-                replace(record, seconds=round(record.seconds + time.monotonic() - began, 2)), run, code
-            )
+            resumed = last_checkpoint(run.folder).is_file()
+            if not resumed:
+                record = self._anew(record, run)
+            record, code = self._to_its_end(record, run)
+            if resumed and code == 0 and self._only_its_validation_lacks(run):
+                record, code = self._to_its_end(self._anew(record, run), run)
+            record = self._judged(record, run, code)
             record.write(run.folder)
         except OSError as error:
             return replace(record, state="failed", error=f"{error}; the run's record could not be written")
         except InputError as error:
             return replace(record, state="failed", error=str(error))
         return record
+
+    def _anew(self, record: RunRecord, run: PlannedRun) -> RunRecord:
+        RunFolder(run.folder).begin_anew()
+        return replace(record, started="", seconds=0.0)
+
+    def _to_its_end(self, record: RunRecord, run: PlannedRun) -> tuple[RunRecord, int]:
+        """Runs it, from its last checkpoint where it has one; gives its record and exit code."""
+        began = time.monotonic()
+        record = replace(record, started=record.started or now())
+        record.write(run.folder)
+        code = self.executor.run(run.command, run.environment, run.folder / LOG)
+        return replace(record, seconds=round(record.seconds + time.monotonic() - began, 2)), code
+
+    def _only_its_validation_lacks(self, run: PlannedRun) -> bool:
+        """Whether a run that went on took no step for want of any, and its checkpoint did not know of the validation."""
+        return not self._stopping.is_set() and spent(run.folder, self.spec) and not reached(run.folder, self.spec)
 
     def _judged(self, record: RunRecord, run: PlannedRun, code: int) -> RunRecord:
         record = replace(record, exit=code, costs=run_costs(run.folder))

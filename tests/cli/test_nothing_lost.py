@@ -10,6 +10,7 @@ import torch
 
 from saerl_lightning import lock
 from saerl_lightning.data.module import PromptDataModule
+from saerl_lightning.study.costs import curve, logged_steps
 from saerl_lightning.training.policy import PolicyModule
 
 
@@ -134,6 +135,29 @@ def test_a_signal_in_training_saves_says_how_to_go_on_and_ends_with_its_code(wor
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (workplace.run_dir, whole)]
     for one, other in zip(*(end["state_dict"].values() for end in ends), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_run_killed_in_its_last_validation_makes_that_and_no_step(trained, workplace, door, monkeypatch):
+    """Killed outright in the middle of it: its numbers are those of a run that nobody killed."""
+    steps = ["--trainer.max_steps=4", workplace.with_dev(), "--trainer.val_check_interval=2"]
+    evaluate = PolicyModule._evaluate
+
+    def killed(self, batch, batch_idx, *more):
+        evaluate(self, batch, batch_idx, *more)
+        if self.global_step == 4:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(PolicyModule, "_evaluate", killed)
+        door(workplace.command("fit", *steps))
+    name, whole = "val/macro/avg@k", trained.workplace.run_dir
+    assert [step for step, _ in curve(workplace.run_dir, name)] == [0, 2]
+    taken: list[int] = []
+    monkeypatch.setattr(PolicyModule, "descend", lambda *_: taken.append(1))
+    assert door(["fit", "-c", f"{workplace.run_dir}/config.yaml", "--ckpt_path", "last"]).code == 0
+    assert taken == []
+    assert curve(workplace.run_dir, name) == curve(whole, name)
+    assert logged_steps(workplace.run_dir).keys() == logged_steps(whole).keys() == {1, 2, 3, 4}
 
 
 def test_a_full_disk_says_how_to_go_on_and_that_works(workplace, door, monkeypatch):

@@ -317,23 +317,28 @@ def test_half_a_run_goes_on_if_it_can_and_begins_anew_if_not(tmp_path):
     spec = study(tmp_path)
     planned = planned_runs(spec, out, resolve(spec, out))
     folders = [each.folder for each in planned]
-    for folder in folders[:3]:
+    for folder in folders:
         folder.mkdir(parents=True)
         RunRecord("x", 0, "running", started="before", seconds=5.0).write(folder)
         (folder / "half").touch()
     log_steps(folders[0], 23)  # a checkpoint in the middle
-    log_steps(folders[2], 46, validated=False)  # killed in its last validation, which a resumed run would not repeat
+    log_steps(folders[2], 46, validated=False)  # killed in its last validation
+    log_steps(folders[3], 46, validated=False)  # the same, and its checkpoint says that the validation was made
     there: list[bool] = []
 
     def goes_on(folder: Path) -> None:
         there.append((folder / "half").exists())
         if folder == folders[0]:
             log_steps(folder, 46, version=1, start=23)
+        if folder == folders[2]:
+            log_steps(folder, 46, version=1, start=46)
 
     records = StudyExecution(spec, FakeExecutor(during=goes_on), 1).run(planned, lambda record: None)
-    assert there == [True, False, False, False] and {each.state for each in records} == {"finished"}
+    assert there == [True, False, True, True, False] and {each.state for each in records} == {"finished"}
     assert records[0].started == "before" and records[0].seconds >= 5.0
     assert records[1].started != "before" and records[1].seconds < 5.0
+    assert records[2].started == "before" and records[3].started != "before"
+    assert read_run(out, spec, "grpo", 1).curve("val/macro/avg@k") == [(0, 0.25), (46, 0.5)]
     assert records[0].costs == {
         "steps": 46.0, "generate_s": 23.0, "train_s": 11.5, "other_s": 0.0, "sampled_tokens": 4600.0, "trained_tokens": 0.0,
     }  # fmt: skip
