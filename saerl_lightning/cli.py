@@ -16,7 +16,8 @@ import importlib
 import os
 import sys
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.staging import disk_is_full, write_whole
 from saerl_lightning.tools.composed import ARGUMENTS, ToolTrainer
 from saerl_lightning.tools.wandb_account import require_key, said_of_server
+from saerl_lightning.training import child_processes
 from saerl_lightning.training.checkpoint import RunCheckpoint
 from saerl_lightning.training.checkpoint_io import WholeCheckpoints
 from saerl_lightning.training.predictions import PredictionWriter
@@ -184,7 +186,7 @@ class RunCLI(LightningCLI):
             RunStopped: if the disk is full, saying how to go on.
         """
         try:
-            with self._claimed(), self._signals().heeded():
+            with self._claimed(), self._signals().heeded(), self._children_ended():
                 self.trainer.fit(**kwargs)
                 if getattr(getattr(self.datamodule, "resume", None), "validation_due", False):  # all steps were taken
                     self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
@@ -207,6 +209,15 @@ class RunCLI(LightningCLI):
             if isinstance(callback, RunCheckpoint):
                 callback.signals = signals
         return signals
+
+    @contextmanager
+    def _children_ended(self) -> Iterator[None]:
+        """Ends the processes of other ranks, where this one, which started them, ends before its time."""
+        try:
+            yield
+        except BaseException:
+            child_processes.end(self.trainer)
+            raise
 
     def _how_to_go_on(self) -> str:
         """With the last checkpoint, or where there is none, from the start."""

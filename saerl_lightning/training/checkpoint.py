@@ -9,12 +9,14 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from saerl_lightning.data.resume import Place
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.run_folder import RunFolder
-from saerl_lightning.training.stop_signals import StopSignals
+from saerl_lightning.training import child_processes
+from saerl_lightning.training.stop_signals import Stopped, StopSignals
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -47,19 +49,31 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         """Saves if it is time to, after the last step of an epoch or of the run, and before a signal ends the run."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        asked = self._asked_to_stop(trainer)
-        if asked or ends_here(trainer):
+        if ends_here(trainer):
             self._save_if_new(trainer)
-        if self.signals is not None:
-            self.signals.stop_if_asked(asked)
+        self._stop_if_asked(trainer)
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
         """A signal ends a validation too; a resumed run makes it anew. Several processes end it first."""
-        if self.signals is not None and self.signals.received is not None and trainer.world_size == 1:
-            self._save_if_new(trainer)
-            self.signals.stop_if_asked(True)
+        if trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING:
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Ends the run where a signal came to one of several processes."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.world_size > 1 and trainer.state.fn == TrainerFn.FITTING:
+            self._stop_if_asked(trainer)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Lets the first process outlive the others, for it has the last word; where it ends at once, it ends them first."""
+        super().on_exception(trainer, pl_module, exception)
+        child_processes.watch_no_more()
+        if isinstance(exception, Stopped) and exception.at_once:
+            child_processes.end(trainer, grace=0)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Saves what was trained since, and that the last validation is made."""
@@ -69,10 +83,19 @@ class RunCheckpoint(ModelCheckpoint):
             self._last_global_step_saved = -1
         self._save_if_new(trainer)
 
-    def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
+    def _stop_if_asked(self, trainer: lightning.Trainer) -> None:
+        """Saves and ends the run on every process, where a signal came to any.
+
+        Raises:
+            Stopped: with that signal; the greatest number, where several came.
+        """
         if self.signals is None:
-            return False
-        return trainer.strategy.reduce_boolean_decision(self.signals.received is not None, all=False)
+            return
+        own = torch.tensor(self.signals.received or 0, device=trainer.strategy.root_device)
+        number = int(trainer.strategy.reduce(own, reduce_op="max"))  # pyright: ignore[reportArgumentType]
+        if number:
+            self._save_if_new(trainer)
+            raise Stopped(number)
 
     def _save_if_new(self, trainer: lightning.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):

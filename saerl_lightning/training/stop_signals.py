@@ -9,14 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from lightning.pytorch.utilities import rank_zero_only
+
 HEEDED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """Ends the process as shells know it: 128 and the signal's number, 143 for SIGTERM and 130 for Ctrl-C."""
+    """Ends the process as shells know it: 128 and the signal's number, 143 for SIGTERM and 130 for Ctrl-C.
 
-    def __init__(self, number: int) -> None:
+    Args:
+        number: of the signal.
+        at_once: no step is waited for, and the run's other processes do not know of it.
+    """
+
+    def __init__(self, number: int, at_once: bool = False) -> None:
         super().__init__(128 + number)
+        self.at_once = at_once
         self.signal = signal.Signals(number).name
 
 
@@ -47,23 +55,14 @@ class StopSignals:
             for number in HEEDED:
                 signal.signal(number, self._receive)
 
-    def stop_if_asked(self, asked: bool) -> None:
-        """Ends the run.
-
-        Args:
-            asked: a process of the run was, perhaps not this one.
-
-        Raises:
-            Stopped: if so.
-        """
-        if asked:
-            raise Stopped(self.received or signal.SIGTERM)
-
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.training or self.received is not None:
-            raise Stopped(number)
+            raise Stopped(number, at_once=True)
         self.received = number
-        name = signal.Signals(number).name
-        print(
-            f"\n{name}: the step in hand is finished and saved; once more to end at once", file=sys.stderr, flush=True
-        )
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            name = signal.Signals(number).name
+            print(
+                f"\n{name}: the step in hand is finished and saved; once more to end at once",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,105 @@
+"""A signal to a run of two processes: one checkpoint, the exit code of the signal, how to go on, and nobody left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from saerl_lightning.run_folder import TRAINING, RunFolder
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def start(workplace, *command: str) -> subprocess.Popen[str]:
+    """A launcher that leads a process group, as a shell's job does."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-W", "ignore", "main.py", *command]
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(what, launcher: subprocess.Popen[str]):
+    """The first true answer of `what`, while the launcher runs."""
+    until = time.monotonic() + 200
+    while not (found := what()):
+        assert time.monotonic() < until and launcher.poll() is None, launcher.communicate()
+        time.sleep(0.1)
+    return found
+
+
+def group_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The other processes of the run."""
+    ps = ["ps", "-ww", "-o", "pid=,args=", "-g", str(launcher.pid)]
+    found = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.splitlines()
+    pids = [int(line.split()[0]) for line in found if "main.py" in line]
+    return [pid for pid in pids if pid != launcher.pid]
+
+
+def ended(launcher: subprocess.Popen[str]) -> str:
+    """What it said, once it and its children have ended by themselves."""
+    try:
+        _, said = launcher.communicate(timeout=200)
+        until = time.monotonic() + 5
+        while group_of(launcher) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert group_of(launcher) == []
+    finally:
+        if group_of(launcher) or launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+    return said
+
+
+def on_two(workplace, *flags: str) -> list[str]:
+    ranks = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=100000", "--trainer.max_epochs=-1"]
+    return workplace.command("fit", *ranks, "--checkpoint.every_n_train_steps=100000", *flags)
+
+
+def to_the_other(launcher: subprocess.Popen[str]) -> None:
+    (child,) = group_of(launcher)
+    os.kill(child, signal.SIGTERM)
+
+
+def to_all(launcher: subprocess.Popen[str]) -> None:
+    """As Ctrl-C does."""
+    os.killpg(launcher.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("send", "name", "code"),
+    [(to_the_other, "SIGTERM", 143), (to_all, "SIGINT", 130)],
+    ids=["the other", "all"],
+)
+def test_a_signal_in_training_saves_once_and_ends_all(workplace, send, name, code):
+    launcher = start(workplace, *on_two(workplace, workplace.with_dev(), "--trainer.val_check_interval=1"))
+    wait_for(lambda: RunFolder(workplace.run_dir)._state() == TRAINING, launcher)
+    time.sleep(1)  # some steps and validations
+    send(launcher)
+    said = ended(launcher)
+    assert launcher.returncode == code and "Traceback" not in said, said[-3000:]
+    steps = torch.load(workplace.last, weights_only=True)["global_step"]
+    how = f"fit -c {workplace.run_dir}/config.yaml --ckpt_path last"
+    assert said.count(f"{name}: stopped at step {steps}; go on with: {how}\n") == 1
+    assert steps > 0 and [each.name for each in workplace.last.parent.glob("*.ckpt")] == ["last.ckpt"]
+    if send is to_the_other:
+        again = start(workplace, *how.split(), f"--trainer.max_steps={steps + 1}")
+        said = ended(again)
+        assert again.returncode == 0, said[-3000:]
+        assert torch.load(workplace.last, weights_only=True)["global_step"] == steps + 1
+
+
+def test_a_signal_while_the_other_process_starts_ends_both(workplace):
+    launcher = start(workplace, *on_two(workplace))
+    wait_for(lambda: group_of(launcher), launcher)
+    launcher.terminate()
+    said = ended(launcher)
+    assert launcher.returncode == 143 and "Traceback" not in said, said[-3000:]
+    assert "SIGTERM: stopped at step 0; nothing was saved yet: give the same command again" in said
+    assert not workplace.run_dir.exists()
