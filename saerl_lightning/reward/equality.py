@@ -40,11 +40,11 @@ def same(gold: Value, answer: Value, by: Formulas) -> bool:
     if isinstance(gold, Number) and isinstance(answer, Number):
         return agree(gold, answer)
     if isinstance(gold, Numeral) or isinstance(answer, Numeral):
-        return gold == answer
+        return gold == answer or _same_digits(gold, answer)
     if isinstance(gold, Residue) or isinstance(answer, Residue):
         return _same_residue(gold, answer, by)
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return _said(gold) == _said(answer) != ""
+        return _same_words(_said(gold), _said(answer))
     if isinstance(gold, Region) or isinstance(answer, Region):
         return _same_region(gold, answer, by)
     if isinstance(gold, Several) and isinstance(answer, Several):
@@ -100,15 +100,32 @@ def _bare_name(name: str) -> str:
     return re.sub(r"\([a-z,]*\)$|[{} ]", "", name)
 
 
+def _same_digits(gold: Value, answer: Value) -> bool:
+    """Whether the digits are those of the gold answer, whose base the question names and the answer leaves out."""
+    return isinstance(gold, Numeral) and isinstance(answer, Number) and str(answer.value) == gold.digits
+
+
 def _same_residue(gold: Value, answer: Value, by: Formulas) -> bool:
-    if isinstance(answer, Residue) and not isinstance(gold, Residue):
-        return same(gold, answer.value, by)
-    return (
-        isinstance(gold, Residue)
-        and isinstance(answer, Residue)
-        and gold.modulus == answer.modulus
-        and same(gold.value, answer.value, by)
-    )
+    """Whether two values are equal modulo the same number; where one of them names no modulus, whether they are equal."""
+    if not (isinstance(gold, Residue) and isinstance(answer, Residue)):
+        bare = [each.value if isinstance(each, Residue) else each for each in (gold, answer)]
+        return same(bare[0], bare[1], by)
+    if gold.modulus != answer.modulus:
+        return False
+    if (
+        isinstance(gold.value, Number)
+        and isinstance(answer.value, Number)
+        and re.fullmatch("[1-9][0-9]*", gold.modulus)
+    ):
+        return (gold.value.value - answer.value.value) % int(gold.modulus) == 0
+    return same(gold.value, answer.value, by)
+
+
+def _same_words(gold: str, answer: str) -> bool:
+    """Whether two texts are equal, plurals aside; a time of day with and without its a.m. is one."""
+    gold, answer = (re.sub(r"(\w{3})s\b", r"\1", text) for text in (gold, answer))
+    times = {gold, answer} if ":" in gold and ":" in answer else set()
+    return gold == answer != "" or {time.split()[0] for time in times} in ({gold}, {answer})
 
 
 def _said(value: Value) -> str:
@@ -186,6 +203,9 @@ def _pieces(value: Value) -> tuple[Value, ...] | None:
 
 
 def _same_formula(gold: Value, answer: Value, by: Formulas) -> bool:
+    units = {each.unit for each in (gold, answer) if isinstance(each, Formula | Number) and each.unit}
+    if len(units) > 1:
+        return False
     if isinstance(gold, Number) and isinstance(answer, Formula):
         return by.worth(answer.latex, gold)
     if isinstance(gold, Formula) and isinstance(answer, Number):

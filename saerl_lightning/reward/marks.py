@@ -44,6 +44,7 @@ _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 _LOOSE = re.compile(r"[-*+–•]|\W?[a-zA-Z]\W?")
 _VALUE = re.compile(r"\d|\\[a-zA-Z]|[π∞√½⅓¼¾⅔]")
 _CONNECTED = re.compile(r"\s*(?:[,;]|,?\s*\b(?:and|or)\b|&)\s*", re.IGNORECASE)
+_PLAIN_NUMBER = re.compile(r"[-+$\d.,/ ]+")
 _NEXT_WORD = re.compile(r"\s*(\\?%|[A-Za-z]+)(\^\{?[23]\}?|[²³])?")
 
 
@@ -52,8 +53,8 @@ class Said:
     """The answer of a text.
 
     Attributes:
-        parts: one text; several where several boxes or formulas stand side by side, of which the last is the answer to a
-            question that has one.
+        parts: one text; several where several boxes stand side by side, of which the last is the answer to a question that
+            has one.
         marked: whether a box, tags or a sentence says so.
     """
 
@@ -267,18 +268,23 @@ def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, 
             or name in SCALES
             or (len(name) > 1 and word[1] in UNITS)
         ):
-            return start, word.end(), f"{inside} {word[0].strip()}"
+            unit = (
+                word[0].strip()
+                if _PLAIN_NUMBER.fullmatch(inside) or "%" in name
+                else rf"\text{{ {word[1]}}}{word[2] or ''}"
+            )
+            return start, word.end(), f"{inside} {unit}"
     return start, end, inside
 
 
-def _told(items: list[tuple[int, int, str]], place: int, text: str) -> tuple[str, ...]:
-    """What the items around one say that only commas, `and` and `or` keep apart."""
+def _told(items: list[tuple[int, int, str]], place: int, text: str) -> tuple[str]:
+    """What the items around one say that only commas, `and` and `or` keep apart: a list, no value of which is the answer."""
     first = last = place
     while first > 0 and _CONNECTED.fullmatch(text[items[first - 1][1] : items[first][0]]):
         first -= 1
     while last + 1 < len(items) and _CONNECTED.fullmatch(text[items[last][1] : items[last + 1][0]]):
         last += 1
-    return tuple(each[2] for each in items[first : last + 1])
+    return (", ".join(each[2] for each in items[first : last + 1]),)
 
 
 def _inside(environment: re.Match[str]) -> str:

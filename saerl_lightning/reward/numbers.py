@@ -48,6 +48,16 @@ _UNIT_NAMES = {
 }  # fmt: skip
 UNITS = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
 _ONE_LETTER = set("mgshLKCFNJWV")
+_SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_SMALL += " seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_IN_WORDS = {word: value for value, word in enumerate(_SMALL.split())}
+_IN_WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
+_IN_WORDS |= {
+    f"{ten}-{one}": 10 * value + unit
+    for value, ten in enumerate(_TENS.split(), start=2)
+    for unit, one in enumerate(_SMALL.split()[1:10], start=1)
+}
 _PERCENT = re.compile(r"(?:%|\\text\{ ?(?:percent|percentage|pct|%) ?\}| ?percent(?:age)?\b| ?pct\b)")
 
 
@@ -72,6 +82,9 @@ def number(tidy: str) -> Number | None:
     """Reads one number, its currency, percent sign and unit; None for anything else."""
     if _DIGITS.fullmatch(tidy) and len(tidy) <= LONGEST:
         return Number(Fraction(tidy), len(tidy.partition(".")[2]))
+    in_words = _IN_WORDS.get(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", tidy).strip().lower()) if len(tidy) <= 30 else None
+    if in_words is not None:
+        return Number(Fraction(in_words), 0)
     found = _NUMBER.fullmatch(tidy) if len(tidy) <= LONGEST else None
     if found is None or (found["sign"] and found["minus"]):
         return None
@@ -157,11 +170,12 @@ def _unit(after: str, glued: bool) -> tuple[int, bool, str] | None:
         glued_unit = re.fullmatch(r"([a-zA-Z]{2,}|m(?=\^))(\^\{[23]\})?", after)
         if glued_unit is None or glued_unit[1] not in UNITS:
             return None
-    name = _unit_name(words)
+    name = unit_name(words)
     return None if name is None else (scale, bool(percent), name)
 
 
-def _unit_name(words: list[str]) -> str | None:
+def unit_name(words: list[str]) -> str | None:
+    """The known unit that words are, "" where they are others, None where they can't be a unit."""
     plain = [re.sub(r"\^\{?(?:-?\d|\\circ)\}?|[.,;()]", "", word) for word in words]
     if any(word.lower() in _NOT_A_UNIT for word in plain) or not all(
         re.fullmatch(r"[A-Za-z/$£€¥₹'°]*", word) for word in plain

@@ -39,6 +39,7 @@ _FONT = re.compile(
     r"|\\textcolor\s*\{[^{}]*\}\s*\{([^{}]*)\}|\{\\(?:rm|bf|it)\s+([^{}]*)\}"
 )
 _FONT_OF_GROUP = re.compile(_FONTS + r"(?=\{)")
+_LONE_UNIT = re.compile(r"(?: |~|\\[ ,])\s*[msghLNWVK]\s*")  # no letter of a choice
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .^0-9-]+")
 _SYNONYMS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge",
@@ -52,6 +53,8 @@ _COMMAND = re.compile(r"(?<!\\)\\([a-zA-Z]+)")
 _PLAIN_SIGN = re.compile(r"<=|>=|!=|==|⇒|\binfinity\b|(?<![a-zA-Z\\])inf(?![a-zA-Z])")
 _SIGNS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "==": "=", "⇒": r"\Rightarrow "}
 _FRAC_BARE = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)|\\frac\s*(\d)\s*(?=\{)|\\frac\s*(\{[^{}]*\})\s*(\d)(?!\d)")
+_CHOOSE_BARE = re.compile(r"\\binom\s*(\d)\s*(\d)(?!\d)")
+_TIMES = re.compile(r"(?<=\d) [xX] (?=[$\d])")
 _ROOT_BARE = re.compile(r"\\sqrt\s*(\d+|[a-zA-Z])(?![a-zA-Z{])|(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)")
 _SCRIPT = re.compile(r"([\^_])\s*(?:\{\s*(\w)\s*\}|(\w)|\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})")
 _LEFT_EDGE, _RIGHT_EDGE = " *,;:", " *.,;:"
@@ -75,6 +78,7 @@ def tidied(answer: str) -> str:
     answer = _SPACE.sub(" ", _FONT_OF_GROUP.sub("", answer).replace("{, }", ",").replace("{,}", ","))
     answer = _COMMAND.sub(_synonym, _PLAIN_SIGN.sub(lambda sign: _SIGNS.get(sign[0], r"\infty "), answer))
     answer = _FRAC_BARE.sub(_braced_fraction, answer)
+    answer = _CHOOSE_BARE.sub(r"\\binom{\1}{\2}", _TIMES.sub(r" \\times ", answer))
     answer = _ROOT_BARE.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", answer)
     answer = _SCRIPT.sub(lambda script: f"{script[1]}{{{script[2] or script[3] or chr(92) + 'circ'}}}", answer)
     answer = re.sub(r"\\(?=[%])|(?<!\\)\$|\\\$", lambda sign: "$" if sign[0] == r"\$" else "", answer)
@@ -115,6 +119,8 @@ def _trimmed(tidy: str) -> str:
 
 def _as_text(found: re.Match[str]) -> str:
     words = found[1].strip()
+    if _LONE_UNIT.fullmatch(found[1]):
+        return f"\\text{{ {words}}}"
     lone = re.fullmatch(r"\(?\s*([A-Za-z0-9.,+-]*)\s*\)?", words)
     if lone and len(lone[1]) <= 1:  # a choice, a variable, or nothing at all
         return f" {words} " if words else " "
@@ -123,7 +129,9 @@ def _as_text(found: re.Match[str]) -> str:
 
 def _bare_font(found: re.Match[str]) -> str:
     inside = next((part for part in found.groups() if part is not None), "")
-    return f"\\text{{{inside}}}" if "math" in found[0][:6] and _WORDS.fullmatch(inside) else inside
+    if "math" in found[0][:6] and (_WORDS.fullmatch(inside) or _LONE_UNIT.fullmatch(inside)):
+        return f"\\text{{{inside.replace('~', ' ')}}}"
+    return inside
 
 
 def _synonym(found: re.Match[str]) -> str:

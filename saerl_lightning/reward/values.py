@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from saerl_lightning.reward.numbers import Number, number
+from saerl_lightning.reward.numbers import UNITS, Number, number, unit_name
 from saerl_lightning.reward.spelling import compact, unwrapped
 from saerl_lightning.reward.structure import bracketed, parts
 
@@ -37,6 +37,10 @@ _NAME = re.compile(
     r"|\\frac\{[A-Za-z_{}0-9]+\}\{[A-Za-z_{}0-9]+\}|[A-Z][A-Za-z_{}0-9]*(?:[:/][A-Z][A-Za-z_{}0-9]*)+|m ?\\angle ?[A-Z]+"
 )
 _CLOCK = re.compile(r"\d+(?: ?: ?\d+)+(.*)")
+_MEASURED = re.compile(
+    r"(?P<formula>.*[^\s,]) ?\\text ?\{ ?(?P<words>[a-zA-Z][a-zA-Z /]*) ?\}(?P<power>(?:\^\{?[23]\}?)?)"
+    r"|(?P<bare_formula>.*[^\s,]) (?P<bare>[a-zA-Z]{2,})(?P<bare_power>(?:\^\{?[23]\}?)?)"
+)
 _WORDY = re.compile(r"(?:\\text\{[^{}]*\}|[A-Za-z'’ ,.!?-])+")
 _FUNCTION_NAMES = (
     "sin cos tan cot sec csc log ln exp sqrt pi max min gcd lcm arcsin arccos arctan sinh cosh tanh det mod inf"
@@ -46,9 +50,10 @@ _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 
 @dataclass(frozen=True)
 class Formula:
-    """A mathematical expression, equation or set that is left to a symbolic parser."""
+    """A mathematical expression, equation or set that is left to a symbolic parser; `unit` is a known one, or ""."""
 
     latex: str
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -281,6 +286,9 @@ def _inside(tidy: str, depth: int) -> Value | None:
 
 
 def _formula_or_words(tidy: str) -> Value:
+    measured = _measured(tidy)
+    if measured.unit:
+        return measured
     names = re.findall(r"(?<!\\)[A-Za-z]{2,}", re.sub(r"\\(?:begin|end)\{\w+\}|_\{\w+\}", "", tidy))
     wordy = any(len(name) > 3 and name.lower() not in _FUNCTIONS for name in names)
     told = r"\text{" in tidy and _WORDY.fullmatch(tidy)
@@ -292,4 +300,15 @@ def _formula_or_words(tidy: str) -> Value:
         or (" " in tidy and wordy and "\\frac" not in tidy and "=" not in tidy and not re.search(r"\d", tidy))
     ):
         return words(tidy)
+    return measured
+
+
+def _measured(tidy: str) -> Formula:
+    r"""A formula without the unit that stands behind it, as in `2\sqrt{3} \text{ cm}`."""
+    found = _MEASURED.fullmatch(tidy)
+    if found and found["words"]:
+        name = unit_name((found["words"] + found["power"]).split())
+        return Formula(compact(tidy)) if name is None else Formula(compact(found["formula"]), name)
+    if found and found["bare"] in UNITS:
+        return Formula(compact(found["bare_formula"]), unit_name([found["bare"] + found["bare_power"]]) or "")
     return Formula(compact(tidy))
