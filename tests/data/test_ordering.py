@@ -1,6 +1,5 @@
 """The cluster-first order, by hand and by property."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given
