@@ -31,7 +31,8 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.mistakes import did_you_mean, one_line
+from saerl_lightning.mistakes import one_line
+from saerl_lightning.names import did_you_mean, require_name
 from saerl_lightning.overlays import dropped_callbacks
 from saerl_lightning.parser import RunParser
 from saerl_lightning.parts import import_parts
@@ -44,6 +45,7 @@ from saerl_lightning.tools.wandb_account import require_key, said_of_server
 from saerl_lightning.training import child_processes
 from saerl_lightning.training.checkpoint import RunCheckpoint
 from saerl_lightning.training.checkpoint_io import WholeCheckpoints
+from saerl_lightning.training.logged_names import refused_by_early_stopping
 from saerl_lightning.training.predictions import PredictionWriter
 from saerl_lightning.training.rng import RandomStates
 from saerl_lightning.training.stop_signals import Stopped, StopSignals
@@ -164,9 +166,14 @@ class RunCLI(LightningCLI):
         return trainer
 
     def before_instantiate_classes(self) -> None:
-        """Keeps loggers inside the run folder."""
+        """Keeps loggers inside the run folder.
+
+        Raises:
+            InputError: if one's name or version would lead out of it.
+        """
         config = self._settings
         for logger in _as_list(config.trainer.logger):
+            _require_logger_names(logger)
             if getattr(logger, "init_args", None) is not None and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = config.run_dir
 
@@ -183,7 +190,7 @@ class RunCLI(LightningCLI):
         """Trains in a folder of its own; a run that is refused before its first step leaves nothing behind.
 
         Raises:
-            RunStopped: if the disk is full, saying how to go on.
+            RunStopped: if the disk is full, saying how to go on, or an early end waits for what nothing logs.
         """
         try:
             with self._claimed(), self._signals().heeded(), self._children_ended():
@@ -196,6 +203,10 @@ class RunCLI(LightningCLI):
                     f"{stopped.signal}: stopped at step {self.trainer.global_step}; {self._how_to_go_on()}",
                     file=sys.stderr,
                 )
+            raise
+        except RuntimeError as error:
+            if said := refused_by_early_stopping(error, self.trainer.callback_metrics):
+                raise RunStopped(said) from error
             raise
         except OSError as error:
             if disk_is_full(error):
@@ -268,6 +279,16 @@ def _checkpoint_file(config: Namespace, fitting: bool) -> Path | None:
             None if fitting and not last.exists() else last
         )  # a job that restarts itself says `last` on its first start
     return None if Path(given).is_dir() else Path(given)
+
+
+def _require_logger_names(logger: Any) -> None:
+    """Refuses what the loggers that make folders would make of a name; W&B's names are its own."""
+    name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
+    if name in ("CSVLogger", "TensorBoardLogger"):
+        given = logger.init_args
+        for key in ("name", "version", "sub_dir"):
+            if isinstance(value := given.get(key), str) and (value or key == "version"):
+                require_name(f"{name}.{key}", value)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -13,8 +13,9 @@ import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from difflib import get_close_matches
 from typing import Any
+
+from saerl_lightning.names import did_you_mean
 
 KINDS = {
     "<class 'int'>": "a whole number",
@@ -86,14 +87,6 @@ def _without_value(name: str, given: Sequence[str]) -> str:
     behind = [*given[1:], "--"]
     bare = [flag for flag, after in zip(given, behind, strict=False) if after.startswith("--") and "=" not in flag]
     return next((flag[2:] for flag in bare if flag.startswith(f"--{name}.")), name)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Half a sentence with the nearest names, empty where none is near."""
-    known = list(dict.fromkeys(names))
-    lower = {each.lower(): each for each in known}
-    near = get_close_matches(name.lower(), lower, n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(repr(lower[each]) for each in near)}?" if near else ""
 
 
 def _complaints(message: str) -> Iterator[Complaint]:

@@ -20,7 +20,7 @@ from saerl_lightning.data.planning import Planner, idle_slots
 from saerl_lightning.data.pool import PlannedPool, PromptPool, made_once, read_prompts
 from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.data.sampler import PromptLoader
-from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet
+from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet, require_set_names
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
@@ -61,7 +61,7 @@ class PromptDataModule(EvaluationDataModule):
         reference: prompts that only teach the operations' probes and are never served; null for none.
 
     Raises:
-        InputError: if a batch size is below 1.
+        InputError: if a number is out of its range, or a set's name can't be part of a metric's.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class PromptDataModule(EvaluationDataModule):
         self.train = train
         self.val = val or {}
         self.test = test or self.val
+        require_set_names([*self.val, *self.test])
         self.batch_size = batch_size
         self.chat = chat
         self.signals = signals

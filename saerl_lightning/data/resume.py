@@ -7,6 +7,8 @@ not ended is made first. Knows the loops' state as plain numbers, and no Lightni
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -100,5 +102,23 @@ class ResumePoint:
         loop = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
         trainer.validating = True
-        loop.run()
+        with before_any_step(trainer):
+            loop.run()
         trainer.training = True
+
+
+@contextmanager
+def before_any_step(trainer: Any) -> Iterator[None]:
+    """Lets `EarlyStopping` do without numbers that only a step logs, in a validation that comes before the first one.
+
+    Args:
+        trainer: of Lightning's.
+    """
+    strict = [each for each in trainer.early_stopping_callbacks if each.strict]
+    try:
+        for each in strict:
+            each.strict = False
+        yield
+    finally:
+        for each in strict:
+            each.strict = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from saerl_lightning.data.pool import PromptPool
 from saerl_lightning.data.sampler import PromptLoader
 from saerl_lightning.errors import InputError
+from saerl_lightning.names import require_name
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.ranges import Count, require_in_range
@@ -101,6 +102,18 @@ class EvaluationPool:
         return replace(self, pool=pool)
 
 
+def require_set_names(names: Iterable[str]) -> None:
+    """Refuses names of sets that would make metrics' names mean something else.
+
+    Raises:
+        InputError: for the first one.
+    """
+    for name in names:
+        require_name("the set", name)
+        if name == "macro":
+            raise InputError("the set 'macro': the mean over all sets has that name in the logs; choose another")
+
+
 class EvaluationDataModule(lightning.LightningDataModule, ABC):
     """The half of a datamodule that serves named sets. A subclass stores the fields below and reads the sets in `setup`."""
 
@@ -108,6 +121,7 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
     tokenizer: PreTrainedTokenizerBase | None
     val_sampling: Sampling
     val_batch_size: int
+    val: dict[str, str | ValidationSet | PromptSource]
     _val_pools: list[EvaluationPool]
     _test_pools: list[EvaluationPool]
 
@@ -120,6 +134,12 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
     def test_names(self) -> list[str]:
         """Names of the test sets, in the order of their loaders."""
         return [each.name for each in self._test_pools]
+
+    @property
+    def samples_a_question(self) -> dict[str, int]:
+        """How many completions a question of each validation set gets; known before the sets are read."""
+        own = {name: each.sampling for name, each in self.val.items() if isinstance(each, ValidationSet)}
+        return {name: (own.get(name) or self.val_sampling).group_size for name in self.val}
 
     @property
     def samplings(self) -> list[Sampling]:

@@ -122,6 +122,11 @@ def macro_average(sets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(table[name] for table in tables) / len(tables) for name in shared if not name.startswith("acc/")}
 
 
+def measures(k: int) -> list[str]:
+    """Names of the estimates that k samples a question give, without those by topic and level."""
+    return [f"avg@{k}", *(f"pass@{n}" for n in _powers_of_two(k)), f"maj@{k}", "truncated_frac"]
+
+
 def _family(name: str) -> str:
     head, at, _ = name.partition("@")
     return f"{head}@k" if at and head in ("avg", "maj") else name

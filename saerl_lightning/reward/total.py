@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.names import require_name
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.reward import Reward
 
@@ -66,12 +67,14 @@ def weighted_sum(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "
 
 
 def require_distinct(rewards: Sequence[Reward]) -> None:
-    """Refuses an empty list, and two rewards that would share a name in the logs.
+    """Refuses an empty list, a name that can't be part of a metric's, and two rewards that would share one in the logs.
 
     Raises:
         InputError: naming the rewards.
     """
     names = [reward.name for reward in rewards]
+    for name in names:
+        require_name("the reward", name)
     if not any(reward.weight != 0 for reward in rewards):
         raise InputError(f"rewards {names or '[]'} have no weight between them; write e.g. `rewards: [MathReward]`")
     if len(set(names)) < len(names):

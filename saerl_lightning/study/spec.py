@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.names import require_name
+from saerl_lightning.names import did_you_mean, require_name
 from saerl_lightning.ranges import Count, LongCount, Seed, require_in_range
 from saerl_lightning.yaml_text import read_yaml
 
@@ -124,7 +122,7 @@ class Stage:
             if words[0] not in OWN_PROGRAMS and "{" not in words[0] and shutil.which(words[0]) is None:
                 raise InputError(
                     f"shared stage '{self.name}' runs '{words[0]}', which is no program on this machine; begin the line with "
-                    f"main.py, python, or a program that is on the PATH{_near(words[0], OWN_PROGRAMS)}"
+                    f"main.py, python, or a program that is on the PATH{did_you_mean(words[0], OWN_PROGRAMS)}"
                 )
 
 
@@ -210,7 +208,7 @@ class StudySpec:
     def _check_references(self) -> None:
         for key, arm in [("baseline", self.baseline), *(("primary", arm) for arm in self.primary)]:
             if arm not in self.arms:
-                known = f"{', '.join(self.arms)}{_near(arm, self.arms)}"
+                known = f"{', '.join(self.arms)}{did_you_mean(arm, self.arms)}"
                 raise InputError(f"{key} names the arm '{arm}', which is not there; the arms are {known}")
         if self.baseline in self.primary:
             raise InputError(
@@ -246,11 +244,6 @@ class StudySpec:
 
 def _repeated(values: list[Any]) -> list[Any]:
     return [value for i, value in enumerate(values) if value in values[:i]]
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = get_close_matches(name, list(names), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _first(error: ValidationError) -> str:

@@ -18,6 +18,7 @@ from saerl_lightning import cli
 from saerl_lightning.errors import InputError
 from saerl_lightning.study.plan import OWN_FLAGS, arm_arguments, budget_flags
 from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.training.logged_names import GRPO, SFT, LoggedNames
 
 Resolved = dict[str, Any]
 
@@ -31,6 +32,7 @@ EVALUATION = (  # what must be the same in all arms, or their accuracies are of 
     "trainer.limit_val_batches",
     "trainer.limit_test_batches",
 )
+STEPS = {"GRPOModule": GRPO, "SFTModule": SFT}
 SHARED = "SHARED_BY_THE_ARMS"  # in place of `{shared}` while flags are parsed: braces would be read as YAML
 PLACES = {"config", "run_dir", "overwrite", "ckpt_path", "weights_only", "seed_everything"}  # of a run, not of an arm
 
@@ -66,6 +68,7 @@ def resolve(spec: StudySpec, root: Path) -> dict[str, Resolved]:
         _refuse_no_csv(arm, config)
         _refuse_other_evaluation(arm, config, spec.baseline, resolved[spec.baseline])
         _refuse_many_updates(spec, arm, config)
+        _refuse_unlogged_metric(spec, arm, config)
     _refuse_uneven_validation(spec, resolved[spec.baseline])
     return resolved
 
@@ -127,6 +130,14 @@ def listed(config: Resolved, key: str) -> list[dict[str, Any]]:
     return [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, dict)]
 
 
+def sets(config: Resolved) -> dict[str, int]:
+    """Samples a question of each validation set; a set's own sampling comes before the general one."""
+    data = config["data"]["init_args"]
+    general, given = data["val_sampling"]["group_size"], data.get("val") or {}
+    own = {name: (each.get("sampling") if isinstance(each, dict) else None) or {} for name, each in given.items()}
+    return {name: sampling.get("group_size", general) for name, sampling in own.items()}
+
+
 def _plain(value: Any) -> Any:
     return value.as_dict() if isinstance(value, Namespace) else str(value)
 
@@ -175,6 +186,14 @@ def _refuse_many_updates(spec: StudySpec, arm: str, config: Resolved) -> None:
             f"the arm '{arm}' takes {updates} optimiser steps a batch: {spec.budget.steps} steps would see fewer prompts "
             "than in other arms; write a budget of generated_tokens, or updates_per_batch 1"
         )
+
+
+def _refuse_unlogged_metric(spec: StudySpec, arm: str, config: Resolved) -> None:
+    """A comparison of what no run logs would be empty, after all of them."""
+    classes = [_at(config, f"{part}.class_path") for part in ("model", "data", "model.init_args.objective")]
+    step = STEPS.get(str(classes[0]).rpartition(".")[2])
+    if step is not None and all(name is None or name.startswith("saerl_lightning.") for name in classes):
+        LoggedNames.of_policy(step, sets(config), None).require(f"the arm '{arm}': the study's metric", spec.metric)
 
 
 def _refuse_uneven_validation(spec: StudySpec, config: Resolved) -> None:

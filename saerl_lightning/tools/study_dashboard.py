@@ -17,7 +17,7 @@ from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.report.dashboard import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
 from saerl_lightning.staging import write_whole
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.tools.study_configs import Resolved, listed, resolve
+from saerl_lightning.tools.study_configs import Resolved, listed, resolve, sets
 from saerl_lightning.tools.wandb_account import has_key
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def logged_study(spec: StudySpec, resolved: Mapping[str, Resolved]) -> LoggedStu
         baseline=spec.baseline,
         seeds=len(spec.seeds),
         metric=spec.metric,
-        sets=_sets(resolved[spec.baseline]["data"]["init_args"]),
+        sets=sets(resolved[spec.baseline]),
         slots=slots,
         kl=any((each.get("kl") or {}).get("weight") for each in objectives),
         correction=any(each.get("correction") for each in objectives),
@@ -153,13 +153,6 @@ def _check_place(entity: str | None, project: str) -> None:
                 f"{name} is '{value}'; write a name of letters, digits and . _ -, as it stands in the address of the "
                 "runs: https://wandb.ai/ENTITY/PROJECT"
             )
-
-
-def _sets(data: Mapping[str, Any]) -> dict[str, int]:
-    """Samples a question of each validation set; a set's own sampling comes before the general one."""
-    general, sets = data["val_sampling"]["group_size"], data.get("val") or {}
-    own = {name: (each.get("sampling") if isinstance(each, dict) else None) or {} for name, each in sets.items()}
-    return {name: sampling.get("group_size", general) for name, sampling in own.items()}
 
 
 def _classes(config: Resolved, key: str) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,8 @@ class RunCheckpoint(ModelCheckpoint):
     """Saves every n steps, after the last step of every epoch and of the run, and when a signal asks the run to stop.
 
     It saves right behind a step and before its validation, from where Lightning goes on rightly, and once more in the end
-    where a validation came since. Weights that are no numbers are never saved.
+    where a validation came since. Weights that are no numbers are never saved. Where the best by a number of validations are
+    kept (`monitor: val/…`), each is judged as soon as it is validated: in between that number is of older weights.
     """
 
     signals: StopSignals | None = None  # set by who takes the signals
@@ -49,8 +50,9 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         """Saves if it is time to, after the last step of an epoch or of the run, and before a signal ends the run."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if ends_here(trainer):
+        if ends_here(trainer) or self._defer_save_until_validation:  # the last one waits for no validation
             self._save_if_new(trainer)
+            self._defer_save_until_validation = False
         self._stop_if_asked(trainer)
 
     def on_validation_batch_end(
@@ -61,8 +63,11 @@ class RunCheckpoint(ModelCheckpoint):
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Ends the run where a signal came to one of several processes."""
-        super().on_validation_end(trainer, pl_module)
+        """Keeps what was validated if it is among the best; ends the run where a signal came to one of several processes."""
+        if self._by_validation:
+            self._judge(trainer)
+        else:
+            super().on_validation_end(trainer, pl_module)
         if trainer.world_size > 1 and trainer.state.fn == TrainerFn.FITTING:
             self._stop_if_asked(trainer)
 
@@ -74,6 +79,22 @@ class RunCheckpoint(ModelCheckpoint):
         child_processes.watch_no_more()
         if isinstance(exception, Stopped) and exception.at_once:
             child_processes.end(trainer, grace=0)
+
+    def _judge(self, trainer: lightning.Trainer) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.global_step or getattr(trainer, "fast_dev_run", 0):
+            return
+        candidates = self._monitor_candidates(trainer)
+        super()._save_topk_checkpoint(trainer, candidates)
+        if self._last_checkpoint_saved != self.last_model_path:
+            self._save_last_checkpoint(trainer, candidates)
+
+    @property
+    def _by_validation(self) -> bool:
+        return self.monitor is not None and self.monitor.startswith("val/")
+
+    def _save_topk_checkpoint(self, trainer: lightning.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        if not self._by_validation:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Saves what was trained since, and that the last validation is made."""

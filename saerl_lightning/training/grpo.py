@@ -33,6 +33,7 @@ from saerl_lightning.training.distributed import gather_objects, gather_outcomes
 from saerl_lightning.training.dynamic_sampling import DynamicSampling, Filled
 from saerl_lightning.training.grading import sample_and_grade
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
+from saerl_lightning.training.logged_names import GRPO
 from saerl_lightning.training.one_policy import refuse_adapter_dropout, score_as_sampled
 from saerl_lightning.training.optimization import Gradients
 from saerl_lightning.training.phases import Phases
@@ -68,6 +69,8 @@ class GRPOModule(PolicyModule):
         max_grad_norm: gradients are scaled down to this norm; null does not.
         guard: stops the run when the sampler's log-probabilities are not the policy's; null does not look.
     """
+
+    _step_names = GRPO
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.distributed import gather_objects, mean_over_ranks
+from saerl_lightning.training.logged_names import LoggedNames, is_shipped, require_monitored
 from saerl_lightning.training.optimization import Gradients, not_finite, require_steps, warm_up
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.precision import require_trainable
@@ -55,6 +56,7 @@ class PolicyModule(lightning.LightningModule, ABC):
     max_grad_norm: float | None
     model: PreTrainedModel
     gradients: Gradients
+    _step_names: Sequence[str]  # that a training step may log
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -83,7 +85,16 @@ class PolicyModule(lightning.LightningModule, ABC):
         if self.trainer.state.fn == TrainerFn.FITTING:
             require_trainable(self.policy, self.trainer.precision)
             require_steps(self.optimizer, self.lr_scheduler, self.trainer.strategy.root_device)
+            if (names := self.logged_names()) is not None:
+                require_monitored(self.trainer, names)
         return []
+
+    def logged_names(self) -> LoggedNames | None:
+        """The names that the run will log, known before its data are read; None where a user's class may add others."""
+        sets: dict[str, int] | None = getattr(self.prompts, "samples_a_question", None)
+        if sets is None or not (is_shipped(self) and is_shipped(getattr(self, "objective", self))):
+            return None
+        return LoggedNames.of_policy(self._step_names, sets, [reward.name for reward in self.rewards])
 
     def configure_model(self) -> None:
         """Loads the policy's weights, once."""

@@ -24,6 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, CountFrom0, Positive, Seed, Share, require_in_range
 from saerl_lightning.training.activations import ActivationDataModule
+from saerl_lightning.training.logged_names import SAE as SAE_NAMES
+from saerl_lightning.training.logged_names import LoggedNames, is_shipped, require_monitored
 from saerl_lightning.training.optimization import Gradients, require_steps
 from saerl_lightning.training.precision import require_float32_weights
 from saerl_lightning.training.sae_architecture import (
@@ -133,6 +135,8 @@ class SAEModule(lightning.LightningModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             require_float32_weights(self.trainer.precision)
             require_steps(self.optimizer, None, self.trainer.strategy.root_device)
+            if is_shipped(self):
+                require_monitored(self.trainer, LoggedNames(SAE_NAMES, ["loss/"]))
         return []
 
     def setup(self, stage: str) -> None:

@@ -15,6 +15,7 @@ from saerl_lightning.records import PromptBatch, Rollouts
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.distributed import mean_over_ranks
+from saerl_lightning.training.logged_names import SFT
 from saerl_lightning.training.optimization import Gradients
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.policy import PolicyModule
@@ -38,6 +39,8 @@ class SFTModule(PolicyModule):
         warmup_steps: optimiser steps until the full learning rate.
         max_grad_norm: gradients are scaled down to this norm; null does not.
     """
+
+    _step_names = SFT
 
     def __init__(
         self,

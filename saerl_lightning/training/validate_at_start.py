@@ -2,6 +2,8 @@
 
 import lightning
 
+from saerl_lightning.data.resume import before_any_step
+
 
 class ValidateAtStart(lightning.Callback):
     """Runs one validation before training, unless the run is resumed or has no validation sets."""
@@ -11,5 +13,6 @@ class ValidateAtStart(lightning.Callback):
         if trainer.global_step > 0 or not trainer.enable_validation:
             return
         trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
+        with before_any_step(trainer):
+            trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
