@@ -38,10 +38,11 @@ def main() -> int:
     if options.judge:
         return _judge(modules, [Mutant(**fields) for fields in json.load(sys.stdin)])
     equivalent = _equivalent()
+    order = {module: place for place, module in enumerate(modules)}
     record = Record(options.record, ROOT, modules)
     drawn = list(sample(ROOT, list(modules), options.count, options.seed))
     tested = [mutant for mutant in drawn if mutant.key not in equivalent]
-    left = sorted((each for each in tested if record.outcome(each) is None), key=lambda mutant: mutant.module)
+    left = sorted((each for each in tested if record.outcome(each) is None), key=lambda mutant: order[mutant.module])
     print(f"{len(drawn)} mutants drawn, {len(left)} to judge; verdicts go to {options.record}", file=sys.stderr)
     with ThreadPoolExecutor(options.jobs) as pool:
         list(
