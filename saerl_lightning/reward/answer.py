@@ -16,11 +16,13 @@ from saerl_lightning.reward.equality import Formulas, same, spelled
 from saerl_lightning.reward.marks import Said, boxed, said, tagged
 from saerl_lightning.reward.numbers import Number, agree, number
 from saerl_lightning.reward.spelling import compact, tidied
+from saerl_lightning.reward.structure import parts
 from saerl_lightning.reward.values import Named, Region, Several, Value, Words, read, words
 
 LONGEST = 4_000  # characters of an answer that are read
 LONGEST_GOLD = 300  # characters: beyond it, a gold answer is a solution, whose answer is looked for
 _YES_NO = ("yes", "no", "true", "false")
+_ABOUT = frozenset({r"\approx"})  # a value and its decimals: either is the answer, as the question may want
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+[$€]?")
 
 prepare_symbolic = symbols.prepare
@@ -95,9 +97,10 @@ def symbolic_verdict(gold: str, text: str) -> float:
 def _verdict(gold: str, text: str, by: Formulas) -> bool:
     wanted, answer = _gold(gold), said(text)
     given = tidied(answer.parts[-1][:LONGEST])
-    if len(answer.parts) == 1 and compact(given) == compact(wanted):
-        return True
     value = _gold_value(gold)
+    listed = isinstance(value, Number) and ", " in given  # 35, 280 is not 35,280
+    if len(answer.parts) == 1 and compact(given) == compact(wanted) and not listed:
+        return True
     if isinstance(value, Number):
         plain = number(given)
         if plain is not None:
@@ -137,7 +140,8 @@ def _right(gold: Value, given: str, by: Formulas) -> bool:
         given = given.replace(",", ".")  # where the gold answer has decimals, the comma is theirs
     if isinstance(gold, Words) and gold.text in _YES_NO:
         return words(given).text.partition(" ")[0] == gold.text
-    return same(gold, read(given), by)
+    sides, _ = parts(given, _ABOUT)
+    return any(same(gold, read(side), by) for side in dict.fromkeys((given, sides[0], sides[-1])))
 
 
 def _same_choice(gold: tuple[str, str], answer: Said, text: str, by: Formulas) -> bool:

@@ -6,7 +6,7 @@ import re
 
 _ALONE = re.compile(r"\(?([A-J])\)?[.:]?")
 _WITH_TEXT = re.compile(r"(?:(?:option|choice|answer) )?(?:\(([A-J])\)|([A-J])[.):])\s*(.+)", re.IGNORECASE | re.DOTALL)
-_PICKED = re.compile(r"(?:option|choice|answer)\s*(?:is|:)?\s*\(?([A-J])\)?", re.IGNORECASE)
+_PICKED = re.compile(r"(?:option|choice|answer|graph|figure|statement)\s*(?:is|:)?\s*\(?([A-J])\)?", re.IGNORECASE)
 _IN_TEXT = re.compile(
     r"\(([A-J])\)|\*\*\(?([A-J])\)?[.:]?\*\*|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)(?: is|:)?\s+\(?([A-J])\)?(?![\w'])"
 )

@@ -266,7 +266,7 @@ def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, 
             "%" in name
             or name in ("percent", "percentage", "pct")
             or name in SCALES
-            or (len(name) > 1 and word[1] in UNITS)
+            or (len(name) > 1 and name != "in" and word[1] in UNITS)  # "in" is a word here, not the inch
         ):
             unit = (
                 word[0].strip()

@@ -50,8 +50,8 @@ _SYNONYMS = {
     "ast": "cdot", "bigcup": "cup", "implies": "Rightarrow", "iff": "Leftrightarrow",
 }  # fmt: skip
 _COMMAND = re.compile(r"(?<!\\)\\([a-zA-Z]+)")
-_PLAIN_SIGN = re.compile(r"<=|>=|!=|==|⇒|\binfinity\b|(?<![a-zA-Z\\])inf(?![a-zA-Z])")
-_SIGNS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "==": "=", "⇒": r"\Rightarrow "}
+_PLAIN_SIGN = re.compile(r"<=|>=|!=|==|⇒|\binfinity\b|(?<![a-zA-Z\\])(?:inf|pi)(?![a-zA-Z])")
+_SIGNS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "==": "=", "⇒": r"\Rightarrow ", "pi": r"\pi "}
 _FRAC_BARE = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)|\\frac\s*(\d)\s*(?=\{)|\\frac\s*(\{[^{}]*\})\s*(\d)(?!\d)")
 _CHOOSE_BARE = re.compile(r"\\binom\s*(\d)\s*(\d)(?!\d)")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=[$\d])")
