@@ -26,7 +26,7 @@ $(STAMP):
 demo: install ## the whole method on a tiny policy: SFT, SAE, labels, plan, GRPO with and without it
 	@$(BIN)/python main.py demo
 
-study-demo: install ## a study of 3 arms x 3 seeds on the tiny policy and its report (about 9 minutes; goes on after a kill)
+study-demo: install ## a study of 3 arms x 3 seeds on the tiny policy and its report (about 20 minutes; goes on after a kill)
 	@$(BIN)/python main.py study run configs/study/demo.yaml --out runs/study/demo --jobs 2
 	@$(BIN)/python main.py study report runs/study/demo
 
