@@ -144,7 +144,7 @@ class RunCLI(LightningCLI):
         self._settings.weights_only = True  # null would run the code of a checkpoint behind a web address
         checkpoint = _checkpoint_file(self._settings, fitting=self.config.subcommand == "fit")
         if checkpoint is not None:
-            require_readable(checkpoint)
+            require_readable(checkpoint, to_go_on=self.config.subcommand == "fit")
 
     def _parse_ckpt_path(self) -> None:
         """Takes no settings out of a checkpoint: Lightning would let those that stand in the file beat the flags."""
@@ -257,6 +257,7 @@ def _config_files(config: Namespace) -> list[Path]:
     return [Path(str(file)) for file in files if Path(str(file)).is_file()]
 
 
+SHARDED = ("meta.pt", "checkpoint")  # in checkpoints that are folders, as FSDP and DeepSpeed write them
 LAST = ("last", "hpc")  # ways to say: go on with the run that is in the folder
 
 
@@ -278,7 +279,7 @@ def _checkpoint_file(config: Namespace, fitting: bool) -> Path | None:
         return (
             None if fitting and not last.exists() else last
         )  # a job that restarts itself says `last` on its first start
-    return None if Path(given).is_dir() else Path(given)
+    return None if any(Path(given, part).exists() for part in SHARDED) else Path(given)
 
 
 def _require_logger_names(logger: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.load import LoRA
+
+FROM_WEIGHTS = ", or begin a new run from its weights: export it, and write --model.policy.path FOLDER"
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,42 @@ class PolicyCheckpoint:
         return cls(str(noted.get("path")), dtype, lora, weights)
 
 
-def require_readable(path: Path) -> None:
-    """Refuses a file that is no whole checkpoint, or whose bytes are not those that were written.
+def require_readable(path: Path, to_go_on: bool = False) -> None:
+    """Refuses a file that is no whole checkpoint of a run, or whose bytes are not those that were written.
+
+    Args:
+        path: of the file.
+        to_go_on: training is to go on from it, for which it must hold more than weights.
 
     Raises:
-        InputError: if it is missing or unreadable.
+        InputError: if it is missing, unreadable, or lacks what is needed.
     """
-    _load(path, mmap=True)
+    saved = _load(path, mmap=True)
+    written_with = saved.get("pytorch-lightning_version")
+    if not isinstance(written_with, str) or not re.match(r"\d+\.\d", written_with):
+        raise InputError(
+            f"'{path}' was not written by a run: it says {written_with!r:.40} for the version of Lightning; give a "
+            f"checkpoint of a run, e.g. RUN/checkpoints/last.ckpt{FROM_WEIGHTS if to_go_on else ''}"
+        )
+    if to_go_on and (lacking := _lacking(saved)):
+        raise InputError(
+            f"'{path}' can't be gone on with: it holds no {lacking}, as a checkpoint of weights alone; give a whole one, "
+            f"e.g. RUN/checkpoints/last.ckpt{FROM_WEIGHTS}"
+        )
+
+
+def _lacking(saved: dict[str, Any]) -> str | None:
+    """What a run could not go on without."""
+    states, loops = saved.get("optimizer_states"), saved.get("loops")
+    if not isinstance(states, list) or not states or not all(isinstance(each, dict) for each in states):
+        return "state of an optimiser (optimizer_states)"
+    if not isinstance(saved.get("lr_schedulers"), list):
+        return "learning rates (lr_schedulers)"
+    if not isinstance(loops, dict) or not isinstance(loops.get("fit_loop"), dict):
+        return "place in the run (loops)"
+    if type(saved.get("global_step")) is not int or type(saved.get("epoch")) is not int:
+        return "step and epoch"
+    return None if isinstance(saved.get("callbacks"), dict) else "state of the callbacks"
 
 
 def digests_file(path: Path) -> Path:
@@ -94,8 +126,9 @@ def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"'{path}' is no readable checkpoint ({reason}); give another, or train again") from error
-    if "state_dict" not in saved:
+    weights = saved.get("state_dict") if isinstance(saved, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(each, Tensor) for each in weights.values()):
         raise InputError(
-            f"'{path}' is no checkpoint of a run: it has no state_dict; write e.g. RUN/checkpoints/last.ckpt"
+            f"'{path}' is no checkpoint of a run: it has no state_dict of tensors; write e.g. RUN/checkpoints/last.ckpt"
         )
     return saved

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from saerl_lightning.errors import InputError, RunStopped
@@ -17,6 +17,8 @@ from saerl_lightning.errors import InputError, RunStopped
 if TYPE_CHECKING:
     import lightning
 
+TRIAL = torch.Size((2, 2))  # of the weight of no account
+AS_TRAINED = "give the optimiser and schedule it was trained with, or export its weights and begin a new run from them"
 FASTEST = 1000.0  # the largest learning rate that is no slip of the pen
 
 
@@ -33,7 +35,62 @@ def require_steps(
     Raises:
         InputError: if either can't be made or stepped, or the learning rate is none.
     """
-    weight = nn.Parameter(torch.zeros(2, 2, device=device))
+    made, _ = _stepped(optimizer, device)
+    if lr_scheduler is not None:
+        with _refusing("lr_scheduler"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Lightning's and torch's schedules about themselves
+            lr_scheduler(made).step()
+
+
+def require_same_optimiser(
+    checkpoint: Mapping[str, Any],
+    optimizer: Callable[..., Optimizer],
+    scheduled: bool,
+    parameters: Sequence[nn.Parameter],
+) -> None:
+    """Refuses to go on with what another optimiser has learned: torch would take it, and fail in the first step or never.
+
+    Args:
+        checkpoint: of the run that is gone on with.
+        optimizer: makes this run's optimiser.
+        scheduled: whether this run has a schedule of its learning rate.
+        parameters: that this run trains, in order.
+
+    Raises:
+        InputError: naming what the two optimisers keep of a weight.
+    """
+    saved = checkpoint["optimizer_states"][0]
+    groups, states = saved.get("param_groups") or [{}], saved.get("state") or {}
+    made, own = _stepped(optimizer, parameters[0].device)
+    kept = next(iter(states.values()), {})
+    same = set(kept) == set(own) if states else set(groups[0]) == set(made.param_groups[0])
+    if not same:
+        raise InputError(
+            f"the checkpoint is of another optimiser: of each weight it keeps {_listed(kept)}, and {type(made).__name__} "
+            f"(model.optimizer) keeps {_listed(own)}; {AS_TRAINED}"
+        )
+    if scheduled != bool(checkpoint["lr_schedulers"]):
+        has, here = ("no", "one") if scheduled else ("a", "none")
+        raise InputError(
+            f"the checkpoint has {has} schedule of the learning rate, and this run has {here}; {AS_TRAINED}"
+        )
+    if (count := len(groups[0].get("params", []))) != len(parameters):
+        raise InputError(
+            f"the checkpoint's optimiser trains {count} weights, and this run {len(parameters)}; {AS_TRAINED}"
+        )
+    shaped = [name for name, value in own.items() if isinstance(value, Tensor) and value.shape == TRIAL]
+    for number, state in states.items():
+        for name in shaped if isinstance(number, int) else []:  # names in place of numbers are a strategy's own
+            if state[name].shape != parameters[number].shape:
+                raise InputError(
+                    f"the checkpoint's optimiser is damaged, or of another model: {name} of weight {number} is "
+                    f"{tuple(state[name].shape)}, and the weight {tuple(parameters[number].shape)}; give another checkpoint"
+                )
+
+
+def _stepped(optimizer: Callable[..., Optimizer], device: torch.device) -> tuple[Optimizer, Mapping[str, Any]]:
+    """An optimiser that took one step on a weight of no account, and what it keeps of it."""
+    weight = nn.Parameter(torch.zeros(TRIAL, device=device))
     weight.grad = torch.zeros_like(weight)
     closures = []
     with _refusing("optimizer"):
@@ -47,10 +104,11 @@ def require_steps(
         made.step(lambda: closures.append(True))  # pyright: ignore[reportCallIssue, reportArgumentType]
         if not closures:
             raise TypeError(f"{type(made).__name__} does not call its closure, in which gradients are clipped")
-    if lr_scheduler is not None:
-        with _refusing("lr_scheduler"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Lightning's and torch's schedules about themselves
-            lr_scheduler(made).step()
+    return made, dict(made.state[weight])
+
+
+def _listed(kept: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(str(name) for name in kept)) or "nothing"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.distributed import gather_objects, mean_over_ranks
 from saerl_lightning.training.logged_names import LoggedNames, is_shipped, require_monitored
-from saerl_lightning.training.optimization import Gradients, not_finite, require_steps, warm_up
+from saerl_lightning.training.optimization import Gradients, not_finite, require_same_optimiser, require_steps, warm_up
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.precision import require_trainable
 from saerl_lightning.whole_weights import require_finite_weights
@@ -280,10 +280,11 @@ class PolicyModule(lightning.LightningModule, ABC):
         checkpoint["policy"] = asdict(self.policy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another model before any weight is loaded.
+        """Refuses a checkpoint of another model or optimiser before any weight is loaded.
 
         Raises:
-            InputError: naming both models and the first weight that differs, or weights that are no numbers.
+            InputError: naming both models and the first weight that differs, weights that are no numbers, or what the
+                optimisers keep.
         """
         saved = {n.removeprefix("model."): t.shape for n, t in checkpoint["state_dict"].items()}
         own = {n: t.shape for n, t in self.model.state_dict().items()}
@@ -296,6 +297,9 @@ class PolicyModule(lightning.LightningModule, ABC):
                 f"{_shape(own.get(name))} here; give the policy (and lora) it was trained with"
             )
         require_finite_weights(checkpoint["state_dict"], "the checkpoint")
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            trained = [each for each in self.model.parameters() if each.requires_grad]
+            require_same_optimiser(checkpoint, self.optimizer, self.lr_scheduler is not None, trained)
 
 
 def _shape(shape: torch.Size | None) -> str:

@@ -26,7 +26,7 @@ from saerl_lightning.ranges import Count, CountFrom0, Positive, Seed, Share, req
 from saerl_lightning.training.activations import ActivationDataModule
 from saerl_lightning.training.logged_names import SAE as SAE_NAMES
 from saerl_lightning.training.logged_names import LoggedNames, is_shipped, require_monitored
-from saerl_lightning.training.optimization import Gradients, require_steps
+from saerl_lightning.training.optimization import Gradients, require_same_optimiser, require_steps
 from saerl_lightning.training.precision import require_float32_weights
 from saerl_lightning.training.sae_architecture import (
     active_on_average,
@@ -287,13 +287,16 @@ class SAEModule(lightning.LightningModule):
     # -- checkpoints and the result ------------------------------------------------------------------------------------
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another SAE before any weight is loaded.
+        """Refuses a checkpoint of another SAE or optimiser before any weight is loaded.
 
         Raises:
-            InputError: naming the first weight that differs.
+            InputError: naming the first weight that differs, or what the optimisers keep.
         """
         require_same_shapes(checkpoint["state_dict"], self.state_dict())
         require_finite_weights(checkpoint["state_dict"], "the checkpoint")
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            trained = [each for each in self.sae.parameters() if each.requires_grad]
+            require_same_optimiser(checkpoint, self.optimizer, True, trained)
         self._explained_variance = checkpoint.get("explained_variance", math.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
