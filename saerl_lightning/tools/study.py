@@ -23,7 +23,7 @@ from saerl_lightning.study.stages import make_shared
 from saerl_lightning.tools.study_causal import causal
 from saerl_lightning.tools.study_configs import Resolved, digests, listed, resolve
 from saerl_lightning.tools.study_dashboard import dashboard
-from saerl_lightning.tools.study_folder import alone, check_digests, check_folder, check_runs, claim
+from saerl_lightning.tools.study_folder import alone, check_digests, check_folder, check_runs, claim, note_software
 from saerl_lightning.tools.study_pool import refuse_trained_questions
 from saerl_lightning.tools.wandb_account import require_key
 
@@ -180,6 +180,7 @@ def _run_left(
     with tqdm(total=len(left), desc="runs", unit="run", disable=not left) as bar:
 
         def ended(record: RunRecord) -> None:
+            note_software(root)
             if record.state == "failed":
                 failed.append(record)
                 bar.write(failure(record), file=sys.stdout)

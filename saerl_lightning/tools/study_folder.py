@@ -108,16 +108,28 @@ def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> No
     """Keeps the study as given, what its arms meant, and the software of every call that ran it."""
     known: dict[str, Any] = read_about(root) if (root / RECORD).is_file() else {}
     every = {**known.get("arms", {}), **arms}
-    before, own = known.get("software", []), software()
     record = {
         "digest": study_digest(every),
         "name": spec.name,
         "created": known.get("created", now()),
-        "software": [*before, *([] if own in before else [own])],
+        "software": _with_own(known.get("software", [])),
         "arms": every,
     }
     write_whole(root / SPEC, source.read_text())
     write_whole(root / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def note_software(root: Path) -> None:
+    """Adds the software to the study's record where it changed since the study began: each run imports what is there."""
+    about = read_about(root)
+    before = about.get("software", [])
+    if (known := _with_own(before)) != before:
+        write_whole(root / RECORD, json.dumps({**about, "software": known}, indent=1) + "\n")
+
+
+def _with_own(before: list[dict[str, str]]) -> list[dict[str, str]]:
+    own = software()
+    return before if own in before else [*before, own]
 
 
 def alone(root: Path) -> AbstractContextManager[None]:

@@ -9,9 +9,11 @@ import numpy
 import torch
 import yaml
 
+from saerl_lightning.study.processes import SubprocessExecutor
+from saerl_lightning.study.run_state import RunRecord
 from saerl_lightning.study.software import software
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.tools import study_folder
+from saerl_lightning.tools import study, study_folder
 
 
 def git(folder: Path, *words: str) -> str:
@@ -46,3 +48,28 @@ def test_another_software_is_added_and_the_same_is_not(tmp_path, monkeypatch):
         monkeypatch.setattr(study_folder, "software", lambda numpys=numpys: {"numpy": numpys})
         study_folder.claim(StudySpec.read(source), source, tmp_path / "out", {"grpo": "digest"})
     assert json.loads((tmp_path / "out/study.json").read_text())["software"] == [{"numpy": "1.0"}, {"numpy": "2.0"}]
+
+
+def test_a_checkout_that_moves_on_while_the_study_runs_is_noted(tmp_path, monkeypatch):
+    """Each run imports the code that is there when it starts."""
+    source = tmp_path / "small.yaml"
+    text = {"name": "small", "base": [], "arms": {"grpo": {}}, "seeds": [0], "budget": {"steps": 1}, "baseline": "grpo"}
+    source.write_text(yaml.safe_dump(text))
+    out, spec = tmp_path / "out", StudySpec.read(source)
+    commits = iter(["a", "a", "b"])
+    monkeypatch.setattr(study_folder, "software", lambda: {"commit": next(commits)})
+    study_folder.claim(spec, source, out, {"grpo": "digest"})
+
+    class Moving:
+        """Ends two runs."""
+
+        def __init__(self, *given: object) -> None: ...
+
+        def run(self, left, ended) -> None:
+            for seed in range(2):
+                ended(RunRecord("grpo", seed, "finished"))
+
+    monkeypatch.setattr(study, "StudyExecution", Moving)
+    study._run_left(spec, out, [], 1, SubprocessExecutor())
+    about = json.loads((out / "study.json").read_text())
+    assert about["software"] == [{"commit": "a"}, {"commit": "b"}] and about["arms"] == {"grpo": "digest"}
