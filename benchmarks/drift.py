@@ -1,11 +1,13 @@
-"""What signals know about a policy while it is trained: `benchmarks/drift.py RUN --sae FOLDER --out STUDY/drift`.
+"""What signals know about a policy while it is trained: `benchmarks/drift.py RUN -c CONFIG --sae FOLDER --out STUDY/drift`.
 
 RUN is a run folder with checkpoints of several steps, as `main.py fit` leaves it with
-`--checkpoint.save_top_k=-1 --checkpoint.every_n_train_steps=N` (`checkpoints/epoch=0-step=28.ckpt`, ..., `last.ckpt`). At
-step 0, the policy that the run started from, and at every checkpoint, pass rates of the same training prompts are measured
-again, features are read with the weights of that step and the SAE of the first policy, and the questions of `signals.py`
-are asked; and the probe of step 0 is asked once more. Weights, labels, features and findings are kept under
-`OUT/RUN'S NAME/`, so a killed run goes on; that folder may be deleted when all is done. Nothing is trained but probes.
+`--checkpoint.save_top_k=-1 --checkpoint.every_n_train_steps=N` (`checkpoints/epoch=0-step=28.ckpt`, ..., `last.ckpt`).
+CONFIG is the run's whole configuration, `RUN/config.yaml` where you made the run yourself; its classes and paths are used,
+so read one from elsewhere first. At step 0, the policy that the run started from, and at every checkpoint, pass rates of
+the same training prompts are measured again, features are read with the weights of that step and the SAE of the first
+policy, and the questions of `signals.py` are asked; and the probe of step 0 is asked once more. Weights, labels, features
+and findings are kept under `OUT/RUN'S NAME/`, so a killed run goes on; that folder may be deleted when all is done. Nothing
+is trained but probes.
 
 The report's sections are `OUT/RUN'S NAME-*.json`, the same words and tables stand in `OUT/RUN'S NAME/drift.md`.
 """
@@ -114,7 +116,7 @@ def drift(given: argparse.Namespace) -> Path:
     """
     if given.samples < 2 or given.samples % 2:
         raise InputError(f"--samples is {given.samples}; write an even number, for labels are measured in two halves")
-    run, sae = Run.read(given.run), str(given.sae)
+    run, sae = Run.read(given.run, given.config), str(given.sae)
     layer = layer_of(given.sae) if given.layer is None else given.layer
     out = given.out / run.name
     found = moments(run, out, given.prompts, given.samples, given.seed)
@@ -137,6 +139,9 @@ def drift(given: argparse.Namespace) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=Path, help=f"run folder, trained with {FLAGS}")
+    parser.add_argument(
+        "-c", "--config", type=Path, required=True, help="the run's whole configuration: RUN/config.yaml"
+    )
     parser.add_argument("--sae", type=Path, required=True, help="folder of the SAE of the policy before training")
     parser.add_argument("--layer", type=int, help="layer that is read; by default the SAE's own")
     parser.add_argument("--prompts", type=int, default=512, help="training prompts that are measured at every step")

@@ -28,6 +28,7 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest_file
 from saerl_lightning.staging import write_whole
 from saerl_lightning.tools.export import export
+from saerl_lightning.yaml_text import read_yaml
 
 HALVES = ("first", "second")
 KEPT = ("seed_everything", "trainer", "model", "data")  # of a run's config: what `label` knows too
@@ -84,24 +85,27 @@ class Measured:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished or unfinished run: its folder, and its `config.yaml`."""
+    """A finished or unfinished run: its folder, and its settings.
+
+    The folder's own `config.yaml` is not taken at its word: who wrote the folder could name any class and any path. The
+    settings are those of the file that the command line names as a configuration.
+    """
 
     folder: Path
     config: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
+    def read(cls, folder: Path, file: Path) -> Run:
         """Reads the run's configuration.
 
+        Args:
+            folder: of the run.
+            file: its whole configuration.
+
         Raises:
-            InputError: if the folder has none, or it is not that of a policy's run.
+            InputError: if it can't be read, or is not that of a policy's run.
         """
-        file = folder / "config.yaml"
-        if not file.is_file():
-            raise InputError(
-                f"'{folder}' has no config.yaml, so it is no run folder; give one that `main.py fit` wrote"
-            )
-        config = yaml.safe_load(file.read_text())
+        config = read_yaml(file, "the configuration")
         try:
             _ = config["model"]["init_args"]["policy"]["path"], config["data"]["init_args"]["train"]
         except (KeyError, TypeError) as error:

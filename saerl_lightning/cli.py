@@ -36,7 +36,7 @@ from saerl_lightning.names import did_you_mean, require_name
 from saerl_lightning.overlays import dropped_callbacks
 from saerl_lightning.parser import RunParser
 from saerl_lightning.parts import import_parts
-from saerl_lightning.policy.checkpoint import require_readable
+from saerl_lightning.policy.checkpoint import require_usable
 from saerl_lightning.ranges import SEEDS
 from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.staging import disk_is_full, write_whole
@@ -144,7 +144,7 @@ class RunCLI(LightningCLI):
         self._settings.weights_only = True  # null would run the code of a checkpoint behind a web address
         checkpoint = _checkpoint_file(self._settings, fitting=self.config.subcommand == "fit")
         if checkpoint is not None:
-            require_readable(checkpoint, to_go_on=self.config.subcommand == "fit")
+            require_usable(checkpoint, to_go_on=self.config.subcommand == "fit")
 
     def _parse_ckpt_path(self) -> None:
         """Takes no settings out of a checkpoint: Lightning would let those that stand in the file beat the flags."""

@@ -39,8 +39,10 @@ def read_text(path: str | Path, what: str) -> str:
     """Reads a text file.
 
     Raises:
-        InputError: if it can't be read, or is not UTF-8.
+        InputError: if it can't be read, is a pipe, or is not UTF-8.
     """
+    if Path(path).is_fifo():  # it would be waited for, and could be read only once
+        raise InputError(f"{what} '{path}' is a pipe; write the name of a file")
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:

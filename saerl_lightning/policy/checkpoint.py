@@ -48,8 +48,17 @@ class PolicyCheckpoint:
         return cls(str(noted.get("path")), dtype, lora, weights)
 
 
-def require_readable(path: Path, to_go_on: bool = False) -> None:
-    """Refuses a file that is no whole checkpoint of a run, or whose bytes are not those that were written.
+def require_readable(path: Path) -> None:
+    """Refuses a file that is no whole checkpoint, or whose bytes are not those that were written.
+
+    Raises:
+        InputError: if it is missing or unreadable.
+    """
+    _load(path, mmap=True)
+
+
+def require_usable(path: Path, to_go_on: bool) -> None:
+    """Refuses a file that Lightning could not take up: unreadable, not of a run, or without what a run goes on with.
 
     Args:
         path: of the file.

@@ -40,7 +40,16 @@ def run_with(folder, files) -> Run:
     (folder / "config.yaml").write_text(json.dumps(CONFIG))  # JSON is YAML
     for name, step in files.items():
         torch.save({"state_dict": {}, "global_step": step}, folder / "checkpoints" / name)
-    return Run.read(folder)
+    return Run.read(folder, folder / "config.yaml")
+
+
+def test_classes_and_paths_come_from_the_named_configuration_and_never_from_the_run(tmp_path):
+    run_with(tmp_path, {"last.ckpt": 3})
+    named, own = tmp_path / "mine.yaml", tmp_path / "config.yaml"
+    named.write_text(own.read_text())
+    own.write_text(own.read_text().replace("cold", "evil").replace("GRPOModule", "evil.Module"))
+    run = Run.read(tmp_path, named)
+    assert run.start == "cold" and run.config == CONFIG
 
 
 def test_checkpoints_come_in_the_order_of_their_steps_once_each_and_from_the_start(tmp_path):
@@ -49,17 +58,17 @@ def test_checkpoints_come_in_the_order_of_their_steps_once_each_and_from_the_sta
     assert [each.step for each in found] == [0, 8, 28, 112]
     assert found[0].file is None and found[3].file.name == "epoch=0-step=112.ckpt"
     torch.save({"state_dict": {}, "global_step": 130}, tmp_path / "checkpoints" / "last.ckpt")
-    assert [each.step for each in Run.read(tmp_path).checkpoints()] == [0, 8, 28, 112, 130]
+    assert [each.step for each in Run.read(tmp_path, tmp_path / "config.yaml").checkpoints()] == [0, 8, 28, 112, 130]
 
 
 def test_a_folder_that_is_no_run_and_a_run_without_steps_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"config\.yaml"):
-        Run.read(tmp_path)
+        Run.read(tmp_path, tmp_path / "config.yaml")
     with pytest.raises(InputError, match="save_top_k=-1"):
         run_with(tmp_path, {}).checkpoints()
     (tmp_path / "config.yaml").write_text("model: {class_path: SAEModule}")
     with pytest.raises(InputError, match="no policy"):
-        Run.read(tmp_path)
+        Run.read(tmp_path, tmp_path / "config.yaml")
 
 
 def test_a_measurement_goes_on_where_it_was_and_no_two_have_equal_draws(tmp_path, monkeypatch):

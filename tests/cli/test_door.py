@@ -6,6 +6,7 @@ Nothing is made here: what is wrong is refused while the command line is parsed.
 import json
 import os
 import re
+import shutil
 import threading
 
 import pytest
@@ -156,10 +157,10 @@ TEXTS = {  # arguments that take texts beside classes, or lists and mappings of 
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_value_that_names_a_file_stays_that_name(workplace, parsed, name):
+def test_a_value_that_names_a_file_stays_that_name(workplace, trained, parsed, name):
     """The file holds another file's name, and YAML: neither may arrive in its place."""
     file = workplace.folder / "value.txt"
-    torch.save({"state_dict": {}}, file) if name == "ckpt_path" else file.write_text(f"{workplace.dev}\n")
+    shutil.copy(trained.workplace.last, file) if name == "ckpt_path" else file.write_text(f"{workplace.dev}\n")
     settings = parsed(workplace.command("fit", f"--{name}={file}"))
     section, _, argument = name.partition(".")
     value = settings[name] if section not in ("data", "model") else settings[section].init_args[argument]
@@ -219,7 +220,7 @@ def test_settings_within_a_checkpoint_change_nothing(workplace, parsed):
         "_class_path": "saerl_lightning.training.sft.SFTModule",
         "policy": {"path": "evil", "trust_remote_code": True},
     }
-    torch.save({"state_dict": {}, "hyper_parameters": planted}, file)
+    torch.save({"state_dict": {}, "hyper_parameters": planted, "pytorch-lightning_version": "2.6.0"}, file)
     settings = parsed(workplace.command("test", f"--ckpt_path={file}"))
     assert settings.model.init_args.policy.path == str(workplace.policy)
     assert settings.model.class_path.endswith("GRPOModule") and not settings.model.init_args.policy.trust_remote_code
