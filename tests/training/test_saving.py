@@ -184,8 +184,9 @@ class Signal(Callback):
         if trainer.global_step == self.step - 1 and not self.validating:
             os.kill(os.getpid(), self.number)
 
-    def on_validation_batch_start(self, trainer, *_) -> None:
-        if trainer.global_step == self.step and self.validating:
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, *_) -> None:
+        """Once: a second signal would end the run at once."""
+        if trainer.global_step == self.step and self.validating and batch_idx == 0:
             os.kill(os.getpid(), self.number)
 
 
