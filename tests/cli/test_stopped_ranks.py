@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from saerl_lightning import cli
+from saerl_lightning.errors import RunStopped
 from saerl_lightning.run_folder import TRAINING, RunFolder
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
 
 
 def start(workplace, *command: str) -> subprocess.Popen[str]:
@@ -72,6 +73,7 @@ def to_all(launcher: subprocess.Popen[str]) -> None:
     os.killpg(launcher.pid, signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("send", "name", "code"),
     [(to_the_other, "SIGTERM", 143), (to_all, "SIGINT", 130)],
@@ -95,6 +97,7 @@ def test_a_signal_in_training_saves_once_and_ends_all(workplace, send, name, cod
         assert torch.load(workplace.last, weights_only=True)["global_step"] == steps + 1
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_other_process_starts_ends_both(workplace):
     launcher = start(workplace, *on_two(workplace))
     wait_for(lambda: group_of(launcher), launcher)
@@ -103,3 +106,14 @@ def test_a_signal_while_the_other_process_starts_ends_both(workplace):
     assert launcher.returncode == 143 and "Traceback" not in said, said[-3000:]
     assert "SIGTERM: stopped at step 0; nothing was saved yet: give the same command again" in said
     assert not workplace.run_dir.exists()
+
+
+@pytest.mark.parametrize(("rank", "everywhere", "lines"), [(0, True, 1), (1, True, 0), (0, False, 1), (1, False, 1)])
+def test_what_stops_all_processes_is_said_by_the_first_one(monkeypatch, door, rank, everywhere, lines):
+    def stopped() -> None:
+        raise RunStopped("the sampler is not the policy", everywhere=everywhere)
+
+    monkeypatch.setattr(cli, "run", stopped)
+    monkeypatch.setattr(cli.rank_zero_only, "rank", rank)
+    ended = door(["fit"])
+    assert ended.code == 2 and ended.stderr.count("error: the sampler is not the policy") == lines
