@@ -63,6 +63,11 @@ def steps_in(checkpoint: Path) -> int:
     return torch.load(checkpoint, weights_only=True)["global_step"]
 
 
+def weights(tensor: torch.Tensor) -> dict:
+    """The least that a run writes."""
+    return {"state_dict": {"w": tensor}, "pytorch-lightning_version": lightning.__version__}
+
+
 def saver(folder: Path, every: int = 50) -> RunCheckpoint:
     return RunCheckpoint(
         dirpath=folder, save_last=True, save_top_k=0, every_n_train_steps=every, save_on_train_epoch_end=True,
@@ -118,7 +123,7 @@ def test_a_state_of_the_optimiser_that_is_no_number_is_not_saved(tmp_path):
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_a_flipped_bit_is_noticed(tmp_path, place):
     path = tmp_path / "last.ckpt"
-    WholeCheckpoints().save_checkpoint({"state_dict": {"w": torch.rand(5000)}}, path)
+    WholeCheckpoints().save_checkpoint(weights(torch.rand(5000)), path)
     require_readable(path)
     content = bytearray(path.read_bytes())
     content[int(len(content) * place)] ^= 4
@@ -132,17 +137,17 @@ def test_a_flipped_bit_is_noticed(tmp_path, place):
 def test_a_kill_between_digest_and_file_leaves_a_good_checkpoint(tmp_path, monkeypatch):
     """Twice in a row: the file that stands there is two writings old by then."""
     path = tmp_path / "last.ckpt"
-    WholeCheckpoints().save_checkpoint({"state_dict": {"w": torch.zeros(9)}}, path)
+    WholeCheckpoints().save_checkpoint(weights(torch.zeros(9)), path)
     replace = Path.replace
     for value in (1.0, 2.0):
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", lambda self, target: killed() if target == path else replace(self, target))
             with pytest.raises(KeyboardInterrupt):
-                WholeCheckpoints().save_checkpoint({"state_dict": {"w": torch.full((9,), value)}}, path)
+                WholeCheckpoints().save_checkpoint(weights(torch.full((9,), value)), path)
         require_readable(path)
     assert torch.equal(WholeCheckpoints().load_checkpoint(path)["state_dict"]["w"], torch.zeros(9))
     (tmp_path / ".last.ckpt.1.writing").write_text("what a killed process left")
-    WholeCheckpoints().save_checkpoint({"state_dict": {"w": torch.ones(9)}}, path)
+    WholeCheckpoints().save_checkpoint(weights(torch.ones(9)), path)
     require_readable(path)
     assert {each.name for each in tmp_path.iterdir()} == {"last.ckpt", digests_file(path).name}
 
@@ -160,12 +165,12 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_room_for_the_next(tmp_path):
         pytest.skip(f"no mount here: {mounted.stderr.decode()}")
     try:
         path, io = disk / "last.ckpt", WholeCheckpoints()
-        io.save_checkpoint({"state_dict": {"w": torch.zeros(20_000)}}, path)
+        io.save_checkpoint(weights(torch.zeros(20_000)), path)
         for _ in range(2):
             with pytest.raises(OSError, match="No space left"):
-                io.save_checkpoint({"state_dict": {"w": torch.ones(40_000)}}, path)
+                io.save_checkpoint(weights(torch.ones(40_000)), path)
             assert torch.equal(io.load_checkpoint(path)["state_dict"]["w"], torch.zeros(20_000))
-        io.save_checkpoint({"state_dict": {"w": torch.ones(20_000)}}, path)  # nothing half-written is in its way
+        io.save_checkpoint(weights(torch.ones(20_000)), path)  # nothing half-written is in its way
         require_readable(path)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
