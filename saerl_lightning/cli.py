@@ -31,14 +31,14 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.mistakes import one_line
+from saerl_lightning.mistakes import one_line, printed
 from saerl_lightning.names import did_you_mean, require_name
 from saerl_lightning.overlays import dropped_callbacks
 from saerl_lightning.parser import RunParser
 from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.checkpoint import require_usable
 from saerl_lightning.ranges import SEEDS
-from saerl_lightning.run_folder import RunFolder
+from saerl_lightning.run_folder import RunFolder, require_place
 from saerl_lightning.staging import disk_is_full, write_whole
 from saerl_lightning.tools.composed import ARGUMENTS, ToolTrainer
 from saerl_lightning.tools.wandb_account import require_key, said_of_server
@@ -129,6 +129,7 @@ class RunCLI(LightningCLI):
         """Parses, and refuses a seed out of range and a checkpoint that can't be read before anything is made."""
         super().parse_arguments(parser, args)
         seed = self._settings.seed_everything  # of Lightning; the classes' own have their ranges
+        require_place(self._settings.run_dir)
         if type(seed) is int and not SEEDS.holds(seed):
             raise InputError(f"seed_everything is {seed}; write a whole number {SEEDS}")
         for sentence in dropped_callbacks(_config_files(self._settings)):
@@ -349,13 +350,13 @@ def main() -> None:
             run()
     except (InputError, RunStopped, MisconfigurationException) as error:
         if not (getattr(error, "everywhere", False) and getattr(rank_zero_only, "rank", 0)):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printed(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         said = _said_of_the_disk(error) if isinstance(error, OSError) else said_of_server(error)
         if said is None:
             raise
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {printed(said)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -28,6 +28,7 @@ KINDS = {
     "<class 'NoneType'>": "null",
 }
 LONGEST = 120  # letters of a value that are shown
+LONG_WORD = re.compile(r"\S{300,}")
 KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:')
 CLASS = re.compile(r"Problem with given class_path '([^']+)':")
 VALUE = re.compile(r"\.? ?(?:Got value|Given value): (.*)$")
@@ -59,6 +60,13 @@ class Complaint:
     value: str | None
     owner: str  # dotted path of the class whose argument it is; empty for none
     depth: int  # keys and classes above it
+
+
+def printed(message: str) -> str:
+    """A message as it is shown: on one line, however long a name in it is and whatever it holds."""
+    shown = " ".join(message.split("\n"))
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown)
+    return LONG_WORD.sub(lambda word: f"{word[0][:LONGEST]}…{word[0][-20:]}", shown)
 
 
 def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = ()) -> str:

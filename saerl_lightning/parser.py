@@ -13,7 +13,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.mistakes import one_line
+from saerl_lightning.mistakes import one_line, printed
 from saerl_lightning.yaml_text import check_yaml, read_text
 
 NULL = re.compile(r"=None$")
@@ -113,5 +113,5 @@ class RunParser(LightningArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", self)
         said = one_line(message, parser._option_string_actions, getattr(self, "args", ()))
-        sys.stderr.write(f"error: {said} ({parser.prog.replace(' [options]', '')} --help lists all options)\n")
+        sys.stderr.write(f"error: {printed(said)} ({parser.prog.replace(' [options]', '')} --help lists all options)\n")
         self.exit(2)

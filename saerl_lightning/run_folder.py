@@ -23,6 +23,22 @@ LOCK = ".lock"
 OLDER, MOVING = ".older-run", ".older-run-moving"  # what is moved aside: all of it, some of it
 
 
+def require_place(path: str) -> None:
+    """Refuses what no run folder can be called, or what was not meant.
+
+    Raises:
+        InputError: for a name of blanks, one that a shell should have expanded, or one that no file system takes.
+    """
+    if not path.strip() or path != path.strip():
+        raise InputError(f"run_dir is {path[:120]!r}; write a folder without blanks at its ends, e.g. runs/first")
+    if path.startswith("~"):
+        raise InputError(
+            f"run_dir is {path[:120]!r}, and no shell has put your home in place of '~'; write the whole path"
+        )
+    if not path.isprintable():
+        raise InputError(f"run_dir is {path[:120]!r}; write a name of letters that can be seen, e.g. runs/first")
+
+
 class RunFolder:
     """A run's folder.
 

@@ -154,3 +154,32 @@ def test_a_loggers_plain_names_and_numbers_are_taken(workplace, parsed):
     for given in ({"name": "csv"}, {"version": 3}, {"name": "", "version": "v 1"}, {"version": None}):
         logger = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", **given}}
         parsed(workplace.command("fit", "--trainer.logger=" + json.dumps(logger)))
+
+
+# -- run folders -------------------------------------------------------------------------------------------------------
+
+PLACES = {
+    "nothing": ("", "run_dir is ''; write a folder"),
+    "a blank": (" ", "run_dir is ' '; write a folder"),
+    "a home that no shell wrote": ("~/run", "no shell has put your home in place of '~'"),
+    "two lines": ("a\nb", r"run_dir is 'a\nb'; write a name of letters that can be seen"),
+    "a byte that ends names": ("a\0b", "write a name of letters that can be seen"),
+    "below a file": ("train.jsonl/run", "Not a directory; name another place"),
+    "a file": ("train.jsonl", "'train.jsonl' is a file"),
+    "a long name": ("x" * 300, "File name too long"),
+    "a long path": ("x/" * 2500, "File name too long"),
+}
+
+
+@pytest.mark.parametrize(("run_dir", "says"), PLACES.values(), ids=PLACES)
+def test_a_run_folder_that_can_not_be_is_one_short_line(workplace, door, monkeypatch, run_dir, says):
+    monkeypatch.chdir(workplace.folder)
+    assert says in the_line(door(workplace.command("fit", f"--run_dir={run_dir}")))
+    assert {each.name for each in workplace.folder.iterdir()} == {"train.jsonl", "dev.jsonl"}
+
+
+def test_a_run_folder_may_have_any_name_that_can_be_seen(workplace, door):
+    folder = workplace.folder / "a b, ünï ☃ 100%d {x} $HOME"
+    assert door(workplace.command("fit", "--trainer.max_steps=1", f"--run_dir={folder}")).code == 0
+    assert (folder / "checkpoints/last.ckpt").is_file()
+    assert door(workplace.command("fit", "--trainer.max_steps=2", f"--run_dir={folder}", "--ckpt_path=last")).code == 0
