@@ -24,9 +24,9 @@ from saerl_lightning.training.distributed import gather_objects
 
 # Measured with SmolLM2-135M on a CPU, mean nats a token: a right sync reads 5e-6 to 2e-5 in float32 and 0.03 to 0.05 where
 # policy and sampler have bfloat16 weights; a head or a prefix cache that is one step of 1e-5 old reads 2e-4 to 3e-4, and
-# falls further behind with every step. HFEngine under bf16-mixed reads 0.023, with adapters on a bfloat16 base 0.045 (one
-# completion of 8 tokens), vLLM's bfloat16 weights beside bf16-mixed 0.055. Not measured: 16-mixed. At bfloat16's threshold a
-# stale sync of one small step is not seen.
+# falls further behind with every step. HFEngine under bf16-mixed reads 0.023 to 0.035, with adapters on a bfloat16 base
+# 0.040 (83 tokens), vLLM's bfloat16 weights beside bf16-mixed 0.055. Not measured: 16-mixed, vLLM with adapters on a bfloat16
+# base, vLLM's float32 weights beside bf16-mixed. At bfloat16's threshold a stale sync of one small step is not seen.
 DEFAULT_THRESHOLD = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.1}
 
 CAUSES = (
