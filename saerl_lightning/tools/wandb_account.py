@@ -5,6 +5,7 @@ W&B itself asks as it makes the run, and where there is no terminal to ask at it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -48,10 +49,10 @@ def has_key() -> bool:
 
 
 def _settings() -> Any:
-    from wandb.sdk.wandb_setup import singleton
+    from wandb.sdk.wandb_setup import _WandbSetup
 
-    try:
-        return singleton().settings  # the public `setup` would start W&B's process
+    try:  # the public `setup` would start W&B's process, and keep what it has read for the run
+        return _WandbSetup(os.getpid()).settings
     except ValidationError as error:
         wrong = error.errors()[0]
         name = f"WANDB_{'_'.join(str(part) for part in wrong['loc'])}".upper()

@@ -66,7 +66,7 @@ def datamodules(tmp_path, policy, capsys):
         study = {
             "name": "luck", "base": [str(CONFIGS / f"{name}.yaml") for name in ("grpo", "engine/hf")],
             "arms": {"saerl": {"configs": [str(tmp_path / "slots.yaml")]}}, "seeds": [0, 1], "budget": {"steps": 2},
-            "baseline": "saerl", **changes,
+            "baseline": "saerl", "metric": "loss", **changes,
         }  # fmt: skip
         path = tmp_path / "luck.yaml"
         path.write_text(yaml.safe_dump(study))
