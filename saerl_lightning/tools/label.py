@@ -210,6 +210,8 @@ def weights_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in named_weights(model):
         flat = tensor.detach().flatten()
-        places = torch.linspace(0, max(flat.numel() - 1, 0), min(64, flat.numel()), device=flat.device).long()
+        count = min(64, flat.numel())
+        # Whole numbers: a float32 can't tell the places of more than 16 million values apart, and names one beyond the end.
+        places = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
         digest.update(f"{name} {tuple(tensor.shape)} {flat[places].double().tolist()}".encode())
     return digest.hexdigest()[:16]

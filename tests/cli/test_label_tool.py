@@ -9,6 +9,7 @@ import torch
 from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.hf import HFEngine
+from saerl_lightning.tools.label import weights_digest
 
 PROMPTS = 7
 
@@ -166,3 +167,13 @@ def test_bad_input(workplace, door, flag, said):
     ended = door(command(workplace, out, flag))
     assert ended.code == 2 and said in ended.error
     assert not out.exists() or not lines(out)
+
+
+def test_weights_of_a_real_size_are_named_to_their_last_value():
+    """More values than a float32 can count, as in the embedding of a model of 135 million parameters."""
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.zeros(49152, 576, dtype=torch.bfloat16))
+    named = weights_digest(model)
+    with torch.no_grad():
+        model.weight[-1, -1] = 1.0
+    assert weights_digest(model) != named
