@@ -50,7 +50,7 @@ PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadsc
 test: install models/smollm2-135m ## the suite without slow tests, real engines included, on two cores (JOBS=4: on four)
 	@$(PYTEST) -m "not slow"
 
-test-all: install models/smollm2-135m ## also tests of more than ten seconds; without test-pages
+test-all: install models/smollm2-135m ## also tests of more than five seconds; without test-pages
 	@$(PYTEST) -m "not pages"
 
 test-pages: install models/smollm2-135m ## every command that the docs print and that needs no hub, GPU or hours, as printed

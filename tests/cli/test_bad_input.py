@@ -121,7 +121,7 @@ def test_a_mistake_is_refused_in_one_message_and_leaves_nothing(workplace, door,
     assert set(workplace.folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["prompts missing", "unknown slot"])
+@pytest.mark.parametrize("name", ["prompts missing", pytest.param("unknown slot", marks=pytest.mark.slow)])
 def test_the_process_itself_exits_with_2_and_no_traceback(workplace, name):
     bad = MISTAKES[name]
     command = [sys.executable, str(ROOT / "main.py"), *workplace.command("fit", *bad.make(workplace))]

@@ -61,7 +61,13 @@ def changed(trained, workplace, change) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize(("change", "says"), NEVER.values(), ids=NEVER)
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param(*each, id=name, marks=[pytest.mark.slow] * (place > 1))
+        for place, (name, each) in enumerate(NEVER.items())
+    ],
+)
 def test_what_no_run_wrote_is_refused_by_every_verb(trained, workplace, door, change, says):
     file = changed(trained, workplace, change)
     for verb in ("fit", "validate", "test", "predict"):

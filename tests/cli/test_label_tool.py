@@ -70,6 +70,7 @@ def test_every_line_is_a_mean_grade_with_its_error(measured, workplace):
     assert not workplace.run_dir.exists()
 
 
+@pytest.mark.slow
 def test_a_measurement_that_was_killed_goes_on_to_the_same_labels(measured, workplace, door, monkeypatch):
     whole = measured.read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
@@ -90,6 +91,7 @@ def test_a_measurement_that_was_killed_goes_on_to_the_same_labels(measured, work
         assert len(asked) == batches
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_batch(measured, workplace, door, monkeypatch):
     again = workplace.folder / "again.jsonl"
     generate, calls = HFEngine.generate, []

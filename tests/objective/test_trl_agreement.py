@@ -8,6 +8,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("agreement.py")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of TRL and of the vLLM that it imports
 def test_losses_and_gradients_are_trls():
     found = list(runpy.run_path(str(SCRIPT))["rows"]())

@@ -77,6 +77,7 @@ def test_prompts_that_fill_the_context(roomy):
     assert worst(model, rollouts) < 1e-4
 
 
+@pytest.mark.slow
 def test_rows_that_lose_their_cache_go_on_as_they_would_have(roomy, load_tiny):
     """The cache holds two rows of the longest and a few short ones, not 24 at once."""
     prompts, sampling = made_up(8, 620), Sampling(group_size=3, max_tokens=40, seed=5)
@@ -91,6 +92,7 @@ def test_rows_that_lose_their_cache_go_on_as_they_would_have(roomy, load_tiny):
         assert worst(roomy[1], rollouts) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_step_takes_a_token_of_every_row(load_tiny):
     with started(load_tiny(), kv_cache_gb=0.05, max_num_seqs=4200) as engine:
         assert len(engine.generate(made_up(2, 5), Sampling(group_size=2, max_tokens=2)).texts) == 4
@@ -103,6 +105,7 @@ def test_what_a_gpu_gets_is_known_to_vllm():
     assert set(FULL_TAILS) <= {field.name for field in dataclasses.fields(EngineArgs)}
 
 
+@pytest.mark.slow
 def test_a_cache_below_one_row_is_refused(load_tiny):
     with pytest.raises(InputError, match=r"can't hold one row of 2048 tokens; raise engine.kv_cache_gb"):
         started(load_tiny(), kv_cache_gb=0.001)

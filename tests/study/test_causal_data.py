@@ -242,6 +242,7 @@ def test_a_model_that_can_do_no_sum_is_refused(tiny, tmp_path, monkeypatch):
         fit_probes(Subject.load(tiny[0], tiny[1], None), 40, [], 0, Measured(tmp_path))
 
 
+@pytest.mark.slow
 def test_three_tests_from_the_verb_to_the_report(tiny, tmp_path, monkeypatch):
     from saerl_lightning.tools.study_report import read_panels
 

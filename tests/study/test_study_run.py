@@ -195,7 +195,9 @@ def test_a_study_that_asks_what_it_trains_on_is_refused_before_anything_is_made(
 SHIPPED = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name", [name if name == "demo" else pytest.param(name, marks=pytest.mark.slow) for name in SHIPPED]
+)
 def test_every_shipped_study_resolves(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     spec = StudySpec.read(CONFIGS / f"study/{name}.yaml")

@@ -62,7 +62,12 @@ def test_a_right_sync_is_let_through(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     "engine",
-    [HeadNotSent(), PrefixCacheKept(), RawLogprobs(), VLLMEngine(dtype="bfloat16")],
+    [
+        HeadNotSent(),
+        pytest.param(PrefixCacheKept(), marks=pytest.mark.slow),
+        pytest.param(RawLogprobs(), marks=pytest.mark.slow),
+        pytest.param(VLLMEngine(dtype="bfloat16"), marks=pytest.mark.slow),
+    ],
     ids=["tied head not sent", "prefix cache kept", "temperature", "dtype"],
 )
 def test_each_fault_stops_the_run(tiny, tmp_path, engine):
@@ -71,6 +76,7 @@ def test_each_fault_stops_the_run(tiny, tmp_path, engine):
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [True, False], ids=["adapters alone", "merged"])
 def test_a_lora_policy_is_followed(tiny, tmp_path, adapters):
     """The guard compares vLLM with the policy at every step; after three large ones a stale adapter would be far off."""
