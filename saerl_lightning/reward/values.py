@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from saerl_lightning.reward.numbers import UNITS, Number, number, unit_name
 from saerl_lightning.reward.spelling import compact, unwrapped
@@ -137,7 +138,7 @@ def _numeral(tidy: str, depth: int) -> Value | None:
         return None
     base = _BASES.get(found[2], found[2])
     if base == "10" and found[1].isdigit():
-        return number(found[1])
+        return Number(Fraction(found[1]))
     fits = base.isdigit() and all(int(digit, 16) < int(base) for digit in found[1])
     return Numeral(found[1].lstrip("0").upper() or "0", base) if fits else None
 
