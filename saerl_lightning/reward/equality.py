@@ -102,8 +102,9 @@ def _bare_name(name: str) -> str:
 
 def _same_digits(gold: Value, answer: Value) -> bool:
     """Whether the digits are those of the gold answer, whose base the question names and the answer leaves out."""
-    plain = isinstance(answer, Number) and answer.places == 0  # no 1101_{10}
-    return isinstance(gold, Numeral) and plain and str(answer.value) == gold.digits
+    if not (isinstance(gold, Numeral) and isinstance(answer, Number)):
+        return False
+    return answer.places == 0 and str(answer.value) == gold.digits  # 1101_{10} names its base, and has no places
 
 
 def _same_residue(gold: Value, answer: Value, by: Formulas) -> bool:
