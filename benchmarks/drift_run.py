@@ -27,8 +27,8 @@ from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest_file
 from saerl_lightning.staging import write_whole
+from saerl_lightning.text_files import read_yaml
 from saerl_lightning.tools.export import export
-from saerl_lightning.yaml_text import read_yaml
 
 HALVES = ("first", "second")
 KEPT = ("seed_everything", "trainer", "model", "data")  # of a run's config: what `label` knows too

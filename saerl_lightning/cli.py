@@ -63,9 +63,9 @@ DESCRIPTION = (
     f"Tools with a help of their own (main.py TOOL --help): {', '.join(TOOLS)}."
 )
 
-REFUSALS = {  # of a file system: no permission, read-only, below a file, something in the way, links in a circle, a long name
+REFUSALS = {  # of a file system: denied, no such place, read-only, below a file, something in the way, links in a circle, a long name
     getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG")
+    for name in ("EACCES", "EPERM", "ENOENT", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG")
 }
 
 HARMLESS = (  # of Lightning, about itself or about what is meant
@@ -97,14 +97,15 @@ class RunCLI(LightningCLI):
     """LightningCLI with a run folder, a checkpoint section and refusals instead of tracebacks.
 
     Args:
-        classes: base classes of the module and the datamodule.
+        module: base class of the modules.
+        datamodule: base class of the datamodules.
         args: command line without the program's name; None takes the process's own.
         settings: of LightningCLI.
     """
 
-    def __init__(self, *classes: type, args: list[str] | None = None, **settings: Any) -> None:
+    def __init__(self, module: type, datamodule: type, *, args: list[str] | None = None, **settings: Any) -> None:
         self.verb = next(iter(sys.argv[1:] if args is None else args), None)
-        super().__init__(*classes, args=args, **settings)
+        super().__init__(module, datamodule, args=args, **settings)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Makes the parser of the verb that was asked for; those of the others stay empty, for each takes .1 s to fill."""

@@ -61,7 +61,7 @@ class Holder:
         text = path.read_text(errors="replace")
         try:
             return cls(**json.loads(text))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return cls("an unknown machine", 0, "", "", f"unknown-{len(text)}")
 
     @property

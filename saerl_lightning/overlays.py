@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from saerl_lightning.yaml_text import read_yaml
+from saerl_lightning.text_files import read_yaml
 
 
 def dropped_callbacks(files: Iterable[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.mistakes import one_line, printed
-from saerl_lightning.yaml_text import check_yaml, read_text
+from saerl_lightning.text_files import check_yaml, read_text
 
 NULL = re.compile(r"=None$")
 LIBRARY: Callable[[str], Any] = get_loader("yaml")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "saerl_lightning"
 # The first pattern that fits a module gives its floor; a module that fits none must be given one here.
 FLOORS = [
     (0, "saerl_lightning *lightning.errors *lightning.records *lightning.plan *lightning.staging *lightning.ranges"),
-    (0, "*lightning.yaml_text *lightning.names *lightning.hub"),
+    (0, "*lightning.text_files *lightning.names *lightning.hub"),
     (0, "*lightning.lock *lightning.run_folder"),
     (
         1,

@@ -5,7 +5,6 @@ Everything that can be wrong with it is refused here, before a model is loaded. 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from saerl_lightning import hub
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.fingerprint import digest, digest_folder
 from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.text_files import read_json
 from saerl_lightning.whole_weights import require_finite_weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the files of a sae-lens folder
@@ -147,9 +147,9 @@ def _folder_config(folder: Path) -> Mapping[str, Any]:
 
     _refuse_missing(folder)
     try:
-        written = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
-        raise InputError(f"'{folder / CONFIG}' is no JSON ({error}); train or download the SAE again") from error
+        written = read_json(folder / CONFIG, "the SAE's configuration")
+    except InputError as error:
+        raise InputError(f"{error}; train or download the SAE again") from error
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as weights:
             list(weights.keys())

@@ -11,6 +11,8 @@ import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from saerl_lightning.errors import InputError
+
 PHASES = {
     "generate": "generate_s",
     "forward": "train_s",
@@ -92,15 +94,25 @@ def steps_done(folder: Path) -> tuple[int, float]:
 
 
 def _rows(folder: Path) -> list[tuple[int, Row]]:
-    """Every row of every attempt, in order, with the attempt's number; empty cells are left out."""
+    """Every row of every attempt, in order, with the attempt's number; empty cells are left out.
+
+    Raises:
+        InputError: if a file is damaged.
+    """
     found = []
     for attempt, path in enumerate(sorted(folder.glob("csv/version_*/metrics.csv"), key=_version)):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                numbers = {name: _number(value) for name, value in row.items() if name and isinstance(value, str)}
-                kept = {name: value for name, value in numbers.items() if value is not None}
-                if "step" in kept:
-                    found.append((attempt, kept))
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(
+                f"'{path}' is damaged ({error}); move the run's folder away, and it is made again"
+            ) from error
+        for row in rows:
+            numbers = {name: _number(value) for name, value in row.items() if name and isinstance(value, str)}
+            kept = {name: value for name, value in numbers.items() if value is not None}
+            if "step" in kept:
+                found.append((attempt, kept))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.study import costs
 from saerl_lightning.study.run_state import State, read_record
 from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.text_files import read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -114,8 +114,7 @@ def read_stages(root: Path) -> dict[str, float]:
     """
     path = root / "shared" / STAGES
     try:
-        return (
-            {str(name): float(taken) for name, taken in json.loads(path.read_text()).items()} if path.is_file() else {}
-        )
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        seconds = read_json(path, "the record of the stages").items() if path.is_file() else ()
+        return {str(name): float(taken) for name, taken in seconds}
+    except (InputError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"'{path}' is torn; delete it, and the report leaves out what its stages cost") from error

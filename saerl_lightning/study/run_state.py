@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+from saerl_lightning.errors import InputError
 from saerl_lightning.staging import write_whole
 from saerl_lightning.study.costs import curve, steps_done
 from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.text_files import read_json
 
 FILE = "run.json"
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
@@ -68,10 +70,10 @@ def read_record(folder: Path, arm: str, seed: int, spec: StudySpec) -> RunRecord
 
 def _recorded(folder: Path, arm: str, seed: int) -> RunRecord | None:
     try:
-        known = json.loads((folder / FILE).read_text())
+        known = read_json(folder / FILE, "the record of a run")
         known = {name: known[name] for name in RunRecord.__dataclass_fields__ if name in known}
         record = RunRecord(**{**known, "arm": arm, "seed": seed})
-    except (OSError, ValueError, TypeError):
+    except (InputError, TypeError):
         return None
     return record if record.state in get_args(State) else None
 

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from saerl_lightning.errors import InputError
 from saerl_lightning.names import did_you_mean, require_name
 from saerl_lightning.ranges import Count, LongCount, Seed, require_in_range
-from saerl_lightning.yaml_text import read_yaml
+from saerl_lightning.text_files import read_yaml
 
 STRICT = ConfigDict(extra="forbid")
 OWN_PROGRAMS = ("main.py", "python")
@@ -254,5 +254,5 @@ def _first(error: ValidationError) -> str:
     if first["type"] == "value_error":  # a number out of its range
         said = str(first.get("ctx", {}).get("error"))
     elif said is None:
-        said = f"{first['msg'][:1].lower()}{first['msg'][1:]}, seen {first['input']!r}"
+        said = f"{first['msg'][:1].lower()}{first['msg'][1:]}, seen {first['input']!r:.80}"
     return f"has a mistake at {place}: {said}"

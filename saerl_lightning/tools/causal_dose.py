@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from saerl_lightning.data.scores import Score
 from saerl_lightning.errors import InputError
@@ -21,6 +20,7 @@ from saerl_lightning.study.costs import logged_steps
 from saerl_lightning.study.results import RunResult, StudyResults
 from saerl_lightning.study.section import Section
 from saerl_lightning.study.statistics import Estimate
+from saerl_lightning.text_files import read_mapping
 from saerl_lightning.tools.causal_figures import bars, line
 from saerl_lightning.tools.study_questions import accuracies, last_questions, measured_sets
 
@@ -101,8 +101,8 @@ def _doses(results: StudyResults) -> list[Dose]:
 
 
 def _curriculum(run: RunResult) -> dict[str, Any]:
-    config = yaml.safe_load((run.folder / "config.yaml").read_text())
-    return config["data"]["init_args"].get("curriculum") or {}
+    config = read_mapping(run.folder / "config.yaml", "the run's configuration")
+    return ((config.get("data") or {}).get("init_args") or {}).get("curriculum") or {}
 
 
 def _logged(runs: Sequence[RunResult]) -> tuple[int, float]:

@@ -27,6 +27,7 @@ from saerl_lightning.signals.sae_source import SAESource
 from saerl_lightning.signals.source import Features
 from saerl_lightning.staging import write_whole
 from saerl_lightning.study.causal.sums import Question, is_right
+from saerl_lightning.text_files import read_json
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -165,8 +166,8 @@ class Measured:
         path = self.folder / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
         if path.is_file():
             try:
-                return np.array(json.loads(path.read_text())["rates"], dtype=np.float64)
-            except (ValueError, KeyError, TypeError) as error:
+                return np.array(read_json(path, "the measurement")["rates"], dtype=np.float64)
+            except (InputError, ValueError, KeyError, TypeError) as error:
                 raise InputError(f"'{path}' holds no measurement ({error}); delete it, it is measured again") from error
         rates = np.asarray(compute(), dtype=np.float64)
         write_whole(path, json.dumps({"key": json.loads(words), "rates": rates.tolist()}) + "\n")

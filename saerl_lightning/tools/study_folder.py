@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from saerl_lightning import lock
 from saerl_lightning.errors import InputError
 from saerl_lightning.staging import write_whole
@@ -18,6 +16,7 @@ from saerl_lightning.study.results import RECORD, SPEC, run_folder
 from saerl_lightning.study.run_state import now
 from saerl_lightning.study.software import software
 from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.text_files import read_json, read_mapping
 from saerl_lightning.tools.study_configs import Resolved, placeless, study_digest
 
 
@@ -28,10 +27,10 @@ def read_about(root: Path) -> dict[str, Any]:
         InputError: if the file is torn.
     """
     try:
-        about = json.loads((root / RECORD).read_text())
+        about = read_json(root / RECORD, "the record")
         if isinstance(about["name"], str) and isinstance(about["arms"], dict):
             return about
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (InputError, KeyError, TypeError):
         pass
     raise InputError(f"'{root / RECORD}' is torn or no study's; delete it, and `study run` writes it anew")
 
@@ -90,7 +89,9 @@ def check_runs(spec: StudySpec, root: Path, resolved: Mapping[str, Resolved]) ->
 
 def _recorded(folder: Path, seed: int) -> dict[str, Any]:
     """The settings that a run was started with, as they would be in the folder where it began."""
-    config: Resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    config: Resolved = read_mapping(folder / "config.yaml", "the run's configuration")
+    if not isinstance(config.get("run_dir"), str):
+        raise InputError(f"'{folder / 'config.yaml'}' names no run_dir; it is no run of a study, move '{folder}' away")
     return dict(_settings(placeless(config, Path(config["run_dir"]).parent.parent, seed)))
 
 

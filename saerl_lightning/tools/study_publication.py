@@ -15,6 +15,7 @@ from saerl_lightning.report.study_words import status
 from saerl_lightning.staging import whole_folder, write_whole
 from saerl_lightning.study.results import RECORD, SPEC, StudyResults
 from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.text_files import read_json
 from saerl_lightning.tools.study_numbers import StudyNumbers, read_numbers
 from saerl_lightning.tools.study_report import gather
 from saerl_lightning.tools.study_sheets import NAMES, check_derived, read_runs, sheets
@@ -86,17 +87,17 @@ def read_publication(folder: Path) -> StudyNumbers:
             f"'{folder}' holds no {missing[0]}; name a folder that `study publish STUDY FOLDER` wrote, not the study's own"
         )
     spec = StudySpec.read(folder / SPEC)
-    study = StudyNumbers(spec, _about(folder), read_runs(folder, spec))
+    study = StudyNumbers(spec, _about(folder, spec.name), read_runs(folder, spec))
     check_derived(folder, study)
     return study
 
 
-def _about(folder: Path) -> dict[str, Any]:
+def _about(folder: Path, name: str | None = None) -> dict[str, Any]:
     try:
-        about = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if isinstance(about, dict):
+        about = read_json(folder / RECORD, "the record")
+        if isinstance(about, dict) and about.get("name") == (name or about.get("name")):
             return about
-    except (OSError, ValueError, RecursionError):
+    except InputError:
         pass
     raise InputError(f"'{folder / RECORD}' is torn or no study's; remove '{folder}' and publish the study again")
 

@@ -5,13 +5,13 @@ It works on any state of a study. What has not finished is marked, and no run th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from saerl_lightning.errors import InputError
 from saerl_lightning.report.ledger import FILE, Ledger
 from saerl_lightning.report.numbers import count, with_intervals
 from saerl_lightning.report.study import markdown, render
@@ -29,6 +29,7 @@ from saerl_lightning.report.study_tables import sheets as computed_sheets
 from saerl_lightning.staging import write_whole
 from saerl_lightning.study.results import StudyResults, run_folder
 from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.text_files import read_json
 from saerl_lightning.tools.study_effects import Comparison, compare
 from saerl_lightning.tools.study_numbers import RunNumbers, StudyNumbers, read_numbers
 from saerl_lightning.tools.study_questions import groups
@@ -95,11 +96,11 @@ def read_panels(folder: Path) -> list[Panel]:
 
 def _panel(path: Path) -> Panel:
     try:
-        given = json.loads(path.read_text())
+        given = read_json(path, "the section")
         rows = [[str(cell) for cell in row] for row in given.get("rows", [])]
         columns = [str(column) for column in given.get("columns", [])]
         return Panel(str(given["title"]), str(given["text"]), columns, rows, given.get("figure"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (InputError, KeyError, TypeError, AttributeError) as error:
         about = (
             f"This file is no section of a report ({error!r}); write title, text, and columns with rows or a figure."
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -30,6 +30,7 @@ DERIVED = ["steps", "start", "end", "area", "reached", "reached_tokens"]
 SHARED, END = "shared/", "end/"  # before the names of stages, and of sets
 CURVE = ["arm", "seed", "step", "sampled_tokens", "seconds"]
 QUESTION = ["set", "uid", "topic", "level"]
+SCORE = ["arm", "seed", "name", "value"]
 NAMES = ("runs.csv", "curves.csv", "scores.csv", "questions.csv")
 STATES: Mapping[str, State] = {state: state for state in get_args(State)}
 CLOSE = 1e-9  # relative; other processors add up in another order
@@ -88,7 +89,7 @@ def _curves(study: StudyNumbers) -> str:
 def _scores(study: StudyNumbers) -> str:
     """A row a number that an operation gave of itself."""
     rows = [[run.arm, run.seed, name, value] for run in study.runs for name, value in run.scores.items()]
-    return sheet(["arm", "seed", "name", "value"], rows)
+    return sheet(SCORE, rows)
 
 
 def _questions(study: StudyNumbers) -> str:
@@ -122,10 +123,12 @@ def read_runs(folder: Path, spec: StudySpec) -> list[RunNumbers]:
     Raises:
         InputError: naming the file that is missing, torn, or not of this study.
     """
-    evaluated = _read(folder / "curves.csv", _read_curves)
-    scored = _read(folder / "scores.csv", _read_scores)
-    asked = _read(folder / "questions.csv", _read_questions)
-    runs = _read(folder / "runs.csv", lambda rows: {key: _run(row) for key, row in _by_run(rows).items()})
+    evaluated = _read(folder / "curves.csv", CURVE, _read_curves)
+    scored = _read(folder / "scores.csv", SCORE, _read_scores)
+    asked = _read(folder / "questions.csv", QUESTION, _read_questions)
+    runs = _read(
+        folder / "runs.csv", [*RUN, *DERIVED], lambda rows: {key: _run(row) for key, row in _by_run(rows).items()}
+    )
     planned = [(arm, seed) for arm in spec.arms for seed in spec.seeds]
     if stray := {*planned} ^ {*runs} or {*evaluated, *scored, *asked} - {*runs}:
         raise InputError(f"'{folder}': run {_column(min(stray))} stands in one of its files alone; publish it again")
@@ -150,7 +153,7 @@ def check_derived(folder: Path, study: StudyNumbers) -> None:
     Raises:
         InputError: naming the first cell that does not follow.
     """
-    written = _read(folder / "runs.csv", _by_run)
+    written = _read(folder / "runs.csv", [*RUN, *DERIVED], _by_run)
     for right in csv.DictReader(io.StringIO(sheets(study)["runs.csv"])):
         given = written[_key(right)]
         for column, value in right.items():
@@ -161,11 +164,14 @@ def check_derived(folder: Path, study: StudyNumbers) -> None:
                 )
 
 
-def _read(path: Path, made: Callable[[list[Row]], T]) -> T:
-    """What a file's rows say; a file that says something else is refused."""
+def _read(path: Path, columns: Sequence[str], made: Callable[[list[Row]], T]) -> T:
+    """What a file's rows say; a file that says something else, or whose columns begin with others, is refused."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            reader = csv.DictReader(file, strict=True)
+            if list(reader.fieldnames or [])[: len(columns)] != [*columns]:
+                raise ValueError(f"its columns do not begin with {', '.join(columns)}")
+            rows = list(reader)
         if torn := [number for number, row in enumerate(rows, 2) if None in row or None in row.values()]:
             raise ValueError(f"row {torn[0]} has another number of cells than the first")
         return made(rows)

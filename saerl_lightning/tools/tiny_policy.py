@@ -5,15 +5,13 @@ Random weights and a tokenizer whose merges come from the demo's training prompt
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import yaml
 from jsonargparse import auto_cli
 
 from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
 from saerl_lightning.ranges import Seed, require_arguments
 from saerl_lightning.records import Prompt
+from saerl_lightning.text_files import read_mapping
 
 TASKS = "configs/demo/tasks.yaml"
 
@@ -32,7 +30,7 @@ def tiny_policy(folder: str, seed: Seed = 0, tasks: str = TASKS) -> None:
 
 def prompts_of(tasks: str, *path: str) -> list[Prompt]:
     """The prompts of one of the sets of a config, as it draws them; "val", "demo" leads to `data.val.demo`."""
-    source = yaml.safe_load(Path(tasks).read_text())["data"]["init_args"]
+    source = read_mapping(tasks, "the config of the tasks")["data"]["init_args"]
     for key in path:
         source = source[key]
     return ReasoningGymPrompts(**source["init_args"]).load()

@@ -11,7 +11,9 @@ from saerl_lightning.tools.study_folder import check_digests, read_about
 
 
 @pytest.mark.parametrize(
-    "place", ["file/run", "loop/run", "n" * 300], ids=["below a file", "a circle of links", "too long"]
+    "place",
+    ["file/run", "loop/run", "n" * 300, "/proc/run"],
+    ids=["below a file", "a circle of links", "too long", "not made by mkdir"],
 )
 def test_a_run_folder_that_cannot_be_is_one_line(workplace, door, place):
     (workplace.folder / "file").write_text("mine")

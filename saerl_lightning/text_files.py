@@ -1,7 +1,8 @@
-"""YAML as it is read everywhere here: a key stands once, nesting has a limit, and aliases can't blow a small text up."""
+"""Reads YAML and JSON files: a key stands once, nesting has a limit, and aliases can't blow a small text up."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,31 @@ def read_yaml(path: str | Path, what: str) -> Any:
         raise InputError(f"{what} '{path}' is no YAML: {' '.join(str(error).split())}") from error
     except (InputError, ValueError) as error:  # also a number of thousands of digits
         raise InputError(f"{what} '{path}': {error}") from error
+
+
+def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping, as a run's configuration does.
+
+    Raises:
+        InputError: as `read_yaml`, or if it holds something else.
+    """
+    content = read_yaml(path, what)
+    if not isinstance(content, dict):
+        raise InputError(f"{what} '{path}' holds {content!r:.60}; it is no mapping, as trainer: {{max_steps: 3}}")
+    return content
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: if it can't be read, is not UTF-8, is no JSON, or is nested beyond all use.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} '{path}' is no JSON ({error})") from error
 
 
 def read_text(path: str | Path, what: str) -> str:
