@@ -63,7 +63,8 @@ DESCRIPTION = (
     f"Tools with a help of their own (main.py TOOL --help): {', '.join(TOOLS)}."
 )
 
-REFUSALS = {  # of a file system: denied, no such place, read-only, below a file, something in the way, links in a circle, a long name
+# Of a file system: denied, no such place, read-only, below a file, something in the way, links in a circle, a long name.
+REFUSALS = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "ENOENT", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG")
 }
