@@ -45,7 +45,9 @@ _LOOSE = re.compile(r"[-*+–•]|\W?[a-zA-Z]\W?")
 _VALUE = re.compile(r"\d|\\[a-zA-Z]|[π∞√½⅓¼¾⅔]")
 _CONNECTED = re.compile(r"\s*(?:[,;]|,?\s*\b(?:and|or)\b|&)\s*", re.IGNORECASE)
 _PLAIN_NUMBER = re.compile(r"[-+$\d.,/ ]+")
-_NEXT_WORD = re.compile(r"\s*(\\?%|[A-Za-z]+)(\^\{?[23]\}?|[²³])?")
+_NEXT_WORD = re.compile(
+    r"\s*(?:(?P<power>square|sq\.?|cubic|cu\.?) )?(?P<name>\\?%|[A-Za-z]+)(?P<raised>\^\{?[23]\}?|[²³])?"
+)
 
 
 @dataclass(frozen=True)
@@ -146,18 +148,18 @@ def _statement(text: str, values_only: bool = False) -> Said | None:
         if environment is not None and not _is_currency(environment):
             clause = text[start : max(environment.end(), start + SENTENCE)]
             items = _items(clause)
-            inside = (_inside(environment),) if not items or items[0][0] else _told(items, 0, clause)
+            inside = (_inside(environment),) if not items or items[0][0] else (_told(items, 0, clause),)
             return Said(inside, marked=True)
         sentence = _SENTENCE.split(text[start : start + SENTENCE], maxsplit=1)[0].strip()
         items = _items(sentence)
         if items and not _is_prose(sentence):
             return Said((sentence,), marked=True)
         if items and not items[0][0]:
-            return Said(_told(items, 0, sentence), marked=True)
+            return Said((_told(items, 0, sentence),), marked=True)
         if values_only:
             continue
         if items:
-            return Said(_told(items, len(items) - 1, sentence), marked=True)
+            return Said((_told(items, len(items) - 1, sentence),), marked=True)
         if sentence:
             return Said((sentence.strip("*\"'` "),), marked=True)
     return None
@@ -180,7 +182,7 @@ def _last_item(text: str) -> Said | None:
     for tail in _tails(text):
         items = _items(tail)
         if items:
-            return Said(_told(items, len(items) - 1, tail), marked=False)
+            return Said((_told(items, len(items) - 1, tail),), marked=False)
     return None
 
 
@@ -261,30 +263,30 @@ def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, 
     """The item, with a percent sign, a power of ten or a known unit that follows it in words."""
     word = _NEXT_WORD.match(text, end)
     if word and text[end - 1 : end] not in ",.;:!?":
-        name = word[1].lower()
+        name = word["name"].lower()
         if (
             "%" in name
             or name in ("percent", "percentage", "pct")
             or name in SCALES
-            or (len(name) > 1 and name != "in" and word[1] in UNITS)  # "in" is a word here, not the inch
+            or (len(name) > 1 and name != "in" and word["name"] in UNITS)  # "in" is a word here, not the inch
         ):
             unit = (
                 word[0].strip()
                 if _PLAIN_NUMBER.fullmatch(inside) or "%" in name
-                else rf"\text{{ {word[1]}}}{word[2] or ''}"
+                else rf"\text{{ {word['power'] or ''} {word['name']}}}{word['raised'] or ''}"
             )
             return start, word.end(), f"{inside} {unit}"
     return start, end, inside
 
 
-def _told(items: list[tuple[int, int, str]], place: int, text: str) -> tuple[str]:
+def _told(items: list[tuple[int, int, str]], place: int, text: str) -> str:
     """What the items around one say that only commas, `and` and `or` keep apart: a list, no value of which is the answer."""
     first = last = place
     while first > 0 and _CONNECTED.fullmatch(text[items[first - 1][1] : items[first][0]]):
         first -= 1
     while last + 1 < len(items) and _CONNECTED.fullmatch(text[items[last][1] : items[last + 1][0]]):
         last += 1
-    return (", ".join(each[2] for each in items[first : last + 1]),)
+    return ", ".join(each[2] for each in items[first : last + 1])
 
 
 def _inside(environment: re.Match[str]) -> str:

@@ -52,7 +52,12 @@ _SYNONYMS = {
 _COMMAND = re.compile(r"(?<!\\)\\([a-zA-Z]+)")
 _PLAIN_SIGN = re.compile(r"<=|>=|!=|==|⇒|\binfinity\b|(?<![a-zA-Z\\])(?:inf|pi)(?![a-zA-Z])")
 _SIGNS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "==": "=", "⇒": r"\Rightarrow ", "pi": r"\pi "}
-_FRAC_BARE = re.compile(r"\\frac\s*(\d)\s*(\d)(?!\d)|\\frac\s*(\d)\s*(?=\{)|\\frac\s*(\{[^{}]*\})\s*(\d)(?!\d)")
+# A bare argument is one sign, as in TeX; a digit after two of them leaves open what was meant.
+_SIGN = r"\d|[a-zA-Z]|\\(?:pi|theta|alpha|beta|gamma|lambda|mu|phi|omega|sigma|infty)(?![a-zA-Z])"
+_FRAC_BARE = re.compile(
+    rf"\\frac(?![a-zA-Z])\s*(?:(?P<top>{_SIGN})\s*(?:(?=\{{)|(?P<below>{_SIGN})(?!\d))"
+    rf"|(?P<group>\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}})\s*(?P<under>{_SIGN})(?!\d))"
+)
 _CHOOSE_BARE = re.compile(r"\\binom\s*(\d)\s*(\d)(?!\d)")
 _TIMES = re.compile(r"(?<=\d) [xX] (?=[$\d])")
 _ROOT_BARE = re.compile(r"\\sqrt\s*(\d+|[a-zA-Z])(?![a-zA-Z{])|(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)")
@@ -140,6 +145,9 @@ def _synonym(found: re.Match[str]) -> str:
 
 
 def _braced_fraction(found: re.Match[str]) -> str:
-    if found[1]:
-        return f"\\frac{{{found[1]}}}{{{found[2]}}}"
-    return f"\\frac{{{found[3]}}}" if found[3] else f"\\frac{found[4]}{{{found[5]}}}"
+    bottom = found["below"] or found["under"]
+    return f"\\frac{found['group'] or _braced(found['top'])}{_braced(bottom) if bottom else ''}"
+
+
+def _braced(sign: str) -> str:
+    return f"{{{sign}}}"

@@ -74,6 +74,8 @@ def test_the_order_loses_what_the_dose_takes_and_little_by_random_columns():
     prompts, rows, difficulty = world()
     whole = EasyToHard(probe=RidgeProbe(alphas=(0.001,))).difficulty(SamplePlan.sequential(300, 8), prompts, rows)
     none, metrics = rated(0)
+    descending = WithoutFeatures(EasyToHard(probe=RidgeProbe(alphas=(0.001,)), descending=True), 0)
+    assert np.allclose(descending.difficulty(SamplePlan.sequential(300, 8), prompts, rows), -whole)
     assert np.allclose(none, whole) and metrics["without/tau"] == 1 and metrics["without/columns"] == 0
     taus = [rated(count)[1]["without/tau"] for count in (0, 1, 2)]
     assert taus[0] > taus[1] + 0.2 > taus[2] + 0.2

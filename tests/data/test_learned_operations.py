@@ -210,6 +210,14 @@ def test_each_turn_takes_the_largest_gain_in_log_determinant():
     assert deal_diverse(units, 2, 6, 0.7).tolist() == [sorted(batch) for batch in batches]
 
 
+def test_units_in_float32_are_all_equal_at_first():
+    """Their lengths differ by what float32 rounds; the earliest row is taken all the same."""
+    units = np.random.default_rng(1).standard_normal((40, 300)).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    assert np.ptp((units.astype(np.float64) ** 2).sum(1)) > 1e-7
+    assert deal_diverse(units, 1, 1, 1.0).tolist() == [[0]]
+
+
 @pytest.mark.parametrize("components", [16, 1000])
 def test_diverse_batches_span_more_and_stay_in_their_window(components):
     prompts, rows, group, *_ = world()

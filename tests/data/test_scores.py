@@ -101,3 +101,5 @@ def test_prompts_without_a_topic_do_not_count_and_one_topic_says_nothing():
     labels = np.array([0, 0, 1, 1, 0, 1])
     assert grouping_agreement(labels, ["a", "a", "b", "b", None, None])["ari"] == 1.0
     assert grouping_agreement(labels, ["a", None, "a", None, None, None]) == {}
+    # Every pair of a topic is parted, and every pair of a cluster too: 0 of 6 pairs agree on being together, 2 on not being.
+    assert grouping_agreement(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"])["ari"] == -0.5

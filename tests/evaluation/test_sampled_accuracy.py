@@ -89,4 +89,11 @@ def test_macro_average_weighs_sets_equally():
         "aime": {"avg@32": 0.4, "pass@1": 0.4, "pass@32": 0.8, "maj@32": 0.6, "acc/level/1": 0.0},
     }
     assert macro_average(sets) == pytest.approx({"avg@k": 0.3, "pass@1": 0.3, "maj@k": 0.5})
+    assert macro_average({"aime": sets["aime"]}) == {"avg@k": 0.4, "pass@1": 0.4, "pass@32": 0.8, "maj@k": 0.6}
     assert macro_average({}) == {}
+
+
+def test_every_question_keeps_its_topic():
+    metric = SampledAccuracy(4, ["algebra", "geometry"])
+    update(metric, QUESTIONS)
+    assert metric.topic_of_question() == ["algebra", "algebra", "geometry", ""]
