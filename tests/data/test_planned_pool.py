@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,6 +172,8 @@ def test_sparse_rows_reach_the_operations_with_small_indices():
     assert narrow.indices.dtype == narrow.indptr.dtype == np.int32
     assert np.array_equal(narrow.toarray(), np.eye(5))
     assert wide.indices.dtype == np.int64
+    huge = SimpleNamespace(nnz=2**31)  # stands for rows of more entries than 32 bits can number: 34 GB
+    assert with_small_indices(huge) is huge
 
 
 def test_features_are_kept_in_the_cache_folder(tmp_path):

@@ -369,8 +369,24 @@ def test_ranks_share_every_batch_and_overlap_nowhere(world):
             assert sorted(row for part in parts for row in part) == sorted(plan.batches()[b].tolist())
 
 
+class Missing(PromptSource):
+    """Prompts that are not there any more."""
+
+    def load(self):
+        raise InputError("train.jsonl does not exist")
+
+
+def test_questions_are_asked_without_the_pool_they_might_stand_in():
+    data = make(train=Missing(), val={"dev": ListPrompts(prompts(3))})
+    data.tokenizer = TOKENIZER
+    with pytest.warns(UserWarning, match="which questions are trained on is not known, .*train.jsonl does not exist"):
+        data.setup("validate")
+    assert [len(each.pool.prompts) for each in data._val_pools] == [3]
+
+
 def test_progress_counts_trained_batches_not_fetched_ones():
     sampler = PlanSampler(SamplePlan.sequential(8, 2), Progress(1, 2))
+    assert sampler.progress == Progress(1, 2)  # nothing is begun
     assert iter(sampler)  # begun and left: takes nothing
     served = iter(sampler)
     assert [next(served), next(served)] == [[2, 3], [4, 5]]

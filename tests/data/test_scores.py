@@ -21,6 +21,7 @@ def test_scores_by_hand():
 
 def test_auc_counts_a_tie_as_half():
     # Pairs of a 1 (.5 and .9) with a 0 (.1 and .5): won, tied, won, won.
+    assert agreement(np.array([0.1, 0.9]), np.array([0.0, 1.0]))["auc"].value == 1.0  # a single pair
     scores = agreement(np.array([0.1, 0.5, 0.5, 0.9]), np.array([0.0, 0.0, 1.0, 1.0]))
     assert scores["auc"].value == pytest.approx(3.5 / 4)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
-from saerl_lightning.policy import prefix_attention
+from saerl_lightning.policy import prefix, prefix_attention
 from saerl_lightning.policy.prefix import pack_groups, predicting_states, why_not_packed
 from saerl_lightning.policy.prefix_attention import NAME, PackedLayout, attends_packed
 
@@ -151,6 +151,12 @@ def test_a_trial_leaves_no_trace(llama):
     assert torch.get_rng_state().equal(before)
     assert [module.training for module in llama.modules()] == modes
     assert all(p.grad is None for p in llama.parameters())
+
+
+def test_a_decoder_whose_packed_states_are_a_little_off_is_not_packed(llama, monkeypatch):
+    """A hundredth of a state's length, whatever that length is."""
+    monkeypatch.setattr(prefix, "predicting_states", lambda *asked: 1.01 * predicting_states(*asked))
+    assert why_not_packed(llama, 10**6) == "LlamaModel differs with packed groups by 0.01 of a state's norm"
 
 
 def test_bfloat16(llama):

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saerl_lightning.errors import RunStopped
+from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.records import Rollouts
 from saerl_lightning.training.micro_batches import packed_cut, padded_cut
-from saerl_lightning.training.optimization import Gradients, clip_gradients, not_finite, warm_up
+from saerl_lightning.training.optimization import Gradients, clip_gradients, not_finite, require_same_optimiser, warm_up
 from saerl_lightning.training.phases import Phases
 from saerl_lightning.training.report import group_metrics, length_metrics, reward_metrics
 from saerl_lightning.training.rng import random_states, restore_random_states
@@ -156,8 +156,31 @@ def test_no_step_on_what_is_no_number(gradient):
     parameter = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([1.0, gradient])
     trainer = SimpleNamespace(precision_plugin=object())
-    with pytest.raises(RunStopped, match="a, b"):
+    with pytest.raises(RunStopped, match="a, b") as stopped:
         Gradients().prepare(trainer, torch.optim.SGD([parameter]), 1.0, lambda norm: not_finite(1.0, norm, ["a", "b"]))
+    assert stopped.value.everywhere  # all ranks have the same norm, and one of them says so
+
+
+def saved_by(optimizer: torch.optim.Optimizer) -> dict:
+    return {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": []}
+
+
+def test_what_another_optimiser_or_model_learned_is_refused():
+    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (4,))]
+    optimizer = torch.optim.AdamW(weights)
+    sum(weight.sum() for weight in weights).backward()
+    optimizer.step()
+    require_same_optimiser(saved_by(optimizer), torch.optim.AdamW, False, weights)
+    for other, count, why in [
+        (torch.optim.SGD, weights, "is of another optimiser: of each weight it keeps .*exp_avg"),
+        (torch.optim.AdamW, weights[:1], "trains 2 weights, and this run 1"),
+        (torch.optim.AdamW, [weights[0].T, weights[1]], r"exp_avg of weight 0 is \(2, 3\), and the weight \(3, 2\)"),
+        (torch.optim.AdamW, weights[::-1], r"exp_avg of weight 0 is \(2, 3\), and the weight \(4,\)"),
+    ]:
+        with pytest.raises(InputError, match=why):
+            require_same_optimiser(saved_by(optimizer), other, False, count)
+    with pytest.raises(InputError, match="has no schedule of the learning rate, and this run has one"):
+        require_same_optimiser(saved_by(optimizer), torch.optim.AdamW, True, weights)
 
 
 def test_phases_add_up_and_tell():

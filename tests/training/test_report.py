@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from saerl_lightning.objective.terms import KLPenalty
 from saerl_lightning.records import Prompt, PromptBatch, Rollouts, Sampling
 from saerl_lightning.rollout.scripted import ScriptedEngine
 from saerl_lightning.training.completions import CompletionTable
+from saerl_lightning.training.dynamic_sampling import Filled
+from saerl_lightning.training.guard import Differences
 from saerl_lightning.training.reference import Reference
 from saerl_lightning.training.report import Completions, MetricSum, averaged, over_ranks, throughput_metrics
 from saerl_lightning.training.sampled import SampledStep
@@ -97,6 +100,30 @@ def test_completions_of_two_ranks_are_those_of_one():
 
 
 # -- who has a say in a baseline ---------------------------------------------------------------------------------------
+
+
+def test_a_rank_without_tokens_has_no_say_in_the_mismatch():
+    policy, sampler = torch.tensor([[-1.0, -2.0, -3.0]]), torch.tensor([[-1.5, -2.0, -9.0]])
+    some = Differences.of(policy, sampler, torch.tensor([[True, True, False]]))
+    none = Differences.of(policy, sampler, torch.zeros(1, 3, dtype=torch.bool))
+    assert none == Differences(0, 0.0, 0.0) and some == Differences(2, 0.5, 0.5)
+    assert Differences.join([none, some]) == some and some.mean == 0.25
+
+
+def test_a_step_that_trained_for_no_time_has_no_finite_speed_and_a_timed_one_has_its_own():
+    counts = {"rollouts/generated_tokens": 6.0, "rollouts/scored_tokens": 10.0}
+    times = {"time/generate": 2.0, "time/forward": 1.0, "time/backward": 3.0}
+    named = ("throughput/sampled_tokens_per_s", "throughput/trained_tokens_per_s")
+    assert throughput_metrics(counts | times) == dict(zip(named, (3.0, 2.5), strict=True))
+    assert throughput_metrics(counts | {"time/backward": 4.0})[named[1]] == 2.5
+    assert throughput_metrics(counts)[named[0]] == 6e9
+
+
+def test_a_step_without_refills_replaced_none():
+    step = SimpleNamespace(total=torch.zeros(4, 2))
+    assert Filled(step, step).metrics() == {
+        "rollouts/generated": 8.0, "rollouts/trained": 8.0, "rollouts/refill_rounds": 0.0, "rollouts/replaced_frac": 0.0
+    }  # fmt: skip
 
 
 def test_groups_that_only_cut_completions_vary_teach_nothing():
