@@ -383,5 +383,7 @@ def _said_of_the_disk(error: OSError) -> str | None:
     if disk_is_full(error):
         return "the disk is full; free some of it and repeat the command, what is whole is kept"
     if error.errno in REFUSALS and error.filename is not None:
-        return f"'{error.filename}' can't be used: {error.strerror}; name another place, as by --run_dir or --out"
+        in_the_way = error.errno == errno.EEXIST and Path(error.filename).is_file()
+        why = "it is a file, and would have to be a folder" if in_the_way else error.strerror
+        return f"'{error.filename}' can't be used: {why}; name another place, as by --run_dir or --out"
     return None

@@ -157,7 +157,10 @@ def _beat(path: Path, mine: Holder, over: threading.Event) -> None:
 def _take(path: Path, mine: Holder) -> Holder | None:
     """Makes the lock file ours, or tells who holds it."""
     own = path.with_name(f"{path.name}.{mine.token}")
-    own.write_text(mine.text())
+    try:
+        own.write_text(mine.text())
+    except OSError as error:  # the name that says nothing to a user is ours
+        raise OSError(error.errno, error.strerror, str(path.parent)) from error
     try:
         while True:
             try:

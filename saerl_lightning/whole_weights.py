@@ -38,13 +38,23 @@ def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report on keys would come before the refusal
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+        # Tensors of a wrong shape are reported with the missing ones: else transformers' error names none of them.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
         model, report = loaded
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise InputError(f"no model could be loaded from {setting} '{path}': {reason}{hub.advice(path)}") from error
     finally:
         logging.set_verbosity(verbosity)
+    if mismatched := [
+        f"{name} {tuple(saved)} for {tuple(made)}" for name, saved, made in sorted(report["mismatched_keys"])
+    ]:
+        raise InputError(
+            f"{setting} '{path}' is not one model: its weights have other shapes than its config.json gives them, "
+            f"{_some(mismatched)}; save it whole, with save_pretrained"
+        )
     wrong = {"its weights lack": "missing_keys", "its config.json knows nothing of": "unexpected_keys"}
     for complaint, kind in wrong.items():
         if names := sorted(report[kind]):

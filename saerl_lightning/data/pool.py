@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from saerl_lightning.data.planning import plan_digest
 from saerl_lightning.data.sampler import EPOCH_START, PlanSampler, Progress, PromptLoader
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.file import FilePrompts
@@ -149,21 +149,21 @@ def made_once(trainer: lightning.Trainer | None, make: Callable[[], T]) -> T:
 
     Raises:
         InputError: on every process, if the first one raised it.
-        RuntimeError: on every process, if the first one failed in another way.
+        RunStopped: on the other processes, if the first one failed in another way; that one raises what it met.
     """
     if trainer is None:
         return make()
     made: list[T] = []
     failure: Exception | None = None
+    met: Exception | None = None
     if trainer.is_global_zero:
         try:
             made.append(make())
         except InputError as error:
             failure = error
         except Exception as error:
-            failure = RuntimeError(f"the first process failed: {error!r}")
-            failure.__cause__ = error
+            met, failure = error, RunStopped(f"the first process failed: {error!r}", everywhere=True)
     made, failure = trainer.strategy.broadcast((made, failure))  # also what failed: the others wait for it
     if failure is not None:
-        raise failure
+        raise met or failure
     return made[0]

@@ -61,6 +61,11 @@ def read_labels(file: str) -> Labels:
     path = Path(file)
     if not path.is_file():
         raise InputError(f"labels file '{file}' does not exist; measure one with `main.py label`, or write null")
+    if path.suffix in (".csv", ".tsv", ".parquet", ".arrow"):
+        raise InputError(
+            f"labels file '{file}' ends in {path.suffix!r}; labels are JSON lines, "
+            'one {"uid": "...", "difficulty": 40.0} a line'
+        )
     labels: dict[str, Mapping[str, float]] = {}
     for number, text in enumerate(read_text(path, "the labels file").splitlines(), start=1):
         place = f"{path.name}:{number}"

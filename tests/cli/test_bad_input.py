@@ -104,6 +104,7 @@ MISTAKES = {
     "clipping to less than nothing": Bad(flags("--model.max_grad_norm=-1"), "GRPOModule.max_grad_norm is -1"),
     "a norm that is no number": Bad(flags("--model.max_grad_norm=.nan"), "GRPOModule.max_grad_norm is nan"),
     "a seed below 0": Bad(flags("--data.shuffle_seed=-1"), "PromptDataModule.shuffle_seed is -1"),
+    "a seed beyond": Bad(flags(f"--data.shuffle_seed={10**30}"), f"PromptDataModule.shuffle_seed is {10**30}"),
     "bfloat16 weights": Bad(flags("--model.policy.dtype=bfloat16"), "policy.dtype is bfloat16"),
     "half precision": Bad(flags("--trainer.precision=bf16-true"), "trainer.precision is bf16-true"),
     "a rate below 0": Bad(flags("--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"), "model.optimizer"),

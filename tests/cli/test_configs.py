@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+import yaml
 
 from saerl_lightning import cli
 
@@ -47,6 +48,18 @@ def test_it_parses_and_makes_its_objects(monkeypatch, tmp_path, name):
     assert isinstance(made.datamodule, lightning.LightningDataModule)
     assert isinstance(made.trainer, lightning.Trainer)
     assert not list(tmp_path.iterdir())  # constructors write nothing
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_weights_that_are_trained_are_float32(name):
+    """On GPUs under bf16-mixed; what does not fit one card so says that it needs sharding."""
+    text = (CONFIGS / name).read_text()
+    config = yaml.safe_load(text) or {}
+    policy = (config.get("model") or {}).get("init_args", config.get("model") or {}).get("policy") or {}
+    assert policy.get("dtype", "float32") == "float32" or policy.get("lora")
+    assert (config.get("trainer") or {}).get("precision", "32-true") in ("32-true", "bf16-mixed")
+    if "7b" in name or "8b" in name:
+        assert "needs sharding" in text
 
 
 def test_the_config_a_run_leaves_behind_repeats_it(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,40 @@ def test_a_run_folder_that_cannot_be_is_one_line(workplace, door, place):
     ended = door(workplace.command("fit", f"--run_dir={workplace.folder / place}"))
     assert ended.code == 2 and "can't be used" in ended.error and "--run_dir" in ended.error
     assert (workplace.folder / "file").read_text() == "mine"
+
+
+WRITERS = {
+    "plan": ("plan", "--out={place}"),
+    "label": ("label", "--out={place}", "--prompts=2", "--samples=2"),
+    "cached features": (
+        "fit", "--data.signals=TextSignals", "--data.clustering=KMeansClusters", "--data.clustering.clusters=2",
+        "--data.signal_cache={place}",
+    ),
+    "a CSV log": ("fit", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir={place}", "--run_dir={place}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["file/there", "/proc/there"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_place_where_nothing_can_be_written_is_one_line_for_every_writer(workplace, door, writer, place):
+    (workplace.folder / "file").write_text("mine")
+    verb, *given = WRITERS[writer]
+    ended = door(workplace.command(verb, *(flag.format(place=workplace.folder / place) for flag in given)))
+    assert ended.code == 2 and "can't be used" in ended.error
+    named = [each for root in (workplace.folder / "file", Path("/proc")) for each in (root, root / "there")]
+    assert any(f"'{each}' can't be used" in ended.error for each in named)
+    assert len(ended.error.strip().splitlines()[-1]) < 400 and "Traceback" not in ended.error
+    assert (workplace.folder / "file").read_text() == "mine"
+
+
+def test_a_link_to_a_folder_is_a_place_and_a_link_to_nothing_is_none(workplace, door):
+    (workplace.folder / "real").mkdir()
+    (workplace.folder / "link").symlink_to(workplace.folder / "real")
+    (workplace.folder / "nothing").symlink_to(workplace.folder / "nowhere")
+    ended = door(workplace.command("fit", f"--run_dir={workplace.folder / 'nothing'}"))
+    assert ended.code == 2 and "can't be used" in ended.error and not (workplace.folder / "nowhere").exists()
+    assert door(workplace.command("fit", f"--run_dir={workplace.folder / 'link'}", "--trainer.max_steps=1")).code == 0
+    assert (workplace.folder / "real" / "checkpoints" / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])

@@ -51,6 +51,14 @@ def test_other_forms_are_named_with_the_forms_that_are_read(tmp_path):
     )
 
 
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_other_forms_of_labels_are_named_with_the_one_that_is_read(tmp_path, ending):
+    file = tmp_path / f"labels{ending}"
+    file.write_text("uid,difficulty\na,40\n")
+    with pytest.raises(InputError, match=f"ends in '{ending}'; labels are JSON lines"):
+        read_labels(str(file))
+
+
 def test_utf_16_is_refused(tmp_path):
     file = tmp_path / "train.jsonl"
     file.write_bytes(GOOD.encode("utf-16"))

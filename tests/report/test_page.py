@@ -16,7 +16,8 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.report import page
 from saerl_lightning.report.comparison import compare
 from saerl_lightning.report.page import render
-from saerl_lightning.report.planned import PlannedRun
+from saerl_lightning.report.planned import OperationReport, PlannedRun
+from tests.report.conftest import make_run
 
 CHARTS = {"difficulty", "composition", "sizes", "quality"}
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -66,6 +67,16 @@ def test_nothing_is_asked_of_another_host(planned):
         r'(src|href|url)\s*[=(]\s*["\']?(https?:)?//', own.replace(html.escape('"'), '"').split("<script")[0]
     )
     assert "@import" not in own and "<link" not in own and "fetch(" not in own
+
+
+def test_a_slot_that_is_on_and_does_nothing_says_why():
+    run = make_run()
+    run = replace(
+        run, operations=[*run.operations, OperationReport("mixing", "TailMixing", {}, idle="no prompt moves")]
+    )
+    text = render(run)
+    assert "TailMixing is on, but does nothing: no prompt moves." in text
+    assert "is on, but does nothing" not in render(make_run())
 
 
 def test_panels_of_slots_that_are_off_are_left_out():
