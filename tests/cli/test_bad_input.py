@@ -1,6 +1,8 @@
 """Bad input at the one door: exit code 2, one message that teaches the fix, nothing half-written."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -281,6 +283,10 @@ def test_a_full_disk_is_said_in_a_line(door, monkeypatch):
     monkeypatch.setattr(tool, "write_report", full)
     ended = door(["study", "report", "anywhere"])
     assert ended.code == 2 and "the disk is full; free some of it" in ended.error
-    monkeypatch.setattr(tool, "write_report", lambda folder: Path(folder).read_text())
-    with pytest.raises(FileNotFoundError):  # other troubles are not taken for one
+
+    def broken(_folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "there")
+
+    monkeypatch.setattr(tool, "write_report", broken)
+    with pytest.raises(OSError, match="Input/output error"):  # other troubles are not taken for one
         door(["study", "report", "nowhere"])
