@@ -48,7 +48,14 @@ def main() -> int:
         list(
             pool.map(lambda share: _started(share, record), [left[job :: options.jobs] for job in range(options.jobs)])
         )
-    verdicts = [Verdict(mutant, equivalent.get(mutant.key), record.outcome(mutant) or "equivalent") for mutant in drawn]
+    verdicts = [
+        Verdict(
+            mutant,
+            equivalent.get(mutant.key),
+            "equivalent" if mutant.key in equivalent else str(record.outcome(mutant)),
+        )
+        for mutant in drawn
+    ]
     print(summary(verdicts))
     for verdict in verdicts:
         if verdict.outcome == "survived":
