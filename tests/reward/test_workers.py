@@ -123,7 +123,15 @@ def test_a_pool_may_be_used_after_close():
             assert not grader_pids()
 
 
-def test_an_interrupt_leaves_no_one_behind():
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also in a suite that a shell started in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_leaves_no_one_behind(interruptible):
     with pool(2) as graders:
         graders.map(math.sqrt, [(1,)])
         ours = threading.main_thread().ident
