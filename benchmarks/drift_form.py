@@ -7,9 +7,9 @@ from typing import Any
 
 from signal_tasks import Finding
 
+from saerl_lightning.causal.figures import bars, line
 from saerl_lightning.data.scores import Score
-from saerl_lightning.study.section import Section
-from saerl_lightning.tools.causal_figures import bars, line
+from saerl_lightning.study.report.section import Section
 
 
 def score(finding: Finding) -> Score:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from signal_tasks import FOLDS, Finding, Task
 
-from saerl_lightning.data.probe import Fit, fold_of
+from saerl_lightning.data.probe_fits import Fit, fold_of
 from saerl_lightning.data.probes import Probe
 from saerl_lightning.data.scores import agreement
 from saerl_lightning.signals.source import Features

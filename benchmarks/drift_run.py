@@ -20,14 +20,13 @@ from jsonargparse import ArgumentParser
 
 from saerl_lightning.cli import run as command_line
 from saerl_lightning.errors import InputError
-from saerl_lightning.policy.checkpoint import require_readable
+from saerl_lightning.files import read_yaml, write_whole
+from saerl_lightning.policy.weights import require_readable
 from saerl_lightning.prompts.file import FilePrompts
 from saerl_lightning.prompts.labels import read_labels
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest_file
-from saerl_lightning.staging import write_whole
-from saerl_lightning.text_files import read_yaml
 from saerl_lightning.tools.export import export
 
 HALVES = ("first", "second")

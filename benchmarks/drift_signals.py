@@ -19,11 +19,10 @@ from scipy.sparse import csr_array
 from saerl_lightning.data.scores import Score, bootstrap
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.cache import CachedSignals
-from saerl_lightning.signals.codes import TILE
-from saerl_lightning.signals.forward import Reading
 from saerl_lightning.signals.hidden import HiddenSignals
 from saerl_lightning.signals.model import ReadModel
-from saerl_lightning.signals.sae import CodeSignals, SAESignals
+from saerl_lightning.signals.reading import Reading
+from saerl_lightning.signals.sae import TILE, CodeSignals, SAESignals
 from saerl_lightning.signals.sae_source import CONFIG, SAESource, hooked_layer
 from saerl_lightning.signals.source import SignalSource
 from saerl_lightning.signals.text import LengthSignals, TextSignals

@@ -16,7 +16,7 @@ from signal_tables import TABLES, cell
 from signal_tasks import Finding
 
 from saerl_lightning.data.scores import Score, Statistic, agreement, bootstrap
-from saerl_lightning.study.section import Section
+from saerl_lightning.study.report.section import Section
 
 FRESH, OLD_ROWS, OLD_PROBE = "difficulty elastic net", "old probe, old features", "old probe"
 SUBJECT = "SAE"

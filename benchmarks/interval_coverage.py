@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import expit
 
-from saerl_lightning.study.bootstrap import Accuracies, accuracy_difference, resampled_differences
-from saerl_lightning.study.multiplicity import holm
-from saerl_lightning.study.statistics import mean_estimate
+from saerl_lightning.study.accuracy_intervals import Accuracies, accuracy_difference, resampled_differences
+from saerl_lightning.study.statistics import holm, mean_estimate
 
 SEEDS, SAMPLES, ARMS, DRAWS = 5, 8, 4, 1000
 SETS = {"hard": (100, -1.5), "middle": (150, 0.0), "easy": (200, 1.0)}  # questions, mean logit

@@ -12,14 +12,12 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals import trie
-from saerl_lightning.signals.codes import sparse_codes
-from saerl_lightning.signals.extraction import pooled_parts
-from saerl_lightning.signals.forward import Reading, suited_forward
-from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.signals import prefix_tree
+from saerl_lightning.signals.model import ReadModel, encode
 from saerl_lightning.signals.pooling import SPARSE
+from saerl_lightning.signals.reading import Reading, pooled_parts, suited_forward
+from saerl_lightning.signals.sae import sparse_codes
 from saerl_lightning.signals.sae_source import SAESource
-from saerl_lightning.signals.tokens import encode
 
 BUDGET, MAX_TOKENS = 1024, 1024  # the defaults of SAESignals
 
@@ -56,7 +54,7 @@ def main() -> None:
     rows = np.zeros((len(ids), every), dtype=np.float32)
     for positions, part in parts:
         rows[positions] = part.toarray() if isinstance(part, csr_array) else part
-    computed = sum(len(trie.build([ids[i] for i in part])) for part in trie.batches(ids, BUDGET))
+    computed = sum(len(prefix_tree.build([ids[i] for i in part])) for part in prefix_tree.batches(ids, BUDGET))
     weights = sum(m.weight.numel() for m in decoder.modules() if isinstance(m, nn.Linear)) + sae.W_enc.numel()
     write(given.out, Report(seconds, token_count(ids), peak, gemm_gflops(), 2 * weights * computed / 1e9), rows)
 

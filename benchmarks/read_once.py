@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.cache import CachedSignals
-from saerl_lightning.signals.extraction import pooled_parts
-from saerl_lightning.signals.forward import suited_forward
+from saerl_lightning.signals.cache import CachedSignals, stacked
 from saerl_lightning.signals.hidden import HiddenSignals
+from saerl_lightning.signals.model import encode
+from saerl_lightning.signals.reading import pooled_parts, suited_forward
 from saerl_lightning.signals.sae import CodeSignals
-from saerl_lightning.signals.shards import stacked
 from saerl_lightning.signals.source import Features
-from saerl_lightning.signals.tokens import encode
 
 SHARD_SECONDS = 30.0  # what a kill costs
 

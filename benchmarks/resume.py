@@ -26,8 +26,8 @@ import torch
 from digest import digest
 from transformers.utils.logging import disable_progress_bar
 
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.tiny import build_tiny_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 # Right answers are rare before the policy has learned anything: a second reward gives every step a gradient.

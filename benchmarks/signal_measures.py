@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from saerl_lightning.data.feature_rows import deviation, divided, row_count
-from saerl_lightning.data.probe import fold_of
+from saerl_lightning.data.features import deviation, divided, row_count
+from saerl_lightning.data.probe_fits import fold_of
 from saerl_lightning.data.scores import Statistic, pearson
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import Features

@@ -24,11 +24,19 @@ from signal_measures import (
     residuals,
 )
 
-from saerl_lightning.data.agreement import grouping_agreement
 from saerl_lightning.data.clustering import KMeansClusters
-from saerl_lightning.data.probe import fold_of, out_of_fold
+from saerl_lightning.data.probe_fits import fold_of, out_of_fold
 from saerl_lightning.data.probes import Probe
-from saerl_lightning.data.scores import Score, Statistic, agreement, bootstrap, partial_spearman, pearson, spearman
+from saerl_lightning.data.scores import (
+    Score,
+    Statistic,
+    agreement,
+    bootstrap,
+    grouping_agreement,
+    partial_spearman,
+    pearson,
+    spearman,
+)
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import Features

@@ -20,7 +20,7 @@ from read_once import read_once
 from signal_tables import table, verdicts
 from signal_tasks import Clusters, Difficulty, Finding, LearningCurve, Quality, Task, Topics, Transfer
 
-from saerl_lightning.data.feature_rows import column_count, row_count
+from saerl_lightning.data.features import column_count, row_count
 from saerl_lightning.data.planning import with_small_indices
 from saerl_lightning.data.probes import ELASTIC_NET, RIDGE
 from saerl_lightning.prompts.corruption import CorruptedCopies
@@ -29,7 +29,7 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals.cache import CachedSignals
 from saerl_lightning.signals.hidden import HiddenSignals
 from saerl_lightning.signals.model import ReadModel
-from saerl_lightning.signals.noise import RandomSignals, ShuffledSignals
+from saerl_lightning.signals.random_signals import RandomSignals, ShuffledSignals
 from saerl_lightning.signals.sae import FrozenRandomSAESignals, SAESignals
 from saerl_lightning.signals.sae_source import SAESource
 from saerl_lightning.signals.source import Features, SignalSource

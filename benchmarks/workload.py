@@ -121,7 +121,7 @@ def build_policy(model: str, folder: Path) -> Path:
         if not SMOLLM2.is_dir():
             raise SystemExit(f"{SMOLLM2} is missing; run `make smollm2`")
         return endless(SMOLLM2, folder / model)
-    from saerl_lightning.policy.tiny import build_tiny_policy
+    from saerl_lightning.assets.tiny import build_tiny_policy
 
     corpus = (f"{prompt.text} {prompt.answer}" for prompt in procedural_prompts(CORPUS, size=2000, seed=1))
     source = build_tiny_policy(str(folder / "tiny-source"), corpus, hidden_size=128, layers=4, vocab_size=2048)

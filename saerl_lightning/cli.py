@@ -30,25 +30,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.errors import InputError, RunStopped, did_you_mean, require_name
+from saerl_lightning.files import disk_is_full, write_whole
 from saerl_lightning.mistakes import one_line, printed
-from saerl_lightning.names import did_you_mean, require_name
-from saerl_lightning.overlays import dropped_callbacks
-from saerl_lightning.parser import RunParser
+from saerl_lightning.parser import RunParser, dropped_callbacks
 from saerl_lightning.parts import import_parts
-from saerl_lightning.policy.checkpoint import require_usable
+from saerl_lightning.policy.weights import require_usable
 from saerl_lightning.ranges import SEEDS
 from saerl_lightning.run_folder import RunFolder, require_place
-from saerl_lightning.staging import disk_is_full, write_whole
-from saerl_lightning.tools.composed import ARGUMENTS, ToolTrainer
-from saerl_lightning.tools.wandb_account import require_key, said_of_server
-from saerl_lightning.training import child_processes
-from saerl_lightning.training.checkpoint import RunCheckpoint
-from saerl_lightning.training.checkpoint_io import WholeCheckpoints
-from saerl_lightning.training.logged_names import refused_by_early_stopping
-from saerl_lightning.training.predictions import PredictionWriter
-from saerl_lightning.training.rng import RandomStates
-from saerl_lightning.training.stop_signals import Stopped, StopSignals
+from saerl_lightning.training import distributed
+from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
+from saerl_lightning.training.checkpoints import RandomStates, RunCheckpoint, WholeCheckpoints
+from saerl_lightning.training.loggers import refused_by_early_stopping, require_key, said_of_server
+from saerl_lightning.verbs.run_tools import ARGUMENTS, ToolTrainer
 
 import_parts()
 
@@ -246,7 +240,7 @@ class RunCLI(LightningCLI):
         try:
             yield
         except BaseException:
-            child_processes.end(self.trainer)
+            distributed.end(self.trainer)
             raise
 
     def _how_to_go_on(self) -> str:

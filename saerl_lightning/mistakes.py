@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from saerl_lightning.names import did_you_mean
+from saerl_lightning.errors import did_you_mean
 
 KINDS = {
     "<class 'int'>": "a whole number",
@@ -238,7 +238,7 @@ def _short(text: str, longest: int = LONGEST) -> str:
 
 SEAMS = (
     "saerl_lightning.prompts.source.PromptSource",
-    "saerl_lightning.prompts.reference.ProbeReference",
+    "saerl_lightning.prompts.source.ProbeReference",
     "saerl_lightning.signals.source.SignalSource",
     "saerl_lightning.data.callback.DataCallback",
     "saerl_lightning.rollout.engine.RolloutEngine",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,8 +13,9 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.files import check_yaml, read_text, read_yaml
 from saerl_lightning.mistakes import one_line, printed
-from saerl_lightning.text_files import check_yaml, read_text
+from saerl_lightning.moved import at_new_paths
 
 NULL = re.compile(r"=None$")
 LIBRARY: Callable[[str], Any] = get_loader("yaml")
@@ -28,7 +29,7 @@ def load_yaml(text: str) -> Any:
     """
     check_yaml(text)
     try:
-        return LIBRARY(text)
+        return LIBRARY(at_new_paths(text))
     except ValueError as error:
         raise InputError(f"{text[:40]!r}… holds a number of thousands of digits; write a smaller one") from error
 
@@ -53,7 +54,7 @@ class RunParser(LightningArgumentParser):
         jsonargparse hands a `null` on to the parser of a class as the text 'None', which an argument that takes texts
         would take at its word. So the door refuses 'None', and a class's parser reads it as the null that was meant.
         """
-        given = list(sys.argv[1:] if args is None else args)
+        given = [at_new_paths(each) for each in (sys.argv[1:] if args is None else args)]
         if not self.exit_on_error:  # a class's own parser
             return super().parse_args([NULL.sub("=null", each) for each in given], *more, **settings)
         if any(each == "None" or NULL.search(each) for each in given):
@@ -115,3 +116,32 @@ class RunParser(LightningArgumentParser):
         said = one_line(message, parser._option_string_actions, getattr(self, "args", ()))
         sys.stderr.write(f"error: {printed(said)} ({parser.prog.replace(' [options]', '')} --help lists all options)\n")
         self.exit(2)
+
+
+def dropped_callbacks(files: Iterable[Path]) -> list[str]:
+    """Says, a sentence a file, which callbacks of the files before it a file replaces by a list of its own.
+
+    Args:
+        files: given with `-c`, in their order; each was read and parsed before.
+    """
+    said, held, holder = [], [], ""
+    for file in files:
+        section = (read_yaml(file, "the configuration") or {}).get("trainer") or {}
+        if "callbacks" in section:
+            own = _names(section["callbacks"])
+            if lost := [name for name in held if name not in own]:
+                said.append(
+                    f"{file}: trainer.callbacks replaces the list of {holder}, so {', '.join(lost)} "
+                    f"{'is' if len(lost) == 1 else 'are'} off; write callbacks+ to add to it"
+                )
+            held, holder = own, str(file)
+        added = _names(section.get("callbacks+"))
+        held, holder = held + added, holder or str(file)
+    return said
+
+
+def _names(callbacks: Any) -> list[str]:
+    """Class names without their modules, of one callback or of a list."""
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    paths = [each.get("class_path", "") if isinstance(each, dict) else each for each in listed if each]
+    return [str(path).rpartition(".")[2] for path in paths]

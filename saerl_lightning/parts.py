@@ -10,7 +10,7 @@ import pkgutil
 
 import saerl_lightning
 
-FOLDERS = ("data", "objective", "policy", "prompts", "reward", "rollout", "signals", "training")
+FOLDERS = ("data", "objective", "policy", "prompts", "reward", "rollout", "sae", "signals", "training")
 
 
 def import_parts() -> None:

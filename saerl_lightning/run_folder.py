@@ -15,7 +15,7 @@ from pathlib import Path
 
 from saerl_lightning import lock
 from saerl_lightning.errors import InputError
-from saerl_lightning.staging import disk_is_full, write_whole
+from saerl_lightning.files import disk_is_full, write_whole
 
 MARK = ".saerl-run"  # of a folder that a run of ours made; it says how far the run came
 SETTING_UP, TRAINING = "setting up\n", "training\n"

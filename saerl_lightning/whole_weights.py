@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saerl_lightning import hub
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +44,7 @@ def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
         )
         model, report = loaded
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        reason = first_line(error)
         raise InputError(f"no model could be loaded from {setting} '{path}': {reason}{hub.advice(path)}") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -19,7 +19,7 @@ from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.terms import KLPenalty, SamplerCorrection
 from saerl_lightning.records import Prompt, Rollouts
-from saerl_lightning.training import report
+from saerl_lightning.training import metrics
 from saerl_lightning.training.guard import MismatchGuard
 
 ROOT = Path(__file__).parent.parent
@@ -121,8 +121,8 @@ def logged_names() -> set[str]:
     accuracy = SampledAccuracy(2, ["sums"])
     accuracy.update([prompt], rollouts, rewards)
     step = {
-        **report.Completions({"<name>": rewards}, rewards, rewards, lengths, rollouts.truncated, lengths).metrics(0),
-        **report.throughput_metrics(seconds | {"rollouts/generated_tokens": 2.0, "rollouts/scored_tokens": 4.0}),
+        **metrics.Completions({"<name>": rewards}, rewards, rewards, lengths, rollouts.truncated, lengths).metrics(0),
+        **metrics.throughput_metrics(seconds | {"rollouts/generated_tokens": 2.0, "rollouts/scored_tokens": 4.0}),
         **seconds,
         **GRPO(kl=KLPenalty(0.1), correction=SamplerCorrection())(inputs)[1],
         **MismatchGuard().check(logp, logp, mask, torch.float32),

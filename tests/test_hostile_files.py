@@ -7,24 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saerl_lightning.causal.subject import Measured
 from saerl_lightning.errors import InputError
+from saerl_lightning.files import read_mapping
 from saerl_lightning.lock import Holder
 from saerl_lightning.mistakes import printed
-from saerl_lightning.policy.checkpoint import require_undamaged, require_usable
+from saerl_lightning.plan_page.ledger import Ledger
+from saerl_lightning.policy.weights import require_undamaged, require_usable
 from saerl_lightning.prompts.file import FilePrompts
 from saerl_lightning.prompts.labels import LabelFile, read_labels
-from saerl_lightning.report.ledger import Ledger
 from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.signals.sae_source import SAESource
 from saerl_lightning.study.costs import logged_steps
+from saerl_lightning.study.folder import read_about
+from saerl_lightning.study.report.gather import read_panels
+from saerl_lightning.study.report.publication import read_publication
 from saerl_lightning.study.results import read_stages
-from saerl_lightning.study.run_state import read_record
+from saerl_lightning.study.run_record import read_record
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.text_files import read_mapping
-from saerl_lightning.tools.causal_subject import Measured
-from saerl_lightning.tools.study_folder import read_about
-from saerl_lightning.tools.study_publication import read_publication
-from saerl_lightning.tools.study_report import read_panels
 
 PUBLISHED = Path("docs/results/demo").resolve()
 

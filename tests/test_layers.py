@@ -1,58 +1,46 @@
-"""Imports point strictly down, and only the Lightning floors know Lightning. Read from the source, nothing is run."""
+"""Folders import from folders to their left only, without circles; few of them know Lightning. Read from the source alone."""
 
 import ast
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent / "saerl_lightning"
 
-# The first pattern that fits a module gives its floor; a module that fits none must be given one here.
-FLOORS = [
-    (0, "saerl_lightning *lightning.errors *lightning.records *lightning.plan *lightning.staging *lightning.ranges"),
-    (0, "*lightning.text_files *lightning.names *lightning.hub"),
-    (0, "*lightning.lock *lightning.run_folder"),
-    (
-        1,
-        "*.data.ordering *.data.permutation *.data.logdet *.data.agreement *.data.feature_rows *.data.scores *.data.probe",
-    ),
-    (1, "*.data.feature_ablation"),
-    (5, "*.tools *.tools.*"),
-    (1, "*.signals.activations *.signals.trie *.signals.pooling"),
-    (1, "*.reward.answer *.reward.marks *.reward.choices *.reward.spelling *.reward.structure *.reward.numbers"),
-    (1, "*.reward.values *.reward.equality *.reward.symbols"),
-    (1, "*.study.statistics *.study.bootstrap *.study.curves *.study.censoring *.study.multiplicity"),
-    (
-        1,
-        "*.objective.advantage *.objective.surrogate *.objective.aggregation *.policy.logprobs *.evaluation.estimators",
-    ),
-    (1, "*.policy.head *lightning.attention *lightning.whole_weights"),
-    (2, "*.data.callback *.signals.source *.prompts.source *.prompts.reference *.rollout.engine *.reward.reward"),
-    (2, "*.objective.objective"),
-    (4, "*.data.module *.data.pool *.data.validation *.training *.training.*"),
-    (3, "*.data *.signals *.prompts *.rollout *.reward *.objective *.policy *.evaluation *.study *.report"),
-    (3, "*.data.* *.signals.* *.prompts.* *.rollout.* *.reward.* *.objective.* *.policy.* *.evaluation.* *.study.*"),
-    (3, "*.report.*"),
-    (5, "*.cli *.parser *.mistakes *.parts *.overlays *.demo *.demo.* *.__main__"),
+# What stands left may be imported by all that stands right of it, and by nothing beside or left of it; files that lie beside
+# the folders are rooms of their own, but for those of the first group.
+ORDER = [
+    ("", "errors", "parser", "mistakes", "hf_attention", "records", "plan", "files", "ranges", "hub", "lock", "moved"),
+    ("run_folder", "whole_weights"),
+    ("objective", "policy", "prompts", "signals", "reward", "assets"),
+    ("evaluation", "rollout", "data"),
+    ("plan_page",),
+    ("training",),
+    ("sae",),
+    ("verbs",),
+    ("parts",),
+    ("cli",),
+    ("study",),
+    ("causal",),
+    ("tools",),
+    ("__main__",),
 ]
-LIGHTNING_FLOOR = 4
-COMPOSITION_FLOOR = 5  # one floor, one room: the tools call the command line
+PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
+KNOW_LIGHTNING = {"parser", "training", "sae", "verbs", "cli", "tools"}
+KNOW_LIGHTNING_TOO = {"data.module", "data.serving", "data.validation", "study.folder"}
 SLOW_TO_IMPORT = {"vllm", "sae_lens"}  # ten seconds and more: inside functions only
 
 
-def floor_of(module: str) -> int:
-    for floor, patterns in FLOORS:
-        if any(fnmatch(module, pattern) for pattern in patterns.split()):
-            return floor
-    raise AssertionError(f"{module} has no floor: add it to FLOORS")
+def room_of(module: str) -> str:
+    """The folder that a module is in, or the file beside the folders that it is."""
+    return (module.split(".")[1:2] or [""])[0]
 
 
-def folder_of(module: str) -> str:
-    """The room a module is in; files beside the rooms share one."""
-    room = module.split(".")[1:2]
-    return room[0] if room and (ROOT / room[0]).is_dir() else ""
+def place_of(module: str) -> int:
+    room = room_of(module)
+    assert room in PLACE, f"{module} has no place: add its folder to ORDER"
+    return PLACE[room]
 
 
 def imported(tree: ast.AST, module: str) -> Iterator[tuple[str, bool]]:
@@ -72,26 +60,45 @@ def imported(tree: ast.AST, module: str) -> Iterator[tuple[str, bool]]:
         pending += [(child, eager and not inside) for child in ast.iter_child_nodes(node)]
 
 
-def violations(sources: dict[str, str]) -> list[str]:
-    """The breaches of the layer rules among modules given by name and text."""
-    found = []
+def edges(sources: dict[str, str]) -> Iterator[tuple[str, str, bool]]:
+    """Which module imports which name, our own modules by their names, and whether as it is imported itself."""
     for module, text in sources.items():
-        floor = floor_of(module)
         for name, eager in imported(ast.parse(text), module):
-            package = name.split(".")[0]
-            if package in {"lightning", "pytorch_lightning"} and floor < LIGHTNING_FLOOR:
-                found.append(f"{module} (F{floor}) imports {package}")
-            if package in SLOW_TO_IMPORT and eager:
-                found.append(f"{module} imports {package} at its top")
-            target = name if name in sources else name.rpartition(".")[0]
-            if package != "saerl_lightning" or target not in sources or target == module:
-                continue
-            below = floor_of(target) < floor
-            one_room = floor == COMPOSITION_FLOOR or folder_of(target) == folder_of(module)
-            neighbour = floor_of(target) == floor and one_room
-            if not below and not neighbour:
-                found.append(f"{module} (F{floor}) imports {target} (F{floor_of(target)})")
-    return found
+            yield module, name if name in sources or "." not in name else _owner(name, sources), eager
+
+
+def _owner(name: str, sources: dict[str, str]) -> str:
+    owner = name.rpartition(".")[0]
+    return owner if owner in sources else name
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """The breaches of the rules among modules given by name and text."""
+    found = []
+    for module, name, eager in edges(sources):
+        package, place = name.split(".")[0], place_of(module)
+        if package in {"lightning", "pytorch_lightning"}:
+            own = module.removeprefix("saerl_lightning.")
+            if room_of(module) not in KNOW_LIGHTNING and own not in KNOW_LIGHTNING_TOO:
+                found.append(f"{module} imports {package}")
+        if package in SLOW_TO_IMPORT and eager:
+            found.append(f"{module} imports {package} at its top")
+        if package != "saerl_lightning" or name not in sources or room_of(name) == room_of(module):
+            continue
+        if not (place_of(name) < place or place_of(name) == place == 0):
+            found.append(f"{module} imports {name}, which does not stand left of it")
+    return found + circles(sources)
+
+
+def circles(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other as they are imported."""
+    wanted: dict[str, set[str]] = {module: set() for module in sources}
+    for module, name, eager in edges(sources):
+        if eager and name in sources and name != module:
+            wanted[module].add(name)
+    while free := [module for module, names in wanted.items() if not names]:
+        wanted = {module: names - {*free} for module, names in wanted.items() if module not in free}
+    return [f"{module} is in a circle with {', '.join(sorted(names))}" for module, names in sorted(wanted.items())]
 
 
 def sources() -> dict[str, str]:
@@ -102,18 +109,17 @@ def sources() -> dict[str, str]:
     return names
 
 
-def test_imports_point_down():
+def test_imports_point_left():
     assert not violations(sources())
 
 
 PLANTED = dict.fromkeys(
     [
         "saerl_lightning.data.ordering",
-        "saerl_lightning.data.callback",
-        "saerl_lightning.data.sampler",
         "saerl_lightning.data.module",
-        "saerl_lightning.signals.source",
-        "saerl_lightning.signals.noise",
+        "saerl_lightning.rollout.engine",
+        "saerl_lightning.signals.random_signals",
+        "saerl_lightning.policy.load",
     ],
     "",
 )
@@ -122,35 +128,43 @@ PLANTED = dict.fromkeys(
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("saerl_lightning.plan", "from saerl_lightning.data.ordering import cluster_first"),  # up
-        ("saerl_lightning.data.ordering", "import saerl_lightning.data.callback"),  # up, inside a folder
-        ("saerl_lightning.data.mixing", "from saerl_lightning.signals.noise import RandomSignals"),  # across
-        ("saerl_lightning.data.callback", "from saerl_lightning.signals.source import Features"),  # across, seams
-        ("saerl_lightning.signals.noise", "def late():\n    from saerl_lightning.data import module"),  # late, still up
-        ("saerl_lightning.data.sampler", "from lightning.pytorch import Trainer"),
-        ("saerl_lightning.signals.noise", "if True:\n    import sae_lens.saes"),
-        ("saerl_lightning.data.mixing", "if TYPE_CHECKING:\n    pass\nelse:\n    import lightning"),
+        ("saerl_lightning.plan", "from saerl_lightning.data.ordering import cluster_first"),
+        ("saerl_lightning.signals.random_signals", "def late():\n    from saerl_lightning.data import module"),
+        ("saerl_lightning.signals.random_signals", "from saerl_lightning.policy.load import Policy"),  # beside it
+        ("saerl_lightning.data.ordering", "from saerl_lightning.rollout import engine"),  # beside it
+        ("saerl_lightning.data.ordering", "from lightning.pytorch import Trainer"),
+        ("saerl_lightning.signals.random_signals", "if True:\n    import sae_lens.saes"),
+        ("saerl_lightning.data.ordering", "if TYPE_CHECKING:\n    pass\nelse:\n    import lightning"),
     ],
 )
 def test_a_planted_violation_is_caught(module, line):
-    assert [v for v in violations({**PLANTED, module: line}) if v.startswith(module)]
+    assert [each for each in violations({**PLANTED, module: line}) if each.startswith(module)]
+
+
+def test_a_planted_circle_is_caught():
+    planted = {
+        "saerl_lightning.data.ordering": "from saerl_lightning.data.module import a",
+        "saerl_lightning.data.module": "import saerl_lightning.data.ordering",
+    }
+    assert len(violations({**PLANTED, **planted})) == 2
+    late = "def a():\n    import saerl_lightning.data.ordering"
+    assert not violations({**PLANTED, **planted, "saerl_lightning.data.module": late})
 
 
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        (
-            "saerl_lightning.data.mixing",
-            "if TYPE_CHECKING:\n    from saerl_lightning.signals.noise import RandomSignals",
-        ),
-        ("saerl_lightning.data.mixing", "from saerl_lightning.data.sampler import PlanSampler"),  # inside a folder
-        ("saerl_lightning.signals.noise", "def load():\n    import sae_lens"),
+        ("saerl_lightning.policy.load", "if TYPE_CHECKING:\n    from saerl_lightning.data.module import A"),
+        ("saerl_lightning.data.ordering", "from saerl_lightning.signals.random_signals import RandomSignals"),
+        ("saerl_lightning.data.module", "from saerl_lightning.data.ordering import cluster_first"),
+        ("saerl_lightning.data.module", "import lightning"),
+        ("saerl_lightning.signals.random_signals", "def load():\n    import sae_lens"),
     ],
 )
 def test_what_is_allowed_passes(module, line):
     assert not violations({**PLANTED, module: line})
 
 
-def test_a_module_without_a_floor_is_caught():
-    with pytest.raises(AssertionError, match="no floor"):
-        violations({**PLANTED, "saerl_lightning.helpers.strings": ""})
+def test_a_module_without_a_place_is_caught():
+    with pytest.raises(AssertionError, match="no place"):
+        violations({**PLANTED, "saerl_lightning.helpers.strings": "import math"})

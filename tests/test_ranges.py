@@ -21,12 +21,13 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import ranges, require_arguments
 from saerl_lightning.study.processes import RayExecutor
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.tools import demo, label, study, tiny_policy
+from saerl_lightning.tools import demo, study
+from saerl_lightning.verbs import label
 
 ROOTS = [lightning.LightningModule, lightning.LightningDataModule, lightning.Callback, StudySpec, RayExecutor]
 HOSTILE = [math.nan, math.inf, -math.inf, -1, 0, 10**30, -(10**30)]
 CHECKED_ELSEWHERE = {"SAEModule.options"}  # whose names are sae-lens's: `test_sae_options_have_a_range`
-FUNCTIONS = [demo.demo, label.label, tiny_policy.tiny_policy, *(f for f in study.VERBS.values())]
+FUNCTIONS = [demo.demo, label.label, demo.tiny_policy, *(f for f in study.VERBS.values())]
 
 
 def is_ours(kind: object) -> bool:

@@ -6,7 +6,7 @@ import pandas
 import pytest
 import yaml
 
-from saerl_lightning.tools.study_publication import write_section
+from saerl_lightning.study.report.publication import write_section
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 PUBLISHED = sorted(path for path in (PAGE.parent / "results").iterdir() if path.is_dir())

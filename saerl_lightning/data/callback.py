@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saerl_lightning.data.agreement import grouping_agreement
 from saerl_lightning.data.ordering import cluster_first
-from saerl_lightning.data.scores import spearman
+from saerl_lightning.data.scores import grouping_agreement, spearman
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Outcomes, Prompt
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from saerl_lightning.data.feature_rows import blocks, column_count, row_count, unit_rows
+from saerl_lightning.data.features import blocks, column_count, row_count, unit_rows
 
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from saerl_lightning.data.feature_rows import nonfinite_rows, row_count
+from saerl_lightning.data.features import nonfinite_rows, row_count
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
 

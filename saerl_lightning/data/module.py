@@ -16,16 +16,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
-from saerl_lightning.data.planning import Planner, idle_slots
-from saerl_lightning.data.pool import PlannedPool, PromptPool, made_once, read_prompts
+from saerl_lightning.data.planning import Planner, idle_slots, made_once
 from saerl_lightning.data.resume import ResumePoint
-from saerl_lightning.data.sampler import PromptLoader
+from saerl_lightning.data.serving import PlannedPool, PromptLoader, PromptPool, read_prompts
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet, require_set_names
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
-from saerl_lightning.prompts.reference import ProbeReference
-from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.prompts.source import ProbeReference, PromptSource
 from saerl_lightning.ranges import Count, Seed, require_in_range
 from saerl_lightning.records import Outcomes, PromptBatch, Sampling
 from saerl_lightning.signals.cache import CachedSignals

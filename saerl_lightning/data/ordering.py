@@ -7,7 +7,7 @@ clusters or batches.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 
 def cluster_first(
@@ -71,3 +71,22 @@ def interleave(streams: Int[np.ndarray, " S"]) -> Int[np.ndarray, " B"]:
     lengths = np.repeat(streams, streams)
     k = np.arange(len(lengths)) - np.repeat(np.cumsum(streams) - streams, streams)
     return np.argsort((k + 0.5) / lengths, kind="stable")
+
+
+def permute_within(
+    values: Shaped[np.ndarray, " N"], groups: Int[np.ndarray, " N"], rows: Int[np.ndarray, " M"], seed: int
+) -> Shaped[np.ndarray, " N"]:
+    """Permutes values at random among the planned rows of each group; the other rows keep theirs.
+
+    Args:
+        values: (N,).
+        groups: group of every row, (N,).
+        rows: planned rows, (M,); their order does not matter.
+        seed: of the permutation.
+    """
+    given = np.sort(rows)
+    drawn = np.random.default_rng(seed).permutation(given)
+    given, drawn = (each[np.argsort(groups[each], kind="stable")] for each in (given, drawn))  # both group by group
+    permuted = values.copy()
+    permuted[given] = values[drawn]
+    return permuted

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
 from saerl_lightning.data.callback import DataCallback, Filtering
-from saerl_lightning.data.feature_rows import nonfinite_rows, row_count
-from saerl_lightning.errors import InputError
+from saerl_lightning.data.features import nonfinite_rows, row_count
+from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.plan import SamplePlan
-from saerl_lightning.prompts.reference import ProbeReference
+from saerl_lightning.prompts.source import ProbeReference
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
+    import lightning
+
     from saerl_lightning.signals.source import Features, SignalSource
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -185,3 +189,31 @@ def plan_digest(plan: SamplePlan, prompts: Sequence[Prompt]) -> str:
     for row in plan.rows.tolist():
         digest.update("\0".join((prompts[row].uid, prompts[row].text, prompts[row].answer, "")).encode())
     return digest.hexdigest()[:16]
+
+
+def made_once(trainer: lightning.Trainer | None, make: Callable[[], T]) -> T:
+    """Makes something on the first process and hands it to all; without a trainer it is simply made.
+
+    The others wait as long as the process group lets them (10 minutes with NCCL, 30 with gloo): where features of many
+    prompts are still to be computed, fill their cache with `main.py plan` before.
+
+    Raises:
+        InputError: on every process, if the first one raised it.
+        RunStopped: on the other processes, if the first one failed in another way; that one raises what it met.
+    """
+    if trainer is None:
+        return make()
+    made: list[T] = []
+    failure: Exception | None = None
+    met: Exception | None = None
+    if trainer.is_global_zero:
+        try:
+            made.append(make())
+        except InputError as error:
+            failure = error
+        except Exception as error:
+            met, failure = error, RunStopped(f"the first process failed: {error!r}", everywhere=True)
+    made, failure = trainer.strategy.broadcast((made, failure))  # also what failed: the others wait for it
+    if failure is not None:
+        raise met or failure
+    return made[0]

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from jsonargparse.typing import lazy_instance
 
-from saerl_lightning.data.feature_rows import row_count
+from saerl_lightning.data.features import row_count
 from saerl_lightning.data.labels import families, read_label, require_features, sample_labelled
-from saerl_lightning.data.probe import (
+from saerl_lightning.data.probe_fits import (
     CrossFit,
     Fit,
     cross_fit,

@@ -7,7 +7,7 @@ of exact Spearman and AUC are cheap. Nothing here fits anything. n labelled prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,3 +204,30 @@ def _middle(drawn: Float[np.ndarray, " D"]) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(usable, [0.025, 0.975])
     return float(low), float(high)
+
+
+def grouping_agreement(labels: Int[np.ndarray, " M"], topics: Sequence[str | None]) -> dict[str, float]:
+    """Compares clusters with topics over the prompts that have a topic.
+
+    Args:
+        labels: cluster of each prompt, (M,).
+        topics: topic of each, None where unknown; M of them.
+
+    Returns:
+        `nmi` (normalised mutual information, arithmetic mean), `ami` (the same, adjusted for chance) and `ari` (adjusted
+        Rand index): 1 for equal groupings; around 0 for unrelated ones in `ami` and `ari`, while `nmi` grows with the number
+        of groups. Empty where fewer than two topics occur.
+    """
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
+
+    numbers: dict[str, int] = {}
+    topic = np.array([-1 if t is None else numbers.setdefault(t, len(numbers)) for t in topics], dtype=np.int64)
+    if len(numbers) < 2:
+        return {}
+    known = topic >= 0
+    pair = topic[known], labels[known]
+    return {
+        "nmi": float(normalized_mutual_info_score(*pair)),
+        "ami": float(adjusted_mutual_info_score(*pair)),
+        "ari": float(adjusted_rand_score(*pair)),
+    }

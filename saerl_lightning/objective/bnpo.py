@@ -8,9 +8,9 @@ from torch import Tensor
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.advantage import beta_advantages, group_advantages
-from saerl_lightning.objective.aggregation import token_mean
-from saerl_lightning.objective.clipped import Clipped, require_clip_range
+from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.policy_gradient import Clipped, require_clip_range
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
 from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.advantage import group_advantages
-from saerl_lightning.objective.aggregation import token_mean
+from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.policy_gradient import PolicyGradient
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saerl_lightning.objective.advantage import group_advantages
-from saerl_lightning.objective.aggregation import row_mean
-from saerl_lightning.objective.clipped import Clipped, require_clip_range
+from saerl_lightning.objective.losses import row_mean
 from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.policy_gradient import Clipped, require_clip_range
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
 from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 

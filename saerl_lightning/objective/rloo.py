@@ -5,12 +5,11 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from saerl_lightning.objective import surrogate
+from saerl_lightning.objective import losses
 from saerl_lightning.objective.advantage import leave_one_out_advantages
-from saerl_lightning.objective.aggregation import row_mean
-from saerl_lightning.objective.clipped import Clipped, require_clip_range
+from saerl_lightning.objective.losses import row_mean
 from saerl_lightning.objective.objective import LossInputs
-from saerl_lightning.objective.policy_gradient import require_all_tokens
+from saerl_lightning.objective.policy_gradient import Clipped, require_all_tokens, require_clip_range
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
 from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 
@@ -60,7 +59,7 @@ class RLOO(Clipped):
 
     def ratio(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
         """The completion's ratio, the product over tokens, at each of them."""
-        return surrogate.sequence_ratio(inputs.logprobs, inputs.old_logprobs, inputs.mask, per_token=False)
+        return losses.sequence_ratio(inputs.logprobs, inputs.old_logprobs, inputs.mask, per_token=False)
 
     def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:
         """Mean over rows; values that differ between tokens are averaged first."""

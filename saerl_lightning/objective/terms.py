@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from saerl_lightning.objective import surrogate
+from saerl_lightning.objective import losses
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.ranges import HUGE, Finite, NotNegative, PositiveShare, Range, Share, require_in_range
 
 FromOne = Annotated[float, Range(1, HUGE)]
 
-ESTIMATORS = {"k1": surrogate.kl_k1, "k2": surrogate.kl_k2, "k3": surrogate.kl_k3}
+ESTIMATORS = {"k1": losses.kl_k1, "k2": losses.kl_k2, "k3": losses.kl_k3}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SamplerCorrection:
     def weights(self, inputs: LossInputs) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """The weights, and indicators (0 or 1) of the tokens whose weight was outside floor..cap; no gradient."""
         old, sampler = inputs.old_logprobs, inputs.sampler_logprobs
-        ratio = surrogate.sampler_ratio(old, sampler, inputs.mask, self.level == "sequence")
-        outside = surrogate.outside(ratio, self.floor, self.cap)  # (R, T)
+        ratio = losses.sampler_ratio(old, sampler, inputs.mask, self.level == "sequence")
+        outside = losses.outside(ratio, self.floor, self.cap)  # (R, T)
         kept = ratio.masked_fill(outside, 0.0) if self.mode == "mask" else ratio.clamp(self.floor, self.cap)
         return kept, outside.to(ratio.dtype)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 
 from saerl_lightning import hub
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.ranges import Count, Range, ShareBelow1, require_in_range
 from saerl_lightning.whole_weights import load_causal_lm
 
@@ -132,7 +132,7 @@ class Policy:
 
 
 def _why(error: Exception, path: str) -> str:
-    return str(error).strip().split("\n")[0] + hub.advice(path)
+    return first_line(error) + hub.advice(path)
 
 
 def _no_targets(targets: str | list[str], model: PreTrainedModel) -> str:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saerl_lightning.attention import TOLERANCE, attention_window
+from saerl_lightning.hf_attention import TOLERANCE, attention_window
 from saerl_lightning.policy.modes import in_mode
 from saerl_lightning.policy.prefix_attention import PackedGroup, PackedLayout, attends_packed
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
-from saerl_lightning.attention import attends_by
+from saerl_lightning.hf_attention import attends_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from saerl_lightning.prompts.reference import ProbeReference
+from saerl_lightning.prompts.source import ProbeReference
 from saerl_lightning.ranges import CountFrom2, Seed, require_in_range
 from saerl_lightning.records import Prompt
 

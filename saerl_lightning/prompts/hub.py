@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.hub import advice, look_up
-from saerl_lightning.prompts.rows import Table, checked_columns, prompts_from_table, used_columns
+from saerl_lightning.prompts.file import Table, checked_columns, prompts_from_table, used_columns
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Prompt
@@ -69,17 +69,13 @@ class HubPrompts(PromptSource):
         try:
             dataset = load_dataset(self.path, name=self.name, split=self.split, revision=self.revision)
         except FileNotFoundError as error:  # DatasetNotFoundError and DataFilesNotFoundError too
-            raise InputError(f"unknown data set {self.path!r}: {_first_line(error)}{self._advice}") from error
+            raise InputError(f"unknown data set {self.path!r}: {first_line(error)}{self._advice}") from error
         except ConnectionError as error:
-            raise InputError(f"data set {self.path!r}: {_first_line(error)}{self._advice}") from error
+            raise InputError(f"data set {self.path!r}: {first_line(error)}{self._advice}") from error
         except (ValueError, OSError) as error:  # an unknown split or configuration, unreadable files
-            raise InputError(f"data set {self.path!r}, split {self.split!r}: {_first_line(error)}") from error
+            raise InputError(f"data set {self.path!r}, split {self.split!r}: {first_line(error)}") from error
         return cast("Dataset", dataset)
 
     @property
     def _advice(self) -> str:
         return advice(self.path, "dataset") or "; check the name and the network, or give a file to FilePrompts"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

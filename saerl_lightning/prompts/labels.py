@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.prompts.rows import as_float, is_whole
+from saerl_lightning.files import read_text
+from saerl_lightning.prompts.file import as_float, is_whole
 from saerl_lightning.records import Prompt
-from saerl_lightning.text_files import read_text
 
 HEADER = "measured"
 BEGIN = f'{{"{HEADER}"'.encode()  # of a file that was begun here

@@ -11,13 +11,49 @@ from functools import lru_cache
 from typing import NoReturn
 
 from saerl_lightning.reward import symbols
-from saerl_lightning.reward.choices import choice, chosen, leading_choice
 from saerl_lightning.reward.equality import Formulas, same, spelled
 from saerl_lightning.reward.marks import Said, boxed, said, tagged
 from saerl_lightning.reward.numbers import Number, agree, number
-from saerl_lightning.reward.spelling import compact, tidied
-from saerl_lightning.reward.structure import parts
+from saerl_lightning.reward.spelling import compact, parts, tidied
 from saerl_lightning.reward.values import Named, Region, Several, Value, Words, read, words
+
+_ALONE = re.compile(r"\(?([A-J])\)?[.:]?")
+_WITH_TEXT = re.compile(r"(?:(?:option|choice|answer) )?(?:\(([A-J])\)|([A-J])[.):])\s*(.+)", re.IGNORECASE | re.DOTALL)
+_PICKED = re.compile(r"(?:option|choice|answer|graph|figure|statement)\s*(?:is|:)?\s*\(?([A-J])\)?", re.IGNORECASE)
+_IN_TEXT = re.compile(
+    r"\(([A-J])\)|\*\*\(?([A-J])\)?[.:]?\*\*|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)(?: is|:)?\s+\(?([A-J])\)?(?![\w'])"
+)
+_LEADING = re.compile(r"\(?([A-J])\)?(?:[,.;:]|\s+(?:because|since|as|so|is|which)\b)")
+_ANOTHER = re.compile(r"\([A-J]\)|\b(?:and|or)\s+[A-J]\b|^\s*\(?[A-J]\)?(?![\w'])")
+
+
+def choice(tidy: str) -> tuple[str, str] | None:
+    """The letter that a tidied answer is, and the text that stands with it; None if it is no choice, or two."""
+    tidy = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", tidy).strip()
+    alone = _ALONE.fullmatch(tidy)
+    if alone is not None:
+        return alone[1], ""
+    picked = _PICKED.fullmatch(tidy)
+    if picked is not None:
+        return picked[1], ""
+    found = _WITH_TEXT.fullmatch(tidy)
+    letter = found and (found[1] or found[2])
+    if not found or not letter or not letter.isupper() or _ANOTHER.search(found[3]):
+        return None
+    return letter, found[3].strip()
+
+
+def chosen(text: str) -> str:
+    """The letter that a text without marks picks last, as `(B)`, in bold, or after "option"; "" if none."""
+    letters = [next(group for group in found.groups() if group) for found in _IN_TEXT.finditer(text)]
+    return letters[-1] if letters else ""
+
+
+def leading_choice(tidy: str) -> str:
+    """The letter that a sentence after "the answer is" begins with; "" if none."""
+    found = _LEADING.match(tidy)
+    return found[1] if found and not _ANOTHER.search(tidy[found.end() :]) else ""
+
 
 LONGEST = 4_000  # characters of an answer that are read
 LONGEST_GOLD = 300  # characters: beyond it, a gold answer is a solution, whose answer is looked for

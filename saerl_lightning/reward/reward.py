@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saerl_lightning.errors import InputError, require_name
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.answer import last_answer
 
@@ -42,3 +44,70 @@ class Reward(ABC):
 
     def close(self) -> None:
         """Frees processes the reward holds; nothing by default."""
+
+
+def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollouts) -> dict[str, Float[Tensor, "P G"]]:
+    """Scores every completion by every reward, under the rewards' names.
+
+    Raises:
+        InputError: if a reward returns another shape than one number a completion, or infinity.
+    """
+    shape = (len(prompts), rollouts.group_size)
+    scores: dict[str, Tensor] = {}
+    for reward in rewards:
+        values = reward(prompts, rollouts)
+        if not isinstance(values, Tensor):
+            raise InputError(f"{type(reward).__name__} returned a {type(values).__name__}; return a tensor, (P, G)")
+        if tuple(values.shape) != shape:
+            raise InputError(f"{type(reward).__name__} returned shape {tuple(values.shape)}; return {shape}, (P, G)")
+        scores[reward.name] = values.float().cpu()
+        _refuse_infinity(reward, scores[reward.name], prompts, rollouts)
+    return scores
+
+
+def _refuse_infinity(
+    reward: Reward, scores: Float[Tensor, "P G"], prompts: Sequence[Prompt], rollouts: Rollouts
+) -> None:
+    if not scores.isinf().any():
+        return
+    row = int(scores.isinf().flatten().nonzero()[0])
+    raise InputError(
+        f"the reward '{reward.name}' ({type(reward).__name__}) gave {scores.flatten()[row]:g} for prompt "
+        f"{prompts[row // rollouts.group_size].uid!r} and the completion {rollouts.texts[row][:60]!r}; return a number, or "
+        "NaN where grading failed"
+    )
+
+
+def no_grades(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "P G"]]) -> str:
+    """What to say where no completion of a step has a grade: which rewards failed, how often, and why at last."""
+    said = []
+    for reward in rewards:
+        failed, count = int(scores[reward.name].isnan().sum()), scores[reward.name].numel()
+        if failed and reward.weight != 0:
+            why = f", at last because a job {reward.last_failure}" if reward.last_failure else ""
+            said.append(f"the reward '{reward.name}' ({type(reward).__name__}) failed on {failed} of {count}{why}")
+    return (
+        f"no completion of the step could be graded: {'; '.join(said)}. Nothing is learned from such steps; mend the reward, "
+        "or the answers it is given"
+    )
+
+
+def weighted_sum(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "P G"]]) -> Float[Tensor, "P G"]:
+    """The number that is maximised; NaN where any grader with a weight failed."""
+    weighted = [reward.weight * scores[reward.name] for reward in rewards if reward.weight != 0]
+    return torch.stack(weighted).sum(0)
+
+
+def require_distinct(rewards: Sequence[Reward]) -> None:
+    """Refuses an empty list, a name that can't be part of a metric's, and two rewards that would share one in the logs.
+
+    Raises:
+        InputError: naming the rewards.
+    """
+    names = [reward.name for reward in rewards]
+    for name in names:
+        require_name("the reward", name)
+    if not any(reward.weight != 0 for reward in rewards):
+        raise InputError(f"rewards {names or '[]'} have no weight between them; write e.g. `rewards: [MathReward]`")
+    if len(set(names)) < len(names):
+        raise InputError(f"two rewards share a name in {names}; subclass one and give it a `name` of its own")

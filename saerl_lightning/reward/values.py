@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from saerl_lightning.reward.numbers import UNITS, Number, number, unit_name
-from saerl_lightning.reward.spelling import compact, unwrapped
-from saerl_lightning.reward.structure import bracketed, parts
+from saerl_lightning.reward.spelling import bracketed, compact, parts, unwrapped
 
 DEEPEST = 8  # brackets in brackets that are read; beyond it a text is compared as a text
 _LISTED = frozenset({",", ";", "and", "or"})

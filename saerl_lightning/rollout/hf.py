@@ -17,14 +17,14 @@ from torch import Tensor
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.completion import EndTest, check_lengths, end_ids, end_test, lay_out
-from saerl_lightning.rollout.draw import prompt_seeds, uniforms
+from saerl_lightning.rollout.decoding import prompt_seeds, uniforms
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.rollout.reading import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from saerl_lightning.rollout.fused_weights import FusedWeights
+    from saerl_lightning.rollout.fused.weights import FusedWeights
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class HFEngine(RolloutEngine):
     def _part(self, prompts: Sequence[Sequence[int]], seeds: list[int], sampling: Sampling, ends: EndTest) -> Rollouts:
         """Completes some prompts in one batch."""
         from saerl_lightning.rollout.decoding import complete
-        from saerl_lightning.rollout.fused_decoder import FusedDecoder
+        from saerl_lightning.rollout.fused.decoder import FusedDecoder
         from saerl_lightning.rollout.policy_decoder import PolicyDecoder
 
         model, _ = self._started()
@@ -107,8 +107,8 @@ class HFEngine(RolloutEngine):
             )
         if not self.fused or self.fallback is not None:
             return
-        from saerl_lightning.rollout.fused_weights import NotLlamaLike
-        from saerl_lightning.rollout.trial import fuse_weights
+        from saerl_lightning.rollout.fused.check import fuse_weights
+        from saerl_lightning.rollout.fused.weights import NotLlamaLike
 
         try:
             with _sampling_mode(model):
@@ -143,7 +143,7 @@ class HFEngine(RolloutEngine):
 @contextmanager
 def _sampling_mode(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode and decoding attention without gradients; leaves every module as it was."""
-    from saerl_lightning.rollout.attention import folded
+    from saerl_lightning.rollout.policy_decoder import folded
 
     training = [module for module in model.modules() if module.training]
     model.eval()

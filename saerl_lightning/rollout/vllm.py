@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,14 +21,41 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, Positive, PositiveShare, Range, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.completion import check_lengths, end_ids, lay_out
-from saerl_lightning.rollout.draw import prompt_seeds
+from saerl_lightning.rollout.decoding import prompt_seeds
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.rollout.isolation import undisturbed
 from saerl_lightning.rollout.reading import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Puts back the random states of Python, NumPy and torch, and torch's threads, when the block ends.
+
+    vLLM's start-up reseeds all of them, and on a CPU replaces `torch.set_num_threads` by a function that does nothing;
+    its sampling draws from torch's. Autocast is off inside: vLLM has a dtype of its own.
+    """
+    python, legacy, host = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the global one
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    kinds = {"cpu", *(["cuda"] if torch.cuda.is_available() else [])}
+    try:
+        with ExitStack() as off:
+            for kind in kinds:
+                off.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+        torch.set_rng_state(host)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(threads)
+
     # No vllm here: jsonargparse runs this block to read the constructor's types, and vllm takes ten seconds to import.
+
 
 SleepLevel = Annotated[int, Range(0, 2)]
 

@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, CountFrom2, require_in_range
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.extraction import read_prompts
 from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
-from saerl_lightning.signals.forward import Reading
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.pooling import DENSE
+from saerl_lightning.signals.reading import Reading, read_prompts
 from saerl_lightning.signals.source import Features, SignalSource
 
 VERSION = "1"  # raise it when the same arguments come to mean other features

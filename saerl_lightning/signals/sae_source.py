@@ -15,9 +15,9 @@ from typing import Any
 
 from saerl_lightning import hub
 from saerl_lightning.errors import InputError
+from saerl_lightning.files import read_json
 from saerl_lightning.signals.fingerprint import digest, digest_folder
 from saerl_lightning.signals.model import ReadModel
-from saerl_lightning.text_files import read_json
 from saerl_lightning.whole_weights import require_finite_weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the files of a sae-lens folder

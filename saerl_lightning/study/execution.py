@@ -17,7 +17,7 @@ from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.study.costs import run_costs, steps_done
 from saerl_lightning.study.plan import PlannedRun
 from saerl_lightning.study.processes import Executor, tail
-from saerl_lightning.study.run_state import RunRecord, last_checkpoint, now, reached, read_record, spent
+from saerl_lightning.study.run_record import RunRecord, last_checkpoint, now, reached, read_record, spent
 from saerl_lightning.study.spec import StudySpec
 
 LOG = "log.txt"

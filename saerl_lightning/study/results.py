@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.files import read_json
 from saerl_lightning.study import costs
-from saerl_lightning.study.run_state import State, read_record
+from saerl_lightning.study.run_record import State, read_record
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.text_files import read_json
 
 if TYPE_CHECKING:
     import pandas

@@ -1,7 +1,7 @@
 """What a study is: arms that differ in a few configs and flags, run over the same seeds on one budget.
 
 It is read from YAML and checked for what can be known without parsing a run's configuration: names that refer to nothing,
-an empty budget, no seeds. Whether the arms' flags parse is the tool's to check (`saerl_lightning.tools.study_configs`).
+an empty budget, no seeds. Whether the arms' flags parse is the tool's to check (`saerl_lightning.study.folder`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from saerl_lightning.errors import InputError
-from saerl_lightning.names import did_you_mean, require_name
+from saerl_lightning.errors import InputError, did_you_mean, require_name
+from saerl_lightning.files import read_yaml
 from saerl_lightning.ranges import Count, LongCount, Seed, require_in_range
-from saerl_lightning.text_files import read_yaml
 
 STRICT = ConfigDict(extra="forbid")
 OWN_PROGRAMS = ("main.py", "python")

@@ -7,18 +7,184 @@ tiny policy say little about which arm is better elsewhere.
 
 from __future__ import annotations
 
+import csv
+import itertools
 import shutil
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from saerl_lightning.cli import run
+import numpy as np
+from jaxtyping import Float
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from saerl_lightning import cli
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.evaluation.estimators import bootstrap_interval
+from saerl_lightning.files import read_mapping
+from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
 from saerl_lightning.ranges import Count, Seed, Workers, require_arguments
-from saerl_lightning.tools.demo_arms import Arms, Trained
-from saerl_lightning.tools.demo_report import Measured, print_arms, print_tasks
+from saerl_lightning.records import Prompt
+from saerl_lightning.study.plan import PROGRAM
+from saerl_lightning.study.processes import Executor, SubprocessExecutor, tail
 from saerl_lightning.tools.export import export
-from saerl_lightning.tools.tiny_policy import TASKS, tiny_policy
+
+TASKS = "configs/demo/tasks.yaml"
+
+
+def tiny_policy(folder: str, seed: Seed = 0, tasks: str = TASKS) -> None:
+    """Writes the demo's random policy of about a million weights.
+
+    Args:
+        folder: where it goes; missing or empty.
+        seed: of the weights.
+        tasks: config whose training prompts the tokenizer learns from.
+    """
+    require_arguments(tiny_policy, locals())
+    build_tiny_policy(folder, [f"{each.text} {each.answer}" for each in prompts_of(tasks, "train")], seed=seed)
+
+
+def prompts_of(tasks: str, *path: str) -> list[Prompt]:
+    """The prompts of one of the sets of a config, as it draws them; "val", "demo" leads to `data.val.demo`."""
+    source = read_mapping(tasks, "the config of the tasks")["data"]["init_args"]
+    for key in path:
+        source = source[key]
+    return ReasoningGymPrompts(**source["init_args"]).load()
+
+
+if __name__ == "__main__":
+    auto_cli(tiny_policy, as_positional=True)
+
+
+CURVE = "val/demo/avg@8"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Accuracy of a policy on the unseen questions, the same questions in the same order each time."""
+
+    accuracy: Float[np.ndarray, " Q"]  # avg@k of each question
+    topics: list[str]  # Q
+
+
+def print_tasks(before: Measured, after: Mapping[str, Sequence[Measured]], samples: int) -> None:
+    """Prints accuracy by task: at the cold start, and of each arm as a mean over its seeds."""
+    table = Table(title=f"avg@{samples} on questions asked nowhere else, 95 % bootstrap intervals over questions")
+    for column in ("task", "questions", "cold start", *after):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    topics = np.array(before.topics)
+    for task in [*sorted(set(topics)), "all"]:
+        rows = np.ones(len(topics), dtype=bool) if task == "all" else topics == task
+        cells = [_interval(each[rows]) for each in (before.accuracy, *(_mean(after[arm]) for arm in after))]
+        table.add_row(task, str(rows.sum()), *cells)
+    Console(width=120).print(table)
+
+
+def print_arms(
+    before: Measured, after: Mapping[str, Sequence[Measured]], runs: Mapping[str, Sequence[Trained]], samples: int
+) -> None:
+    """Prints each arm's end and the area under its validation curve, seed by seed, and the difference of the arms."""
+    table = Table(title="the arms on one budget: the same start, prompts, batch and number of steps")
+    for column in (
+        "arm",
+        "seed",
+        f"area under {CURVE}",
+        f"its end, avg@{samples}",
+        "gain over the cold start (paired)",
+    ):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm, measured in after.items():
+        for run, end in zip(runs[arm], measured, strict=True):
+            gain = _interval(end.accuracy - before.accuracy, sign=True)
+            table.add_row(arm, str(run.seed), f"{run.area(CURVE):.3f}", f"{end.accuracy.mean():.3f}", gain)
+        area = np.mean([run.area(CURVE) for run in runs[arm]])
+        gain = _interval(_mean(measured) - before.accuracy, sign=True)
+        table.add_row(arm, "mean", f"{area:.3f}", f"{_mean(measured).mean():.3f}", gain, end_section=True)
+    Console(width=120).print(table)
+    first, *others = after
+    for arm in others:
+        areas = [b.area(CURVE) - a.area(CURVE) for a, b in zip(runs[first], runs[arm], strict=True)]
+        end = _interval(_mean(after[arm]) - _mean(after[first]), sign=True)
+        by_seed = ", ".join(f"{each:+.3f}" for each in areas)
+        print(
+            f"{arm} - {first}: end {end} (over questions, these {len(areas)} seeds); area {np.mean(areas):+.3f} "
+            f"(by seed: {by_seed})"
+        )
+
+
+def _mean(measured: Sequence[Measured]) -> Float[np.ndarray, " Q"]:
+    return np.mean([each.accuracy for each in measured], axis=0)
+
+
+def _interval(values: Float[np.ndarray, " Q"], sign: bool = False) -> str:
+    low, high = bootstrap_interval(values)
+    form = "+.3f" if sign else ".3f"
+    return f"{values.mean():{form}} [{low:{form}}, {high:{form}}]"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run."""
+
+    seed: int
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its last weights."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """Steps and values of a logged metric."""
+        with (self.folder / "csv" / "version_0" / "metrics.csv").open() as file:
+            return [(int(row["step"]), float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]
+
+    def area(self, metric: str) -> float:
+        """Mean height of a metric's curve over the steps: its area, by trapezoids, over its length."""
+        points = self.curve(metric)
+        pairs = itertools.pairwise(points)
+        return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs) / (points[-1][0] - points[0][0])
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Command lines by arm; each is run once a seed."""
+
+    root: Path
+    flags: dict[str, list[str]]
+
+    def train(self, seeds: Iterable[int], jobs: int) -> dict[str, list[Trained]]:
+        """Runs every arm on every seed, `jobs` processes at a time.
+
+        Raises:
+            RunStopped: if a run failed, with the end of what it wrote.
+        """
+        wanted = [(arm, seed) for seed in seeds for arm in self.flags]
+        executor = SubprocessExecutor()
+        with ThreadPoolExecutor(jobs) as pool:
+            finished = pool.map(lambda each: self._train(executor, *each), wanted)
+            try:
+                runs = list(tqdm(finished, total=len(wanted), desc="runs", unit="run"))
+            except BaseException:
+                executor.stop()  # leaving the pool waits for what it runs
+                raise
+        return {arm: [run for (name, _), run in zip(wanted, runs, strict=True) if name == arm] for arm in self.flags}
+
+    def _train(self, executor: Executor, arm: str, seed: int) -> Trained:
+        folder = self.root / arm.lower() / f"seed-{seed}"
+        own = [f"--run_dir={folder}", f"--seed_everything={seed}", f"--data.shuffle_seed={seed}"]
+        command = [*PROGRAM, "fit", *self.flags[arm], *own, f"--model.sampling.seed={seed}"]
+        log = folder.with_suffix(".log")
+        if code := executor.run(command, {}, log):
+            raise RunStopped(f"the run {arm}, seed {seed}, ended with {code}:\n{tail(log)}")
+        return Trained(seed, folder)
+
 
 SFT, SAE, GRPO, SAERL = (f"configs/demo/{name}.yaml" for name in ("sft", "sae", "grpo", "saerl"))
 ARMS = {"GRPO": [TASKS, GRPO], "SAERL": [TASKS, GRPO, SAERL]}
@@ -99,20 +265,20 @@ def _extra(arm: str, root: Path) -> list[str]:
 
 
 def _fit(configs: list[str], run_dir: Path, seed: int, more: list[str]) -> None:
-    run(["fit", *_flags(configs), f"--run_dir={run_dir}", f"--seed_everything={seed}", *more])
+    cli.run(["fit", *_flags(configs), f"--run_dir={run_dir}", f"--seed_everything={seed}", *more])
 
 
 def _tool(tool: str, configs: list[str], root: Path, seed: int, more: list[str]) -> None:
     quiet = [f"--run_dir={root / tool}", f"--seed_everything={seed}", "--trainer.logger=false"]
-    run([tool, *_flags(configs), *_common(root), *quiet, *more])
+    cli.run([tool, *_flags(configs), *_common(root), *quiet, *more])
 
 
 def _measure(run_dir: Path, root: Path, samples: int, trained: Trained | None) -> Measured:
     """Accuracy on the test questions: of a run's last weights, or of the policy that all runs start from."""
     sampling = [f"--data.val_sampling.group_size={samples}", "--trainer.logger=false", "--verbose=false"]
     weights = [] if trained is None else [f"--ckpt_path={trained.checkpoint}"]
-    cli = run(["test", *_flags(ARMS["GRPO"]), *_common(root), f"--run_dir={run_dir}", *sampling, *weights])
-    accuracy = cli.model.accuracy["demo"]
+    tested = cli.run(["test", *_flags(ARMS["GRPO"]), *_common(root), f"--run_dir={run_dir}", *sampling, *weights])
+    accuracy = tested.model.accuracy["demo"]
     return Measured(accuracy.per_question().numpy(), accuracy.topic_of_question())
 
 

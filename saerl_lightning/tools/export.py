@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.policy.checkpoint import PolicyCheckpoint
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.weights import base_model, named_weights
+from saerl_lightning.policy.weights import PolicyCheckpoint, base_model, named_weights
 
 
 def export(

@@ -11,21 +11,31 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from saerl_lightning.causal.run import causal
 from saerl_lightning.ranges import NotNegative, Workers, require_arguments
+from saerl_lightning.study.dashboard import dashboard
 from saerl_lightning.study.execution import StudyExecution
+from saerl_lightning.study.folder import (
+    Resolved,
+    alone,
+    check_digests,
+    check_folder,
+    check_runs,
+    claim,
+    digests,
+    listed,
+    note_software,
+    resolve,
+)
 from saerl_lightning.study.luck import label, makings, product
 from saerl_lightning.study.plan import PlannedRun, duration, estimate, plan_text, planned_runs
 from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExecutor
+from saerl_lightning.study.questions import refuse_trained_questions
 from saerl_lightning.study.results import RunResult, StudyResults
-from saerl_lightning.study.run_state import RunRecord
+from saerl_lightning.study.run_record import RunRecord
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
-from saerl_lightning.tools.study_causal import causal
-from saerl_lightning.tools.study_configs import Resolved, digests, listed, resolve
-from saerl_lightning.tools.study_dashboard import dashboard
-from saerl_lightning.tools.study_folder import alone, check_digests, check_folder, check_runs, claim, note_software
-from saerl_lightning.tools.study_pool import refuse_trained_questions
-from saerl_lightning.tools.wandb_account import require_key
+from saerl_lightning.training.loggers import require_key
 
 INTERRUPTED = 130  # as shells say it
 
@@ -70,7 +80,7 @@ def report(folder: str) -> None:
     Args:
         folder: of the study.
     """
-    from saerl_lightning.tools.study_report import write_report
+    from saerl_lightning.study.report.gather import write_report
 
     print(write_report(Path(folder)))
 
@@ -83,7 +93,7 @@ def publish(folder: str, to: str, unfinished: bool = False) -> None:
         to: folder to write to, such as docs/results/NAME; what was published of the same study there is replaced.
         unfinished: also while runs are missing; the tables then begin with UNFINISHED.
     """
-    from saerl_lightning.tools.study_publication import write_publication
+    from saerl_lightning.study.report.publication import write_publication
 
     write_publication(Path(folder), Path(to), unfinished)
     print(to)
@@ -96,7 +106,7 @@ def tables(folder: str, page: str | None = None) -> None:
         folder: that `study publish` wrote.
         page: Markdown file that has the lines <!-- tables NAME --> and <!-- /tables NAME -->, NAME being the folder's.
     """
-    from saerl_lightning.tools.study_publication import section, write_section
+    from saerl_lightning.study.report.publication import section, write_section
 
     if page is None:
         print(section(Path(folder), Path()), end="")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch import Tensor
 
 from saerl_lightning.records import Outcomes
 
 if TYPE_CHECKING:
     import lightning
+
 
 T = TypeVar("T")
 
@@ -40,3 +47,60 @@ def gradient_sync(trainer: lightning.Trainer, last: bool) -> AbstractContextMana
     """Holds gradients back until the last micro-batch: ranks may have different numbers of them, and send once."""
     hold_back = getattr(trainer.strategy, "block_backward_sync", None)
     return nullcontext() if last or hold_back is None else hold_back()
+
+
+class Phases:
+    """Adds up wall-clock seconds by phase name until `drain`.
+
+    `listener`, where set, is called with the name of each phase as it begins: a progress bar says what is going on.
+    """
+
+    def __init__(self) -> None:
+        self.listener: Callable[[str], None] | None = None
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times the enclosed block as phase `name`."""
+        if self.listener is not None:
+            self.listener(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available():  # kernels run on after Python has moved on
+                torch.cuda.synchronize()
+            self._seconds[name] += time.perf_counter() - start
+
+    def drain(self) -> dict[str, float]:
+        """Returns the seconds of each phase since the last call, and starts anew."""
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
+
+
+GRACE = 5.0  # seconds they have to end by themselves, and as many once they are asked to
+
+
+def watch_no_more() -> None:
+    """Keeps this process from being killed because another one has ended."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []
+
+
+def end(trainer: lightning.Trainer, grace: float = GRACE) -> None:
+    """Waits for the processes that the trainer started, then asks them to end, then kills them.
+
+    One that waits for this process in an exchange would wait for ever.
+
+    Args:
+        trainer: of this process.
+        grace: seconds before each.
+    """
+    children: Sequence[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
+    for harsher in (subprocess.Popen.terminate, subprocess.Popen.kill):
+        until = time.monotonic() + grace
+        while time.monotonic() < until and any(child.poll() is None for child in children):
+            time.sleep(0.05)
+        for child in children:
+            harsher(child)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import PromptBatch
-from saerl_lightning.training.sampled import SampledStep
+from saerl_lightning.training.grading import SampledStep
 
 
 @dataclass(frozen=True)

@@ -24,25 +24,19 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.ranges import Count, CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Sampling
-from saerl_lightning.reward.reward import Reward
-from saerl_lightning.reward.total import no_grades, require_distinct, weighted_sum
+from saerl_lightning.reward.reward import Reward, no_grades, require_distinct, weighted_sum
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.training import report
 from saerl_lightning.training.arithmetic import BatchArithmetic
-from saerl_lightning.training.distributed import gather_objects, gather_outcomes, gradient_sync, mean_over_ranks
+from saerl_lightning.training.distributed import Phases, gather_objects, gather_outcomes, gradient_sync, mean_over_ranks
 from saerl_lightning.training.dynamic_sampling import DynamicSampling, Filled
-from saerl_lightning.training.grading import sample_and_grade
+from saerl_lightning.training.grading import Reference, SampledStep, entropy_floor, sample_and_grade, score_step
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
-from saerl_lightning.training.logged_names import GRPO
-from saerl_lightning.training.one_policy import refuse_adapter_dropout, score_as_sampled
+from saerl_lightning.training.loggers import GRPO
+from saerl_lightning.training.metrics import Completions, MetricSum, averaged, over_ranks, throughput_metrics
 from saerl_lightning.training.optimization import Gradients
-from saerl_lightning.training.phases import Phases
-from saerl_lightning.training.policy import PolicyModule
-from saerl_lightning.training.reference import Reference
-from saerl_lightning.training.sampled import SampledStep
-from saerl_lightning.training.scored import entropy_floor, score_step
+from saerl_lightning.training.policy_module import PolicyModule, refuse_adapter_dropout, score_as_sampled
+from saerl_lightning.training.rows import Cut, StepRows
 from saerl_lightning.training.shortcuts import Shortcuts
-from saerl_lightning.training.step import Cut, StepRows
 
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -119,21 +113,21 @@ class GRPOModule(PolicyModule):
         step = self.step_rows(sampled.trained)
         updates: list[dict[str, float]] = []
         for update in range(self.updates_per_batch):
-            metrics = report.MetricSum()
+            sums = MetricSum()
             for micro in step.micro_batches(self.cut):
                 with self.phases("forward"):
                     logprobs, entropy = self.scorer(self.model, micro.tokens, micro.written, micro.prompts)
                     loss, terms = self.objective(step.inputs(micro, logprobs, entropy, first_update=update == 0))
                 with self.phases("backward"), gradient_sync(self.trainer, micro.last):
                     self.manual_backward(loss)
-                metrics.add({**terms, "loss": loss, "policy/entropy": step.mean(entropy, micro)})
+                sums.add({**terms, "loss": loss, "policy/entropy": step.mean(entropy, micro)})
             self.check_sampler(step, update)
-            numbers = metrics.numbers()
+            numbers = sums.numbers()
             updates.append(numbers | self.descend(numbers["loss"], batch))
         with self.phases("sync"):
             self.sync()
         self.observe(sampled.generated)
-        self.report(sampled, step, report.averaged(updates), version)
+        self.report(sampled, step, averaged(updates), version)
 
     # -- the verbs of a step -------------------------------------------------------------------------------------------
 
@@ -208,10 +202,10 @@ class GRPOModule(PolicyModule):
         own |= sampled.metrics() | self.skipped_steps()
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
-        ranks = gather_objects((own, report.Completions.of(sampled.generated)), self.trainer.world_size)
-        values = report.over_ranks([numbers for numbers, _ in ranks])
-        values |= report.Completions.join([completions for _, completions in ranks]).metrics(version)
-        values |= report.throughput_metrics(values) | self.prompts.metrics()
+        ranks = gather_objects((own, Completions.of(sampled.generated)), self.trainer.world_size)
+        values = over_ranks([numbers for numbers, _ in ranks])
+        values |= Completions.join([completions for _, completions in ranks]).metrics(version)
+        values |= throughput_metrics(values) | self.prompts.metrics()
         self.log("reward", values["reward/mean"], prog_bar=True, logger=False)
         self.log_dict(values)
 

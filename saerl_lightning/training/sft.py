@@ -7,18 +7,17 @@ from collections.abc import Iterable
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
-from saerl_lightning.objective.aggregation import token_mean
+from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.logprobs import score
 from saerl_lightning.ranges import CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Rollouts
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.training.distributed import mean_over_ranks
-from saerl_lightning.training.logged_names import SFT
+from saerl_lightning.training.distributed import Phases, mean_over_ranks
+from saerl_lightning.training.loggers import SFT
 from saerl_lightning.training.optimization import Gradients
-from saerl_lightning.training.phases import Phases
-from saerl_lightning.training.policy import PolicyModule
+from saerl_lightning.training.policy_module import PolicyModule
 
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:

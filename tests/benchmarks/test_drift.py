@@ -14,15 +14,15 @@ from drift_signals import explained_variance, token_sums
 from drift_tables import FRESH, OLD_PROBE, OLD_ROWS, Step, corrected, difference, sections, whole
 
 from saerl_lightning.data import scores
-from saerl_lightning.data.probe import Fit, out_of_fold
+from saerl_lightning.data.probe_fits import Fit, out_of_fold
 from saerl_lightning.data.probes import ELASTIC_NET, Probe
 from saerl_lightning.data.scores import Score, spearman
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.labels import PassRate
 from saerl_lightning.records import Prompt
+from saerl_lightning.sae.metrics import Reconstruction
 from saerl_lightning.signals.source import SignalSource
-from saerl_lightning.tools.study_report import read_panels
-from saerl_lightning.training.sae_metrics import Reconstruction
+from saerl_lightning.study.report.gather import read_panels
 
 N = 120
 RANDOM = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saerl_lightning import cli
-from saerl_lightning.policy.tiny import build_tiny_policy
+from saerl_lightning.assets.tiny import build_tiny_policy
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASELINE = ["-c", str(CONFIGS / "grpo.yaml"), "-c", str(CONFIGS / "engine/hf.yaml")]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from saerl_lightning import cli
-from saerl_lightning.policy.tiny import build_tiny_policy
+from saerl_lightning.assets.tiny import build_tiny_policy
 
 ROOT = Path(__file__).parents[2]
 
@@ -278,7 +278,7 @@ def test_a_full_disk_is_said_in_a_line(door, monkeypatch):
     def full(_folder):
         Path("/dev/full").write_text("x")  # refuses every byte, as a full disk does
 
-    from saerl_lightning.tools import study_report as tool
+    from saerl_lightning.study.report import gather as tool
 
     monkeypatch.setattr(tool, "write_report", full)
     ended = door(["study", "report", "anywhere"])

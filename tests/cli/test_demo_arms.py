@@ -3,7 +3,7 @@
 import pytest
 
 from saerl_lightning.errors import RunStopped
-from saerl_lightning.tools.demo_arms import Arms, Trained
+from saerl_lightning.tools.demo import Arms, Trained
 
 
 def test_the_area_is_the_mean_height_of_the_curve(tmp_path):

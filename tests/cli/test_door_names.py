@@ -13,10 +13,10 @@ from saerl_lightning import cli
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.reward.format import FormatReward
-from saerl_lightning.reward.total import require_distinct
+from saerl_lightning.reward.reward import require_distinct
+from saerl_lightning.study.folder import resolve
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.tools.study_configs import resolve
-from saerl_lightning.training.logged_names import GRPO, SAE, SFT, LoggedNames
+from saerl_lightning.training.loggers import GRPO, SAE, SFT, LoggedNames
 from tests.cli.test_door import the_line
 from tests.cli.test_study_wandb import small_study
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from saerl_lightning.policy.tiny import build_tiny_policy
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.hf import HFEngine
-from saerl_lightning.tools.label import weights_digest
+from saerl_lightning.verbs.label import weights_digest
 
 PROMPTS = 7
 

@@ -11,7 +11,7 @@ import torch
 from saerl_lightning import lock
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.study.costs import curve, logged_steps
-from saerl_lightning.training.policy import PolicyModule
+from saerl_lightning.training.policy_module import PolicyModule
 
 
 def content(path: Path) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saerl_lightning.overlays import dropped_callbacks
+from saerl_lightning.parser import dropped_callbacks
 
 REPLACES = """\
 trainer:

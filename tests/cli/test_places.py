@@ -8,7 +8,7 @@ import pytest
 
 from saerl_lightning import cli
 from saerl_lightning.errors import InputError
-from saerl_lightning.tools.study_folder import check_digests, read_about
+from saerl_lightning.study.folder import check_digests, read_about
 
 
 @pytest.mark.parametrize(

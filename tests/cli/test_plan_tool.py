@@ -8,7 +8,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from saerl_lightning import cli
-from saerl_lightning.report.ledger import Ledger
+from saerl_lightning.plan_page.ledger import Ledger
 from saerl_lightning.study.costs import run_costs
 
 SLOTS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.report.synthetic_study import Arm, write_study
+from tests.study.synthetic_study import Arm, write_study
 
 REFUSED = {
     "no study": (["publish", "nowhere", "to"], "'nowhere' holds no study.yaml"),

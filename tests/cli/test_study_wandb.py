@@ -15,14 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.report.dashboard import STEP, LoggedStudy, sections
+from saerl_lightning.study.dashboard import (
+    STEP,
+    LoggedStudy,
+    dashboard,
+    logged_study,
+    save,
+    sections,
+    view_json,
+    workspace,
+)
+from saerl_lightning.study.folder import resolve
 from saerl_lightning.study.plan import OWN_FLAGS
 from saerl_lightning.study.processes import SubprocessExecutor
 from saerl_lightning.study.results import StudyResults
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools.study import run_study
-from saerl_lightning.tools.study_configs import resolve
-from saerl_lightning.tools.study_dashboard import dashboard, logged_study, save, view_json, workspace
 from tests.cli.conftest import BASELINE, record, write_prompts
 from tests.cli.wandb_offline import OfflineRun
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from saerl_lightning.data.callback import Curriculum
 from saerl_lightning.errors import InputError
-from saerl_lightning.signals.noise import RandomSignals
+from saerl_lightning.signals.random_signals import RandomSignals
 from tests.data.test_prompt_datamodule import ListPrompts, PromptDataModule, Recorder, prompts, trainer
 
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saerl_lightning.data.callback import Clustering, Curriculum, Filtering
-from saerl_lightning.data.clustering_controls import PermutedClusters, SameSizeClusters
-from saerl_lightning.data.curriculum_controls import LabelOrder, ShuffledOrder
-from saerl_lightning.data.filtering_controls import LengthFilter, MatchedFilter
+from saerl_lightning.data.clustering import PermutedClusters, SameSizeClusters
+from saerl_lightning.data.curriculum import LabelOrder, ShuffledOrder
+from saerl_lightning.data.filtering import LengthFilter, MatchedFilter
 from saerl_lightning.data.labels import bin_by
 from saerl_lightning.data.mixing import FullMixing, TailMixing
-from saerl_lightning.data.permutation import permute_within
+from saerl_lightning.data.ordering import permute_within
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt

@@ -11,12 +11,9 @@ from scipy.sparse import csr_array
 
 import saerl_lightning.data
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
-from saerl_lightning.data.clustering import KMeansClusters
-from saerl_lightning.data.clustering_controls import TopicClusters
-from saerl_lightning.data.curriculum import EasyToHard
-from saerl_lightning.data.curriculum_controls import LengthOrder
-from saerl_lightning.data.filtering import QualityFilter
-from saerl_lightning.data.filtering_controls import LengthFilter
+from saerl_lightning.data.clustering import KMeansClusters, TopicClusters
+from saerl_lightning.data.curriculum import EasyToHard, LengthOrder
+from saerl_lightning.data.filtering import LengthFilter, QualityFilter
 from saerl_lightning.data.probes import RidgeProbe, TreeProbe
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt

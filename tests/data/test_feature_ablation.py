@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from saerl_lightning.data.curriculum import EasyToHard
-from saerl_lightning.data.curriculum_ablation import WithoutFeatures
-from saerl_lightning.data.feature_ablation import activity, equally_active, top_columns, without
+from saerl_lightning.data.curriculum import EasyToHard, WithoutFeatures
+from saerl_lightning.data.features import activity, equally_active, top_columns, without
 from saerl_lightning.data.probes import RidgeProbe, TreeProbe
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan

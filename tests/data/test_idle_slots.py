@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from saerl_lightning.data.callback import DataCallback
-from saerl_lightning.data.clustering import KMeansClusters
-from saerl_lightning.data.clustering_controls import PermutedClusters, RandomClusters, SameSizeClusters, TopicClusters
-from saerl_lightning.data.curriculum import EasyToHard
-from saerl_lightning.data.curriculum_ablation import WithoutFeatures
-from saerl_lightning.data.curriculum_controls import LabelOrder, LengthOrder, ShuffledOrder
+from saerl_lightning.data.clustering import (
+    KMeansClusters,
+    PermutedClusters,
+    RandomClusters,
+    SameSizeClusters,
+    TopicClusters,
+)
+from saerl_lightning.data.curriculum import EasyToHard, LabelOrder, LengthOrder, ShuffledOrder, WithoutFeatures
 from saerl_lightning.data.diverse import DiverseBatches
-from saerl_lightning.data.filtering import QualityFilter
-from saerl_lightning.data.filtering_controls import LengthFilter, MatchedFilter, RandomFilter
+from saerl_lightning.data.filtering import LengthFilter, MatchedFilter, QualityFilter, RandomFilter
 from saerl_lightning.data.mixing import FullMixing, TailMixing
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.planning import idle_slots, make_plan

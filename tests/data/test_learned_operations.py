@@ -5,14 +5,11 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
-from saerl_lightning.data.clustering import KMeansClusters
-from saerl_lightning.data.clustering_controls import PermutedClusters
+from saerl_lightning.data.clustering import KMeansClusters, PermutedClusters
 from saerl_lightning.data.curriculum import EasyToHard
-from saerl_lightning.data.diverse import DiverseBatches
-from saerl_lightning.data.filtering import QualityFilter
-from saerl_lightning.data.filtering_controls import LengthFilter, MatchedFilter
+from saerl_lightning.data.diverse import DiverseBatches, deal_diverse, log_determinant
+from saerl_lightning.data.filtering import LengthFilter, MatchedFilter, QualityFilter
 from saerl_lightning.data.kmeans import largest_first, nearest, spherical_kmeans
-from saerl_lightning.data.logdet import deal_diverse, log_determinant
 from saerl_lightning.data.mixing import FullMixing
 from saerl_lightning.data.planning import make_plan
 from saerl_lightning.data.probes import ElasticNetProbe, RidgeProbe

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saerl_lightning.data.clustering_controls import RandomClusters, TopicClusters
-from saerl_lightning.data.curriculum_controls import LabelOrder, LengthOrder
-from saerl_lightning.data.filtering_controls import RandomFilter
+from saerl_lightning.data.clustering import RandomClusters, TopicClusters
+from saerl_lightning.data.curriculum import LabelOrder, LengthOrder
+from saerl_lightning.data.filtering import RandomFilter
 from saerl_lightning.data.mixing import TailMixing
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan

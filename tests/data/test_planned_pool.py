@@ -12,15 +12,15 @@ import pytest
 from scipy.sparse import csr_array
 
 from saerl_lightning.data.callback import Clustering, Curriculum, Filtering
-from saerl_lightning.data.curriculum_controls import LabelOrder
+from saerl_lightning.data.curriculum import LabelOrder
 from saerl_lightning.data.mixing import TailMixing
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.planning import plan_digest, with_small_indices
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.chat import ChatTemplate
-from saerl_lightning.prompts.reference import ProbeReference
+from saerl_lightning.prompts.source import ProbeReference
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.noise import RandomSignals
+from saerl_lightning.signals.random_signals import RandomSignals
 from saerl_lightning.signals.source import SignalSource
 from tests.data.test_prompt_datamodule import TOKENIZER, ListPrompts, prompts
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from saerl_lightning.data.feature_rows import deviation, nonfinite_rows, unit_rows
-from saerl_lightning.data.probe import fit_elastic_net, fit_ridge, fit_trees, fold_of, out_of_fold
+from saerl_lightning.data.features import deviation, nonfinite_rows, unit_rows
+from saerl_lightning.data.probe_fits import fit_elastic_net, fit_ridge, fit_trees, fold_of, out_of_fold
 from saerl_lightning.data.probes import ElasticNetProbe, RidgeProbe, TreeProbe
 from saerl_lightning.data.scores import spearman
 from saerl_lightning.errors import InputError

@@ -15,19 +15,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from saerl_lightning.data.callback import Curriculum
-from saerl_lightning.data.clustering_controls import TopicClusters
-from saerl_lightning.data.curriculum_controls import LabelOrder, LengthOrder
-from saerl_lightning.data.filtering_controls import RandomFilter
+from saerl_lightning.data.clustering import TopicClusters
+from saerl_lightning.data.curriculum import LabelOrder, LengthOrder
+from saerl_lightning.data.filtering import RandomFilter
 from saerl_lightning.data.mixing import TailMixing
 from saerl_lightning.data.module import PromptDataModule
-from saerl_lightning.data.sampler import PlanSampler, Progress
+from saerl_lightning.data.serving import PlanSampler, Progress
 from saerl_lightning.data.validation import ValidationSet
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Outcomes, Prompt, Sampling
-from saerl_lightning.signals.noise import RandomSignals
+from saerl_lightning.signals.random_signals import RandomSignals
 
 CHATML = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
@@ -661,8 +661,8 @@ def test_yaml_configures_every_slot(tmp_path):
         """
         data:
           init_args:
-            clustering: {class_path: saerl_lightning.data.clustering_controls.TopicClusters}
-            curriculum: {class_path: saerl_lightning.data.curriculum_controls.LengthOrder}
+            clustering: {class_path: saerl_lightning.data.clustering.TopicClusters}
+            curriculum: {class_path: saerl_lightning.data.curriculum.LengthOrder}
             mixing: {class_path: saerl_lightning.data.mixing.TailMixing}
         """
     )

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import r2_score, roc_auc_score
 
-from saerl_lightning.data.agreement import grouping_agreement
-from saerl_lightning.data.scores import agreement, bootstrap, partial_spearman, pearson, spearman
+from saerl_lightning.data.scores import agreement, bootstrap, grouping_agreement, partial_spearman, pearson, spearman
 
 
 def test_scores_by_hand():

@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from saerl_lightning.data.curriculum import EasyToHard
-from saerl_lightning.data.curriculum_ablation import WithoutFeatures
+from saerl_lightning.data.curriculum import EasyToHard, WithoutFeatures
 from saerl_lightning.data.filtering import QualityFilter
 from saerl_lightning.data.labels import families
-from saerl_lightning.data.probe import fold_of
+from saerl_lightning.data.probe_fits import fold_of
 from saerl_lightning.data.probes import ElasticNetProbe, RidgeProbe, TreeProbe
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.corruption import CorruptedCopies

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.load import LoRA, Policy
-from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.tools.export import export
 
 CODE = """

@@ -96,7 +96,7 @@ def test_the_models_own_scale_of_scores():
 
 
 def test_the_sampler_and_the_packed_forward_take_turns(llama):
-    from saerl_lightning.rollout.attention import folded
+    from saerl_lightning.rollout.policy_decoder import folded
 
     same_as_padded(llama, lay_out(LAYOUTS["equal"]))
     with folded(llama):

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.sae_source import SAESource
 from tests.training.conftest import data, fit, module, trainer

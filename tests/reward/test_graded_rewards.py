@@ -12,7 +12,7 @@ from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward import procedural
 from saerl_lightning.reward.format import FormatReward
 from saerl_lightning.reward.length import LengthReward
-from saerl_lightning.reward.math import MathReward
+from saerl_lightning.reward.math_reward import MathReward
 from saerl_lightning.reward.reasoning_gym import ReasoningGymReward
 
 

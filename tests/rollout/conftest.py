@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saerl_lightning.policy.tiny import build_tiny_policy
+from saerl_lightning.assets.tiny import build_tiny_policy
 
 CORPUS = ["What is 12 + 7? The answer is 19.", "Sort these words: pear, apple, fig.", "Count the letters in banana."]
 

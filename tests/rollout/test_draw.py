@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saerl_lightning.rollout.draw import draw, prompt_seeds, uniforms
+from saerl_lightning.rollout.decoding import draw, prompt_seeds, uniforms
 
 LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()  # cumulative mass .1 .3 .6 1.
 

@@ -22,8 +22,8 @@ from transformers import (
 from saerl_lightning.policy.logprobs import mismatch, score
 from saerl_lightning.policy.weights import base_model, named_weights
 from saerl_lightning.records import Rollouts, Sampling
-from saerl_lightning.rollout.fused_decoder import FusedDecoder
-from saerl_lightning.rollout.fused_weights import Shape, fuse
+from saerl_lightning.rollout.fused.decoder import FusedDecoder
+from saerl_lightning.rollout.fused.weights import Shape, fuse
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.rollout.policy_decoder import PolicyDecoder
 
@@ -92,7 +92,7 @@ def model(request):
 @pytest.mark.parametrize("smallest", [0, 2**62], ids=["packed", "unpacked"])
 def test_samples_are_those_of_the_policys_own_forward(model, tokenizer, monkeypatch, smallest):
     """Unequal prompts, rows that end at different steps so that the batch is compacted, and groups that end early."""
-    monkeypatch.setattr("saerl_lightning.rollout.packed_linear.SMALLEST", smallest)
+    monkeypatch.setattr("saerl_lightning.rollout.fused.weights.SMALLEST", smallest)
     fused, own = start(model, tokenizer), start(model, tokenizer, fused=False)
     assert fused.fallback is None
     assert fused._weights.head.is_mkldnn == (smallest == 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from saerl_lightning.policy.tiny import build_tiny_policy
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.sae_source import SAESource
 

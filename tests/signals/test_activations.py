@@ -7,17 +7,17 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import InputError
-from saerl_lightning.policy.tiny import build_tiny_policy
-from saerl_lightning.signals.activations import (
+from saerl_lightning.signals.model import (
+    ReadModel,
     middle_layer,
     pooled_positions,
     replaced_output,
     residual_stream,
     truncate,
 )
-from saerl_lightning.signals.forward import suited_forward
-from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.signals.reading import suited_forward
 
 SMOLLM2 = Path(__file__).parents[2] / "models" / "smollm2-135m"
 

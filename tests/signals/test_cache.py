@@ -15,9 +15,9 @@ from scipy.sparse import csr_array, random_array
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals import shards
+from saerl_lightning.signals import cache
 from saerl_lightning.signals.cache import CachedSignals, grouped
-from saerl_lightning.signals.noise import RandomSignals, ShuffledSignals
+from saerl_lightning.signals.random_signals import RandomSignals, ShuffledSignals
 from saerl_lightning.signals.sae import SAESignals
 from saerl_lightning.signals.source import SignalSource
 
@@ -137,7 +137,7 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
 def test_a_cache_of_another_version_is_rebuilt(tmp_path, monkeypatch, caplog):
     source = Streaming()
     CachedSignals(source, str(tmp_path)).features(pool())
-    monkeypatch.setattr(shards, "VERSION", shards.VERSION + 1)
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     with caplog.at_level(logging.WARNING):
         CachedSignals(source, str(tmp_path)).features(pool())
     assert source.asked == [700, 700] and "of another version" in caplog.text

@@ -18,10 +18,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from saerl_lightning.signals.activations import truncate
-from saerl_lightning.signals.codes import sparse_codes
-from saerl_lightning.signals.extraction import pooled_parts
-from saerl_lightning.signals.forward import PaddedForward, TreeForward, suited_forward
+from saerl_lightning.signals.model import truncate
+from saerl_lightning.signals.reading import PaddedForward, TreeForward, pooled_parts, suited_forward
+from saerl_lightning.signals.sae import sparse_codes
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'utils' module:DeprecationWarning")  # on import of sae_lens
 

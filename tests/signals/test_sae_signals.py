@@ -13,10 +13,9 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import BLOCK, BLOCKS, WHOLE, digest_file, digest_folder
 from saerl_lightning.signals.hidden import HiddenSignals
-from saerl_lightning.signals.model import ReadModel
+from saerl_lightning.signals.model import ReadModel, encode
 from saerl_lightning.signals.sae import FrozenRandomSAESignals, SAESignals
 from saerl_lightning.signals.sae_source import SAESource
-from saerl_lightning.signals.tokens import encode
 
 SMOLLM2 = Path(__file__).parents[2] / "models" / "smollm2-135m"
 

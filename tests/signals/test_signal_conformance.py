@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 import saerl_lightning.signals
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.noise import RandomSignals
+from saerl_lightning.signals.random_signals import RandomSignals
 from saerl_lightning.signals.source import SignalSource
 
 # Each class by its name: ways to configure it that must all differ in features, the first one is the subject.

@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.noise import RandomSignals, ShuffledSignals, without_fixed_points
+from saerl_lightning.signals.random_signals import RandomSignals, ShuffledSignals, without_fixed_points
 from saerl_lightning.signals.text import LengthSignals, TextSignals, measures
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.tokens import encode
+from saerl_lightning.signals.model import encode
 
 PROMPT = Prompt("p", ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is two?"}), "2")
 

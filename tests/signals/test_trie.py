@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saerl_lightning.signals.trie import batches, build, common_prefix, spans
+from saerl_lightning.signals.prefix_tree import batches, build, common_prefix, spans
 
 # Few tokens, so that prefixes are shared; empty lists, equal lists and prefixes of each other come up by themselves.
 prompts = st.lists(st.lists(st.integers(0, 2), max_size=9), max_size=12)

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.study.censoring import pseudo_times, restricted_mean
-from saerl_lightning.study.curves import area, smooth, steps_to_target
+from saerl_lightning.study.curves import area, pseudo_times, restricted_mean, smooth, steps_to_target
 
 
 def test_the_running_mean_looks_back():

@@ -11,8 +11,8 @@ import yaml
 from scipy.stats import kendalltau
 
 from saerl_lightning import cli
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import InputError
-from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.study.processes import SubprocessExecutor
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from saerl_lightning.study.sharing import stages_used
 from saerl_lightning.study.spec import Arm, Budget, Stage, StudySpec
+from saerl_lightning.study.stages import stages_used
 
 STUDIES = Path(__file__).parents[2] / "configs" / "study"
 SAERL = {"cold", "sae", "labels.jsonl", "signals"}

@@ -9,11 +9,12 @@ import numpy
 import torch
 import yaml
 
+from saerl_lightning.study import folder
 from saerl_lightning.study.processes import SubprocessExecutor
-from saerl_lightning.study.run_state import RunRecord
+from saerl_lightning.study.run_record import RunRecord
 from saerl_lightning.study.software import software
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.tools import study, study_folder
+from saerl_lightning.tools import study
 
 
 def git(folder: Path, *words: str) -> str:
@@ -45,8 +46,8 @@ def test_another_software_is_added_and_the_same_is_not(tmp_path, monkeypatch):
     text = {"name": "small", "base": [], "arms": {"grpo": {}}, "seeds": [0], "budget": {"steps": 1}, "baseline": "grpo"}
     source.write_text(yaml.safe_dump(text))
     for numpys in ("1.0", "1.0", "2.0"):
-        monkeypatch.setattr(study_folder, "software", lambda numpys=numpys: {"numpy": numpys})
-        study_folder.claim(StudySpec.read(source), source, tmp_path / "out", {"grpo": "digest"})
+        monkeypatch.setattr(folder, "software", lambda numpys=numpys: {"numpy": numpys})
+        folder.claim(StudySpec.read(source), source, tmp_path / "out", {"grpo": "digest"})
     assert json.loads((tmp_path / "out/study.json").read_text())["software"] == [{"numpy": "1.0"}, {"numpy": "2.0"}]
 
 
@@ -57,8 +58,8 @@ def test_a_checkout_that_moves_on_while_the_study_runs_is_noted(tmp_path, monkey
     source.write_text(yaml.safe_dump(text))
     out, spec = tmp_path / "out", StudySpec.read(source)
     commits = iter(["a", "a", "b"])
-    monkeypatch.setattr(study_folder, "software", lambda: {"commit": next(commits)})
-    study_folder.claim(spec, source, out, {"grpo": "digest"})
+    monkeypatch.setattr(folder, "software", lambda: {"commit": next(commits)})
+    folder.claim(spec, source, out, {"grpo": "digest"})
 
     class Moving:
         """Ends two runs."""

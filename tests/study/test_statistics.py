@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.study.bootstrap import ErrorParts, accuracy_difference, resampled_differences
-from saerl_lightning.study.multiplicity import holm
+from saerl_lightning.study.accuracy_intervals import ErrorParts, accuracy_difference, resampled_differences
 from saerl_lightning.study.statistics import (
     detectable_difference,
+    holm,
     mean_estimate,
     paired_difference,
     sign_flip_p,

@@ -15,17 +15,16 @@ import yaml
 
 from saerl_lightning import cli
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.study import run_state
+from saerl_lightning.study import run_record
 from saerl_lightning.study.execution import StudyExecution
+from saerl_lightning.study.folder import check_runs, resolve
 from saerl_lightning.study.plan import duration, estimate, plan_text, planned_runs
 from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExecutor, tail
 from saerl_lightning.study.results import RunResult, StudyResults, read_run
-from saerl_lightning.study.run_state import RunRecord, read_record
+from saerl_lightning.study.run_record import RunRecord, read_record
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.tools.study import failure, print_run_commands, progress, run_study
-from saerl_lightning.tools.study_configs import resolve
-from saerl_lightning.tools.study_folder import check_runs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -367,14 +366,14 @@ def test_a_schedulers_runs_are_picked_up_without_a_record(tmp_path):
 
 
 def test_a_full_disk_costs_one_run_and_no_finished_one(tmp_path, monkeypatch):
-    whole = run_state.write_whole
+    whole = run_record.write_whole
 
     def full(path: Path, text: str) -> None:
         if "warm/seed-0" in str(path):
             raise OSError(28, "No space left on device")
         whole(path, text)
 
-    monkeypatch.setattr(run_state, "write_whole", full)
+    monkeypatch.setattr(run_record, "write_whole", full)
     assert run(tmp_path, FakeExecutor()) == 1
     monkeypatch.undo()
     results = StudyResults.read(tmp_path / "out")
@@ -531,7 +530,7 @@ def test_a_real_study_of_a_tiny_policy(tmp_path, monkeypatch, capsys):
         "--model.sampling.max_tokens=3",
         "--trainer.val_check_interval=1",
     ]
-    shared = [{"name": "policy", "makes": "policy", "run": ["python -m saerl_lightning.tools.tiny_policy {made}"]}]
+    shared = [{"name": "policy", "makes": "policy", "run": ["python -m saerl_lightning.tools.demo {made}"]}]
     settings = {"flags": flags, "shared": shared, "share": ["policy"], "budget": {"steps": 2}}
     assert run(tmp_path, SubprocessExecutor(), jobs=2, seeds=[0], **settings) == 0, capsys.readouterr().out
     assert run(tmp_path, SubprocessExecutor(), jobs=2, seeds=[0, 1], **settings) == 0

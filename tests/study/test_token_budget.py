@@ -8,7 +8,7 @@ import torch
 from saerl_lightning.errors import InputError
 from saerl_lightning.study.plan import budget_flags
 from saerl_lightning.study.spec import Budget
-from saerl_lightning.training.token_budget import TokenBudget
+from saerl_lightning.training.callbacks import TokenBudget
 
 
 def step(budget: TokenBudget, tokens: float) -> bool:

@@ -10,17 +10,17 @@ import lightning
 import pytest
 import torch
 
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.tiny import build_tiny_policy
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.hf import HFEngine
+from saerl_lightning.training.checkpoints import RandomStates
 from saerl_lightning.training.grpo import GRPOModule
-from saerl_lightning.training.rng import RandomStates
 
 
 class Sums(PromptSource):

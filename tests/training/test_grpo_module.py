@@ -329,7 +329,7 @@ def test_schedule_and_warm_up_set_the_rate(tiny, tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny, tmp_path, tmp_path_factory):
-    from saerl_lightning.policy.tiny import build_tiny_policy
+    from saerl_lightning.assets.tiny import build_tiny_policy
 
     keep = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1, save_top_k=0)
     fit(module(tiny), data(), trainer(tmp_path, 1, (keep,), enable_checkpointing=True))

@@ -12,7 +12,7 @@ from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.rollout.hf import HFEngine
-from saerl_lightning.training.sae import SAEModule
+from saerl_lightning.sae.module import SAEModule
 from saerl_lightning.training.sft import SFTModule
 from tests.training.conftest import ParityReward, data, fit, largest_difference, module, trainer, weights
 from tests.training.test_grpo_module import Record

@@ -17,12 +17,11 @@ from saerl_lightning.objective.rloo import RLOO
 from saerl_lightning.objective.terms import KLPenalty
 from saerl_lightning.records import Prompt, PromptBatch, Rollouts, Sampling
 from saerl_lightning.rollout.scripted import ScriptedEngine
-from saerl_lightning.training.completions import CompletionTable
 from saerl_lightning.training.dynamic_sampling import Filled
+from saerl_lightning.training.grading import Reference, SampledStep
 from saerl_lightning.training.guard import Differences
-from saerl_lightning.training.reference import Reference
-from saerl_lightning.training.report import Completions, MetricSum, averaged, over_ranks, throughput_metrics
-from saerl_lightning.training.sampled import SampledStep
+from saerl_lightning.training.metrics import Completions, MetricSum, averaged, over_ranks, throughput_metrics
+from saerl_lightning.training.tables import CompletionTable
 from tests.objective.test_conformance import SHIPPED
 from tests.training.conftest import ParityReward, data, fit, module, trainer
 from tests.training.test_grpo_module import Record

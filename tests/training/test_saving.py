@@ -11,10 +11,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.policy.checkpoint import digests_file, require_readable
-from saerl_lightning.training.checkpoint import RunCheckpoint
-from saerl_lightning.training.checkpoint_io import WholeCheckpoints
-from saerl_lightning.training.stop_signals import Stopped, StopSignals
+from saerl_lightning.policy.weights import digests_file, require_readable
+from saerl_lightning.training.callbacks import Stopped, StopSignals
+from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 
 
 class Descent(lightning.LightningModule):

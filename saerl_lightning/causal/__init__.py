@@ -1,0 +1,1 @@
+"""Causal tests: does the difficulty probe respond to changes that should, or should not, change difficulty?"""

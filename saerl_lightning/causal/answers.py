@@ -1,0 +1,119 @@
+"""The answers of a model whose stream was changed, and the figure of what a direction does at every strength."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from saerl_lightning.causal.steering import Intervention
+from saerl_lightning.plan_page.charts import COLOURS, NOTHING
+from saerl_lightning.study.statistics import Estimate, mean_estimate
+
+Kind = Literal["nothing", "probe", "direction", "features", "top out", "random out"]
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """A change of the stream that answers are sampled under.
+
+    Args:
+        kind: what it is to the test.
+        name: for the table.
+        share: of the stream's mean norm that is added; 0 for features taken out.
+        features: how many it is made of.
+        made_of: everything that tells it from others, as JSON can say it.
+        change: what is done; null for nothing.
+    """
+
+    kind: Kind
+    name: str
+    share: float
+    features: int
+    made_of: list[Any]
+    change: Intervention | None
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What was measured under a condition, a number a question.
+
+    Args:
+        condition: the change.
+        right: share of answers that are right.
+        numbered: share of answers that begin with a number, right or wrong.
+        rated: what the probe says of the question, read from the changed stream, in standard deviations of what it says of
+            the prompts it was fitted on; the intercept left out.
+    """
+
+    condition: Condition
+    right: Float[np.ndarray, " N"]
+    numbered: Float[np.ndarray, " N"]
+    rated: Float[np.ndarray, " N"]
+
+
+def steering_figure(answers: Sequence[Answers], none: Answers) -> dict[str, Any]:
+    """Draws the probe's direction with its intervals over the range of the controls, and every control as a thin line.
+
+    Args:
+        answers: of the directions that were added, and of anything else, which is left out.
+        none: without a change.
+    """
+    added = [each for each in answers if each.condition.share]
+    shares = sorted({0.0, *(each.condition.share for each in added)})
+    controls: dict[str, dict[float, float]] = {}
+    probe: dict[float, Estimate] = {}
+    for each in added:
+        effect, condition = each.right - none.right, each.condition
+        if condition.kind == "probe":
+            probe[condition.share] = mean_estimate(effect.tolist())
+        else:
+            controls.setdefault(condition.name, {0.0: 0.0})[condition.share] = float(effect.mean())
+    kinds: dict[str, Kind] = {each.condition.name: each.condition.kind for each in added}
+    lines = [_control(shares, kinds[name], [line[share] for share in shares]) for name, line in controls.items()]
+    for place, line in enumerate(lines):
+        line["showlegend"] = line["name"] not in [other["name"] for other in lines[:place]]
+    layout = {
+        "height": 420,
+        "xaxis": {"title": {"text": "added, share of the stream's mean norm"}, "tickvals": shares},
+        "yaxis": {"title": {"text": "pass rate less that without"}, "zeroline": True, "zerolinecolor": NOTHING},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    }
+    return {
+        "data": [_band(shares, [line["y"] for line in lines]), *lines, _probe(shares, probe)],
+        "layout": layout,
+    }
+
+
+def _band(shares: list[float], rows: list[list[float]]) -> dict[str, Any]:
+    high, low = np.max(rows, axis=0).tolist(), np.min(rows, axis=0).tolist()
+    return {
+        "type": "scatter", "x": [*shares, *shares[::-1]], "y": [*high, *low[::-1]], "fill": "toself", "mode": "lines",
+        "fillcolor": "rgba(0,114,178,0.16)", "line": {"width": 0}, "name": "range of the controls", "hoverinfo": "skip",
+    }  # fmt: skip
+
+
+def _control(shares: list[float], kind: Kind, values: list[float]) -> dict[str, Any]:
+    name, shade, dash = ("random directions", 0, "dash") if kind == "direction" else ("random features", 1, "dot")
+    return {
+        "type": "scatter", "x": shares, "y": values, "mode": "lines", "name": name, "legendgroup": kind,
+        "line": {"color": COLOURS[shade], "width": 1.2, "dash": dash},
+    }  # fmt: skip
+
+
+def _probe(shares: list[float], effects: dict[float, Estimate]) -> dict[str, Any]:
+    known = [effects.get(share) for share in shares]  # nothing is added at 0
+    bars = [(each.high - each.value, each.value - each.low) if each else (0.0, 0.0) for each in known]
+    bars = [each if np.isfinite(each[0]) else (0.0, 0.0) for each in bars]  # no question differs from another
+    return {
+        "type": "scatter", "x": shares, "y": [each.value if each else 0.0 for each in known], "mode": "lines+markers",
+        "meta": "ink", "name": "the probe's direction, 95 %", "line": {"width": 3},
+        "marker": {"size": 8, "symbol": "diamond"},
+        "error_y": {
+            "type": "data", "symmetric": False,
+            "array": [up for up, _ in bars], "arrayminus": [down for _, down in bars],
+        },
+    }  # fmt: skip

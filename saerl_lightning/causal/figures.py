@@ -1,0 +1,80 @@
+"""Figures of a report's sections as plotly's JSON, built by hand: plain lists, colours and marks that print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from saerl_lightning.causal.feature_zeroing import Zeroed
+from saerl_lightning.data.scores import Score
+from saerl_lightning.plan_page.charts import COLOURS, MARKS
+
+APART = 0.16  # between the series of one row
+
+
+def dots(changes: Mapping[str, Mapping[str, Score]], unit: str) -> dict[str, Any]:
+    """Values with their intervals, a row a kind and a mark a series.
+
+    Args:
+        changes: series by kind, in the order they are drawn from the top; all kinds have the same series.
+        unit: title of the axis.
+    """
+    kinds, series = list(changes), list(next(iter(changes.values())))
+    data = []
+    for place, name in enumerate(series):
+        scores = [changes[kind][name] for kind in kinds]
+        offset = (place - (len(series) - 1) / 2) * APART
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": [score.value for score in scores],
+                "y": [row + offset for row in range(len(kinds))],
+                "text": kinds,
+                "error_x": bars(scores),
+                "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 9},
+            }
+        )
+    rows = {"tickvals": list(range(len(kinds))), "ticktext": kinds, "autorange": "reversed", "automargin": True}
+    layout = {"xaxis": {"title": {"text": unit}, "zeroline": True}, "yaxis": rows, "height": 120 + 70 * len(kinds)}
+    return {"data": data, "layout": layout}
+
+
+def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
+    """Kendall's tau against the number of zeroed features, on a logarithmic axis."""
+    counts = [each.count for each in zeroed]
+    means = [float(each.random.mean()) for each in zeroed]
+    ranges = [Score(mean, float(z.random.min()), float(z.random.max())) for z, mean in zip(zeroed, means, strict=True)]
+    data = [
+        line("top, same weights", counts, [each.top for each in zeroed], 0, "solid"),
+        line("top, fitted anew", counts, [each.refitted for each in zeroed], 2, "dot"),
+        {**line("random, mean and range", counts, means, 1, "dash"), "error_y": bars(ranges)},
+    ]
+    across = {"title": {"text": "features zeroed"}, "type": "log", "tickvals": counts}
+    return {
+        "data": data,
+        "layout": {"xaxis": across, "yaxis": {"title": {"text": "Kendall's tau with the order before"}}},
+    }
+
+
+def line(name: str, x: list[int], y: list[float], place: int, dash: str = "solid") -> dict[str, Any]:
+    """A line with marks; `place` chooses its colour and mark, `dash` is plotly's name of its stroke."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": x,
+        "y": y,
+        "line": {"color": COLOURS[place], "dash": dash},
+        "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 8},
+    }
+
+
+def bars(values: Sequence[Score]) -> dict[str, Any]:
+    """Error bars from the ends of intervals; of no length where there is none."""
+    ends = {"array": [v.high - v.value for v in values], "arrayminus": [v.value - v.low for v in values]}
+    finite = {name: [each if np.isfinite(each) else 0.0 for each in lengths] for name, lengths in ends.items()}
+    return {"type": "data", "symmetric": False, **finite}

@@ -1,0 +1,143 @@
+"""`study causal`: tests of what the probe's word for difficulty follows, each written as a section of the study's report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from saerl_lightning.causal.edits import edited, edits
+from saerl_lightning.causal.fitting import Fitting, fit_probes
+from saerl_lightning.causal.injection import injection
+from saerl_lightning.causal.steering_test import steering
+from saerl_lightning.causal.subject import Measured, Subject
+from saerl_lightning.causal.sums import Sum, draw
+from saerl_lightning.causal.zeroing import Labelled, zeroing
+from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.file import FilePrompts
+from saerl_lightning.ranges import CountFrom0, Range, Seed, require_arguments
+from saerl_lightning.records import Prompt
+from saerl_lightning.signals.cache import CachedSignals
+from saerl_lightning.study.report.section import Section
+
+FILES = {"injection": "1-injection", "edits": "2-edits", "zeroing": "3-zeroing", "steering": "4-steering"}
+DOSE = "5-dose"
+MOST = 100  # questions; there are 126 sums of two terms and one digit, and the probes need some of them
+SIGNALS = "runs/signals"  # where features of prompts are kept, as for plans
+
+
+def causal(
+    folder: str,
+    model: str = "models/smollm2-135m",
+    sae: str = "models/smollm2-135m-sae",
+    layer: CountFrom0 | None = None,
+    tests: list[str] | None = None,
+    prompts: str | None = None,
+    label: str = "difficulty",
+    dose: str | None = None,
+    questions: Annotated[int, Range(4, MOST)] = 48,
+    samples: Annotated[int, Range(2, 1000)] = 16,
+    fitted: Annotated[int, Range(40, 10_000)] = 400,
+    seed: Seed = 0,
+) -> None:
+    """Tests what a difficulty probe follows: words injected, questions edited, features zeroed, the model steered.
+
+    The sections go to FOLDER/causal, where `study report FOLDER` finds them. What was measured is kept beside them: the same
+    command goes on with tests that were interrupted.
+
+    Args:
+        folder: of a study, or a new one.
+        model: HF folder or hub name of the model that answers and is read.
+        sae: folder of an SAE of that model.
+        layer: whose output the SAE reads; null takes the middle one.
+        tests: injection, edits, zeroing, steering; all by default.
+        prompts: file of labelled prompts to order in the zeroing test, and to take words from in the injection test.
+        label: that zeroing's probe learns from.
+        dose: folder of a study whose arms were trained on orders without some features; adds the test of what came of it.
+        questions: sums that are asked in each test.
+        samples: answers a question.
+        fitted: sums that the probes are fitted on.
+        seed: of sums, answers, folds and random features.
+
+    Raises:
+        InputError: if an argument is out of range, or model, SAE or prompts are missing.
+    """
+    require_arguments(causal, locals())
+    wanted = list(FILES) if tests is None else tests
+    _check(wanted, dose)
+    out = Path(folder) / "causal"
+    if wanted:
+        pool = FilePrompts(prompts).load() if prompts is not None else []
+        cases = Cases(Subject.load(model, sae, layer), questions, samples, fitted, seed, Measured(out / "measured"))
+        for name in (each for each in FILES if each in wanted):
+            _write(cases.run(name, pool, label), out / f"{FILES[name]}.json")
+    if dose is not None:
+        from saerl_lightning.causal.dose import dose as test_dose
+
+        _write(test_dose(Path(dose)), out / f"{DOSE}.json")
+
+
+class Cases:
+    """The tests of one subject. What they share is made when a test first asks for it.
+
+    Args:
+        subject: who answers and is read.
+        questions: sums of each test.
+        samples: answers a question.
+        fitted: sums that the probes are fitted on.
+        seed: of everything drawn.
+        cache: of the answers.
+    """
+
+    def __init__(self, subject: Subject, questions: int, samples: int, fitted: int, seed: int, cache: Measured) -> None:
+        self.subject, self.samples, self.fitted, self.seed, self.cache = subject, samples, fitted, seed, cache
+        half = questions // 2
+        self.sums: list[Sum] = draw(questions - half, 2, 1, seed) + draw(half, 2, 2, seed)
+
+    @cached_property
+    def fitting(self) -> Fitting:
+        """The probes, fitted on sums that no test asks."""
+        asked = [each.question() for each in self.sums]
+        asked += [each for edits in edited(self.sums, self.seed).values() for each in edits]
+        return fit_probes(self.subject, self.fitted, asked, self.seed, self.cache)
+
+    def run(self, name: str, pool: Sequence[Prompt], label: str) -> Section:
+        """Runs a test.
+
+        Args:
+            name: of the test.
+            pool: labelled prompts; may be empty.
+            label: their label.
+        """
+        drawn = self.samples, self.seed, self.cache
+        if name == "injection":
+            return injection(self.subject, self.fitting, self.sums, pool, *drawn)
+        if name == "edits":
+            return edits(self.subject, self.fitting, self.sums, *drawn)
+        if name == "zeroing":
+            return zeroing(self._labelled(pool, label), self.seed)
+        questions = [each.question() for each in self.sums]
+        return steering(self.subject, self.fitting.sae.weights, self.fitting.features, questions, *drawn)
+
+    def _labelled(self, pool: Sequence[Prompt], label: str) -> Labelled:
+        if pool:
+            return Labelled.of(pool, label, CachedSignals(self.subject.signal, SIGNALS), self.seed)
+        fitting = self.fitting
+        words = f"measured difficulty of {len(fitting.labels)} sums"
+        return Labelled(words, fitting.features, np.arange(len(fitting.labels)), fitting.labels)
+
+
+def _check(tests: Sequence[str], dose: str | None) -> None:
+    for name in tests:
+        if name not in FILES:
+            raise InputError(f"no causal test is called '{name}'; write some of {', '.join(FILES)}")
+    if not tests and dose is None:
+        raise InputError(f"no test is asked for; write some of {', '.join(FILES)}, or --dose STUDY")
+
+
+def _write(section: Section, path: Path) -> None:
+    section.write(path)
+    print(f"{path}: {section.title}\n{section.text}\n", flush=True)

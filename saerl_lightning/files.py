@@ -1,0 +1,215 @@
+"""Files and folders that are whole or absent: written beside their place, then renamed into it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.moved import at_new_paths
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Yields a path to write a file to; it replaces `target` at once when the block ends well, and is removed otherwise.
+
+    Args:
+        target: where the file goes.
+    """
+    staged = target.with_name(f".{target.name}.{os.getpid()}.writing")
+    try:
+        yield staged
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())  # a machine that fails right after the rename must not find an empty file
+        staged.replace(target)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new one; makes its folder if need be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
+    """Yields a folder to write into; it becomes `target` when the block ends well and vanishes when it does not.
+
+    Args:
+        target: where the folder goes.
+        replace: put it in place of a folder that is there; otherwise one that is there must be empty.
+
+    Raises:
+        InputError: if `target` is a file, or holds something that is not to be replaced.
+    """
+    taken = target.is_dir() and any(target.iterdir())
+    if target.is_file() or (taken and not replace):
+        raise InputError(f"{target} exists and is not empty; write another folder, or remove this one first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.name}-", ignore_cleanup_errors=True
+    ) as temporary:
+        staged, older = Path(temporary, target.name), Path(temporary, "older")
+        staged.mkdir()
+        yield staged
+        if taken:
+            target.rename(older)
+        try:
+            staged.rename(target)
+        except OSError:
+            if older.exists():
+                shutil.move(older, target)
+            raise
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether what was written did not fit."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+DEEPEST = 64  # levels; a run's whole configuration has 12
+MOST_VALUES = 100_000  # once every alias is written out; a run's whole configuration has 300
+READER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """Reads a YAML file.
+
+    Args:
+        path: of the file.
+        what: it is, for the messages, as in "the study".
+
+    Raises:
+        InputError: if it can't be read, is not UTF-8, is no YAML, repeats a key, or is nested or expanded beyond all use.
+    """
+    text = read_text(path, what)
+    try:
+        check_yaml(text)
+        return yaml.load(at_new_paths(text), Loader=READER)  # noqa: S506 - READER is a safe loader
+    except yaml.YAMLError as error:
+        raise InputError(f"{what} '{path}' is no YAML: {' '.join(str(error).split())}") from error
+    except (InputError, ValueError) as error:  # also a number of thousands of digits
+        raise InputError(f"{what} '{path}': {error}") from error
+
+
+def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping, as a run's configuration does.
+
+    Raises:
+        InputError: as `read_yaml`, or if it holds something else.
+    """
+    content = read_yaml(path, what)
+    if not isinstance(content, dict):
+        raise InputError(f"{what} '{path}' holds {content!r:.60}; it is no mapping, as trainer: {{max_steps: 3}}")
+    return content
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: if it can't be read, is not UTF-8, is no JSON, or is nested beyond all use.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} '{path}' is no JSON ({error})") from error
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """Reads a text file.
+
+    Raises:
+        InputError: if it can't be read, is a pipe, or is not UTF-8.
+    """
+    if Path(path).is_fifo():  # it would be waited for, and could be read only once
+        raise InputError(f"{what} '{path}' is a pipe; write the name of a file")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{what} '{path}' can't be read: {error.strerror}; name another file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} '{path}' is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+@dataclass
+class _Open:
+    """A list or mapping whose end was not seen yet."""
+
+    anchor: str | None
+    began: int  # values before it
+    mapping: bool
+    keys: set[str] = field(default_factory=set)
+    parts: int = 0  # in a mapping keys and values take turns
+
+    def add(self, event: yaml.Event) -> None:
+        """Counts a part, and refuses a key that stands there already."""
+        if self.mapping and self.parts % 2 == 0 and isinstance(event, yaml.ScalarEvent):
+            if event.value in self.keys:
+                line = event.start_mark.line + 1
+                raise InputError(f"line {line} has the key '{event.value}' for the second time; keep one of the two")
+            self.keys.add(event.value)
+        self.parts += 1
+
+
+def check_yaml(text: str) -> None:
+    """Looks at a text's structure without building anything.
+
+    Raises:
+        InputError: if a key is repeated, the nesting is deeper than 64 levels, or the aliases written out make more than
+            100,000 values.
+        yaml.YAMLError: if it is no YAML.
+    """
+    opened: list[_Open] = []
+    sizes: dict[str, int] = {}
+    values = 0
+    try:
+        for event in yaml.parse(text, Loader=READER):
+            if isinstance(event, yaml.CollectionEndEvent):
+                closed = opened.pop()
+                if closed.anchor is not None:
+                    sizes[closed.anchor] = values - closed.began
+            elif isinstance(event, yaml.NodeEvent):
+                if opened:
+                    opened[-1].add(event)
+                values += 1
+                if isinstance(event, yaml.AliasEvent):
+                    values += _expanded(event, values, opened, sizes)
+                elif isinstance(event, yaml.CollectionStartEvent):
+                    opened.append(_Open(event.anchor, values, isinstance(event, yaml.MappingStartEvent)))
+                    _refuse_depth(opened, event)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{text[:60]!r} is not UTF-8 text; write it in UTF-8") from error
+
+
+def _expanded(event: yaml.AliasEvent, values: int, opened: list[_Open], sizes: dict[str, int]) -> int:
+    """How many values an alias stands for."""
+    line = event.start_mark.line + 1
+    if any(each.anchor == event.anchor for each in opened):
+        raise InputError(
+            f"line {line}: the alias '*{event.anchor}' stands inside of what it names; write the values out"
+        )
+    size = sizes.get(str(event.anchor), 1)
+    if values + size > MOST_VALUES:
+        raise InputError(
+            f"line {line}: with its aliases written out this has more than {MOST_VALUES:,} values; write fewer aliases"
+        )
+    return size
+
+
+def _refuse_depth(opened: list[_Open], event: yaml.Event) -> None:
+    if len(opened) > DEEPEST:
+        raise InputError(f"line {event.start_mark.line + 1} is nested deeper than {DEEPEST} levels; write it flatter")

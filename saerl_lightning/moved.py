@@ -1,0 +1,62 @@
+"""Modules of version 0.1 that moved: a `config.yaml` which a run recorded then still names its classes by their old paths."""
+
+from __future__ import annotations
+
+import re
+
+MOVED = {
+    "data.clustering_controls": "data.clustering",
+    "data.curriculum_ablation": "data.curriculum",
+    "data.curriculum_controls": "data.curriculum",
+    "data.filtering_controls": "data.filtering",
+    "data.pool": "data.serving",
+    "data.probe": "data.probe_fits",
+    "data.sampler": "data.serving",
+    "objective.clipped": "objective.policy_gradient",
+    "policy.checkpoint": "policy.weights",
+    "prompts.reference": "prompts.source",
+    "prompts.rows": "prompts.file",
+    "reward.math": "reward.math_reward",
+    "reward.total": "reward.reward",
+    "rollout.cache": "rollout.policy_decoder",
+    "rollout.fused_decoder": "rollout.fused.decoder",
+    "rollout.fused_weights": "rollout.fused.weights",
+    "rollout.group_cache": "rollout.fused.decoder",
+    "signals.forward": "signals.reading",
+    "signals.noise": "signals.random_signals",
+    "signals.shards": "signals.cache",
+    "signals.tree_attention": "signals.prefix_tree",
+    "signals.trie": "signals.prefix_tree",
+    "training.activations": "sae.activations",
+    "training.checkpoint": "training.checkpoints",
+    "training.checkpoint_io": "training.checkpoints",
+    "training.completions": "training.tables",
+    "training.logged_names": "training.loggers",
+    "training.phases": "training.distributed",
+    "training.plan_table": "training.tables",
+    "training.policy": "training.policy_module",
+    "training.predictions": "training.callbacks",
+    "training.progress": "training.callbacks",
+    "training.question_table": "training.tables",
+    "training.reference": "training.grading",
+    "training.report": "training.metrics",
+    "training.rng": "training.checkpoints",
+    "training.sae": "sae.module",
+    "training.sae_architecture": "sae.architecture",
+    "training.sae_blocks": "sae.activations",
+    "training.sae_cache": "sae.harvest",
+    "training.sae_evaluation": "sae.metrics",
+    "training.sae_harvest": "sae.harvest",
+    "training.sae_metrics": "sae.metrics",
+    "training.sampled": "training.grading",
+    "training.step": "training.rows",
+    "training.stop_signals": "training.callbacks",
+    "training.token_budget": "training.callbacks",
+    "training.validate_at_start": "training.callbacks",
+}
+PATH = re.compile(r"\bsaerl_lightning\.([a-z_]+\.[a-z_0-9]+)(?=\.[A-Z])")
+
+
+def at_new_paths(text: str) -> str:
+    """Replaces the old dotted paths of classes in a configuration's text, or in a flag, by the new ones."""
+    return PATH.sub(lambda found: f"saerl_lightning.{MOVED.get(found[1], found[1])}", text)

@@ -1,0 +1,257 @@
+"""Cluster cards: what each cluster is made of, in numbers, features, words and examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from saerl_lightning.plan_page.ledger import excerpt
+from saerl_lightning.plan_page.planned import PlannedRun
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+
+WORD = r"\\?[^\W\d_]{3,}"  # a backslash before it makes it a LaTeX command: \frac is a word of mathematics
+PRIOR = 500.0  # texts that the whole pool is worth beside a group
+SURE = 1.96  # standard errors from "as frequent as elsewhere"
+TEXTS = 20_000  # that words are counted in; more change no list
+
+
+def distinctive_words(texts: Sequence[str], group: Int[np.ndarray, " N"], most: int = 8) -> dict[int, list[str]]:
+    """Finds the words that stand in many texts of a group and in few of the others.
+
+    Args:
+        texts: N.
+        group: of each text; negative ones are background only.
+        most: words a group.
+
+    Returns:
+        By group, its words, the most distinctive first; none where no word is beyond chance.
+    """
+    rows = np.arange(len(texts))
+    if len(texts) > TEXTS:
+        rows = np.random.default_rng(0).permutation(len(texts))[:TEXTS]
+    vocabulary, present = _present_words([texts[row] for row in rows.tolist()])
+    found: dict[int, list[str]] = {int(number): [] for number in np.unique(group[group >= 0])}
+    if not vocabulary:
+        return found
+    everywhere = np.asarray(present.sum(0)).ravel()
+    for number, words in found.items():
+        inside = np.asarray(present[np.flatnonzero(group[rows] == number)].sum(0)).ravel()
+        scores = log_odds(inside, everywhere - inside)
+        best = np.argsort(-scores, kind="stable")[:most]
+        words += [vocabulary[word] for word in best if scores[word] > SURE]
+    return found
+
+
+def log_odds(inside: Float[np.ndarray, " W"], outside: Float[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:
+    """How many standard errors each word's log-odds inside lie above those outside.
+
+    Args:
+        inside: texts of the group with the word.
+        outside: other texts with it.
+
+    Source: log-odds with an informative Dirichlet prior, Monroe, Colaresi and Quinn 2008, eq. 16, 20 and 22, with
+    numbers of texts for numbers of words (ours: a text that repeats a word is no better evidence).
+    """
+    prior = PRIOR * (inside + outside) / max((inside + outside).sum(), 1)
+    scores = np.zeros(len(prior))
+    for counts, sign in ((inside, 1), (outside, -1)):
+        total = counts.sum() + prior.sum()
+        scores = scores + sign * (np.log(counts + prior) - np.log(np.maximum(total - counts - prior, 1e-9)))
+    return scores / np.sqrt(1 / (inside + prior) + 1 / (outside + prior))
+
+
+def _present_words(texts: Sequence[str]) -> tuple[list[str], Any]:
+    """Vocabulary, and which text has which word (N, W)."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
+
+    common = sorted(word for word in ENGLISH_STOP_WORDS if len(word) > 2)
+    counter = CountVectorizer(token_pattern=WORD, binary=True, stop_words=common, max_features=20_000)
+    try:
+        present = counter.fit_transform(texts)
+    except ValueError:  # scikit-learn's way of saying that there is no word
+        return [], None
+    return counter.get_feature_names_out().tolist(), present
+
+
+ROUNDING = 1e-9  # of sums; a column that is the same everywhere has a lift of 1
+COMMON = 0.2  # a feature that fewer members than this share have tells little about the group
+
+
+@dataclass(frozen=True)
+class Strength:
+    """A feature that a group has more of than the pool."""
+
+    feature: str  # its name, or its number
+    effect: float  # lift: mean in the group over mean in the pool; signed columns: difference in standard deviations
+    inside: float  # share of the group that has it; NaN for signed columns, which every row has
+    everywhere: float  # share of the pool that has it
+
+
+def strongest_features(
+    features: Features, group: Int[np.ndarray, " N"], names: Sequence[str] | None = None, most: int = 6
+) -> dict[int, list[Strength]]:
+    """Finds the columns that lie furthest above the pool in each group.
+
+    Columns without negative entries (SAE activations, TF-IDF) are ranked by lift, and only those that a fifth of the
+    group has; signed ones (hidden states, random numbers) by the difference of means in standard deviations.
+
+    Args:
+        features: (N, F).
+        group: of each row; negative ones belong to the pool only.
+        names: of the columns; null shows their numbers.
+        most: features a group.
+
+    Returns:
+        By group, its features, the strongest first.
+    """
+    import scipy.sparse as sparse
+
+    numbers, sizes = np.unique(group[group >= 0], return_counts=True)
+    rows = np.flatnonzero(group >= 0)
+    place = np.searchsorted(numbers, group[rows])
+    picks = sparse.csr_array((np.ones(len(rows)), (place, rows)), shape=(len(numbers), len(group)))
+    matrix = sparse.csr_array(features) if not isinstance(features, np.ndarray) else features
+    rank = _by_difference if (matrix.min() < 0) else _by_lift
+    return {int(number): rank(matrix, picks[[k]], sizes[k], names, most) for k, number in enumerate(numbers)}
+
+
+def _by_lift(features: Any, pick: Any, size: int, names: Sequence[str] | None, most: int) -> list[Strength]:
+    has = features != 0  # (N, F) booleans, sparse where the rows are
+    inside, everywhere = _row(pick @ has.astype(np.float64)) / size, _row(has.mean(0))
+    pool = _row(features.mean(0))
+    lift = _row(pick @ features) / size / np.where(pool > 0, pool, np.inf)
+    score = np.where(inside >= COMMON, lift, 0.0)
+    best = np.argsort(-score, kind="stable")[:most]
+    return [
+        Strength(_name(names, f), float(lift[f]), float(inside[f]), float(everywhere[f]))
+        for f in best
+        if score[f] > 1 + ROUNDING
+    ]
+
+
+def _by_difference(features: Any, pick: Any, size: int, names: Sequence[str] | None, most: int) -> list[Strength]:
+    pool = _row(features.mean(0))
+    spread = np.sqrt(np.maximum(_row((features * features).mean(0)) - pool**2, 0))
+    effect = (_row(pick @ features) / size - pool) / np.where(spread > 0, spread, np.inf)
+    best = np.argsort(-effect, kind="stable")[:most]
+    return [Strength(_name(names, f), float(effect[f]), np.nan, np.nan) for f in best if effect[f] > ROUNDING]
+
+
+def nearest_to_centre(features: Features, members: Int[np.ndarray, " n"], most: int = 3) -> Int[np.ndarray, " m"]:
+    """The members whose rows point most nearly where the group's mean unit row points, nearest first."""
+    from sklearn.preprocessing import normalize
+
+    rows: Any = normalize(features[members])
+    closeness = _row(rows @ _row(rows.mean(0)))  # (n,)
+    return members[np.argsort(-closeness, kind="stable")[:most]]
+
+
+def _row(matrix: Any) -> Float[np.ndarray, " X"]:
+    dense = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    return dense.ravel()
+
+
+def _name(names: Sequence[str] | None, column: int) -> str:
+    return str(names[column]) if names is not None else f"#{column}"
+
+
+LARGEST = 48  # clusters that get a card
+EXAMPLE = 200  # characters of an example
+SAMPLE = 20_000  # prompts that features are weighed on; more change little
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt that stands for its cluster."""
+
+    uid: str
+    topic: str
+    difficulty: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One cluster, described. Sizes and ratings are over planned prompts."""
+
+    number: int
+    size: int
+    served: int
+    topics: list[tuple[str, int]]  # most frequent first; "" is no topic
+    difficulty: tuple[float, float, float]  # mean, lowest and highest; NaN without ratings
+    features: list[Strength]
+    words: list[str]
+    examples: list[Example]
+
+    @property
+    def title(self) -> str:
+        """Its number and the two words that tell most."""
+        return f"{self.number} {', '.join(self.words[:2])}".strip()
+
+
+def make_cards(run: PlannedRun) -> list[Card]:
+    """Describes the clusters, the largest first; none where nothing clustered.
+
+    Without feature rows there are no strongest features, and the examples are the middle ones by difficulty.
+    """
+    ledger = run.ledger
+    group = np.where(ledger.planned, ledger.cluster, -1)
+    sizes = Counter(group[group >= 0].tolist())
+    shown = [number for number, _ in sizes.most_common(LARGEST)]
+    if not shown:
+        return []
+    words = distinctive_words([prompt.text for prompt in run.prompts], group)
+    features = _features(run, np.where(np.isin(group, shown), group, -1))
+    return [_card(run, number, np.flatnonzero(group == number), words[number], features) for number in shown]
+
+
+def _features(run: PlannedRun, group: Int[np.ndarray, " N"]) -> dict[int, list[Strength]]:
+    if run.features is None:
+        return {}
+    rows = np.arange(len(group))
+    if len(rows) > SAMPLE:
+        rows = np.sort(np.random.default_rng(0).permutation(len(group))[:SAMPLE])
+    return strongest_features(run.features[rows], group[rows], run.feature_names)
+
+
+def _card(
+    run: PlannedRun,
+    number: int,
+    members: Int[np.ndarray, " n"],
+    words: list[str],
+    features: dict[int, list[Strength]],
+) -> Card:
+    ledger, ratings = run.ledger, run.ledger.difficulty[members]
+    rated = ratings[np.isfinite(ratings)]
+    spread = (rated.mean(), rated.min(), rated.max()) if len(rated) else (np.nan,) * 3
+    return Card(
+        number,
+        len(members),
+        int(ledger.served[members].sum()),
+        Counter(ledger.topic[members].tolist()).most_common(),
+        (float(spread[0]), float(spread[1]), float(spread[2])),
+        features.get(number, []),
+        words,
+        [_example(run, int(row)) for row in _typical(run, members)],
+    )
+
+
+def _typical(run: PlannedRun, members: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    if run.features is not None:
+        return nearest_to_centre(run.features, members)
+    ordered = members[np.argsort(run.ledger.difficulty[members], kind="stable")]
+    middle = max(0, len(ordered) // 2 - 1)
+    return ordered[middle : middle + 3]
+
+
+def _example(run: PlannedRun, row: int) -> Example:
+    prompt = run.prompts[row]
+    return Example(prompt.uid, prompt.topic or "", float(run.ledger.difficulty[row]), excerpt(prompt.text, EXAMPLE))

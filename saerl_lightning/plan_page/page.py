@@ -1,0 +1,294 @@
+"""The plan as one HTML file: readable from a disk, with no request to any host.
+
+Everything that comes from the data is escaped: by the template engine in the page, and as JSON in the script blocks. The
+browser is told to load nothing (Content-Security-Policy), so a prompt that got through would still reach nobody.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saerl_lightning.plan_page import charts, tables
+from saerl_lightning.plan_page.cards import make_cards
+from saerl_lightning.plan_page.charts import COLOURS, MARKS, colour, glyph
+from saerl_lightning.plan_page.comparison import Comparison
+from saerl_lightning.plan_page.ledger import Ledger, excerpt, versions
+from saerl_lightning.plan_page.planned import PlannedRun
+from saerl_lightning.plan_page.projection import map_points, sample
+from saerl_lightning.plan_page.tables import count, number, share
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+MEANINGS = {  # of the operations' numbers; an operation of one's own may report others, which stand without a note
+    "kept": "prompts the filter leaves in the plan",
+    "dropped": "prompts the filter takes out",
+    "threshold": "rating below which a prompt is dropped",
+    "probe/r2": "share of the label's variance predicted on prompts the probe did not learn from; 0 is guessing the mean",
+    "probe/pearson": "linear correlation of prediction and label, cross-validated",
+    "probe/spearman": "correlation of the two orders, cross-validated: what matters for a curriculum",
+    "probe/auc": "chance that the probe rates a good prompt above a bad one; 0.5 is a coin",
+    "probe/labels": "labelled prompts the probe learned from",
+    "probe/nonzero": "features the probe uses",
+    "clusters": "how many clusters",
+    "size_min": "prompts of the smallest cluster",
+    "size_median": "prompts of the middle cluster",
+    "size_max": "prompts of the largest cluster",
+    "nmi": "agreement with the data's topics, 0 to 1 (normalised mutual information)",
+    "ami": "the same, corrected for chance: random clusters have 0",
+    "ari": "agreement with topics by pairs of prompts, corrected for chance",
+    "spearman_length": "correlation of the rating with prompt length; near 1, length alone would order alike",
+    "share": "share of the served prompts that mixing moved to another batch",
+}
+SLOT_NOTES = {
+    "signals": "No signal source, so there are no feature rows: no map and no strongest features.",
+    "filtering": "No filter: only prompts that can't be served are left out.",
+    "clustering": "No clusters: batches are cut from one stream, and there are no cluster cards.",
+    "curriculum": "No curriculum: nothing rates difficulty, and prompts keep the shuffled order.",
+    "mixing": "No mixing: batches stay as they were laid.",
+}
+
+
+def headline(run: PlannedRun) -> list[str]:
+    """The plan in sentences, those about slots that are off left out."""
+    ledger = run.ledger
+    said = [_served(ledger), _clusters(ledger), _difficulty(ledger), _mixing(ledger)]
+    return [sentence for sentence in said if sentence]
+
+
+def absences(run: PlannedRun) -> list[tuple[str, str]]:
+    """Slots without effect on the plan or on the page, and why."""
+    missing = [(each.slot, f"{each.name} is on, but does nothing: {each.idle}.") for each in run.idle()]
+    missing += [(slot, SLOT_NOTES[slot]) for slot in run.off()]
+    if run.signal and run.features is None:
+        note = f"{run.signal} is configured, but no operation reads its rows: no map and no strongest features."
+        missing.insert(0, ("signals", note))
+    if (filtering := run.operation("filtering")) and not np.isfinite(run.ledger.quality).any():
+        missing.append(("filtering", f"{filtering.name} rates no quality, so there is no histogram of it."))
+    return missing
+
+
+def _served(ledger: Ledger) -> str:
+    pool, dropped, left = len(ledger), int((ledger.fate == "dropped").sum()), int((ledger.fate == "not served").sum())
+    lost = f"{count(dropped)} ({share(dropped, pool)}) {_are(dropped)} dropped" if dropped else "none is dropped"
+    if left:
+        lost += f" and {count(left)} {'fills' if left == 1 else 'fill'} no whole batch"
+    served = f"{count(ledger.served.sum())} {_are(ledger.served.sum())} served"
+    return (
+        f"Of {count(pool)} prompts, {lost}; {served}, in {count(ledger.batches)} steps of {ledger.batch_size} prompts."
+    )
+
+
+def _clusters(ledger: Ledger) -> str:
+    sizes = np.unique(ledger.cluster[ledger.planned & (ledger.cluster >= 0)], return_counts=True)[1]
+    if not len(sizes):
+        return ""
+    if len(sizes) == 1:
+        return f"One cluster holds all {count(sizes[0])}."
+    return f"{count(len(sizes))} clusters hold between {count(sizes.min())} and {count(sizes.max())} prompts each."
+
+
+def _difficulty(ledger: Ledger) -> str:
+    rated = ledger.served & np.isfinite(ledger.difficulty)
+    if not rated.any():
+        return ""
+    tenth = max(1, ledger.batches // 10)
+    first = ledger.difficulty[rated & (ledger.batch < tenth)]
+    last = ledger.difficulty[rated & (ledger.batch >= ledger.batches - tenth)]
+    if not len(first) or not len(last):
+        return ""
+    return (
+        f"The first tenth of training is rated {number(first.mean())} on average, the last tenth {number(last.mean())}."
+    )
+
+
+def _mixing(ledger: Ledger) -> str:
+    moved = (ledger.mixed_from[ledger.served] >= 0).sum()
+    return f"Mixing moved {share(moved, ledger.served.sum())} of the served prompts to another step." if moved else ""
+
+
+def _are(things: int) -> str:
+    return "is" if things == 1 else "are"
+
+
+SHOWN = 4  # prompts of a batch
+LENGTH = 220
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """Some prompts of one batch."""
+
+    when: str
+    step: int  # from 1
+    prompts: list[tuple[str, str, float]]  # topic, text, difficulty
+
+
+def glimpses(run: PlannedRun) -> list[Glimpse]:
+    """The first, the middle and the last batch; fewer where there are fewer."""
+    last = run.ledger.batches - 1
+    steps = {"At the start": 0, "Half way": last // 2, "At the end": last}
+    seen: dict[int, str] = {}
+    for when, step in steps.items():
+        seen.setdefault(step, when)
+    return [Glimpse(when, step + 1, _prompts(run, step)) for step, when in sorted(seen.items())]
+
+
+def _prompts(run: PlannedRun, step: int) -> list[tuple[str, str, float]]:
+    rows = run.plan.batches()[step]
+    chosen = rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)]
+    difficulty = run.plan.difficulty
+    return [
+        (run.prompts[row].topic or "", excerpt(run.prompts[row].text, LENGTH), float(difficulty[row]))
+        for row in chosen.tolist()
+    ]
+
+
+PACKAGE = __name__.rpartition(".")[0]  # where the page's own files lie
+POINTS = 6000  # on the map
+HOVER = 160  # characters of a prompt that the map shows
+
+
+def render(run: PlannedRun, arithmetic: Sequence[str] = (), compared: Comparison | None = None) -> str:
+    """Writes the page. The same plan gives the same page.
+
+    Args:
+        run: the plan and what it was made from.
+        arithmetic: what a run of it will do, a fact a line.
+        compared: this plan held against another one; null leaves the section out.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    cards = make_cards(run)
+    names = {card.number: card.title for card in cards}
+    drawn, points = _figures(run, names), _map(run, names)
+    environment = Environment(
+        loader=PackageLoader(PACKAGE, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(colour=colour, glyph=glyph, isfinite=np.isfinite)
+    environment.filters.update(number=tables.number, count=tables.count)
+    return environment.get_template("page.html").render(
+        ledger=run.ledger,
+        headline=headline(run),
+        absences=absences(run),
+        glimpses=glimpses(run),
+        cards=cards,
+        most=max((card.size for card in cards), default=1),
+        operations=_operations(run),
+        reasons=tables.reasons(run.ledger),
+        comparison=[] if compared is None else tables.comparison(compared),
+        identical=compared is not None and compared.identical,
+        arithmetic=arithmetic,
+        versions=versions(),
+        charts={name: title for name, title in TITLES.items() if name in drawn},
+        has_map=points is not None,
+        shown=len(points["x"]) if points else 0,
+        data=script_json({"figures": drawn, "map": points, "colours": COLOURS, "marks": MARKS}),
+        style=asset("page.css"),
+        script=asset("page.js"),
+        plotly=plotly_script(),
+    )
+
+
+TITLES = {
+    "difficulty": "Difficulty by step",
+    "composition": "Which cluster each step serves",
+    "sizes": "Cluster sizes",
+    "quality": "What the filter saw",
+}
+
+
+@dataclass(frozen=True)
+class OperationTable:
+    """An operation's numbers, explained."""
+
+    slot: str
+    name: str
+    rows: list[tuple[str, str, str, str]]  # number, value, interval, what it means
+
+
+def _operations(run: PlannedRun) -> list[OperationTable]:
+    return [
+        OperationTable(
+            each.slot,
+            each.name,
+            [
+                (name, tables.number(value), tables.interval(*ends), MEANINGS.get(name, ""))
+                for name, value, ends in tables.with_intervals(each.metrics)
+            ],
+        )
+        for each in run.operations
+    ]
+
+
+def _figures(run: PlannedRun, names: dict[int, str]) -> dict[str, Any]:
+    """The charts that this plan has something for, as plotly's JSON."""
+    ledger, drawn = run.ledger, {}
+    if run.rated:
+        drawn["difficulty"] = charts.difficulty_by_step(ledger, names)
+    if names:
+        drawn["composition"] = charts.composition(ledger, names)
+        drawn["sizes"] = charts.cluster_sizes(ledger, names)
+    if np.isfinite(ledger.quality).any():
+        filtering = run.operation("filtering")
+        cut, reason = (filtering.metrics.get("threshold"), filtering.reason) if filtering else (None, "")
+        drawn["quality"] = charts.quality_histogram(ledger, reason, cut)
+    return {name: plain(figure) for name, figure in drawn.items()}
+
+
+def plain(figure: Figure) -> dict[str, Any]:
+    """The figure without plotly's default template: the page has its own looks."""
+    figure.update_layout(template="none")
+    written = figure.to_json()
+    assert written is not None
+    return json.loads(written)
+
+
+def _map(run: PlannedRun, names: dict[int, str]) -> dict[str, Any] | None:
+    """Points of a sample of the pool, and what the map can be coloured by; None without feature rows."""
+    if run.features is None or len(run.prompts) < 3:
+        return None
+    ledger, rows = run.ledger, sample(len(run.ledger), POINTS)
+    points = map_points(run.features[rows])
+    difficulty = [round(value, 4) if np.isfinite(value) else None for value in ledger.difficulty[rows].tolist()]
+    return {
+        "x": points[:, 0].round(4).tolist(),
+        "y": points[:, 1].round(4).tolist(),
+        "uid": ledger.uid[rows].tolist(),
+        "text": [text[:HOVER] for text in ledger.text[rows].tolist()],
+        "topic": ledger.topic[rows].tolist(),
+        "cluster": ledger.cluster[rows].tolist(),
+        "difficulty": difficulty,
+        "fate": ledger.fate[rows].tolist(),
+        "step": (ledger.batch[rows] + 1).tolist(),
+        "names": {str(cluster): name for cluster, name in names.items()},
+    }
+
+
+def script_json(data: dict[str, Any]) -> str:
+    """JSON that may stand inside a script block: no text of the data can end it."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def asset(name: str, package: str = PACKAGE) -> str:
+    """Reads one of a page's own files."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def plotly_script() -> str:
+    """The charts' whole library, so that a page needs no host."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()

@@ -1,0 +1,241 @@
+"""FusedDecoder: decodes a Llama-like model (Llama, Qwen2, Qwen3 and their like) by a forward of a dozen operations a layer.
+
+It computes what transformers computes, and is held to that by a trial before it is used. No gradients, no dropout, no
+autocast; sliding windows and rotary embeddings that change with the length of the text are not its work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+
+from saerl_lightning.rollout.decoding import Decoder
+from saerl_lightning.rollout.fused.weights import (
+    FusedWeights,
+    LayerWeights,
+    Shape,
+    apply_linear,
+    rotate,
+    rotation_table,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class GroupCache:
+    """One layer's keys and values of P prompts and of their G completions each.
+
+    Args:
+        prompt: keys (first index 0) and values (1) of the prompts, padded behind each.
+        group_size: G.
+        steps: most positions a completion gets (M).
+    """
+
+    def __init__(self, prompt: Float[Tensor, "2 P K L D"], group_size: int, steps: int) -> None:
+        _, prompts, shared, _, width = prompt.shape
+        self.prompt = prompt
+        self.own = prompt.new_empty(2, prompts, shared, group_size, steps, width)
+        self.filled = 0  # positions of the completions
+        self._cut_views()
+
+    def _cut_views(self) -> None:
+        """Notes the buffers as the products want them: a step is so short that cutting views would cost a tenth of it."""
+        self.prompt_keys = self.prompt[0].flatten(0, 1).transpose(1, 2)  # (PK, D, L)
+        self.prompt_values = self.prompt[1].flatten(0, 1)  # (PK, L, D)
+        self.own_keys = self.own[0].flatten(0, 2).transpose(1, 2)  # (PKG, D, M)
+        self.own_values = self.own[1].flatten(0, 2)  # (PKG, M, D)
+
+    def attend(
+        self, heads: Float[Tensor, "P G heads D"], hidden: Float[Tensor, "PK 1 L"] | None
+    ) -> Float[Tensor, "P G width"]:
+        """Appends one position to every completion and attends from it to its prompt and completion.
+
+        Args:
+            heads: of the new position: H queries, K keys, K values. Queries that share a key are neighbours.
+            hidden: minus infinity at the padding behind each prompt, else 0; null where there is none.
+
+        Returns:
+            The heads' outputs side by side, width = H D.
+        """
+        (prompts, group, count, width), shared = heads.shape, self.own.shape[2]
+        query = heads[:, :, : count - 2 * shared]
+        new = heads[:, :, count - 2 * shared :].view(prompts, group, 2, shared, width)
+        self.own[:, :, :, :, self.filled] = new.permute(2, 0, 3, 1, 4)
+        self.filled += 1
+        folded = query.view(prompts, group, shared, -1, width).transpose(1, 2)  # (P, K, G, H/K, D)
+        grouped = folded.reshape(prompts * shared, -1, width)  # all queries of a prompt's key: (PK, GH/K, D)
+        out = self._products(grouped, hidden)  # (PK, GH/K, D)
+        return out.view(prompts, shared, group, -1).transpose(1, 2).reshape(prompts, group, -1)
+
+    def _products(
+        self, grouped: Float[Tensor, "PK Gn D"], hidden: Float[Tensor, "PK 1 L"] | None
+    ) -> Float[Tensor, "PK Gn D"]:
+        """Softmax over the scores of prompt and completion together, times the values of both."""
+        width, length = grouped.shape[-1], self.prompt_values.shape[1]
+        rows = grouped.view(len(self.own_keys), -1, width)  # (PKG, n, D)
+        # Where beta is 0 the first argument is not read.
+        to_prompt = torch.baddbmm(
+            self.prompt_values[:, :1, :1] if hidden is None else hidden,
+            grouped,
+            self.prompt_keys,
+            beta=0 if hidden is None else 1,
+            alpha=width**-0.5,
+        )
+        to_own = torch.baddbmm(
+            self.own_values[:, :1, :1], rows, self.own_keys[:, :, : self.filled], beta=0, alpha=width**-0.5
+        )
+        scores = torch.cat([to_prompt, to_own.view(len(grouped), -1, self.filled)], dim=-1)
+        weights = scores.softmax(-1)  # (PK, Gn, L + t)
+        out = torch.bmm(weights[:, :, :length], self.prompt_values)
+        own_weights = weights[:, :, length:].view(len(rows), -1, self.filled)
+        out.view(rows.shape).baddbmm_(own_weights, self.own_values[:, : self.filled])
+        return out
+
+    def keep(self, prompts: Int[Tensor, " p"], cells: Int[Tensor, "p g"]) -> None:
+        """Keeps some prompts, and in row p of the new grid the completions of the present cells `cells[p]`."""
+        _, _, shared, group, steps, width = self.own.shape
+        filled = self.own.transpose(2, 3)[:, cells // group, cells % group, :, : self.filled]  # (2, p, g, K, t, D)
+        self.prompt = self.prompt[:, prompts]
+        self.own = self.own.new_empty(2, len(cells), shared, cells.shape[1], steps, width)
+        self.own[:, :, :, :, : self.filled] = filled.transpose(2, 3)
+        self._cut_views()
+
+
+# H queries, K keys and K values of one layer (N, H + 2K, D) -> the heads' outputs side by side (N, H D).
+Attention = Callable[[Tensor], Tensor]
+
+
+class FusedDecoder(Decoder):
+    """P prompts and their G completions each, decoded with fused weights.
+
+    Args:
+        model: the policy; it gives rotary embedding, device and dtype, no weights.
+        weights: its weights, fused.
+        prompts: P lists of token ids.
+        group_size: rows a prompt becomes.
+        steps: most tokens a completion gets.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        weights: FusedWeights,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        steps: int,
+    ) -> None:
+        self.weights, self.prompts, self.steps = weights, prompts, steps
+        self.device = model.device
+        lengths = torch.tensor([len(p) for p in prompts], device=self.device)  # (P,)
+        self.lengths = lengths
+        self.rotations = rotation_table(model, max(map(len, prompts)) + steps)  # (longest row, 1, D/2)
+        self.caches: list[GroupCache] = []  # one a layer
+        # Rows are cells of a (P, G) grid. After rows were dropped some cells are empty, and compute on any row's values.
+        self.grid = (len(prompts), group_size)
+        self.cells = torch.arange(len(prompts) * group_size, device=self.device)  # (R,): the cell of each row
+        self.row_of_cell: Tensor | None = None  # (P G,); null while row i is cell i
+        self.positions = lengths.repeat_interleave(group_size)  # (R,): position of the next token of each row
+        self.hidden = None  # (P K, 1, L): minus infinity behind a prompt shorter than the longest
+        if len(set(map(len, prompts))) > 1:
+            behind = torch.arange(max(map(len, prompts)), device=self.device) >= lengths[:, None]
+            hidden = torch.zeros(behind.shape, dtype=model.dtype, device=self.device).masked_fill_(behind, -torch.inf)
+            self.hidden = hidden[:, None].repeat_interleave(weights.shape.key_heads, 0)
+
+    def prefill(self) -> Float[Tensor, "R V"]:
+        """Runs every prompt once: packed without padding through the layers, side by side in the attention."""
+        shape = self.weights.shape
+        packed = torch.tensor([token for prompt in self.prompts for token in prompt], device=self.device)  # (N,)
+        columns = torch.arange(int(self.lengths.max()), device=self.device)
+        ends = self.lengths.cumsum(0)  # (P,)
+        real = columns < self.lengths[:, None]  # (P, L)
+        places = (ends - self.lengths)[:, None] + columns.minimum(self.lengths[:, None] - 1)  # (P, L) in 0..N-1
+        positions = columns.expand(len(ends), -1)[real]  # (N,)
+
+        def attend(heads: Tensor) -> Tensor:
+            query, key, value = heads[places].transpose(1, 2).split([shape.heads, shape.key_heads, shape.key_heads], 1)
+            self.caches.append(GroupCache(torch.stack([key, value]), self.grid[1], self.steps))
+            # What is padded stands behind all real tokens, so that causality hides it.
+            out = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)  # (P, H, L, D)
+            return out.transpose(1, 2).flatten(2)[real]
+
+        x = self.weights.embedding[packed]
+        for layer in self.weights.layers:
+            x = _run_layer(layer, shape, x, self.rotations[positions], attend)
+        return self._logits(x[ends - 1]).repeat_interleave(self.grid[1], 0)
+
+    def step(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        """Appends one token to every row and returns the logits of the next."""
+        x, rotations = self.weights.embedding[tokens], self.rotations[self.positions]
+        for layer, cache in zip(self.weights.layers, self.caches, strict=True):
+            x = _run_layer(layer, self.weights.shape, x, rotations, self._attention(cache))
+        self.positions = self.positions + 1
+        return self._logits(x)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drops the other rows; the grid becomes as wide as the largest group that is left."""
+        old, before = self.cells[rows], self.grid[1]
+        groups, label, sizes = torch.unique_consecutive(old // before, return_inverse=True, return_counts=True)
+        widest = int(sizes.max())
+        rank = torch.arange(len(rows), device=self.device) - (sizes.cumsum(0) - sizes)[label]  # place within its group
+        self.grid, self.cells, self.positions = (len(groups), widest), label * widest + rank, self.positions[rows]
+        contents = (groups * before).repeat_interleave(widest)  # an empty cell holds the group's first
+        contents[self.cells] = old
+        for cache in self.caches:
+            cache.keep(groups, contents.view(self.grid))
+        if self.hidden is not None:
+            self.hidden = self.hidden.unflatten(0, (-1, self.weights.shape.key_heads))[groups].flatten(0, 1)
+        self.row_of_cell = None
+        if len(rows) < len(contents):
+            self.row_of_cell = torch.zeros_like(contents)
+            self.row_of_cell[self.cells] = torch.arange(len(rows), device=self.device)
+
+    def _attention(self, cache: GroupCache) -> Attention:
+        """Attention from one new position a row, over the grid."""
+
+        def attend(heads: Tensor) -> Tensor:
+            if self.row_of_cell is None:
+                return cache.attend(heads.view(*self.grid, *heads.shape[1:]), self.hidden).view(len(heads), -1)
+            cells = heads[self.row_of_cell]
+            return cache.attend(cells.view(*self.grid, *heads.shape[1:]), self.hidden).flatten(0, 1)[self.cells]
+
+        return attend
+
+    def _logits(self, x: Float[Tensor, "R hidden"]) -> Float[Tensor, "R V"]:
+        normed = _norm(x, self.weights.norm, self.weights.shape.epsilon)
+        return apply_linear(normed, self.weights.head, None)
+
+
+def _run_layer(
+    layer: LayerWeights,
+    shape: Shape,
+    x: Float[Tensor, "N hidden"],
+    rotations: Complex[Tensor, "N 1 half"],
+    attend: Attention,
+) -> Float[Tensor, "N hidden"]:
+    """One layer: adds attention and feed-forward to `x`, in place."""
+    normed = _norm(x, layer.attention_norm, shape.epsilon)
+    heads = apply_linear(normed, layer.qkv, layer.qkv_bias).view(len(x), -1, shape.width)  # (N, H + 2K, D)
+    if layer.head_norms is not None:
+        query, key, _ = heads.split([shape.heads, shape.key_heads, shape.key_heads], 1)
+        for part, weight in zip((query, key), layer.head_norms, strict=True):
+            part.copy_(_norm(part, weight, shape.epsilon))
+    rotate(heads[:, : shape.heads + shape.key_heads], rotations)
+    x = x.add_(apply_linear(attend(heads), layer.out, layer.out_bias))
+    normed = _norm(x, layer.mlp_norm, shape.epsilon)
+    gate_up = apply_linear(normed, layer.gate_up, layer.gate_up_bias)
+    middle = gate_up.shape[1] // 2
+    gated = silu(gate_up[:, :middle]).mul_(gate_up[:, middle:])
+    return x.add_(apply_linear(gated, layer.down, layer.down_bias))
+
+
+def _norm(x: Float[Tensor, "... K"], weight: Float[Tensor, " K"], epsilon: float) -> Float[Tensor, "... K"]:
+    """Root mean square norm; in half precision rounded before the weight is multiplied in, as transformers rounds it."""
+    if x.dtype == torch.float32:
+        return rms_norm(x, weight.shape, weight, epsilon)
+    return rms_norm(x, weight.shape, None, epsilon).mul_(weight)

@@ -1,0 +1,1 @@
+"""Trains sparse autoencoders: the activations they see, their architectures, how well they reconstruct."""

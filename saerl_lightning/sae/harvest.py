@@ -1,0 +1,232 @@
+"""Harvesting: token lists become residual-stream activations in memory, one row a position.
+
+It trains nothing and shuffles nothing. Rows come out in an order that depends on the token lists alone, so that a block
+harvested twice is the same block. Prefixes that lists share are computed once and stand in the block as often as in the
+text. n positions, d the width of the stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saerl_lightning import lock
+from saerl_lightning.files import whole_file
+from saerl_lightning.signals.fingerprint import digest_model
+from saerl_lightning.signals.model import ReadModel, pooled_positions
+from saerl_lightning.signals.prefix_tree import Tokens, by_prefix, common_prefix
+from saerl_lightning.signals.reading import Forward, suited_forward
+
+FORMAT = "1"  # raise it when the meaning of a file changes
+
+
+class BlockCache:
+    """A folder of blocks, one safetensors file each, named by a fingerprint of all that they depend on.
+
+    Args:
+        folder: made when the first block is written.
+        model: that is harvested.
+    """
+
+    def __init__(self, folder: str, model: ReadModel) -> None:
+        self.folder = Path(folder)
+        self.model = model
+
+    def read(self, ids: Sequence[Sequence[int]], shape: tuple[int, int]) -> Float[Tensor, "n d"] | None:
+        """Finds a block.
+
+        Args:
+            ids: the token lists that it was harvested from.
+            shape: that it must have, (n, d).
+
+        Returns:
+            The block, or None where there is none that can be trusted.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        fingerprint = self.fingerprint(ids)
+        try:
+            with safe_open(self._path(fingerprint), framework="pt") as file:
+                if (file.metadata() or {}) != _header(fingerprint):
+                    return None
+                block = file.get_tensor("activations")
+        except (OSError, SafetensorError):
+            return None
+        return block if tuple(block.shape) == shape and block.dtype == getattr(torch, self.model.dtype) else None
+
+    def write(self, ids: Sequence[Sequence[int]], block: Float[Tensor, "n d"]) -> None:
+        """Keeps a block; the file is whole or absent."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fingerprint = self.fingerprint(ids)
+        path = self._path(fingerprint)
+        with whole_file(path) as staged:
+            save_file({"activations": block.contiguous()}, staged, metadata=_header(fingerprint))
+
+    def alone(self, ids: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """Lets one process at a time harvest a block: others wait for it, say for whom, and then read what it wrote."""
+        return lock.awaited(self._path(self.fingerprint(ids)).with_suffix(".lock"), f"a block in {self.folder}")
+
+    def fingerprint(self, ids: Sequence[Sequence[int]]) -> str:
+        """Names a block by the model's files, the layer, the dtype, and the tokens."""
+        digest = hashlib.sha256((FORMAT + self._read_model).encode())
+        for row in ids:
+            digest.update(np.array([len(row), *row], dtype="<i8").tobytes())
+        return digest.hexdigest()[:32]
+
+    @cached_property
+    def _read_model(self) -> str:
+        return digest_model(self.model)
+
+    def _path(self, fingerprint: str) -> Path:
+        return self.folder / f"{fingerprint}.safetensors"
+
+
+def _header(fingerprint: str) -> dict[str, str]:
+    return {"format": FORMAT, "fingerprint": fingerprint}
+
+
+class TokenRows(NamedTuple):
+    """Right-padded token lists. A named tuple, which Lightning moves to a device by itself."""
+
+    tokens: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]  # true where a token is real
+    fresh: Bool[Tensor, "B T"]  # of these, harvested positions that no earlier row has with everything before them
+
+    @classmethod
+    def pad(cls, rows: Sequence[Tokens], shared: Sequence[int]) -> TokenRows:
+        """Pads token lists; the first `shared` tokens of each stand in another row too."""
+        width = max(len(row) for row in rows)
+        lengths, known = torch.tensor([[len(row)] for row in rows]), torch.tensor(shared)[:, None]
+        tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        mask = torch.arange(width) < lengths  # (B, T)
+        return cls(tokens, mask, pooled_positions(mask) & (torch.arange(width) >= known))
+
+
+class TextLoader:
+    """Serves token rows, batch by batch. A class of its own, for Lightning takes a list for several loaders."""
+
+    def __init__(self, batches: Sequence[TokenRows]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        """Batches of a pass."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[TokenRows]:
+        """The batches, always in the same order."""
+        return iter(self.batches)
+
+
+class Harvester:
+    """Reads activations of a model at its layer; the model is loaded when it is first needed.
+
+    Args:
+        model: to read.
+        max_tokens: of the longest list.
+        token_budget: tokens of a forward pass.
+        cache: where harvested blocks are kept; null keeps none.
+    """
+
+    def __init__(self, model: ReadModel, max_tokens: int, token_budget: int = 1024, cache: str | None = None) -> None:
+        self.model = model
+        self.max_tokens = max_tokens
+        self.token_budget = token_budget
+        self.cache = BlockCache(cache, model) if cache is not None else None
+        self._forward: Forward | None = None
+
+    def block(self, ids: Sequence[Tokens], show: bool = False) -> Float[Tensor, "n d"]:
+        """Harvests every position but the first of each list, or reads them from the cache.
+
+        Args:
+            ids: token lists.
+            show: draw a progress bar.
+        """
+        if self.cache is None:
+            return self._harvest(ids, [1] * len(ids), show)
+        shape = positions(ids), self.model.config()[2]
+        if (found := self.cache.read(ids, shape)) is not None:
+            return found
+        with self.cache.alone(ids):
+            if (found := self.cache.read(ids, shape)) is None:
+                found = self._harvest(ids, [1] * len(ids), show)
+                self.cache.write(ids, found)
+            return found
+
+    def distinct(self, ids: Sequence[Tokens], shared: Sequence[int]) -> Float[Tensor, "n d"]:
+        """Harvests the positions of each list behind those that it shares with others; the first one never.
+
+        Args:
+            ids: token lists.
+            shared: tokens at the start of each list that are left out.
+        """
+        return self._harvest(ids, [max(1, count) for count in shared], show=False)
+
+    def _harvest(self, ids: Sequence[Tokens], skipped: Sequence[int], show: bool) -> Float[Tensor, "n d"]:
+        """Harvests every list behind its skipped tokens."""
+        from tqdm.auto import tqdm
+
+        forward = self._forward or suited_forward(self.model.load()[0], self.max_tokens)
+        self._forward, decoder = forward, forward.decoder
+        count = sum(max(0, len(row) - skip) for row, skip in zip(ids, skipped, strict=True))
+        block, filled = torch.empty(count, decoder.config.hidden_size, dtype=decoder.dtype), 0
+        with tqdm(desc="harvesting", total=sum(map(len, ids)), unit="token", disable=not show, mininterval=1) as bar:
+            for rows in forward.batches(ids, self.token_budget):
+                reading = forward([ids[row] for row in rows])
+                # never the first position: an attention sink
+                kept = np.concatenate([path[skipped[row] :] for row, path in zip(rows, reading.paths, strict=True)])
+                block[filled : filled + len(kept)] = reading.hidden[torch.from_numpy(kept)].cpu()
+                filled += len(kept)
+                bar.update(sum(len(ids[row]) for row in rows))
+        return block
+
+    def release(self) -> None:
+        """Gives the model's memory back."""
+        self._forward = None
+
+
+def positions(ids: Sequence[Tokens]) -> int:
+    """Number of positions that token lists are harvested for: all but the first of each."""
+    return sum(max(0, len(row) - 1) for row in ids)
+
+
+def by_length(ids: Sequence[Tokens], token_budget: int) -> Iterator[list[int]]:
+    """Groups lists of similar length, so that a group padded to its longest fits the budget.
+
+    Args:
+        ids: token lists, none empty.
+        token_budget: rows times longest row; a list that is longer gets a group of its own.
+
+    Yields:
+        Positions in `ids`, each exactly once over all groups, shortest first.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(ids)), key=lambda i: len(ids[i])):
+        if group and (len(group) + 1) * len(ids[index]) > token_budget:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def shared_prefixes(ids: Sequence[Tokens]) -> list[int]:
+    """Counts the tokens of each list that another list has too, with everything before them: equal activations.
+
+    Of the lists that share a prefix, all but one count it, so that each distinct prefix is left over exactly once.
+    """
+    shared, order = [0] * len(ids), by_prefix(ids)
+    for before, index in pairwise(order):
+        shared[index] = common_prefix(ids[before], ids[index])
+    return shared

@@ -1,0 +1,208 @@
+"""The loop over prompts: batches that share prefixes, forward, pooled on the fly, part by part.
+
+It knows no SAE: what is made of the residual stream is a function it is given. Tokens without end are never held.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.hf_attention import TOLERANCE, attention_window
+from saerl_lightning.records import Prompt
+from saerl_lightning.signals import prefix_tree
+from saerl_lightning.signals.model import ReadModel, encode, residual_stream
+from saerl_lightning.signals.prefix_tree import Tokens, attends_trees, tree_spans
+from saerl_lightning.signals.source import Features
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+log = logging.getLogger(__name__)
+
+PROBE = ([3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 5, 6, 11, 12], [3, 4, 13, 14, 15])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The residual stream of some prompts."""
+
+    hidden: Float[Tensor, "n d"]
+    paths: tuple[Int[np.ndarray, " _"], ...]  # P, the rows of `hidden` that belong to each prompt's tokens, in order
+
+
+class Forward(ABC):
+    """Runs a truncated decoder over token lists.
+
+    Args:
+        decoder: from `truncate`.
+    """
+
+    def __init__(self, decoder: PreTrainedModel) -> None:
+        self.decoder = decoder
+
+    @abstractmethod
+    def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
+        """Splits prompts into batches of about `budget` places: positions in `prompts`, each exactly once."""
+
+    @abstractmethod
+    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+        """Reads one batch."""
+
+
+class TreeForward(Forward):
+    """Computes each distinct prefix once: one packed row, attention along the trie."""
+
+    def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
+        """Splits prompts into tries of at most `budget` nodes."""
+        return prefix_tree.batches(prompts, budget)
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+        """Reads one batch; rows of the result are nodes."""
+        packed = prefix_tree.build(prompts)
+        if not len(packed):
+            return Reading(torch.zeros(0, self.decoder.config.hidden_size), packed.paths)
+        tokens, depth = (torch.from_numpy(x)[None].to(self.decoder.device) for x in (packed.tokens, packed.depth))
+        with attends_trees(self.decoder):
+            out = self.decoder(
+                input_ids=tokens, position_ids=depth, use_cache=False, tree=tree_spans(packed, self.decoder)
+            )
+        return Reading(out.last_hidden_state[0], packed.paths)
+
+
+class PaddedForward(Forward):
+    """Gives every prompt a right-padded row of its own; rows of about the same length together."""
+
+    def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
+        """Splits prompts into rows of at most `budget` places, padding counted."""
+        parts: list[list[int]] = []
+        for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+            if not parts or (len(parts[-1]) + 1) * len(prompts[index]) > budget:
+                parts.append([])
+            parts[-1].append(index)
+        return parts
+
+    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+        """Reads one batch; rows of the result are places, those of padding belong to no prompt."""
+        longest = max(map(len, prompts), default=0)
+        starts = range(0, len(prompts) * longest, longest or 1)
+        paths = tuple(np.arange(start, start + len(p)) for start, p in zip(starts, prompts, strict=False))
+        if not longest:
+            return Reading(torch.zeros(0, self.decoder.config.hidden_size), (np.arange(0),) * len(prompts))
+        tokens = torch.zeros(len(prompts), longest, dtype=torch.long)  # (P, T)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        mask = torch.arange(longest) < torch.tensor([len(p) for p in prompts])[:, None]
+        device = self.decoder.device
+        return Reading(residual_stream(self.decoder, tokens.to(device), mask.to(device)).flatten(0, 1), paths)
+
+
+def suited_forward(decoder: PreTrainedModel, max_tokens: int) -> Forward:
+    """The faster way that is right for this decoder: the tree, or padded rows with the reason in the log.
+
+    Args:
+        decoder: from `truncate`.
+        max_tokens: longest list that will be read.
+    """
+    reason = why_no_tree(decoder, max_tokens)
+    if reason is None:
+        return TreeForward(decoder)
+    log.warning("shared prefixes are computed again for every prompt: %s", reason)
+    return PaddedForward(decoder)
+
+
+def why_no_tree(decoder: PreTrainedModel, max_tokens: int) -> str | None:
+    """Why the tree would read something else than padded rows do; None if it does not.
+
+    Windows are looked up, since a short trial can't show them; all else (soft caps, sinks, recurrent layers, position
+    biases) shows itself in a trial with three prompts.
+    """
+    window = attention_window(decoder)
+    if window is not None and window < max_tokens:
+        return f"{type(decoder).__name__} attends within windows of {window} tokens, max_tokens is {max_tokens}"
+    padded, tree = PaddedForward(decoder), TreeForward(decoder)
+    try:
+        packed = tree(PROBE)
+    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
+        return f"{type(decoder).__name__} takes no tree attention ({str(error).splitlines()[0]})"
+    apart = max(_distance(packed, i, padded([prompt])) for i, prompt in enumerate(PROBE))
+    if not apart <= TOLERANCE[decoder.dtype]:
+        return f"{type(decoder).__name__} differs under tree attention by {apart:.2g} of a token's norm"
+    return None
+
+
+def _distance(packed: Reading, index: int, alone: Reading) -> float:
+    ours, theirs = packed.hidden[packed.paths[index]].double(), alone.hidden.double()
+    return float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
+
+
+Part = tuple[Int[np.ndarray, " n"], Features]  # positions of prompts, and their rows
+
+
+def read_prompts(
+    model: ReadModel,
+    prompts: Sequence[Prompt],
+    pool: Callable[[Reading], Features],
+    token_budget: int,
+    max_tokens: int,
+) -> Iterator[Part]:
+    """Loads a model and yields pooled rows of all prompts, batch by batch.
+
+    Args:
+        model: what reads.
+        prompts: N prompts.
+        pool: rows of the prompts of one batch, from the residual stream of their tokens.
+        token_budget: distinct tokens of a batch.
+        max_tokens: longest prompt; longer ones are cut.
+
+    Raises:
+        InputError: if a row has NaN or infinite entries; the message names the prompt.
+    """
+    decoder, tokenizer = model.load()
+    ids = encode(prompts, tokenizer, max_tokens)
+    forward = suited_forward(decoder, max_tokens)
+    for positions, rows in pooled_parts(forward, ids, pool, token_budget):
+        if not is_finite(rows):
+            # Batched prompts spread NaN to each other (0 * NaN under the mask), so each is read again alone.
+            bad = [prompts[i].uid for i in positions if not is_finite(pool(forward([ids[i]])))]
+            raise InputError(
+                f"the features of prompt {bad[0]!r} are NaN or infinite ({len(bad)} of the {len(positions)} prompts in its "
+                f"batch); read with `dtype: float32`, check the weights of model and SAE, or take the prompt out"
+            )
+        yield positions, rows
+
+
+def pooled_parts(
+    forward: Forward, ids: Sequence[Tokens], pool: Callable[[Reading], Features], token_budget: int
+) -> Iterator[Part]:
+    """Yields pooled rows of token lists, batch by batch, with a progress bar that counts tokens (on rank 0)."""
+    from tqdm import tqdm
+
+    total = sum(map(len, ids))
+    with tqdm(total=total, unit="token", desc="signals", disable=None if _rank() == 0 else True) as bar:
+        for batch in forward.batches(ids, token_budget):
+            tokens = [ids[i] for i in batch]
+            yield np.array(batch, dtype=np.int64), pool(forward(tokens))
+            bar.update(sum(map(len, tokens)))
+
+
+def is_finite(rows: Features) -> bool:
+    """Whether no entry is NaN or infinite."""
+    return bool(np.isfinite(rows if isinstance(rows, np.ndarray) else rows.data).all())
+
+
+def _rank() -> int:
+    return (
+        torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+    )

@@ -1,0 +1,193 @@
+"""Each run's questions at the end: as rows, as groups of topics and levels, and as arrays that pair up between runs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from jsonargparse import ArgumentParser
+
+from saerl_lightning.data.serving import read_prompts
+from saerl_lightning.data.validation import ValidationSet
+from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.study.report.facts import Group
+from saerl_lightning.study.results import RunResult
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question at a run's last evaluation."""
+
+    set: str
+    uid: str
+    topic: str  # "" for none
+    level: str  # "" for none
+    accuracy: float
+
+
+Key = tuple[str, int]  # arm and seed
+TEST = "test/"  # what the names of test sets begin with
+
+
+def last_questions(run: RunResult) -> list[Question]:
+    """The run's questions at each set's last evaluation, by set and uid; those whose grader failed are left out."""
+    frame = run.questions()
+    listed: list[dict[str, Any]] = frame.to_dict("records")
+    last: dict[str, int] = {}
+    for row in listed:
+        last[row["set"]] = max(last.get(row["set"], 0), int(row["step"]))
+    rows = [row for row in listed if row["step"] == last[row["set"]]]
+    found = [
+        Question(str(row["set"]), str(row["uid"]), _name(row["topic"]), _name(row["level"]), float(row["accuracy"]))
+        for row in rows
+        if np.isfinite(row["accuracy"])
+    ]
+    return sorted(found, key=lambda each: (each.set, each.uid))
+
+
+def groups(questions: Mapping[Key, Sequence[Question]]) -> list[Group]:
+    """Every set, then every topic and level of each set that has several; each a mean over an arm's runs."""
+    listed = [(key, each) for key, own in questions.items() for each in own]
+    sets = list(dict.fromkeys(each.set for _, each in listed))
+    found = [_group("set", name, [(key, each) for key, each in listed if each.set == name]) for name in sets]
+    found = [*_macros(found), *found]
+    for kind in ("topic", "level"):
+        for name in sets:
+            parts: dict[str, list[tuple[Key, Question]]] = defaultdict(list)
+            for key, each in listed:
+                if each.set == name:
+                    parts[each.topic if kind == "topic" else each.level].append((key, each))
+            if len(parts) > 1:
+                titles = {part: part or f"no {kind}" for part in sorted(parts, key=_order)}
+                found += [
+                    _group(kind, f"{name}: {title}" if len(sets) > 1 else title, parts[part])
+                    for part, title in titles.items()
+                ]
+    return found
+
+
+def measured_sets(metric: str, known: Sequence[str]) -> list[str]:
+    """The sets whose questions a metric is the mean of: all for the macro, one for a set's own; none for other metrics."""
+    stage, _, rest = metric.partition("/")
+    name, _, estimate = rest.rpartition("/")
+    if stage not in ("val", "test") or not estimate.startswith("avg@"):
+        return []
+    own = [each for each in known if each.startswith(TEST) is (stage == "test")]
+    return own if name == "macro" else [each for each in own if each.removeprefix(TEST) == name]
+
+
+def accuracies(
+    questions: Mapping[Key, Sequence[Question]], arms: Sequence[str], seeds: Sequence[int], sets: Sequence[str]
+) -> list[dict[str, Float[np.ndarray, "S Q"]]]:
+    """Each arm's accuracies by set, seed by seed and question by question, over what all these runs have graded.
+
+    Args:
+        questions: of the finished runs.
+        arms: to give tables of.
+        seeds: S that all of them have finished.
+        sets: to take questions of.
+
+    Returns:
+        The arms' tables in their order; empty ones where a set has fewer than two common questions, too few to compare.
+    """
+    keys = [(arm, seed) for arm in arms for seed in seeds]
+    found = {key: {(each.set, each.uid): each.accuracy for each in questions.get(key, ())} for key in keys}
+    common = sorted(set.intersection(*map(set, found.values()))) if found else []
+    names = {name: [each for each in common if each[0] == name] for name in sets}
+    if not names or min(map(len, names.values())) < 2:
+        return [{} for _ in arms]
+    return [
+        {
+            name: np.array([[found[arm, seed][each] for each in own] for seed in seeds], dtype=np.float64)
+            for name, own in names.items()
+        }
+        for arm in arms
+    ]
+
+
+def _group(kind: str, name: str, rows: Iterable[tuple[Key, Question]]) -> Group:
+    by_run: dict[Key, list[float]] = defaultdict(list)
+    uids: set[str] = set()
+    for key, each in rows:
+        by_run[key].append(each.accuracy)
+        uids.add(each.uid)
+    by_arm: dict[str, list[float]] = defaultdict(list)
+    for (arm, _), values in by_run.items():
+        by_arm[arm].append(float(np.mean(values)))
+    return Group(kind, name, len(uids), {arm: float(np.mean(values)) for arm, values in by_arm.items()})
+
+
+def _macros(sets: Sequence[Group]) -> list[Group]:
+    """Means over the validation sets and over the test sets, where there are several, of the arms that all of them have."""
+    found = []
+    for stage, test in (("validation", False), ("test", True)):
+        own = [each for each in sets if each.name.startswith(TEST) is test]
+        if len(own) > 1:
+            arms = [arm for arm in own[0].accuracy if all(arm in each.accuracy for each in own)]
+            accuracy = {arm: float(np.mean([each.accuracy[arm] for each in own])) for arm in arms}
+            found.append(Group("macro", stage, sum(each.questions for each in own), accuracy))
+    return found
+
+
+def _name(value: Any) -> str:
+    if value is None or value != value:  # NaN, as pandas writes None
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _order(name: str) -> tuple[bool, float, str]:
+    """Numbers by size, then names, then nothing."""
+    try:
+        return (False, float(name), "")
+    except ValueError:
+        return (not name, np.inf, name)
+
+
+Given = str | ValidationSet | PromptSource
+
+
+def refuse_trained_questions(resolved: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a study whose sets ask what an arm is trained on; sets with `keep_trained` say that they do.
+
+    Sources that a stage is still to make (`{shared}/…`) are left to the runs, which drop such questions.
+
+    Args:
+        resolved: each arm's configuration.
+
+    Raises:
+        InputError: naming the first set, the count, and a question; or that a source can't be read.
+    """
+    checked: set[str] = set()
+    for arm, config in resolved.items():
+        given = {name: config["data"]["init_args"].get(name) for name in ("train", "val", "test")}
+        text = json.dumps(given, sort_keys=True)
+        if text not in checked and "{shared}" not in text:
+            _refuse(arm, given)
+        checked.add(text)
+
+
+def _refuse(arm: str, given: Mapping[str, Any]) -> None:
+    trained = {prompt.normalised_text for prompt in read_prompts(_made(str | PromptSource, given["train"]))}
+    for kind in ("val", "test"):
+        for name, one in (given[kind] or {}).items():
+            asked: Given = _made(Given, one)
+            wanted = asked if isinstance(asked, ValidationSet) else ValidationSet(asked)
+            prompts = [] if wanted.keep_trained else read_prompts(wanted.source)[: wanted.limit]
+            if shared := [prompt for prompt in prompts if prompt.normalised_text in trained]:
+                raise InputError(
+                    f"data.{kind}.{name} asks {len(shared)} of its {len(prompts)} questions that the arm '{arm}' trains on "
+                    f"(first: '{shared[0].uid}'); take them out of data.train or of the set (ReasoningGymPrompts.part keeps "
+                    "generated sets apart)"
+                )
+
+
+def _made(kind: Any, given: Any) -> Any:
+    parser = ArgumentParser()
+    parser.add_argument("--made", type=kind)
+    return parser.instantiate(parser.parse_object({"made": given})).made

@@ -1,0 +1,168 @@
+"""`study report`: a study's folder to `report/`: the page, the same in Markdown, and CSV files. Trains nothing.
+
+It works on any state of a study. What has not finished is marked, and no run that failed is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.files import read_json, write_whole
+from saerl_lightning.plan_page.ledger import FILE, Ledger
+from saerl_lightning.plan_page.tables import count, with_intervals
+from saerl_lightning.study.effects import Comparison, compare
+from saerl_lightning.study.questions import groups
+from saerl_lightning.study.report.facts import (
+    ArmFact,
+    Cost,
+    Estimate,
+    Panel,
+    PlanMap,
+    RunFact,
+    Score,
+    StudyFacts,
+)
+from saerl_lightning.study.report.numbers import RunNumbers, StudyNumbers, read_numbers
+from saerl_lightning.study.report.page import markdown, render
+from saerl_lightning.study.report.sheets import sheets
+from saerl_lightning.study.report.tables import sheets as computed_sheets
+from saerl_lightning.study.results import StudyResults, run_folder
+from saerl_lightning.study.spec import StudySpec
+
+OUT = "report"  # folder in the study's
+PANELS = ("causal", "drift")  # folders in the study's whose *.json files become sections
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes `report/report.html`, `report/report.md` and the CSV files of a study, and gives the page's path.
+
+    Args:
+        folder: of the study, in whatever state it is.
+
+    Raises:
+        InputError: if the folder holds no study.
+    """
+    results = StudyResults.read(folder)
+    numbers = read_numbers(results)
+    facts = replace(gather(numbers), maps=_maps(results), panels=read_panels(results.folder))
+    facts = replace(facts, runs=[_with_config(run, results.folder) for run in facts.runs])
+    out = results.folder / OUT
+    out.mkdir(exist_ok=True)
+    for name, text in {**sheets(numbers), **computed_sheets(facts)}.items():
+        write_whole(out / name, text)
+    write_whole(out / "report.md", markdown(facts))
+    write_whole(out / "report.html", render(facts))
+    return out / "report.html"
+
+
+def gather(study: StudyNumbers) -> StudyFacts:
+    """Computes everything that the report shows of the runs' numbers."""
+    spec, compared = study.spec, compare(study)
+    return StudyFacts(
+        name=spec.name,
+        digest=str(study.about.get("digest", "")),
+        created=str(study.about.get("created", "")),
+        metric=spec.metric,
+        budget=_budget(spec),
+        baseline=spec.baseline,
+        primary=compared.primary,
+        arms=[ArmFact(name, arm.description, _settings(arm.configs, arm.flags)) for name, arm in spec.arms.items()],
+        runs=[_run(run, compared) for run in study.runs],
+        target=compared.target,
+        common=["the pool and the questions", *spec.share],
+        unit=spec.budget.unit,
+        curves=compared.curves,
+        effects=compared.effects,
+        costs=_costs(study),
+        groups=groups(study.questions),
+        scores=_scores(study),
+        notes=compared.notes,
+    )
+
+
+def read_panels(folder: Path) -> list[Panel]:
+    """Reads the sections that other tools left in `causal/*.json` and `drift/*.json`: the fields of `Panel`.
+
+    A file that is none becomes a section that says so.
+    """
+    return [_panel(path) for name in PANELS for path in sorted((folder / name).glob("*.json"))]
+
+
+def _panel(path: Path) -> Panel:
+    try:
+        given = read_json(path, "the section")
+        rows = [[str(cell) for cell in row] for row in given.get("rows", [])]
+        columns = [str(column) for column in given.get("columns", [])]
+        return Panel(str(given["title"]), str(given["text"]), columns, rows, given.get("figure"))
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        about = (
+            f"This file is no section of a report ({error!r}); write title, text, and columns with rows or a figure."
+        )
+        return Panel(f"{path.parent.name}/{path.name}", about)  # the rest of the report is worth having
+
+
+def _budget(spec: StudySpec) -> str:
+    steps, tokens = spec.budget.steps, spec.budget.generated_tokens
+    return f"{count(steps)} steps" if steps is not None else f"{count(tokens or 0)} generated tokens"
+
+
+def _settings(configs: Sequence[str], flags: Sequence[str]) -> str:
+    return " ".join([*(f"-c {config}" for config in configs), *flags])
+
+
+def _run(run: RunNumbers, compared: Comparison) -> RunFact:
+    measured = compared.measured.get(run.key)
+    seconds = run.seconds if run.state != "waiting" else float("nan")
+    return RunFact(
+        run.arm, run.seed, run.state, seconds=seconds, error=run.error, **({} if measured is None else vars(measured))
+    )
+
+
+def _with_config(run: RunFact, folder: Path) -> RunFact:
+    """The run with the path of its settings from the report's folder, where it has begun."""
+    config = run_folder(folder, run.arm, run.seed) / "config.yaml"
+    return replace(run, config=f"../{config.relative_to(folder)}") if config.is_file() else run
+
+
+def _costs(study: StudyNumbers) -> list[Cost]:
+    found = []
+    for arm in study.spec.arms:
+        if runs := study.finished(arm):
+            own = {name: _mean([run.costs.get(name, 0.0) for run in runs]) for name in _names([r.costs for r in runs])}
+            names = _names([run.shared for run in runs])
+            stages = {f"{name}_s": _mean([run.shared.get(name, 0.0) for run in runs]) for name in names}
+            wall = _mean([run.seconds + sum(run.shared.values()) for run in runs])
+            found.append(Cost(arm, len(runs), {**stages, **own}, wall))
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _names(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _maps(results: StudyResults) -> list[PlanMap]:
+    found = []
+    for arm in results.spec.arms:
+        run = next((run for run in results.finished(arm) if (run.folder / FILE).is_file()), None)
+        if run is not None:
+            found.append(PlanMap(arm, run.seed, Ledger.read(run.folder / FILE)))
+    return found
+
+
+def _scores(study: StudyNumbers) -> list[Score]:
+    """Means over an arm's runs of what the operations logged with the first step."""
+    found = []
+    for arm in study.spec.arms:
+        logged = [run.scores for run in study.finished(arm)]
+        means = {name: _mean([row[name] for row in logged if name in row]) for name in _names(logged)}
+        found += [Score(arm, name, Estimate(value, *ends)) for name, value, ends in with_intervals(means)]
+    return found

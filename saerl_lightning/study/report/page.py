@@ -1,0 +1,182 @@
+"""A study as one HTML file and as Markdown, with the same words and tables. It opens from a disk and asks no host.
+
+Names, errors and settings are escaped: by the template engine in the page, as JSON in the script blocks, and for Markdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saerl_lightning.plan_page import page
+from saerl_lightning.plan_page.charts import COLOURS, MARKS
+from saerl_lightning.plan_page.tables import Table
+from saerl_lightning.study.report import charts, tables
+from saerl_lightning.study.report.facts import UNITS, Panel, StudyFacts
+from saerl_lightning.study.report.words import answer, cautions, status
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+DEEPEST = 0.42  # opacity of a table's darkest cell: text on it stays readable on light and dark paper
+
+PACKAGE = __name__.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A chart on the page."""
+
+    key: str  # its figure's name in the page's data
+    title: str
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """A row of the accuracy table: its name, and cells of text with the depth of their colour."""
+
+    head: tuple[str, str, str]  # kind, name, questions
+    cells: Sequence[tuple[str, float]]
+
+
+def render(facts: StudyFacts) -> str:
+    """Writes the page. The same facts give the same page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    figures, against, maps = _figures(facts), _against(facts), _maps(facts)
+    panels = {f"panel{k}": dict(each.figure) for k, each in enumerate(facts.panels) if each.figure is not None}
+    drawn = {**figures, **{each.key: figure for each, figure in [*against, *maps]}, **panels}
+    environment = Environment(
+        loader=PackageLoader(PACKAGE, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("study.html").render(
+        facts=facts,
+        units=UNITS,
+        status=status(facts),
+        answer=answer(facts),
+        cautions=cautions(facts),
+        overview=tables.overview(facts),
+        tables={table.key: table for table in _tables(facts)},
+        heat=heat(facts),
+        charts=set(drawn),
+        against=[each for each, _ in against],
+        maps=[each for each, _ in maps],
+        panels=[(f"panel{k}", each, _panel_table(each)) for k, each in enumerate(facts.panels)],
+        data=page.script_json({"figures": drawn, "map": None, "colours": COLOURS, "marks": MARKS}),
+        style=page.asset("page.css") + page.asset("study.css", PACKAGE),
+        script=page.asset("page.js"),
+        plotly=page.plotly_script(),
+    )
+
+
+def markdown(facts: StudyFacts) -> str:
+    """Writes the same words and tables as Markdown, without the charts."""
+    lines = [f"# {_cell(facts.name)}", "", *_opening(facts, tables.overview(facts))]
+    for table in _tables(facts):
+        if table.rows:
+            lines += ["", f"## {_cell(table.title)}", "", *_markdown_table(table)]
+    for panel in facts.panels:
+        lines += ["", f"## {_cell(panel.title)}"]
+        lines += [part for paragraph in panel.paragraphs for part in ("", _cell(paragraph))]
+        lines += ["", *_markdown_table(_panel_table(panel))] if panel.rows else []
+    return "\n".join(lines) + "\n"
+
+
+def tables_section(facts: StudyFacts, more: Sequence[tuple[str, str]] = ()) -> str:
+    """Writes the words and tables without headings, for a page of one's own; single runs and curves are left to the CSVs.
+
+    Args:
+        facts: of the study.
+        more: further lines of the study's frame, a name and a text.
+    """
+    lines = _opening(facts, [*tables.overview(facts), *more])
+    for table in _tables(facts):
+        if table.rows and table.key not in ("curves", "runs"):
+            lines += ["", f"**{_cell(table.title)}**", "", *_markdown_table(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _opening(facts: StudyFacts, overview: Sequence[tuple[str, str]]) -> list[str]:
+    """What came of the study, what limits it, and its frame."""
+    lines = [f"**{said}**", ""] if (said := status(facts)) else []
+    lines += [" ".join(map(_cell, answer(facts))), ""]
+    lines += [f"- {_cell(each)}" for each in cautions(facts)] + [""]
+    return [*lines, *(f"- {name}: {_cell(value)}" for name, value in overview)]
+
+
+def heat(facts: StudyFacts) -> list[HeatRow]:
+    """The accuracy table with colours: a row's deepest cell is its best arm's, its palest the worst's."""
+    arms = [arm.name for arm in facts.arms if any(arm.name in group.accuracy for group in facts.groups)]
+    rows = []
+    for group, row in zip(facts.groups, tables.groups(facts).rows, strict=True):
+        values = np.array([group.accuracy.get(arm, np.nan) for arm in arms])
+        low, high = np.nanmin(values), np.nanmax(values)
+        depth = np.nan_to_num((values - low) / (high - low)) if high > low else np.zeros(len(values))
+        cells = list(zip(row[3:], (DEEPEST * depth).round(3).tolist(), strict=True))
+        rows.append(HeatRow((row[0], row[1], row[2]), cells))
+    return rows
+
+
+def _tables(facts: StudyFacts) -> list[Table]:
+    writers = (
+        tables.arms, tables.groups, tables.costs, tables.scores,
+        tables.curves, tables.runs,
+    )  # fmt: skip
+    return [*tables.effects(facts), *(writer(facts) for writer in writers)]
+
+
+def _panel_table(panel: Panel) -> Table:
+    return Table("panel", panel.title, panel.columns, panel.rows)
+
+
+def _figures(facts: StudyFacts) -> dict[str, Any]:
+    """The charts that the study has something for, as plotly's JSON."""
+    drawn: dict[str, Figure] = {}
+    if facts.curves:
+        drawn["curves"] = charts.curves(facts)
+    if any(each.measure == "end" for each in facts.effects):
+        drawn["forest"] = charts.forest(facts)
+    if np.isfinite(facts.target):
+        drawn["reach"] = charts.reach(facts)
+    if any(name.endswith("_s") for cost in facts.costs for name in cost.parts):
+        drawn["costs"] = charts.costs(facts)
+    return {name: page.plain(figure) for name, figure in drawn.items()}
+
+
+def _against(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
+    by_arm = {curve.arm: curve for curve in facts.curves}
+    if facts.baseline not in by_arm:
+        return []
+    baseline = by_arm.pop(facts.baseline)
+    return [
+        (Drawn(f"against{k}", arm), page.plain(charts.against(facts, curve, baseline)))
+        for k, (arm, curve) in enumerate(by_arm.items())
+    ]
+
+
+def _maps(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
+    return [
+        (Drawn(f"map{k}x{part}", f"{each.arm}, seed {each.seed}"), page.plain(figure))
+        for k, each in enumerate(facts.maps)
+        for part, figure in enumerate(charts.plan_maps(each))
+    ]
+
+
+def _markdown_table(table: Table) -> list[str]:
+    rules = [":--" if k < table.left else "--:" for k in range(len(table.columns))]
+    rows = [map(_cell, table.columns), rules, *(map(_cell, row) for row in table.rows)]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _cell(text: str) -> str:
+    """Text that ends no cell, starts no tag and makes no link."""
+    for raw, written in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("[", "\\["), ("`", "\\`")):
+        text = text.replace(raw, written)
+    return " ".join(text.split())

@@ -1,0 +1,237 @@
+"""A study in tables of text: the page and `report.md` show the same rows. CSVs hold the numbers unrounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from saerl_lightning.plan_page.tables import Table, count, interval, number, share
+from saerl_lightning.study.report.facts import Cost, Effect, Group, Measure, StudyFacts
+from saerl_lightning.study.report.words import MISSING_RUNS, amount, probability, signed, signed_interval
+
+MEASURES: dict[Measure, str] = {
+    "end": "end, at the budget",
+    "area": "area under the curve",
+    "steps": "steps to the target",
+    "tokens": "sampled tokens to the target",
+    "wall": "seconds to the target, with the shared stages that the arm uses",
+}
+CENSORED = "†"  # beside a number that some run never reached
+SHOWN = ("r2", "pearson", "spearman", "auc", "nmi", "ami", "ari", "spearman_length", "kept", "dropped", "share")
+
+
+def arms(facts: StudyFacts) -> Table:
+    """What each arm is, and how its runs stand."""
+    rows = []
+    for arm in facts.arms:
+        own = [run for run in facts.runs if run.arm == arm.name]
+        finished = facts.finished(arm.name)
+        role = "baseline" if arm.name == facts.baseline else "primary" if arm.name in facts.primary else ""
+        ends = [run.end for run in finished if np.isfinite(run.end)]
+        end = number(float(np.mean(ends))) if ends else "–"
+        rows.append((arm.name, role, arm.description, arm.settings, f"{len(finished)} of {len(own)}", end))
+    return Table("arms", "Arms", ("arm", "role", "what it is", "settings", "runs", "mean end"), rows, left=4)
+
+
+def effects(facts: StudyFacts) -> list[Table]:
+    """Every comparison with the baseline, a table a measure (`effects.end`, …); what stands after Holm is marked."""
+    return [_effects(facts, measure) for measure in MEASURES if any(each.measure == measure for each in facts.effects)]
+
+
+def _effects(facts: StudyFacts, measure: Measure) -> Table:
+    columns = (
+        "arm",
+        "seeds",
+        "arm's",
+        "baseline's",
+        "difference",
+        "95 % interval",
+        "p",
+        "p, sign flips",
+        "p, Holm",
+        "",
+    )
+    rows = [
+        (
+            each.arm,
+            count(each.seeds),
+            amount(each.arm_value) + CENSORED * bool(each.censored[0]),
+            amount(each.baseline_value) + CENSORED * bool(each.censored[1]),
+            signed(each.difference.value) + CENSORED * any(each.censored),
+            signed_interval(each.difference),
+            probability(each.p),
+            probability(each.p_flips),
+            probability(each.p_holm),
+            verdict(each),
+        )
+        for each in facts.effects
+        if each.measure == measure
+    ]
+    return Table(f"effects.{measure}", f"Against {facts.baseline}: {MEASURES[measure]}", columns, rows)
+
+
+def verdict(effect: Effect) -> str:
+    """A mark and a word: colour alone would be lost on paper."""
+    if not effect.primary:
+        return "exploratory"
+    if not np.isfinite(effect.p_holm):
+        return "no test"
+    return "★ stands" if effect.significant else "no evidence"
+
+
+def runs(facts: StudyFacts) -> Table:
+    """Every run, whatever became of it."""
+    columns = (
+        "arm", "seed", "status", "error", "config", "steps", "start", "end", "area", "target at step", "seconds",
+    )  # fmt: skip
+    rows = [
+        (
+            run.arm,
+            str(run.seed),
+            run.state if run.state == "finished" else f"✗ {MISSING_RUNS[run.state]}",
+            run.error,
+            run.config,
+            count(run.steps),
+            number(run.start),
+            number(run.end),
+            number(run.area),
+            count(run.reached) if np.isfinite(run.reached) else "never" if run.state == "finished" else "–",
+            amount(run.seconds),
+        )
+        for run in facts.runs
+    ]
+    return Table("runs", "Runs", columns, rows, left=5)
+
+
+def costs(facts: StudyFacts) -> Table:
+    """Seconds and tokens a run; a column that no arm has is left out."""
+    names = cost_names(facts.costs)
+    columns = ("arm", "runs", *map(_cost_title, names), "wall-clock, s")
+    rows = [
+        (cost.arm, count(cost.runs), *(_cell(cost.parts.get(name)) for name in names), amount(cost.wall_s))
+        for cost in facts.costs
+    ]
+    return Table("costs", "What a run costs", columns, rows)
+
+
+def cost_names(listed: Sequence[Cost]) -> list[str]:
+    """The parts that occur, seconds before tokens before the others, in the order of the arm that has most of them."""
+    longest = sorted(listed, key=lambda cost: len(cost.parts), reverse=True)
+    names = list(dict.fromkeys(name for cost in longest for name in cost.parts))
+    return sorted(names, key=lambda name: (not name.endswith("_s"), not name.endswith("_tokens")))
+
+
+def scores(facts: StudyFacts) -> Table:
+    """The operations' scores, an arm a column; counts and thresholds are in the run's own metrics."""
+    names = list(dict.fromkeys(each.name for each in facts.scores if each.name.rpartition("/")[2] in SHOWN))
+    having = [arm.name for arm in facts.arms if any(each.arm == arm.name for each in facts.scores)]
+    found = {(each.name, each.arm): each.estimate for each in facts.scores}
+    rows = []
+    for name in names:
+        cells = []
+        for arm in having:
+            estimate = found.get((name, arm))
+            around = f" ({interval(estimate.low, estimate.high)})" if estimate and estimate.known else ""
+            cells.append("–" if estimate is None else f"{number(estimate.value)}{around}")
+        rows.append((name, *cells))
+    return Table("scores", "What the operations say of themselves", ("number", *having), rows)
+
+
+def groups(facts: StudyFacts) -> Table:
+    """Accuracy of every set, topic and level, an arm a column, with its difference from the baseline."""
+    names = [arm.name for arm in facts.arms if any(arm.name in group.accuracy for group in facts.groups)]
+    rows = [
+        (group.kind, group.name, count(group.questions), *(group_cell(group, arm, facts.baseline) for arm in names))
+        for group in facts.groups
+    ]
+    return Table("groups", "Accuracy at the end", ("", "name", "questions", *names), rows, left=2)
+
+
+def group_cell(group: Group, arm: str, baseline: str) -> str:
+    """An accuracy, and how far it is from the baseline's."""
+    own, other = group.accuracy.get(arm), group.accuracy.get(baseline)
+    if own is None:
+        return "–"
+    return number(own) if arm == baseline or other is None else f"{number(own)} ({signed(own - other)})"
+
+
+def curves(facts: StudyFacts) -> Table:
+    """The curves' means and ranges, for those who can't see the chart."""
+    columns = ("arm", "runs", "step", "mean", "lowest run", "highest run")
+    rows = [
+        (curve.arm, count(len(curve.seeds)), count(step), *map(number, (mean, low, high)))
+        for curve in facts.curves
+        for step, mean, low, high in zip(
+            curve.steps.tolist(),
+            curve.mean.tolist(),
+            curve.values.min(0).tolist(),
+            curve.values.max(0).tolist(),
+            strict=True,
+        )
+    ]
+    return Table("curves", f"{facts.metric} by step", columns, rows)
+
+
+def overview(facts: StudyFacts) -> list[tuple[str, str]]:
+    """The study's frame, a fact a line."""
+    finished = sum(run.state == "finished" for run in facts.runs)
+    facts_of_file = [("study", facts.name), ("digest", facts.digest), ("created", facts.created)]
+    return [
+        *((name, value) for name, value in facts_of_file if value),
+        ("compared by", facts.metric),
+        ("budget of a run", facts.budget),
+        ("baseline", facts.baseline),
+        ("common to all seeds", ", ".join(facts.common) or "nothing"),
+        ("primary family", ", ".join(facts.primary) or "none"),
+        ("runs finished", f"{count(finished)} of {count(len(facts.runs))} ({share(finished, len(facts.runs))})"),
+        ("target", number(facts.target)),
+    ]
+
+
+def sheets(facts: StudyFacts) -> dict[str, str]:
+    """The CSV files of what was computed, by name."""
+    return {
+        "effects.csv": sheet(
+            [
+                "measure", "arm", "baseline", "seeds", "arm_value", "baseline_value", "difference", "low", "high", "p",
+                "p_flips", "p_holm", "arm_censored", "baseline_censored", "detectable", "detectable_doubled",
+            ],
+            (
+                (
+                    e.measure, e.arm, facts.baseline, e.seeds, e.arm_value, e.baseline_value, e.difference.value,
+                    e.difference.low, e.difference.high, e.p, e.p_flips, e.p_holm, *e.censored, e.detectable,
+                    e.detectable_doubled,
+                )
+                for e in facts.effects
+            ),
+        ),
+        "costs.csv": sheet(
+            ["arm", "runs", *cost_names(facts.costs), "wall_s"],
+            ((c.arm, c.runs, *(c.parts.get(name) for name in cost_names(facts.costs)), c.wall_s) for c in facts.costs),
+        ),
+    }  # fmt: skip
+
+
+def sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV: numbers with all their digits, an empty cell where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[_blank(cell) for cell in row] for row in rows])
+    return text.getvalue()
+
+
+def _blank(cell: object) -> object:
+    return "" if cell is None or (isinstance(cell, float) and not np.isfinite(cell)) else cell
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else amount(value)
+
+
+def _cost_title(name: str) -> str:
+    base, _, unit = name.rpartition("_")
+    return f"{base.replace('_', ' ')}, {unit}" if base and unit in ("s", "tokens") else name.replace("_", " ")

@@ -1,0 +1,180 @@
+"""A progress bar that says which phase a step is in."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+
+from saerl_lightning.data.resume import before_any_step
+from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import LongCount, require_in_range
+from saerl_lightning.records import PromptBatch, Rollouts
+from saerl_lightning.training.policy_module import PolicyModule
+
+
+class PhaseProgressBar(TQDMProgressBar):
+    """Lightning's progress bar with the running phase (generate, score, forward, backward, sync) beside the epoch."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        """Listens to the module's phases."""
+        super().on_train_epoch_start(trainer, *_)
+        pl_module = trainer.lightning_module
+        if isinstance(pl_module, PolicyModule) and not self.is_disabled:
+            pl_module.phases.listener = self._show
+
+    def _show(self, phase: str) -> None:
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.set_description(f"Epoch {self.trainer.current_epoch} {phase:<9}")
+
+
+class ValidateAtStart(lightning.Callback):
+    """Runs one validation before training, unless the run is resumed or has no validation sets."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Runs the validation loop that Lightning would run later on."""
+        if trainer.global_step > 0 or not trainer.enable_validation:
+            return
+        trainer.validating = True
+        with before_any_step(trainer):
+            trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+
+
+class PredictionWriter(lightning.Callback):
+    """Writes every sampled completion to `predictions.jsonl` in the run folder (one file a rank beyond the first)."""
+
+    def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Begins a new file: two runs of `predict` are not mixed."""
+        Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+        self._file(trainer).unlink(missing_ok=True)
+
+    def on_predict_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: PromptBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes one line a completion: uid, set, text, truncated."""
+        rollouts: Rollouts = outputs
+        name = trainer.datamodule.test_names[dataloader_idx]  # pyright: ignore[reportAttributeAccessIssue]
+        with self._file(trainer).open("a") as file:
+            for r, text in enumerate(rollouts.texts):
+                uid = batch.prompts[r // rollouts.group_size].uid
+                line = {"uid": uid, "set": name, "completion": text, "truncated": bool(rollouts.truncated[r])}
+                file.write(json.dumps(line) + "\n")
+
+    @staticmethod
+    def _file(trainer: lightning.Trainer) -> Path:
+        rank = trainer.global_rank
+        return Path(trainer.default_root_dir, f"predictions-{rank}.jsonl" if rank else "predictions.jsonl")
+
+
+class TokenBudget(lightning.Callback):
+    """Stops training after the step that brings the generated tokens to the budget; a last validation follows.
+
+    Tokens of all generated completions count, on all processes, also of groups that were replaced or that taught nothing;
+    those of evaluation do not.
+
+    Args:
+        tokens: of completions, over the whole run.
+
+    Raises:
+        InputError: if `tokens` is below 1.
+    """
+
+    def __init__(self, tokens: LongCount) -> None:
+        self.tokens = tokens
+        self.generated = 0
+        require_in_range(self)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the step's tokens."""
+        tokens = trainer.callback_metrics.get("rollouts/generated_tokens")
+        if tokens is None:
+            raise InputError(
+                "TokenBudget counts what GRPOModule logs, and this module logs no generated tokens; leave it out"
+            )
+        self.generated += int(tokens)
+        if self.generated >= self.tokens:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Holds the tokens so far."""
+        return {"generated": self.generated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting from there."""
+        self.generated = round(state_dict["generated"])
+
+
+HEEDED = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """Ends the process as shells know it: 128 and the signal's number, 143 for SIGTERM and 130 for Ctrl-C.
+
+    Args:
+        number: of the signal.
+        at_once: no step is waited for, and the run's other processes do not know of it.
+    """
+
+    def __init__(self, number: int, at_once: bool = False) -> None:
+        super().__init__(128 + number)
+        self.at_once = at_once
+        self.signal = signal.Signals(number).name
+
+
+class StopSignals:
+    """What this process was asked by signals, while `heeded`. Outside of training a signal ends it at once."""
+
+    def __init__(self) -> None:
+        self.training = False  # set while there is a step to wait for
+        self.received: int | None = None
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Takes the signals while the block runs; in a thread, which gets none, it does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in HEEDED}
+        self.listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Takes the signals, also from whoever took them since, as Lightning does before it trains."""
+        if threading.current_thread() is threading.main_thread():
+            for number in HEEDED:
+                signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self.training or self.received is not None:
+            raise Stopped(number, at_once=True)
+        self.received = number
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            name = signal.Signals(number).name
+            print(
+                f"\n{name}: the step in hand is finished and saved; once more to end at once",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,324 @@
+"""Lightning's ModelCheckpoint, with a `last.ckpt` that is the last one."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from saerl_lightning.data.resume import Place
+from saerl_lightning.errors import RunStopped
+from saerl_lightning.files import whole_file, write_whole
+from saerl_lightning.policy.weights import digests_file, known_digests, require_undamaged
+from saerl_lightning.run_folder import RunFolder
+from saerl_lightning.training import distributed
+from saerl_lightning.training.callbacks import Stopped, StopSignals
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Saves every n steps, after the last step of every epoch and of the run, and when a signal asks the run to stop.
+
+    It saves right behind a step and before its validation, from where Lightning goes on rightly, and once more in the end
+    where a validation came since. Weights that are no numbers are never saved. Where the best by a number of validations are
+    kept (`monitor: val/…`), each is judged as soon as it is validated: in between that number is of older weights.
+    """
+
+    signals: StopSignals | None = None  # set by who takes the signals
+    _validation_due = False  # when it was saved last
+
+    @property
+    def state_key(self) -> str:
+        """A name without the settings: a resumed run may save more or less often."""
+        return type(self).__name__
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Says in the run folder that planning is over and training begins; from here on signals wait for a step."""
+        super().on_train_start(trainer, pl_module)
+        folder = RunFolder(Path(trainer.default_root_dir))
+        if trainer.is_global_zero and folder.holds_run:
+            folder.mark()
+        if self.signals is not None:
+            self.signals.training = True
+            self.signals.listen()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if it is time to, after the last step of an epoch or of the run, and before a signal ends the run."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if ends_here(trainer) or self._defer_save_until_validation:  # the last one waits for no validation
+            self._save_if_new(trainer)
+            self._defer_save_until_validation = False
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """A signal ends a validation too; a resumed run makes it anew. Several processes end it first."""
+        if trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING:
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keeps what was validated if it is among the best; ends the run where a signal came to one of several processes."""
+        if self._by_validation:
+            self._judge(trainer)
+        else:
+            super().on_validation_end(trainer, pl_module)
+        if trainer.world_size > 1 and trainer.state.fn == TrainerFn.FITTING:
+            self._stop_if_asked(trainer)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Lets the first process outlive the others, for it has the last word; where it ends at once, it ends them first."""
+        super().on_exception(trainer, pl_module, exception)
+        distributed.watch_no_more()
+        if isinstance(exception, Stopped) and exception.at_once:
+            distributed.end(trainer, grace=0)
+
+    def _judge(self, trainer: lightning.Trainer) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.global_step or getattr(trainer, "fast_dev_run", 0):
+            return
+        candidates = self._monitor_candidates(trainer)
+        super()._save_topk_checkpoint(trainer, candidates)
+        if self._last_checkpoint_saved != self.last_model_path:
+            self._save_last_checkpoint(trainer, candidates)
+
+    @property
+    def _by_validation(self) -> bool:
+        return self.monitor is not None and self.monitor.startswith("val/")
+
+    def _save_topk_checkpoint(self, trainer: lightning.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        if not self._by_validation:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Saves what was trained since, and that the last validation is made."""
+        if self.signals is not None:
+            self.signals.training = False
+        if self._validation_due and trainer.global_step:
+            self._last_global_step_saved = -1
+        self._save_if_new(trainer)
+
+    def _stop_if_asked(self, trainer: lightning.Trainer) -> None:
+        """Saves and ends the run on every process, where a signal came to any.
+
+        Raises:
+            Stopped: with that signal; the greatest number, where several came.
+        """
+        if self.signals is None:
+            return
+        own = torch.tensor(self.signals.received or 0, device=trainer.strategy.root_device)
+        number = int(trainer.strategy.reduce(own, reduce_op="max"))  # pyright: ignore[reportArgumentType]
+        if number:
+            self._save_if_new(trainer)
+            raise Stopped(number)
+
+    def _save_if_new(self, trainer: lightning.Trainer) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: lightning.Trainer, filepath: str) -> None:
+        """Saves; a run that this one replaces can go now.
+
+        Raises:
+            RunStopped: if a weight or a state of the optimiser is no number, so that the last good checkpoint stays.
+        """
+        self._require_numbers(trainer)
+        self._validation_due = Place.of(trainer).validation_due
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            RunFolder(Path(trainer.default_root_dir)).release_older()
+
+    def _require_numbers(self, trainer: lightning.Trainer) -> None:
+        broken = first_without_numbers(trainer)
+        if trainer.strategy.reduce_boolean_decision(broken is None, all=True):
+            return
+        last = self._last_checkpoint_saved or trainer.ckpt_path
+        kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        raise RunStopped(
+            f"after step {trainer.global_step} {broken or 'a weight of another process'} holds NaN or infinity, so it is "
+            f"not saved; {kept}. Lower the learning rate, or look at the last batches",
+            everywhere=True,
+        )
+
+
+def ends_here(trainer: lightning.Trainer) -> bool:
+    """Whether the step just taken is the last of its epoch or of the run."""
+    loop = trainer.fit_loop.epoch_loop
+    planned = getattr(getattr(trainer, "datamodule", None), "planned", None)
+    return (
+        0 <= trainer.max_steps <= trainer.global_step
+        or trainer.should_stop
+        or loop._num_ready_batches_reached()
+        or getattr(planned, "cut_short", False)
+    )
+
+
+def first_without_numbers(trainer: lightning.Trainer) -> str | None:
+    """Names a trained tensor, or a state of the optimiser, that holds NaN or infinity."""
+    held = [(name, tensor) for name, tensor in _tensors(trainer) if tensor.is_floating_point() and tensor.numel()]
+    if not held:
+        return None
+    finite = torch.stack([tensor.detach().isfinite().all().cpu() for _, tensor in held]).tolist()
+    return next((name for (name, _), good in zip(held, finite, strict=True) if not good), None)
+
+
+def _tensors(trainer: lightning.Trainer) -> Iterator[tuple[str, Tensor]]:
+    names = {id(tensor): name for name, tensor in trainer.lightning_module.named_parameters()}
+    yield from trainer.lightning_module.named_parameters()
+    for optimizer in trainer.optimizers:
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    yield f"the optimiser's {name} of {names.get(id(parameter), 'a weight')}", value
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes each checkpoint beside its place and renames it into it, which a file system does at once or not at all.
+
+    Beside it stands its digest, and those of the files before: a kill just before the renaming leaves one of them.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Saves the file and its digest. Remote paths are left to Lightning."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for torn in target.parent.glob(f".{target.name}.*.writing"):  # of a killed process, as large as a checkpoint
+            torn.unlink(missing_ok=True)
+        before = known_digests(target)[:3]
+        with whole_file(target) as staged:
+            with staged.open("wb") as file:
+                digest = _write(checkpoint, file)
+            write_whole(digests_file(target), "\n".join([digest, *before]) + "\n")
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loads a file whose bytes are those that were written.
+
+        Raises:
+            InputError: if they are not.
+        """
+        if "://" not in str(path):
+            require_undamaged(Path(path))
+        return super().load_checkpoint(path, *args, **kwargs)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes the file and its digest."""
+        super().remove_checkpoint(path)
+        if "://" not in str(path):
+            digests_file(Path(path)).unlink(missing_ok=True)
+
+
+def _write(checkpoint: dict[str, Any], file: BinaryIO) -> str:
+    """Writes a checkpoint and returns its digest.
+
+    Raises:
+        OSError: if the disk is full; torch says only that the file has another length than it thought.
+    """
+    sink = _Sink(file)
+    try:
+        torch.save(checkpoint, sink)  # pyright: ignore[reportArgumentType]
+    except RuntimeError:
+        if sink.failure is not None:
+            raise sink.failure from None
+        raise
+    return sink.digest.hexdigest()
+
+
+class _Sink:
+    """A file that digests what is written and remembers why it could not be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.failure: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        """Writes all of it."""
+        self.digest.update(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        """Hands on what is buffered."""
+        self.file.flush()
+
+
+class RandomStates(lightning.Callback):
+    """Keeps the states of python's, numpy's and torch's generators, on every rank, in the checkpoint.
+
+    Samplers don't need it (their seeds follow from the step); dropout and users' own code do.
+    """
+
+    def __init__(self) -> None:
+        self._restored: list[dict[str, Any]] | None = None
+        self._before_validation: dict[str, Any] | None = None
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Remembers the states: a run that is stopped in a validation begins that one anew."""
+        self._before_validation = random_states()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Forgets them."""
+        self._before_validation = None
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds one entry a rank under `random_states`."""
+        own = self._before_validation or random_states()
+        states = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        checkpoint["random_states"] = states
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remembers the states until training starts: what happens before it may draw numbers too."""
+        self._restored = checkpoint.get("random_states")
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Puts this rank's generators where they were, if the checkpoint knows this rank."""
+        if self._restored is not None and trainer.global_rank < len(self._restored):
+            restore_random_states(self._restored[trainer.global_rank])
+        self._restored = None
+
+
+def random_states() -> dict[str, Any]:
+    """Collects the states as plain numbers and tensors, which load with `weights_only`."""
+    version, keys, gauss = random.getstate()
+    name, np_keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global one is what counts
+    return {
+        "python": [version, list(keys), gauss],
+        "numpy": [str(name), torch.from_numpy(np.asarray(np_keys).astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Puts the global generators back into `states`."""
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, np_keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, np_keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])

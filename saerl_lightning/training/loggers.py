@@ -1,0 +1,210 @@
+"""The names that a run will log, as far as its settings tell: what a monitor or a study may ask for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from saerl_lightning.errors import InputError, did_you_mean
+from saerl_lightning.evaluation.metrics import macro_average, measures
+
+if TYPE_CHECKING:
+    import lightning
+
+
+OPTIMISER = ("optim/grad_norm", "optim/lr", "optim/skipped_steps")
+PHASES = ("generate", "score", "reference", "old", "forward", "backward", "optimizer", "sync", "plan")
+GRPO = (
+    "loss",
+    "reward",  # on the progress bar alone
+    *(f"policy/{name}" for name in ("entropy", "ratio_mean", "ratio/min", "ratio/max")),
+    *(f"policy/{name}" for name in ("clip_low_frac", "clip_high_frac")),
+    *(f"policy/{name}" for name in ("kl", "correction_mean", "correction_capped_frac")),
+    *OPTIMISER,
+    "reward/mean",
+    "reward/std",
+    *(f"groups/{name}" for name in ("zero_variance_frac", "effective", "tokens_per_effective")),
+    *(f"completions/length_{name}" for name in ("mean", "max", "min")),
+    "completions/terminated_length_mean",
+    "completions/truncated_frac",
+    "sampler/mismatch_mean",
+    "sampler/mismatch_max",
+    *(f"rollouts/{name}" for name in ("staleness", "generated", "generated_tokens", "trained", "refill_rounds")),
+    *(f"rollouts/{name}" for name in ("replaced_frac", "scored_frac", "scored_tokens")),
+    *(f"time/{phase}" for phase in PHASES),
+    "throughput/sampled_tokens_per_s",
+    "throughput/trained_tokens_per_s",
+)
+REWARD = ("mean", "std", "failed_frac")  # of each
+SFT = ("loss", *OPTIMISER, "time/plan")
+SAE = (
+    "loss",
+    *OPTIMISER,
+    *(f"sae/{name}" for name in ("l0", "explained_variance", "dead_share")),
+    *(f"sae/density/{name}" for name in ("above_1e-1", "below_1e-5", "median_log10")),
+    *(f"val/{name}" for name in ("l0", "explained_variance", "ce_clean", "ce_spliced", "ce_zeroed", "ce_mean")),
+    "val/ce_score",
+    "val/ce_score_mean",
+    "throughput/tokens_per_s",
+)
+LIGHTNINGS = ("epoch", "step")  # a checkpoint may go by these too
+
+UNLOGGED = re.compile(r"Early stopping conditioned on metric `([^`]*)` which is not available")
+
+
+@dataclass(frozen=True)
+class LoggedNames:
+    """Names that a run logs.
+
+    Args:
+        exact: those that are known.
+        families: beginnings of names of which only the run itself knows the rest: topics, operations' numbers.
+    """
+
+    exact: Sequence[str]
+    families: Sequence[str] = ()
+
+    @classmethod
+    def of_policy(cls, step: Sequence[str], sets: Mapping[str, int], rewards: Iterable[str] | None) -> LoggedNames:
+        """Of a run that trains a policy.
+
+        Args:
+            step: names that a step may log.
+            sets: samples a question of each validation set.
+            rewards: their names; None where they are not known.
+        """
+        measured = {name: dict.fromkeys(measures(k), 0.0) for name, k in sets.items()}
+        evaluated = [f"val/{name}/{each}" for name, known in measured.items() for each in known]
+        evaluated += [f"val/macro/{each}" for each in macro_average(measured)]
+        own = [f"reward/{name}/{each}" for name in rewards or () for each in REWARD]
+        open_ended = ["data/", *(f"val/{name}/acc/" for name in sets), *(["reward/"] if rewards is None else [])]
+        return cls([*evaluated, *step, *own], open_ended)
+
+    def require(self, asks: str, name: str) -> None:
+        """Refuses a name that is not among them.
+
+        Args:
+            asks: what asks for it, as in `checkpoint.monitor`.
+            name: that it asks for.
+
+        Raises:
+            InputError: with the nearest names that are logged.
+        """
+        if name in self.exact or name.startswith(tuple(self.families)):
+            return
+        hint = did_you_mean(name, self.exact)
+        if name.startswith("val/") and not any(each.startswith("val/") for each in self.exact):
+            hint = "; data.val names no set to validate on"
+        hint = hint or "; docs/metrics.md lists what it logs"
+        raise InputError(f"{asks} is '{name[:120]}', which this run does not log{hint}")
+
+
+def require_monitored(trainer: lightning.Trainer, names: LoggedNames) -> None:
+    """Refuses callbacks that wait for a number that the run does not log: best checkpoints, an early end.
+
+    Where a callback of the user's own could log it, it is left to the run.
+
+    Raises:
+        InputError: naming the callback, what it waits for and the nearest that is logged.
+    """
+    callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    if any(_logs(each) for each in callbacks):
+        return
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in LIGHTNINGS:
+            names.require(f"{type(callback).__name__}.monitor", monitor)
+
+
+def refused_by_early_stopping(error: RuntimeError, logged: Iterable[str]) -> str | None:
+    """What Lightning says at the first validation of a name that only then is known to be logged by nothing; or None.
+
+    Args:
+        error: of Lightning's.
+        logged: names that the run has logged so far.
+    """
+    if found := UNLOGGED.match(str(error)):
+        return f"EarlyStopping.monitor is '{found[1]}', which this run does not log{did_you_mean(found[1], logged)}"
+    return None
+
+
+def is_shipped(part: object) -> bool:
+    """Whether all that a part logs is known here: that of a user's own class is not."""
+    return type(part).__module__.partition(".")[0] == "saerl_lightning"
+
+
+def _logs(callback: object) -> bool:
+    library = type(callback).__module__.partition(".")[0]
+    return type(callback).__name__ == "LearningRateMonitor" or library not in ("saerl_lightning", "lightning")
+
+
+SILENT = ("offline", "dryrun", "disabled")  # modes that send nothing
+KEYLESS = "set WANDB_API_KEY (or run '.venv/bin/wandb login' once), or WANDB_MODE=offline to keep the run on disk"
+
+
+def require_key(loggers: Iterable[Mapping[str, Any]], of: str = "trainer.logger has") -> None:
+    """Refuses a `WandbLogger` that would send what it gets, where W&B knows no key.
+
+    Args:
+        loggers: of the trainer, each with `class_path` and `init_args`.
+        of: whose logger it is, for the message.
+
+    Raises:
+        InputError: if there is no key, or one that W&B refuses by its look.
+    """
+    online = [each for each in loggers if each["class_path"].endswith("WandbLogger") and not _silent(each)]
+    if online and not has_key():
+        raise InputError(f"{of} a WandbLogger, but there is no W&B key; {KEYLESS}")
+
+
+def has_key() -> bool:
+    """Whether W&B finds a key where it looks for one: the environment, `.netrc`, its own settings.
+
+    Raises:
+        InputError: if it finds one that can't be a key, or settings that it does not take.
+    """
+    from wandb.errors import AuthenticationError
+    from wandb.sdk.lib.wbauth import authenticate_session
+
+    try:  # its `login` would ask the server who this is
+        host = _settings().base_url
+        return authenticate_session(host=host, source="login", prompt=False, update_session=False) is not None
+    except AuthenticationError as error:
+        raise InputError(f"W&B can't log in: {_flat(error).rstrip('.')}; {KEYLESS}") from error
+
+
+def _settings() -> Any:
+    from wandb.sdk.wandb_setup import _WandbSetup
+
+    try:  # the public `setup` would start W&B's process, and keep what it has read for the run
+        return _WandbSetup(os.getpid()).settings
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = f"WANDB_{'_'.join(str(part) for part in wrong['loc'])}".upper()
+        seen = "set" if "KEY" in name else f"{wrong['input']!r:.120}"
+        raise InputError(f"{name} is {seen}, and W&B does not take it: {wrong['msg']}; mend it or unset it") from error
+
+
+def _silent(logger: Mapping[str, Any]) -> bool:
+    given = {**(logger.get("dict_kwargs") or {}), **(logger.get("init_args") or {})}
+    return bool(given.get("offline")) or (given.get("mode") or _settings().mode) in SILENT
+
+
+def said_of_server(error: BaseException) -> str | None:
+    """What a user can do where W&B's server is not reached, or refuses; None for any other error."""
+    if not type(error).__module__.startswith("wandb."):  # to import it only for this would take seconds
+        return None
+    from wandb.errors import CommError
+
+    if not isinstance(error, CommError):
+        return None
+    return f"W&B can't be used: {_flat(error)[:300]}; check the network and the key, or set WANDB_MODE=offline"
+
+
+def _flat(error: BaseException) -> str:
+    return " ".join(str(error).split())

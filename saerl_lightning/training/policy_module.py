@@ -1,0 +1,339 @@
+"""What every module that trains a policy shares: loading it, an engine that samples from it, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+
+from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.evaluation.metrics import SampledAccuracy, macro_average
+from saerl_lightning.hf_attention import TOLERANCE
+from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.modes import apart_in_training, switch_off_dropout
+from saerl_lightning.policy.weights import base_model, fingerprint, named_weights, save_adapters
+from saerl_lightning.records import PromptBatch, Rollouts, Sampling
+from saerl_lightning.reward.reward import Reward
+from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.training.distributed import Phases, gather_objects, mean_over_ranks
+from saerl_lightning.training.loggers import LoggedNames, is_shipped, require_monitored
+from saerl_lightning.training.optimization import Gradients, not_finite, require_same_optimiser, require_steps, warm_up
+from saerl_lightning.training.precision import require_trainable
+from saerl_lightning.whole_weights import require_finite_weights
+
+if TYPE_CHECKING:
+    from lightning.pytorch.core.optimizer import LightningOptimizer
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from saerl_lightning.data.module import PromptDataModule
+
+
+class PolicyModule(lightning.LightningModule, ABC):
+    """A policy under Lightning. Subclasses store the fields below in their constructor and say how to train.
+
+    Evaluation samples each named set with its own settings, grades by the first reward, and logs `<stage>/<set>/<metric>`
+    with a macro average over the sets.
+    """
+
+    policy: Policy
+    engine: RolloutEngine
+    rewards: list[Reward]
+    optimizer: OptimizerCallable
+    lr_scheduler: LRSchedulerCallable | None
+    phases: Phases
+    warmup_steps: int
+    max_grad_norm: float | None
+    model: PreTrainedModel
+    gradients: Gradients
+    _step_names: Sequence[str]  # that a training step may log
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer, loaded once."""
+        return self.policy.load_tokenizer()
+
+    @property
+    def prompts(self) -> PromptDataModule:
+        """The datamodule that serves this run."""
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence the policy was made for, in tokens; None where its config does not say."""
+        return getattr(base_model(self.model).config, "max_position_embeddings", None)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype the forward runs in: the weights', or autocast's where it is on."""
+        if torch.is_autocast_enabled(self.device.type):
+            return torch.get_autocast_dtype(self.device.type)
+        return next(self.model.parameters()).dtype
+
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        """Refuses what can be refused before data or weights are loaded: the first hook of a run. Adds no callbacks."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            require_trainable(self.policy, self.trainer.precision)
+            require_steps(self.optimizer, self.lr_scheduler, self.trainer.strategy.root_device)
+            if (names := self.logged_names()) is not None:
+                require_monitored(self.trainer, names)
+        return []
+
+    def logged_names(self) -> LoggedNames | None:
+        """The names that the run will log, known before its data are read; None where a user's class may add others."""
+        sets: dict[str, int] | None = getattr(self.prompts, "samples_a_question", None)
+        if sets is None or not (is_shipped(self) and is_shipped(getattr(self, "objective", self))):
+            return None
+        return LoggedNames.of_policy(self._step_names, sets, [reward.name for reward in self.rewards])
+
+    def configure_model(self) -> None:
+        """Loads the policy's weights, once."""
+        if not hasattr(self, "model"):
+            self.model = self.policy.load_model()
+            self.model.train()
+
+    def configure_optimizers(self) -> Any:
+        """Builds the optimiser over the trained weights, and its schedule where there is one."""
+        optimizer = self.optimizer(p for p in self.model.parameters() if p.requires_grad)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    def on_train_start(self) -> None:
+        """Makes the validation that a resumed run's checkpoint left to be made."""
+        self.prompts.resume.validate_if_due(self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        """Closes the engine and the graders."""
+        self.engine.close()
+        for reward in self.rewards:
+            reward.close()
+        self._started, self._engine_holds = False, None
+
+    # -- sampling ------------------------------------------------------------------------------------------------------
+
+    weight_version = 0  # raised whenever the engine gets other weights than it had
+    _started = False  # whether the engine is
+    _engine_holds: list[float] | None = None  # fingerprint of the weights in the engine; None while it sleeps
+
+    def sync(self) -> None:
+        """Makes the engine sample from the present weights, starting it first if need be. Does nothing if it does.
+
+        Whether it does is read off the weights: a callback may have put others in their place, as weight averaging does
+        for validation.
+        """
+        if not self._started:
+            with self.trainer.precision_plugin.forward_context():  # so that it sees what the policy computes in
+                self.engine.start(base_model(self.model), self.tokenizer, self._longest_row())
+            self._started = True
+        present = fingerprint(self.model)
+        if self._engine_holds == present:
+            return
+        self.weight_version += 1
+        self.engine.wake()
+        if self.engine.takes_adapters:
+            with TemporaryDirectory(prefix="adapters-") as folder:
+                save_adapters(self.model, Path(folder))
+                self.engine.load_adapters(Path(folder), self.weight_version)
+        else:
+            with self.trainer.precision_plugin.forward_context():
+                self.engine.load_weights(named_weights(self.model), self.weight_version)
+        self._engine_holds = present
+
+    def rest(self) -> None:
+        """Lets the engine give its memory to the update; the next `sync` brings it its weights again."""
+        self.engine.sleep()
+        self._engine_holds = None
+
+    def _longest_row(self) -> int:
+        """Tokens of the longest prompt and completion that this run may ask for."""
+        prompt, completion = self.prompts.chat.max_prompt_tokens, max(s.max_tokens for s in self.samplings())
+        if self.context is not None and prompt + completion > self.context:
+            raise InputError(
+                f"chat.max_prompt_tokens {prompt} + the longest sampling's max_tokens {completion} = {prompt + completion} "
+                f"tokens is beyond the policy's context of {self.context}; lower one of them"
+            )
+        return prompt + completion
+
+    def samplings(self) -> list[Sampling]:
+        """Every way this run samples; the engine is made for the longest."""
+        return self.prompts.samplings
+
+    _complaint: Callable[[float], str]  # what to say of a gradient norm that is no number
+
+    # -- descending ----------------------------------------------------------------------------------------------------
+
+    def descend(self, loss: float, batch: PromptBatch) -> dict[str, float]:
+        """Clips the gradients, takes one optimiser step and clears them. All ranks call it.
+
+        Args:
+            loss: this rank's share; it is judged by the mean over ranks.
+            batch: this rank's prompts.
+
+        Returns:
+            The gradient norm before clipping, and the learning rate of the step.
+
+        Raises:
+            RunStopped: on every rank, if the loss or the norm is no number; the step is not taken.
+        """
+        optimizer = cast("LightningOptimizer", self.optimizers())
+        loss = float(mean_over_ranks(self.trainer, torch.tensor(loss, device=self.device)))
+        self._complaint = lambda norm: not_finite(loss, norm, self._uids_of_all_ranks(batch))
+        if not math.isfinite(loss):
+            raise RunStopped(self._complaint(math.nan), everywhere=True)
+        with self.phases("optimizer"), warm_up(optimizer.optimizer, self.global_step, self.warmup_steps):
+            rate = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+        optimizer.zero_grad()
+        schedule = cast("LRScheduler | None", self.lr_schedulers())
+        if schedule is not None and not self.gradients.overflowed:
+            schedule.step()
+        return {"optim/grad_norm": self.gradients.norm, "optim/lr": rate}
+
+    def _uids_of_all_ranks(self, batch: PromptBatch) -> list[str]:
+        uids = [prompt.uid for prompt in batch.prompts]
+        return [uid for part in gather_objects(uids, self.trainer.world_size) for uid in part]
+
+    def skipped_steps(self) -> dict[str, float]:
+        """Steps left out so far because a scaled gradient overflowed; nothing where the precision scales no loss."""
+        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return {"optim/skipped_steps": float(self.gradients.skipped)} if scales else {}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Unscales, clips and judges the gradients; Lightning calls it inside the step."""
+        self.gradients.prepare(self.trainer, optimizer, self.max_grad_norm, self._complaint)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        """Syncs the engine and makes one accuracy a named set."""
+        self._begin_evaluation({n: self.prompts.val_set(i) for i, n in enumerate(self.prompts.val_names)})
+
+    def on_test_start(self) -> None:
+        """Syncs the engine and makes one accuracy a named set."""
+        self._begin_evaluation({n: self.prompts.test_set(i) for i, n in enumerate(self.prompts.test_names)})
+
+    def on_predict_start(self) -> None:
+        """Syncs the engine."""
+        self.sync()
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Samples and grades one batch of a named set."""
+        self._evaluate(batch, batch_idx, self.prompts.val_set(dataloader_idx), dataloader_idx)
+
+    def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Samples and grades one batch of a named set."""
+        self._evaluate(batch, batch_idx, self.prompts.test_set(dataloader_idx), dataloader_idx)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts:
+        """Samples completions of one batch; `PredictionWriter` writes them."""
+        return self._sample(batch, batch_idx, self.prompts.test_set(dataloader_idx))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs every set's accuracy and the macro average."""
+        self._report_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs every set's accuracy and the macro average."""
+        self._report_evaluation("test")
+
+    def _begin_evaluation(self, sets: dict[str, Sampling]) -> None:
+        self.sync()
+        topics = self.prompts.topics
+        vote = self.rewards[0].vote
+        accuracy = {name: SampledAccuracy(s.group_size, topics, extract=vote) for name, s in sets.items()}
+        self.accuracy = {name: metric.to(self.device) for name, metric in accuracy.items()}
+
+    def _sample(self, batch: PromptBatch, batch_idx: int, sampling: Sampling) -> Rollouts:
+        self.sync()  # callbacks may exchange the weights after `on_validation_start`
+        seed = sampling.seed + 7919 * (batch_idx * self.trainer.world_size + self.global_rank)
+        with self.phases("sample"):
+            return self.engine.generate(batch.ids, replace(sampling, seed=seed))
+
+    def _evaluate(self, batch: PromptBatch, batch_idx: int, sampling: Sampling, index: int) -> None:
+        rollouts = self._sample(batch, batch_idx, sampling)
+        with self.phases("grade"):
+            scores = self.rewards[0](batch.prompts, rollouts)  # (P, k)
+        list(self.accuracy.values())[index].update(batch.prompts, rollouts, scores)
+
+    def _report_evaluation(self, stage: str) -> None:
+        computed = {name: accuracy.compute() for name, accuracy in self.accuracy.items()}
+        results = {name: {key: float(value) for key, value in values.items()} for name, values in computed.items()}
+        self.phases.drain()  # the seconds of evaluation are not the next step's
+        for name, metrics in {**results, "macro": macro_average(results)}.items():
+            self.log_dict({f"{stage}/{name}/{key}": value for key, value in metrics.items()}, sync_dist=True)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes which model the weights belong to."""
+        checkpoint["policy"] = asdict(self.policy)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another model or optimiser before any weight is loaded.
+
+        Raises:
+            InputError: naming both models and the first weight that differs, weights that are no numbers, or what the
+                optimisers keep.
+        """
+        saved = {n.removeprefix("model."): t.shape for n, t in checkpoint["state_dict"].items()}
+        own = {n: t.shape for n, t in self.model.state_dict().items()}
+        differing = sorted(n for n in saved.keys() | own.keys() if saved.get(n) != own.get(n))
+        if differing:
+            name = differing[0]
+            raise InputError(
+                f"the checkpoint is of another model: it was trained from '{checkpoint.get('policy', {}).get('path')}', "
+                f"policy.path is '{self.policy.path}', and {name} is {_shape(saved.get(name))} there and "
+                f"{_shape(own.get(name))} here; give the policy (and lora) it was trained with"
+            )
+        require_finite_weights(checkpoint["state_dict"], "the checkpoint")
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            trained = [each for each in self.model.parameters() if each.requires_grad]
+            require_same_optimiser(checkpoint, self.optimizer, self.lr_scheduler is not None, trained)
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "missing" if shape is None else str(tuple(shape))
+
+
+def refuse_adapter_dropout(policy: Policy) -> None:
+    """Refuses adapters with dropout, before anything is loaded.
+
+    Raises:
+        InputError: with the rate.
+    """
+    if policy.lora is not None and policy.lora.dropout > 0:
+        raise InputError(
+            f"policy.lora.dropout is {policy.lora.dropout}; GRPOModule scores the very policy that sampled, and samples are "
+            "drawn without dropout: write 0 (SFTModule takes other rates)"
+        )
+
+
+def score_as_sampled(model: PreTrainedModel) -> None:
+    """Switches off the dropout that a model folder configures, says so, and makes sure that no other chance is left.
+
+    Raises:
+        InputError: if the model still computes something else in training mode than in evaluation mode.
+    """
+    if off := switch_off_dropout(model):
+        rank_zero_info(
+            f"the policy's own dropout is off, so that the policy that is scored is the one that sampled: {', '.join(off)}"
+        )
+    apart = apart_in_training(model)
+    if not apart <= TOLERANCE[model.get_decoder().dtype]:
+        raise InputError(
+            f"{type(model).__name__} computes something else in training mode than when it samples (hidden states differ by "
+            f"{apart:.2g} of their norm); choose a model whose forward draws no random numbers"
+        )

@@ -1,0 +1,1 @@
+"""The command line's own verbs beside Lightning's: `plan` and `label`, and the trainer that runs them."""

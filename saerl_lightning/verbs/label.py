@@ -1,0 +1,216 @@
+"""Measured pass rates: the policy answers a sample of the training prompts, and its answers are graded.
+
+No plan is made, no validation set is read and nothing is trained. One process measures; an engine may still spread the
+policy over several GPUs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from saerl_lightning import lock
+from saerl_lightning.data.module import PromptDataModule
+from saerl_lightning.data.serving import PromptPool
+from saerl_lightning.errors import InputError
+from saerl_lightning.policy.weights import base_model, named_weights
+from saerl_lightning.prompts.labels import LabelFile, PassRate, Setting, read_labels
+from saerl_lightning.ranges import Count, Seed, require_arguments
+from saerl_lightning.records import PromptBatch, Sampling
+from saerl_lightning.reward.reward import Reward, grade
+from saerl_lightning.training.grpo import GRPOModule
+from saerl_lightning.training.policy_module import PolicyModule
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Who answers which prompts, how often, and in which batches.
+
+    The batches are fixed before the first one is sampled, and a batch's seed follows from its number: a measurement that
+    was stopped anywhere and gone on with ends on the same labels.
+    """
+
+    model: PolicyModule
+    pool: PromptPool
+    rows: list[int]  # of the pool, in the order they are measured
+    batch_size: int
+    sampling: Sampling
+
+    def settings(self) -> dict[str, Setting]:
+        """Everything that the labels depend on, for the file's first line."""
+        drawn = {name: getattr(self.sampling, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")}
+        asked = ([self.pool.prompts[row].uid, self.pool.ids[row], self.pool.prompts[row].answer] for row in self.rows)
+        return {
+            "policy": self.model.policy.path,
+            "weights": weights_digest(self.model.model),
+            "prompts": hashlib.sha256(repr(list(asked)).encode()).hexdigest()[:16],
+            "count": len(self.rows),
+            "samples": self.sampling.group_size,
+            "batch_size": self.batch_size,
+            "engine": type(self.model.engine).__name__,
+            "reward": described(self.model.rewards[0]),
+            "stop": repr(self.sampling.stop),
+            **drawn,
+        }
+
+    def batches(self, done: set[str]) -> Iterator[list[PassRate]]:
+        """Measures the batches that hold a prompt whose label is not done yet, and yields the labels that are missing."""
+        for number, start in enumerate(range(0, len(self.rows), self.batch_size)):
+            batch = self.pool.batch(self.rows[start : start + self.batch_size])
+            if any(prompt.uid not in done for prompt in batch.prompts):
+                yield [each for each in self._measure(batch, number) if each.uid not in done]
+
+    def _measure(self, batch: PromptBatch, number: int) -> list[PassRate]:
+        drawn = replace(self.sampling, seed=self.sampling.seed + 7919 * number)
+        rollouts = self.model.engine.generate(batch.ids, drawn)
+        reward = self.model.rewards[0]
+        grades = grade([reward], batch.prompts, rollouts)[reward.name]  # (P, n)
+        graded = grades[~grades.isnan()]
+        if len(graded) and not (graded.min() >= 0 and graded.max() <= 1):
+            raise InputError(
+                f"the first reward, {type(reward).__name__}, gave {graded.min():g} to {graded.max():g}; a pass rate needs "
+                "grades from 0 to 1: put e.g. MathReward first in model.rewards"
+            )
+        counts = (~grades.isnan()).sum(1).tolist()
+        sums = grades.nansum(1).tolist()
+        return [PassRate(p.uid, s, n) for p, s, n in zip(batch.prompts, sums, counts, strict=True)]
+
+
+def label(
+    model: PolicyModule,
+    datamodule: PromptDataModule,
+    trainer: lightning.Trainer,
+    out: str,
+    prompts: Count,
+    samples: Count,
+    seed: Seed,
+) -> None:
+    """Measures pass rates and writes them to a file, line by line, which a later call goes on with.
+
+    A prompt's pass rate p is the mean grade of its n graded completions, by the first reward; its standard error is
+    sqrt(p (1 - p) / n). A completion whose grader failed (NaN) is left out and lowers n; with none left the prompt has a
+    line, so that it is not asked again, and no label.
+
+    Args:
+        model: its policy answers, sampled as in training; a module without a sampling of its own uses `val_sampling`.
+        datamodule: its training prompts are sampled, those that are short enough to be served.
+        trainer: says on which device and in which precision.
+        out: the labels' file.
+        prompts: how many are sampled (n_lab); all, where there are fewer.
+        samples: completions a prompt (n).
+        seed: of the sample and of the completions.
+
+    Raises:
+        InputError: if the run has no policy or no prompts, a number is below 1, the file was measured with other settings
+            or is being written to, there is more than one process, or the first reward gives grades outside of 0 to 1.
+    """
+    require_arguments(label, locals())
+    require_policy(model, datamodule)
+    if trainer.world_size > 1:
+        raise InputError(f"`label` runs in one process, but there are {trainer.world_size}; write --trainer.devices 1")
+    drawn = model.sampling if isinstance(model, GRPOModule) else datamodule.val_sampling
+    drawn = replace(drawn, group_size=samples, seed=seed)
+    datamodule.tokenizer, datamodule.labels = model.tokenizer, None  # the labels it will have are those measured here
+    rows = sampled_rows(datamodule.pool, prompts, seed)
+    alone = lock.held(lock.beside(Path(out)), f"the labels' file '{out}'")
+    with alone, answering(model, trainer, datamodule.chat.max_prompt_tokens + drawn.max_tokens):
+        measurement = Measurement(model, datamodule.pool, rows, datamodule.val_batch_size, drawn)
+        write_labels(measurement, LabelFile(out, measurement.settings()))
+    print(summary(out))
+
+
+def require_policy(model: lightning.LightningModule, datamodule: lightning.LightningDataModule) -> None:
+    """Refuses modules that are not those of a policy's run.
+
+    Raises:
+        InputError: naming the class.
+    """
+    for kind, module, wanted in (("model", model, PolicyModule), ("data", datamodule, PromptDataModule)):
+        if not isinstance(module, wanted):
+            raise InputError(
+                f"{kind} is {type(module).__name__}, a {wanted.__name__} is needed: the policy answers training prompts; "
+                "give the configs of a policy's run, e.g. -c configs/grpo.yaml"
+            )
+
+
+def sampled_rows(pool: PromptPool, count: int, seed: int) -> list[int]:
+    """Draws rows of the pool that can be served.
+
+    Raises:
+        InputError: if there is none.
+    """
+    servable = pool.servable()
+    if not servable:
+        raise InputError(
+            f"none of the {len(pool.prompts)} training prompts is short enough; raise chat.max_prompt_tokens"
+        )
+    return np.random.default_rng(seed).permutation(servable)[:count].tolist()
+
+
+@contextmanager
+def answering(model: PolicyModule, trainer: lightning.Trainer, longest: int) -> Iterator[None]:
+    """Loads the policy, starts the engine with its weights, and closes engine and graders in the end."""
+    model.configure_model()
+    if model.context is not None and longest > model.context:
+        raise InputError(
+            f"chat.max_prompt_tokens + max_tokens = {longest} tokens is beyond the policy's context of {model.context}; "
+            "lower one of them"
+        )
+    model.to(trainer.strategy.root_device)
+    model = trainer.precision_plugin.convert_module(model)  # pyright: ignore[reportAssignmentType]
+    try:
+        with trainer.precision_plugin.forward_context():
+            model.engine.start(base_model(model.model), model.tokenizer, longest)
+            model.engine.wake()
+            model.engine.load_weights(named_weights(model.model), 0)
+            yield
+    finally:
+        model.teardown("label")
+
+
+def write_labels(measurement: Measurement, file: LabelFile) -> None:
+    """Measures what the file lacks, batch by batch."""
+    done = file.open()
+    total = len(measurement.rows)
+    with tqdm(total=total, initial=len(done), unit="prompt", desc="measuring pass rates") as bar:
+        for labels in measurement.batches(done):
+            file.append(each.record() for each in labels)
+            bar.update(len(labels))
+
+
+def summary(file: str) -> str:
+    """What was measured, in two lines, with the flag that uses it."""
+    rates = np.array([labels["pass_rate"] for labels in read_labels(file).values() if "pass_rate" in labels])
+    if not len(rates):
+        return f"{file}: no completion could be graded, so there is no label"
+    return (
+        f"{file}: {len(rates)} prompts, mean pass rate {rates.mean():.3f}, "
+        f"{(rates == 0).mean():.1%} never solved, {(rates == 1).mean():.1%} always\n"
+        f"learn from them with --data.labels {file}"
+    )
+
+
+def described(reward: Reward) -> str:
+    """A reward's name and plain arguments."""
+    arguments = {name: value for name, value in vars(reward).items() if isinstance(value, str | int | float)}
+    return f"{reward.name} {arguments}"
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Names weights by 64 values of each tensor, evenly spaced: any training step moves some of them."""
+    digest = hashlib.sha256()
+    for name, tensor in named_weights(model):
+        flat = tensor.detach().flatten()
+        count = min(64, flat.numel())
+        # Whole numbers: a float32 can't tell the places of more than 16 million values apart, and names one beyond the end.
+        places = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
+        digest.update(f"{name} {tuple(tensor.shape)} {flat[places].double().tolist()}".encode())
+    return digest.hexdigest()[:16]
