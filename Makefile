@@ -59,11 +59,11 @@ test-pages: install models/smollm2-135m ## every command that the docs print and
 quick: install ## the suite without real engines and slow tests
 	@$(PYTEST) -m "not vllm and not real and not slow"
 
-check: install ## ruff, pyright, import layers
+check: install ## ruff, pyright, import layers and sizes
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
-	@$(BIN)/python -m pytest -q tests/test_layers.py
+	@$(BIN)/python -m pytest -q tests/test_layers.py tests/test_measures.py
 
 mutants: install ## small changes to the code, and whether a test notices; writes docs/mutants.md (ARGS="--only '*/objective/*'")
 	@$(BIN)/python -m tests.mutants $(ARGS)
