@@ -40,8 +40,9 @@ from saerl_lightning.ranges import SEEDS
 from saerl_lightning.run_folder import RunFolder, require_place
 from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
-from saerl_lightning.training.checkpoints import RandomStates, RunCheckpoint, WholeCheckpoints
+from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_key, said_of_server
+from saerl_lightning.training.rng import RandomStates
 from saerl_lightning.verbs.run_tools import ARGUMENTS, ToolTrainer
 
 import_parts()

@@ -40,7 +40,6 @@ MOVED = {
     "training.question_table": "training.tables",
     "training.reference": "training.grading",
     "training.report": "training.metrics",
-    "training.rng": "training.checkpoints",
     "training.sae": "sae.module",
     "training.sae_architecture": "sae.architecture",
     "training.sae_blocks": "sae.activations",

@@ -20,7 +20,6 @@ jaxtyping.install_import_hook(
             "signals.prefix_tree",
             "objective.advantage",
             "objective.losses",
-            "policy.head",
             "policy.logprobs",
             "policy.prefix",
             "policy.prefix_attention",

@@ -1,10 +1,16 @@
 """The sizes of the house: `pytest -rP tests/test_measures.py` prints them."""
 
 import ast
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+
+from saerl_lightning.training.grpo import GRPOModule
+from tests.training.conftest import data, fit, module, tiny, trainer
+
+__all__ = ["tiny"]
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "saerl_lightning").rglob("*.py"))
@@ -45,3 +51,25 @@ def test_folders_can_be_looked_over():
     counts = Counter(str(file.parent.relative_to(ROOT)) for file in FILES)
     print(f"folders: {len(counts)}, fullest {counts.most_common(1)[0]}")
     assert max(counts.values()) <= 20
+
+
+def test_a_step_can_be_followed_in_one_sitting(tiny, tmp_path, monkeypatch):
+    """Files of the package that a real training step runs through: sampling, grading, scoring, the update, the sync."""
+    visited: set[str] = set()
+    step = GRPOModule.training_step
+
+    def watch(frame, event, _argument):
+        if event == "call" and frame.f_code.co_filename.startswith(str(ROOT / "saerl_lightning")):
+            visited.add(frame.f_code.co_filename.removeprefix(str(ROOT / "saerl_lightning")))
+
+    def watched(self, *given):
+        sys.setprofile(watch)
+        try:
+            return step(self, *given)
+        finally:
+            sys.setprofile(None)
+
+    monkeypatch.setattr(GRPOModule, "training_step", watched)
+    fit(module(tiny), data(), trainer(tmp_path, 1))
+    print(f"a training step visits {len(visited)} files")
+    assert 20 < len(visited) <= 32, sorted(visited)

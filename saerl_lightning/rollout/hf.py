@@ -16,10 +16,9 @@ from torch import Tensor
 
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
-from saerl_lightning.rollout.completion import EndTest, check_lengths, end_ids, end_test, lay_out
+from saerl_lightning.rollout.completion import EndTest, Reader, check_lengths, end_ids, end_test, lay_out
 from saerl_lightning.rollout.decoding import prompt_seeds, uniforms
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.rollout.reading import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,7 +106,7 @@ class HFEngine(RolloutEngine):
             )
         if not self.fused or self.fallback is not None:
             return
-        from saerl_lightning.rollout.fused.check import fuse_weights
+        from saerl_lightning.rollout.fused.decoder import fuse_weights
         from saerl_lightning.rollout.fused.weights import NotLlamaLike
 
         try:

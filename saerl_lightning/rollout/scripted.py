@@ -12,9 +12,8 @@ from torch import Tensor
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.logprobs import score
 from saerl_lightning.records import Rollouts, Sampling
-from saerl_lightning.rollout.completion import check_lengths, end_ids, lay_out
+from saerl_lightning.rollout.completion import Reader, check_lengths, end_ids, lay_out
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.rollout.reading import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

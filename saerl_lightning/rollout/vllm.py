@@ -20,10 +20,9 @@ from torch import Tensor
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, Positive, PositiveShare, Range, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
-from saerl_lightning.rollout.completion import check_lengths, end_ids, lay_out
+from saerl_lightning.rollout.completion import Reader, check_lengths, end_ids, lay_out
 from saerl_lightning.rollout.decoding import prompt_seeds
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.rollout.reading import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -10,165 +10,18 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.files import write_whole
-from saerl_lightning.plan_page.charts import colour
+from saerl_lightning.study.dashboard_layout import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
 from saerl_lightning.study.folder import Resolved, listed, resolve, sets
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.training.loggers import has_key
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
-
-
-STEP = "trainer/global_step"  # the axis that Lightning gives every number in W&B
-Kind = Literal["curve", "bars", "table"]
-
-REWARDS = {
-    "Mean reward": "reward/mean",
-    "Standard deviation of rewards": "reward/std",
-    "Share of groups without variance": "groups/zero_variance_frac",
-    "Groups with variance": "groups/effective",
-    "Tokens a group with variance": "groups/tokens_per_effective",
-}
-POLICY = {
-    "Entropy (nats)": "policy/entropy",
-    "Tokens clipped below": "policy/clip_low_frac",
-    "Tokens clipped above": "policy/clip_high_frac",
-    "Gradient norm before clipping": "optim/grad_norm",
-}
-SAMPLER = {
-    "Mismatch, mean (nats)": "sampler/mismatch_mean",
-    "Mismatch, largest (nats)": "sampler/mismatch_max",
-    "Largest ratio pi / pi_old": "policy/ratio/max",
-    "Staleness (steps)": "rollouts/staleness",
-}
-CORRECTED = {
-    "Mean weight of the correction": "policy/correction_mean",
-    "Tokens whose weight was capped": "policy/correction_capped_frac",
-}
-COMPLETIONS = {
-    "Mean length (tokens)": "completions/length_mean",
-    "Mean length of those that ended": "completions/terminated_length_mean",
-    "Longest (tokens)": "completions/length_max",
-    "Share cut by max_tokens": "completions/truncated_frac",
-}
-TIME = {
-    "Sampled tokens a second": "throughput/sampled_tokens_per_s",
-    "Trained tokens a second": "throughput/trained_tokens_per_s",
-    "Generate (s)": "time/generate",
-    "Grade (s)": "time/score",
-    "Forward (s)": "time/forward",
-    "Backward (s)": "time/backward",
-    "Optimiser (s)": "time/optimizer",
-    "Weights to the engine (s)": "time/sync",
-}
-PLAN = {  # by slot: what its usual operations say of themselves
-    "filtering": {"prompts dropped": "dropped", "AUC of the probe": "probe/auc"},
-    "clustering": {"clusters": "clusters", "largest": "size_max", "smallest": "size_min", "NMI with topics": "nmi"},
-    "curriculum": {
-        "Spearman of the probe": "probe/spearman",
-        "R² of the probe": "probe/r2",
-        "Spearman with length": "spearman_length",
-    },
-    "mixing": {"share moved to another batch": "share"},
-}
-
-
-@dataclass(frozen=True)
-class DashboardPanel:
-    """One panel.
-
-    Args:
-        title: over it.
-        shows: the logged name: a metric, or the key of a table.
-        kind: `curve`, by step; `bars`, the last value; `table`.
-    """
-
-    title: str
-    shows: str
-    kind: Kind = "curve"
-
-
-@dataclass(frozen=True)
-class DashboardSection:
-    """Panels under one heading."""
-
-    title: str
-    panels: Sequence[DashboardPanel]
-
-
-@dataclass(frozen=True)
-class LoggedStudy:
-    """What a dashboard must know of a study: its arms, and what their settings let them log.
-
-    Args:
-        name: of the study.
-        arms: in order.
-        baseline: one of them.
-        seeds: runs of each arm.
-        metric: the study's.
-        sets: validation sets, each with its samples a question.
-        slots: of operations that some arm fills.
-        kl: whether some arm holds a reference.
-        correction: whether some arm corrects for the sampler.
-        tables: keys of tables that some arm logs.
-    """
-
-    name: str
-    arms: Sequence[str]
-    baseline: str
-    seeds: int
-    metric: str
-    sets: Mapping[str, int] = field(default_factory=dict)
-    slots: Sequence[str] = ()
-    kl: bool = False
-    correction: bool = False
-    tables: Sequence[str] = ()
-
-    @property
-    def colours(self) -> dict[str, str]:
-        """A colour for each arm, as in the study's report; the baseline, in ink there, is grey."""
-        others = [arm for arm in self.arms if arm != self.baseline]
-        return {arm: colour(others.index(arm) if arm in others else -1) for arm in self.arms}
-
-
-def sections(study: LoggedStudy) -> list[DashboardSection]:
-    """The dashboard of a study, from what decides to what explains; a section that would be empty is left out."""
-    reference = {"Reference (s)": "time/reference"} if study.kl else {}
-    policy = {"KL to the reference": "policy/kl"} if study.kl else {}
-    found = [
-        DashboardSection("The study's metric", [DashboardPanel(study.metric, study.metric)]),
-        DashboardSection("Accuracy of each set", [each for name, k in study.sets.items() for each in _set(name, k)]),
-        _curves("Rewards and groups", REWARDS),
-        _curves("Policy", {**POLICY, **policy}),
-        _curves("Sampler against policy", {**SAMPLER, **(CORRECTED if study.correction else {})}),
-        _curves("Completions", COMPLETIONS),
-        DashboardSection("The plan", [bar for slot in PLAN if slot in study.slots for bar in _bars(slot)]),
-        _curves("Time and throughput of a step", {**TIME, **reference}),
-        DashboardSection("Tables", [DashboardPanel(key, key, "table") for key in study.tables]),
-    ]
-    return [section for section in found if section.panels]
-
-
-def _curves(title: str, metrics: Mapping[str, str]) -> DashboardSection:
-    return DashboardSection(title, [DashboardPanel(name, metric) for name, metric in metrics.items()])
-
-
-def _set(name: str, k: int) -> list[DashboardPanel]:
-    panels = [DashboardPanel(f"{name}: avg@{k}", f"val/{name}/avg@{k}")]
-    if k > 1:  # pass@1 is avg@1 where scores are 0 or 1
-        n = 2 ** (k.bit_length() - 1)  # pass@n is logged for powers of two
-        panels.append(DashboardPanel(f"{name}: pass@{n}", f"val/{name}/pass@{n}"))
-    return [*panels, DashboardPanel(f"{name}: share cut by max_tokens", f"val/{name}/truncated_frac")]
-
-
-def _bars(slot: str) -> list[DashboardPanel]:
-    return [DashboardPanel(f"{slot}: {title}", f"data/{slot}/{metric}", "bars") for title, metric in PLAN[slot].items()]
 
 
 SLOTS = ("filtering", "clustering", "curriculum", "mixing")

@@ -11,26 +11,7 @@ from dataclasses import dataclass
 
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import PromptBatch
-from saerl_lightning.training.grading import SampledStep
-
-
-@dataclass(frozen=True)
-class Filled:
-    """What a step generated, and what of it is trained on, on one rank."""
-
-    trained: SampledStep  # as many groups as the batch has prompts
-    generated: SampledStep  # all groups, in the order of the plan
-    rounds: int = 0  # of refills that this rank sampled in
-    replaced: int = 0  # groups of the batch that gave way to refills
-
-    def metrics(self) -> dict[str, float]:
-        """Completions generated and trained, rounds, and the share of the batch's groups that were replaced."""
-        return {
-            "rollouts/generated": float(self.generated.total.numel()),
-            "rollouts/trained": float(self.trained.total.numel()),
-            "rollouts/refill_rounds": float(self.rounds),
-            "rollouts/replaced_frac": self.replaced / len(self.trained.total),
-        }
+from saerl_lightning.training.grading import Filled, SampledStep
 
 
 @dataclass(frozen=True)

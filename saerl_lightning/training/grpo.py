@@ -28,8 +28,8 @@ from saerl_lightning.reward.reward import Reward, no_grades, require_distinct, w
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.arithmetic import BatchArithmetic
 from saerl_lightning.training.distributed import Phases, gather_objects, gather_outcomes, gradient_sync, mean_over_ranks
-from saerl_lightning.training.dynamic_sampling import DynamicSampling, Filled
-from saerl_lightning.training.grading import Reference, SampledStep, entropy_floor, sample_and_grade, score_step
+from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.grading import Filled, Reference, SampledStep, entropy_floor, sample_and_grade, score_step
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
 from saerl_lightning.training.loggers import GRPO
 from saerl_lightning.training.metrics import Completions, MetricSum, averaged, over_ranks, throughput_metrics

@@ -7,10 +7,9 @@ import logging
 import pytest
 import torch
 
-from saerl_lightning.policy import head
-from saerl_lightning.policy.head import TiledHead
+from saerl_lightning.policy import scoring
 from saerl_lightning.policy.logprobs import score, token_logprobs
-from saerl_lightning.policy.scoring import Scorer, why_not_tiled
+from saerl_lightning.policy.scoring import Scorer, TiledHead, why_not_tiled
 from tests.policy.test_logprobs import make
 
 WAYS = {
@@ -56,8 +55,8 @@ def outcome(model, values, weigh_entropy):
 @pytest.mark.parametrize("kept", [0, 2**28])
 def test_all_ways_agree(llama, rows, way, temperature, entropy_gradient, kept, monkeypatch):
     """With tiles of 4 tokens, kept for the backward pass or computed again."""
-    monkeypatch.setitem(head.TILE_BYTES, "cpu", 4 * 4 * VOCABULARY)
-    monkeypatch.setitem(head.KEPT_BYTES, "cpu", kept)
+    monkeypatch.setitem(scoring.TILE_BYTES, "cpu", 4 * 4 * VOCABULARY)
+    monkeypatch.setitem(scoring.KEPT_BYTES, "cpu", kept)
     scorer = Scorer(temperature, entropy_gradient=entropy_gradient, **WAYS[way]).suited(llama, 10)
     assert {"shared_prefix": scorer.shared_prefix, "tiled_head": scorer.tiled_head}.items() >= WAYS[way].items()
     ours = outcome(llama, scorer(llama, *rows), float(entropy_gradient))
@@ -95,8 +94,8 @@ def test_extreme_logits_stay_finite():
 
 def test_memory_does_not_grow_with_tokens_times_vocabulary(monkeypatch):
     """Four times the tokens: the largest tensor that is made stays that of a tile, but for the hidden states' own."""
-    monkeypatch.setitem(head.TILE_BYTES, "cpu", 2**20)
-    monkeypatch.setitem(head.KEPT_BYTES, "cpu", 0)
+    monkeypatch.setitem(scoring.TILE_BYTES, "cpu", 2**20)
+    monkeypatch.setitem(scoring.KEPT_BYTES, "cpu", 0)
     largest = [largest_tensor(tokens) for tokens in (512, 2048)]
     assert largest[0] == largest[1] <= 2**20
 

@@ -7,8 +7,8 @@ import pytest
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.records import Prompt, Sampling
 from saerl_lightning.reward.format import FormatReward
+from saerl_lightning.rollout.completion import Reader
 from saerl_lightning.rollout.hf import HFEngine
-from saerl_lightning.rollout.reading import Reader
 from saerl_lightning.rollout.scripted import ScriptedEngine
 
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]

@@ -19,8 +19,8 @@ from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.hf import HFEngine
-from saerl_lightning.training.checkpoints import RandomStates
 from saerl_lightning.training.grpo import GRPOModule
+from saerl_lightning.training.rng import RandomStates
 
 
 class Sums(PromptSource):

@@ -19,8 +19,8 @@ from saerl_lightning.data.serving import PlanSampler
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt, PromptBatch, Rollouts
-from saerl_lightning.training.dynamic_sampling import DynamicSampling, Filled, trained_groups
-from saerl_lightning.training.grading import SampledStep
+from saerl_lightning.training.dynamic_sampling import DynamicSampling, trained_groups
+from saerl_lightning.training.grading import Filled, SampledStep
 from tests.training.conftest import ParityReward, data, fit, largest_difference, module, trainer, weights
 
 SCRIPT = Path(__file__).with_name("dynamic_sampling_ranks.py")

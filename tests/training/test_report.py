@@ -17,8 +17,7 @@ from saerl_lightning.objective.rloo import RLOO
 from saerl_lightning.objective.terms import KLPenalty
 from saerl_lightning.records import Prompt, PromptBatch, Rollouts, Sampling
 from saerl_lightning.rollout.scripted import ScriptedEngine
-from saerl_lightning.training.dynamic_sampling import Filled
-from saerl_lightning.training.grading import Reference, SampledStep
+from saerl_lightning.training.grading import Filled, Reference, SampledStep
 from saerl_lightning.training.guard import Differences
 from saerl_lightning.training.metrics import Completions, MetricSum, averaged, over_ranks, throughput_metrics
 from saerl_lightning.training.tables import CompletionTable
