@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all test-pages quick check format mutants bench docs readme results clean
+.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all test-pages quick check format mutants bench docs tree results clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -86,8 +86,8 @@ bench: install models/smollm2-135m ## speed beside the peers as ratios of median
 docs: install ## the site, strict: a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-readme: ## write the package's tree into the README
-	@$(BIN)/python docs/hooks.py README.md
+tree: ## write the package's tree into docs/tree.md
+	@$(BIN)/python docs/hooks.py docs/tree.md
 
 results: install ## write the tables of docs/results.md from the CSV files in docs/results/
 	@for each in docs/results/*/; do $(BIN)/python main.py study tables $$each --page docs/results.md || exit 1; done

@@ -1,4 +1,4 @@
-"""What mkdocs runs while it builds: the design page gets the package's real tree, and no script reaches another host."""
+"""What mkdocs runs while it builds: the home page is the README, tables are made, and no script reaches another host."""
 
 import ast
 import itertools
@@ -9,6 +9,7 @@ from typing import Any
 
 PLACE = "<!-- tree -->"
 ABLATIONS = "<!-- ablations -->"
+README = "<!-- readme -->"
 END = "<!-- /tree -->"
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "saerl_lightning"
@@ -16,10 +17,15 @@ HOSTS = ("https://unpkg.com/", "https://api.github.com/")  # the theme's script 
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Replaces the places in a page by the tree and the table of ablations; called by mkdocs for every page."""
-    if ABLATIONS in markdown:
-        markdown = markdown.replace(ABLATIONS, ablations(ROOT / "configs" / "ablate"))
-    return markdown.replace(PLACE, f"```text\n{tree(PACKAGE)}\n```") if PLACE in markdown else markdown
+    """Replaces the places in a page by the README and the table of ablations; called by mkdocs for every page."""
+    if README in markdown:
+        return as_home_page((ROOT / "README.md").read_text())
+    return markdown.replace(ABLATIONS, ablations(ROOT / "configs" / "ablate")) if ABLATIONS in markdown else markdown
+
+
+def as_home_page(readme: str) -> str:
+    """The README with links that hold in the site, where it lies beside the other pages."""
+    return readme.replace("](docs/", "](").replace("[contributing](CONTRIBUTING.md)", "`CONTRIBUTING.md`")
 
 
 def on_post_build(config: Mapping[str, Any], **_: object) -> None:
@@ -62,7 +68,7 @@ def summary(file: Path) -> str:
 
 
 def write_tree(page: Path) -> None:
-    """Writes the tree between the two marks of a page that is read without being built, such as the README."""
+    """Writes the tree between the two marks of a page that is read without being built, such as docs/tree.md."""
     before, _, rest = page.read_text().partition(PLACE)
     after = rest.partition(END)[2]
     page.write_text(f"{before}{PLACE}\n```text\n{tree(PACKAGE)}\n```\n{END}{after}")
