@@ -86,8 +86,8 @@ bench: install models/smollm2-135m ## speed beside the peers as ratios of median
 docs: install ## the site, strict: a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-tree: ## write the package's tree into docs/tree.md
-	@$(BIN)/python docs/hooks.py docs/tree.md
+tree: ## write the package's tree into docs/tree.md, and the lines of docs/walk.md
+	@$(BIN)/python docs/hooks.py
 
 results: install ## write the tables of docs/results.md from the CSV files in docs/results/
 	@for each in docs/results/*/; do $(BIN)/python main.py study tables $$each --page docs/results.md || exit 1; done

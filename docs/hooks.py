@@ -2,7 +2,7 @@
 
 import ast
 import itertools
-import sys
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,5 +74,23 @@ def write_tree(page: Path) -> None:
     page.write_text(f"{before}{PLACE}\n```text\n{tree(PACKAGE)}\n```\n{END}{after}")
 
 
+STOP = re.compile(r"^(\| \d+ \| `([\w/]+\.py)` `([\w.]+)` \|)[^|]*\|", re.MULTILINE)
+
+
+def with_lines(page: str) -> str:
+    """A page's tables of stops, with the lines that each function or class has today."""
+    return STOP.sub(lambda found: f"{found[1]} {lines_of(PACKAGE / found[2], found[3])} |", page)
+
+
+def lines_of(file: Path, name: str) -> str:
+    """First and last line of a function or class, decorators left out."""
+    node: ast.AST = ast.parse(file.read_text())
+    for part in name.split("."):
+        node = next(each for each in ast.iter_child_nodes(node) if getattr(each, "name", None) == part)
+    return f"{getattr(node, 'lineno')}–{getattr(node, 'end_lineno')}"  # noqa: B009 - of every node that has a name
+
+
 if __name__ == "__main__":
-    write_tree(Path(sys.argv[1]))
+    write_tree(ROOT / "docs" / "tree.md")
+    walk = ROOT / "docs" / "walk.md"
+    walk.write_text(with_lines(walk.read_text()))

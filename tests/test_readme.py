@@ -15,6 +15,19 @@ def test_the_tree_is_the_real_one():
     assert hooks.tree(ROOT / "saerl_lightning") in (ROOT / "docs" / "tree.md").read_text(), "run `make tree`"
 
 
+def test_the_stops_of_the_walk_are_where_they_are_said_to_be():
+    page = (ROOT / "docs" / "walk.md").read_text()
+    stops = re.findall(r"^\| \d+ \| `([\w/]+\.py)` `([\w.]+)` \| (\d+)–(\d+) \|", page, re.MULTILINE)
+    assert len(stops) == len(re.findall(r"^\| \d+ \|", page, re.MULTILINE)) > 20
+    for file, name, first, last in stops:
+        lines = (ROOT / "saerl_lightning" / file).read_text().splitlines()
+        own = name.rpartition(".")[2]
+        assert re.match(rf"\s*(?:def|class) {own}\b", lines[int(first) - 1]), f"run `make tree`: {file} {name}"
+        indent = len(lines[int(first) - 1]) - len(lines[int(first) - 1].lstrip())
+        after = next((line for line in lines[int(last) :] if line.strip()), "")
+        assert len(after) - len(after.lstrip()) <= indent, f"run `make tree`: {file} {name}"
+
+
 def test_it_is_read_in_minutes():
     assert len(README.splitlines()) <= 130
 
