@@ -1,4 +1,4 @@
-"""The shipped parts. Importing them all is what makes their short class names resolve in YAML and on the command line.
+"""Imports every signal, operation, objective, reward and engine, so that YAML and flags may use their short class names.
 
 The package's own `__init__` does not do it, so that a grader's worker process starts in a blink.
 """

@@ -1,4 +1,6 @@
-"""The nouns that cross folders. Shapes stand beside each field; nothing here computes more than its own layout.
+"""Records that several folders exchange: prompts, batches, rollouts, outcomes.
+
+Shapes stand beside each field; nothing here computes more than its own layout.
 
 P prompts a step, G completions a prompt, R = P * G rows, T tokens of the longest row.
 """

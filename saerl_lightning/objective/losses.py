@@ -1,4 +1,4 @@
-"""The per-token terms of policy-gradient losses; `aggregation` averages them."""
+"""Per-token ratios, clipped surrogates and KL estimators, averaged over tokens or rows."""
 
 from __future__ import annotations
 

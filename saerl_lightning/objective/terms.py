@@ -1,4 +1,4 @@
-"""What every policy-gradient objective can add to its gain: a KL, an entropy bonus, a correction of the sampler."""
+"""Optional terms of every policy-gradient objective: KL penalty, entropy bonus, importance correction for the sampler."""
 
 from __future__ import annotations
 

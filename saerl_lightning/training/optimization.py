@@ -1,4 +1,4 @@
-"""The optimiser's side of a step: a trial at the door, warm-up, unscaling, clipping, and the refusal to step on no number."""
+"""Optimiser and learning-rate schedule of a step: checks before training, warm-up, unscaling, clipping, NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study's charts, as plotly figures; like `charts`, without colours of paper and ink. Steps are optimiser steps.
+"""Plotly figures of a study: curves, effects and costs of its arms. Steps are optimiser steps.
 
 An arm has one colour, mark and dash wherever it occurs; the baseline has the colour of the text and is drawn heavier, so
 that the charts hold for readers who see no colours and on grey paper.
