@@ -68,6 +68,8 @@ def main(policy: str, folder: str, case: str) -> None:
     Path(folder, f"{case}-{rank}.txt").write_text(said)
     if case == "measured":
         torch.save({"differences": Keeping.kept[-1], "logged": record.rows[-1]}, Path(folder, f"{case}-{rank}.pt"))
+    # gloo aborts a process that leaves while the other one is still speaking to it.
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
