@@ -153,7 +153,8 @@ def test_a_loggers_name_never_leads_out_of_the_run_folder(workplace, door, key, 
 def test_a_loggers_plain_names_and_numbers_are_taken(workplace, parsed):
     for given in ({"name": "csv"}, {"version": 3}, {"name": "", "version": "v 1"}, {"version": None}):
         logger = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", **given}}
-        parsed(workplace.command("fit", "--trainer.logger=" + json.dumps(logger)))
+        taken = parsed(workplace.command("fit", "--trainer.logger=" + json.dumps(logger)))["trainer"]["logger"]
+        assert {key: taken["init_args"][key] for key in given} == given
 
 
 # -- run folders -------------------------------------------------------------------------------------------------------

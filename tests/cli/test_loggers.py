@@ -145,7 +145,8 @@ def test_what_wandb_does_not_take_is_refused_at_the_door(workplace, keyless, doo
 
 def test_a_key_in_netrc_or_a_run_that_sends_nothing_is_taken(workplace, keyless, parsed, monkeypatch):
     offline = {"class_path": "WandbLogger", "init_args": {"offline": True}}
-    parsed(workplace.command("fit", f"--trainer.logger={json.dumps(offline)}"))
+    taken = parsed(workplace.command("fit", f"--trainer.logger={json.dumps(offline)}"))["trainer"]["logger"]
+    assert taken["init_args"]["offline"] is True
     keyless.write_text(f"machine api.wandb.ai\nlogin user\npassword {'0' * 40}\n")
     monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
     parsed(workplace.command("fit", *logger("wandb")))
