@@ -1,6 +1,6 @@
 """PolicyDecoder: decodes by the policy's own forward, so that it fits every causal language model of transformers.
 
-At small sizes most of its time is transformers' Python between the products; `fused_decoder` leaves that out.
+At small sizes most of its time is transformers' Python between the products; `fused.decoder` leaves that out.
 """
 
 from __future__ import annotations

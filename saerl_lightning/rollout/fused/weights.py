@@ -2,7 +2,7 @@
 
 What a model is, its state dict says: a model whose weights have exactly Llama's names (with biases or norms of queries
 and keys where there are any: Qwen2, Qwen3) is taken, any other refused by the first name that differs. Names don't tell
-how a model computes: `fused_decoder.trial` does.
+how a model computes: `decoder.fuse_weights` does.
 """
 
 from __future__ import annotations
