@@ -1,0 +1,107 @@
+"""Entries of `Args` make sense alone, because `--help` shows each of them beside its flag."""
+
+import ast
+import re
+from collections.abc import Iterator
+from inspect import cleandoc
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "saerl_lightning"
+# Folders and modules (under saerl_lightning/) whose docstrings are not yet rewritten. The list only gets shorter.
+EXEMPT: tuple[str, ...] = (
+    "assets",
+    "causal",
+    "cli.py",
+    "data",
+    "errors.py",
+    "evaluation",
+    "files.py",
+    "hf_attention.py",
+    "hub.py",
+    "lock.py",
+    "mistakes.py",
+    "objective",
+    "parser.py",
+    "plan_page",
+    "policy",
+    "prompts",
+    "ranges.py",
+    "records.py",
+    "reward",
+    "rollout",
+    "run_folder.py",
+    "sae",
+    "signals",
+    "study",
+    "tools",
+    "training",
+    "verbs",
+    "whole_weights.py",
+)
+
+ENTRY = re.compile(r"(?:\*{0,2}\w+)(?: \([^)]*\))?:(?: |$)")
+LEANS_ON_ANOTHER = re.compile(r"(?:of (?:that|this|the same)|the same|as above|likewise|its|their|they|it)\b", re.I)
+
+
+def entries(docstring: str) -> Iterator[tuple[str, str]]:
+    """Name and text of every entry in the `Args` section of a docstring."""
+    inside, name, text = False, "", ""
+    for line in [*cleandoc(docstring).splitlines(), "end"]:
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and (indent == 0 or (indent == 4 and ENTRY.match(line.strip()))) and name:
+            yield name, text
+            name, text = "", ""
+        if line.strip() and indent == 0:
+            inside = line.strip() == "Args:"
+        elif inside and indent == 4 and ENTRY.match(line.strip()):
+            name, _, text = (part.strip() for part in line.partition(":"))
+        elif inside and line.strip():
+            text = f"{text} {line.strip()}".strip()
+
+
+def faults(text: str) -> list[str]:
+    """What a reader of `--help` stumbles over in one entry."""
+    first = text.lstrip("`*'\"([{")
+    found = []
+    if first[:1].islower() and not text.startswith("`"):
+        found.append("begins in lower case")
+    if LEANS_ON_ANOTHER.match(text):
+        found.append("leans on another entry")
+    if len(text.split()) < 3:
+        found.append("has fewer than three words")
+    if not text.endswith((".", ".)", "?", ":", "`")):
+        found.append("has no full stop")
+    return found
+
+
+def documented(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Line of the docstring's owner, name and text of every `Args` entry of a file."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for name, text in entries(ast.get_docstring(node) or ""):
+                yield getattr(node, "lineno", 1), name, text
+
+
+def test_entries_are_read_with_their_continuation_lines():
+    docstring = (
+        "Trains.\n\nArgs:\n    seed: of that draw\n    rate: A number,\n        from 0 to 1.\n\nReturns:\n    x: y"
+    )
+    assert list(entries(docstring)) == [("seed", "of that draw"), ("rate", "A number, from 0 to 1.")]
+    assert faults("of that draw") == ["begins in lower case", "leans on another entry", "has no full stop"]
+    assert faults("Likewise.") == ["leans on another entry", "has fewer than three words"]
+    assert faults("Seed of the random draw.") == []
+
+
+def test_every_argument_makes_sense_alone_in_the_help():
+    found = [
+        f"{path}:{line} {name}: {text!r} {', '.join(wrong)}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        if (path := str(file.relative_to(PACKAGE))) not in EXEMPT and path.split("/")[0] not in EXEMPT
+        for line, name, text in documented(file)
+        if (wrong := faults(text))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_exempt_places_exist():
+    assert all((PACKAGE / place).exists() for place in EXEMPT)
