@@ -1,9 +1,12 @@
-"""Which shared stages an arm has to pay for: the shipped studies, and specs worked by hand."""
+"""Which shared stages an arm has to pay for, and what they must give it: the shipped studies, and specs worked by hand."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from saerl_lightning.study.folder import resolve
 from saerl_lightning.study.spec import Arm, Budget, Stage, StudySpec
 from saerl_lightning.study.stages import stages_used
 
@@ -71,3 +74,65 @@ def test_the_last_of_two_equal_flags_counts_and_what_is_added_stays():
     assert made_for(spec_of(["--a={shared}/two"], stages, ["--a={shared}/one"]), "a") == {"two"}
     assert made_for(spec_of(["--a+={shared}/two"], stages, ["--a+={shared}/one"]), "a") == {"one", "two"}
     assert made_for(spec_of(["-c", "{shared}/two"], stages, ["-c", "{shared}/one"]), "a") == {"one", "two"}
+
+
+# -- labels of the whole pool -------------------------------------------------------------------------------------------
+
+NEED_ALL = (
+    "MatchedFilter",
+    "PermutedClusters",
+    "LabelOrder",
+)  # `tests/data/test_controls.py`: they refuse a pool with gaps
+REFEREE = StudySpec.read(STUDIES / "referee.yaml")
+
+
+@pytest.fixture(scope="module")
+def referee():
+    """The referee study's arms as `study run` parses them, those that name an operation of NEED_ALL, and the baseline."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(STUDIES.parents[1])
+        arms = {name: REFEREE.arms[name] for name in ("grpo", "oracle_order", "permuted_clusters", "matched_filter")}
+        return resolve(replace(REFEREE, arms=arms, primary=[]), Path("runs/x"))
+
+
+def named(config: object) -> set[str]:
+    """The short names of all classes in a configuration."""
+    if isinstance(config, list):
+        return set().union(*map(named, config))
+    if not isinstance(config, dict):
+        return set()
+    own = {str(config["class_path"]).rpartition(".")[2]} if config.get("class_path") else set()
+    return own | named(list(config.values()))
+
+
+def test_no_other_shipped_study_needs_a_label_of_every_prompt():
+    """Else it belongs to the test below."""
+    overlays = {path.stem: path.read_text() for path in (STUDIES.parent / "ablate").glob("*.yaml")}
+    demanding = {
+        f"configs/ablate/{name}.yaml" for name, text in overlays.items() if any(each in text for each in NEED_ALL)
+    }
+    assert len(demanding) == 4
+    found = set()
+    for path in STUDIES.glob("*.yaml"):
+        for name, arm in StudySpec.read(path).arms.items():
+            if demanding & set(arm.configs) or any(each in " ".join(arm.flags) for each in NEED_ALL):
+                found.add((path.stem, name))
+    assert found == {("referee", name) for name in ("oracle_order", "permuted_clusters", "matched_filter")}
+
+
+@pytest.mark.parametrize("arm", ["oracle_order", "permuted_clusters", "matched_filter"])
+def test_an_arm_that_matches_on_a_label_is_given_one_of_every_prompt(referee, arm):
+    data = referee[arm]["data"]["init_args"]
+    assert named(data) & set(NEED_ALL)
+    pool = data["train"]["init_args"]["size"]
+    (stage,) = [each for each in REFEREE.shared if data["labels"] == f"{{shared}}/{each.makes}"]
+    asked = [re.search(r"--prompts=(\d+)", line) for line in stage.run]
+    assert [int(found[1]) for found in asked if found] == [pool] == [4096]
+
+
+def test_the_probes_of_an_arm_with_more_labels_learn_from_as_many_as_the_others(referee):
+    (stage,) = [each for each in REFEREE.shared if each.makes == "labels.jsonl"]
+    measured = int(re.search(r"--prompts=(\d+)", " ".join(stage.run))[1])
+    for arm in ("permuted_clusters", "matched_filter"):
+        curriculum = referee[arm]["data"]["init_args"]["curriculum"]
+        assert named(curriculum) >= {"EasyToHard"} and curriculum["init_args"]["labels"] == measured == 512
