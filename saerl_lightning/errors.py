@@ -1,6 +1,6 @@
-"""The two ways a run ends on purpose, and what their messages are made of.
+"""Exceptions that end a run on purpose, and helpers for their messages.
 
-`cli.main` prints either as one line and exits with code 2; anything else is a bug and keeps its traceback.
+`cli.main` prints them as one line and exits with code 2. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Bad input at the door. The message says what was wrong, the value seen, and what to write instead."""
+    """Invalid input. The message gives the fault, the value seen, and a correct value."""
 
 
 class RunStopped(RuntimeError):
-    """A run that must not go on (wrong weights in the sampler, NaN in the loss). The last checkpoint is kept.
+    """A run that must not continue (wrong weights in the sampler, NaN in the loss). The last checkpoint is kept.
 
     Args:
-        message: what is said.
-        everywhere: every process of the run raises it at once, so that it is enough if the first one says so.
+        message: One line for the user.
+        everywhere: Whether every process of the run raises this error at the same time, so that one process may report
+            it.
     """
 
     def __init__(self, message: str, *, everywhere: bool = False) -> None:
@@ -31,11 +32,11 @@ NAME = re.compile(r"\w[\w .,:;+=@()%-]{0,99}")
 
 
 def require_name(what: str, name: str) -> None:
-    """Refuses a name that would lead out of its folder, hide itself, or be read as a flag.
+    """Refuses a name that could leave its folder, be a hidden file, or be read as a flag.
 
     Args:
-        what: has the name, for the message.
-        name: as it was given.
+        what: Kind of thing that is named, for the message.
+        name: Name as the user wrote it.
 
     Raises:
         InputError: if it is no plain name.
@@ -48,7 +49,7 @@ def require_name(what: str, name: str) -> None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Half a sentence with the nearest names, empty where none is near."""
+    """Suggests the nearest known names as the end of a sentence; returns "" if none is near."""
     known = list(dict.fromkeys(names))
     lower = {each.lower(): each for each in known}
     near = get_close_matches(name.lower(), lower, n=2, cutoff=0.6)
@@ -56,5 +57,5 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """First line of what a library's error says, without its full stop; its class where it says nothing."""
+    """Returns the first line of an error's message without its full stop, or the error's class if the message is empty."""
     return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside their place, then renamed into it."""
+"""Writes files and folders atomically (beside their place, then renamed), and reads YAML, JSON and text with short errors."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from saerl_lightning.moved import at_new_paths
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """Yields a path to write a file to; it replaces `target` at once when the block ends well, and is removed otherwise.
+    """Yields a temporary path. The file written there replaces `target` when the block succeeds; otherwise it is deleted.
 
     Args:
-        target: where the file goes.
+        target: Path of the finished file.
     """
     staged = target.with_name(f".{target.name}.{os.getpid()}.writing")
     try:
         yield staged
         with staged.open("rb") as file:
-            os.fsync(file.fileno())  # a machine that fails right after the rename must not find an empty file
+            # After a power failure, a renamed file whose data was never flushed would be empty.
+            os.fsync(file.fileno())
         staged.replace(target)
     finally:
         staged.unlink(missing_ok=True)
 
 
 def write_whole(target: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old text or the new one; makes its folder if need be."""
+    """Writes a text file atomically, and makes its folder if needed. Readers see the old text or the new one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as staged:
         staged.write_text(text, encoding="utf-8")
@@ -45,14 +46,14 @@ def write_whole(target: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
-    """Yields a folder to write into; it becomes `target` when the block ends well and vanishes when it does not.
+    """Yields a temporary folder. It becomes `target` when the block succeeds; otherwise it is deleted.
 
     Args:
-        target: where the folder goes.
-        replace: put it in place of a folder that is there; otherwise one that is there must be empty.
+        target: Path of the finished folder.
+        replace: Whether to replace an existing folder. If false, an existing folder must be empty.
 
     Raises:
-        InputError: if `target` is a file, or holds something that is not to be replaced.
+        InputError: if `target` is a file, or is a folder with content and `replace` is false.
     """
     taken = target.is_dir() and any(target.iterdir())
     if target.is_file() or (taken and not replace):
@@ -75,12 +76,14 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether what was written did not fit."""
+    """Whether an error says that the disk or the quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-DEEPEST = 64  # levels; a run's whole configuration has 12
-MOST_VALUES = 100_000  # once every alias is written out; a run's whole configuration has 300
+# Far above any real configuration: a run's has 12 levels and 300 values (aliases expanded). Small YAML files can expand
+# to billions of values, so both are limited before anything is built.
+DEEPEST = 64
+MOST_VALUES = 100_000
 READER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -88,11 +91,12 @@ def read_yaml(path: str | Path, what: str) -> Any:
     """Reads a YAML file.
 
     Args:
-        path: of the file.
-        what: it is, for the messages, as in "the study".
+        path: Path of the file.
+        what: Description of the file for messages, such as "the study".
 
     Raises:
-        InputError: if it can't be read, is not UTF-8, is no YAML, repeats a key, or is nested or expanded beyond all use.
+        InputError: if the file can't be read, is not UTF-8 or YAML, repeats a key, or exceeds the limits of
+            `check_yaml`.
     """
     text = read_text(path, what)
     try:
@@ -100,15 +104,15 @@ def read_yaml(path: str | Path, what: str) -> Any:
         return yaml.load(at_new_paths(text), Loader=READER)  # noqa: S506 - READER is a safe loader
     except yaml.YAMLError as error:
         raise InputError(f"{what} '{path}' is no YAML: {' '.join(str(error).split())}") from error
-    except (InputError, ValueError) as error:  # also a number of thousands of digits
+    except (InputError, ValueError) as error:  # ValueError: a number with thousands of digits
         raise InputError(f"{what} '{path}': {error}") from error
 
 
 def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
-    """Reads a YAML file that holds a mapping, as a run's configuration does.
+    """Reads a YAML file that must hold a mapping, such as a run's configuration.
 
     Raises:
-        InputError: as `read_yaml`, or if it holds something else.
+        InputError: as for `read_yaml`, or if the content is not a mapping.
     """
     content = read_yaml(path, what)
     if not isinstance(content, dict):
@@ -120,7 +124,7 @@ def read_json(path: str | Path, what: str) -> Any:
     """Reads a JSON file.
 
     Raises:
-        InputError: if it can't be read, is not UTF-8, is no JSON, or is nested beyond all use.
+        InputError: if the file can't be read, is not UTF-8 or JSON, or is nested too deeply.
     """
     text = read_text(path, what)
     try:
@@ -133,9 +137,10 @@ def read_text(path: str | Path, what: str) -> str:
     """Reads a text file.
 
     Raises:
-        InputError: if it can't be read, is a pipe, or is not UTF-8.
+        InputError: if the file can't be read, is a pipe, or is not UTF-8.
     """
-    if Path(path).is_fifo():  # it would be waited for, and could be read only once
+    # Opening a pipe would block, and its content could be read only once.
+    if Path(path).is_fifo():
         raise InputError(f"{what} '{path}' is a pipe; write the name of a file")
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -147,16 +152,16 @@ def read_text(path: str | Path, what: str) -> str:
 
 @dataclass
 class _Open:
-    """A list or mapping whose end was not seen yet."""
+    """A YAML list or mapping whose end has not been reached."""
 
     anchor: str | None
-    began: int  # values before it
+    began: int  # number of values before it
     mapping: bool
     keys: set[str] = field(default_factory=set)
-    parts: int = 0  # in a mapping keys and values take turns
+    parts: int = 0  # entries so far; in a mapping, keys and values alternate
 
     def add(self, event: yaml.Event) -> None:
-        """Counts a part, and refuses a key that stands there already."""
+        """Counts an entry, and refuses a repeated key."""
         if self.mapping and self.parts % 2 == 0 and isinstance(event, yaml.ScalarEvent):
             if event.value in self.keys:
                 line = event.start_mark.line + 1
@@ -166,12 +171,13 @@ class _Open:
 
 
 def check_yaml(text: str) -> None:
-    """Looks at a text's structure without building anything.
+    """Checks the structure of a YAML text from its events, without building any value.
 
     Raises:
-        InputError: if a key is repeated, the nesting is deeper than 64 levels, or the aliases written out make more than
-            100,000 values.
-        yaml.YAMLError: if it is no YAML.
+        InputError: if a key is repeated, the nesting exceeds 64 levels, or the text has more than 100,000 values with
+            its
+            aliases expanded.
+        yaml.YAMLError: if the text is not YAML.
     """
     opened: list[_Open] = []
     sizes: dict[str, int] = {}
@@ -196,7 +202,7 @@ def check_yaml(text: str) -> None:
 
 
 def _expanded(event: yaml.AliasEvent, values: int, opened: list[_Open], sizes: dict[str, int]) -> int:
-    """How many values an alias stands for."""
+    """Returns the number of values that an alias adds. Refuses recursion and too many values."""
     line = event.start_mark.line + 1
     if any(each.anchor == event.anchor for each in opened):
         raise InputError(

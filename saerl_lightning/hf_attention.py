@@ -1,6 +1,6 @@
-"""Another attention under an unchanged Hugging Face decoder: setting it for a while, and what is to be known before.
+"""Temporarily replaces the attention function of a Hugging Face decoder.
 
-Which attention, and whether its results are the model's own, is the affair of those who set it.
+Callers must check that the new function gives the model's own results, within `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Largest distance of two ways to one hidden state, as a share of its norm. Rounding stays far below; a wrong mask goes far
-# beyond.
+# Largest relative distance between two computations of one hidden state. Rounding errors are far smaller, and a wrong
+# mask
+# gives far larger ones.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 
 @contextmanager
 def attends_by(decoder: PreTrainedModel, name: str, attention: Callable[..., Any]) -> Iterator[None]:
-    """Lets a decoder use an attention function inside the block. The decoder then builds no mask.
+    """Replaces a decoder's attention function inside the block. The decoder then builds no mask.
 
     Args:
-        decoder: a transformers model.
-        name: that the function gets in transformers' registry; no mask function may be registered under it.
-        attention: of the signature of transformers' attention functions.
+        decoder: Transformers model whose attention is replaced.
+        name: Name for the function in transformers' registry. No mask function may be registered under this name.
+        attention: Function with the signature of transformers' attention functions.
 
     Raises:
         NotImplementedError: if the decoder's attention can't be replaced.
@@ -45,7 +46,7 @@ def attends_by(decoder: PreTrainedModel, name: str, attention: Callable[..., Any
 
 
 def attention_window(decoder: PreTrainedModel) -> int | None:
-    """The shortest window that a layer of the decoder attends within, in tokens; None where all see everything."""
+    """Returns the shortest attention window of the decoder's layers, in tokens; None if all layers attend to everything."""
     config = decoder.config
     kinds = set((getattr(config, "layer_types", None) or ["unknown"])[: config.num_hidden_layers])
     if kinds == {"full_attention"}:

@@ -1,6 +1,6 @@
-"""The Hugging Face hub where it can't be reached: what is cached is used at once, and what is not is refused in seconds.
+"""Looks up names on the Hugging Face hub; without a network, uses the cache at once or refuses within seconds.
 
-Its libraries ask again and again, for more than a minute, before they say that there is no network.
+The hub's own libraries retry for more than a minute before they report that there is no network.
 """
 
 from __future__ import annotations
@@ -14,39 +14,42 @@ from threading import Thread
 from typing import Any
 
 PATIENCE_S = 5.0
-NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # that the hub knows; a path with more parts is none
+# Names that the hub accepts. A path with more parts can only be local.
+NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def look_up(name: str) -> None:
-    """Call it before a name is looked up on the hub: where the hub doesn't answer, its libraries stop asking it.
+    """Switches the hub's libraries to offline mode if the hub does not answer. Call it before each look-up.
 
-    The hub is not asked about a local file or folder, nor about a path that can't be a name.
+    Local files, local folders, and paths that can't be hub names need no network and are not checked.
 
     Args:
-        name: on the hub, or a local path.
+        name: Name on the hub, or a local path.
     """
     from huggingface_hub import constants
 
     if Path(name).exists() or not NAME.fullmatch(name) or constants.HF_HUB_OFFLINE or reachable(constants.ENDPOINT):
         return
     constants.HF_HUB_OFFLINE = True
-    os.environ["HF_HUB_OFFLINE"] = "1"  # processes started later need not find out
-    if (datasets := sys.modules.get("datasets")) is not None:  # it took a copy when it was imported
+    # The environment variable tells processes that are started later. `datasets` copied the setting when it was
+    # imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if (datasets := sys.modules.get("datasets")) is not None:
         datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
 
 
 @cache
 def reachable(endpoint: str, patience_s: float = PATIENCE_S) -> bool:
-    """Whether the hub answers, whatever it says; asked once.
+    """Whether the hub answers in time, with any status. The result is cached.
 
     Args:
-        endpoint: of the hub.
-        patience_s: seconds until no answer is one too.
+        endpoint: URL of the hub.
+        patience_s: Seconds to wait for an answer.
     """
     answers: list[Any] = []
-    asking = Thread(
-        target=_ask, args=(endpoint, patience_s, answers), daemon=True
-    )  # looking up a name may hang for longer
+    # A DNS look-up can block for longer than any timeout of the request, so it runs in a thread that may be left
+    # behind.
+    asking = Thread(target=_ask, args=(endpoint, patience_s, answers), daemon=True)
     asking.start()
     asking.join(patience_s)
     return bool(answers)
@@ -57,16 +60,16 @@ def _ask(endpoint: str, patience_s: float, answers: list[Any]) -> None:
 
     try:
         answers.append(get_session().head(endpoint, timeout=patience_s))
-    except Exception:  # by whichever HTTP library the hub's client uses
+    except Exception:  # the hub's client may use any of several HTTP libraries
         return
 
 
 def advice(name: str, kind: str = "model") -> str:
-    """What to do about a name that was not found, where the hub can't be reached; empty otherwise.
+    """Tells how to get a name that was not found while the hub is offline; returns "" otherwise.
 
     Args:
-        name: that was looked up.
-        kind: model or dataset.
+        name: Name that was looked up.
+        kind: Kind of repository: "model" or "dataset".
     """
     from huggingface_hub import constants
 

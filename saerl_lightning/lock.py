@@ -1,8 +1,9 @@
-"""A lock file: one process at a time works on a file or folder, on this machine and on others that share the file system.
+"""A lock file: lets one process at a time work on a file or folder, also across machines that share a file system.
 
-The file is created exclusively, which network file systems do at once or not at all (`flock` they often only pretend). It
-says who holds it. A holder on this machine is looked up: once its process is gone, the lock is void. Of a holder on another
-machine only its heartbeat is seen: the file's time, which it renews.
+The file is created exclusively, because network file systems support this reliably, and `flock` often not. It names its
+holder. If the holder runs on this machine, its process is looked up, and the lock is void once the process has ended.
+If it
+runs on another machine, only its heartbeat is visible: the modification time of the file, which the holder renews.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 
 from saerl_lightning.errors import InputError
 
-BEAT = 20.0  # seconds between two heartbeats
-VOID = 300.0  # seconds without a heartbeat after which another machine's lock counts for nothing
+BEAT = 20.0  # seconds between heartbeats
+VOID = 300.0  # seconds without a heartbeat after which a lock of another machine is void
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,11 @@ class Holder:
     """A process that holds a lock.
 
     Args:
-        host: Name of its machine.
-        process: Its number there.
-        born: When it was started; a number alone may belong to a later process.
-        world: The machine's boot and the container, in which the number means something.
-        token: Of this one lock.
+        host: Host name of the machine.
+        process: Process number on the machine.
+        born: Start time of the process, because process numbers are used again.
+        world: Identifier of the machine's boot and container. Process numbers are valid only there.
+        token: Random text that identifies one acquisition of the lock.
     """
 
     host: str
@@ -47,16 +48,16 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """This process, with a fresh token."""
+        """Describes this process, with a new token."""
         born = _born(os.getpid()) or ""
         return cls(socket.gethostname(), os.getpid(), born, _world(), uuid.uuid4().hex)
 
     @classmethod
     def read(cls, path: Path) -> Holder:
-        """Who holds a lock file; nobody known, where it does not say.
+        """Reads the holder from a lock file; returns an unknown holder if the content is not readable.
 
         Raises:
-            FileNotFoundError: if it is free.
+            FileNotFoundError: if the lock is free.
         """
         text = path.read_text(errors="replace")
         try:
@@ -66,29 +67,29 @@ class Holder:
 
     @property
     def is_near(self) -> bool:
-        """Whether its process can be looked up from here."""
+        """Whether the holder's process can be looked up from here."""
         return (self.host, self.world) == (socket.gethostname(), _world())
 
     @property
     def is_gone(self) -> bool:
-        """Whether its process, which can be looked up, is no more."""
+        """Whether the holder's process was looked up and has ended."""
         return self.is_near and _born(self.process) != self.born
 
     def text(self) -> str:
-        """Content of the lock file."""
+        """Returns the content of the lock file."""
         return json.dumps(asdict(self))
 
 
 @contextlib.contextmanager
 def held(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock file while the block runs; folders that were made for it go again if they are left empty.
+    """Holds a lock file during the block. Folders made for it are removed again if they are empty.
 
     Args:
-        path: The lock file.
-        what: The thing that is locked, to begin the refusal with.
+        path: Path of the lock file.
+        what: Description of the locked thing, which begins the error message.
 
     Raises:
-        InputError: if another process holds it, naming the process and its machine.
+        InputError: if another process holds the lock; the message names the process and the machine.
     """
     with _place(path):
         if (holder := _take(path, mine := Holder.here())) is not None:
@@ -99,7 +100,7 @@ def held(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def awaited(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock file while the block runs, once whoever holds it has left it."""
+    """Holds a lock file during the block; waits first while another process holds it."""
     with _place(path):
         mine, said = Holder.here(), False
         while (holder := _take(path, mine)) is not None:
@@ -112,13 +113,13 @@ def awaited(path: Path, what: str) -> Iterator[None]:
 
 
 def beside(path: Path) -> Path:
-    """Where the lock of a file or folder is that must not hold one itself."""
+    """Returns the path of the lock for a file or folder that can't contain its own lock."""
     return path.with_name(f".{path.name}.lock")
 
 
 @contextlib.contextmanager
 def _place(path: Path) -> Iterator[None]:
-    """Makes the lock's folders, and removes those of them that are empty in the end."""
+    """Makes the lock's folder, and at the end removes the new folders that are empty."""
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ def _place(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept(path: Path, mine: Holder) -> Iterator[None]:
-    """Renews the lock while the block runs, and removes it if it is still ours."""
+    """Renews the lock's heartbeat during the block, and removes the lock if this process still holds it."""
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, mine, over), daemon=True, name=f"heartbeat of {path}")
     beat.start()
@@ -147,7 +148,8 @@ def _kept(path: Path, mine: Holder) -> Iterator[None]:
 
 def _beat(path: Path, mine: Holder, over: threading.Event) -> None:
     while not over.wait(BEAT):
-        with contextlib.suppress(OSError):  # a file system that is away for a while
+        # A network file system may be unavailable for a while.
+        with contextlib.suppress(OSError):
             if Holder.read(path) != mine:
                 log.warning("%s was taken over: this process showed no sign of life for %.0f s", path, VOID)
                 return
@@ -155,11 +157,11 @@ def _beat(path: Path, mine: Holder, over: threading.Event) -> None:
 
 
 def _take(path: Path, mine: Holder) -> Holder | None:
-    """Makes the lock file ours, or tells who holds it."""
+    """Tries to acquire the lock; returns None on success, else the holder."""
     own = path.with_name(f"{path.name}.{mine.token}")
     try:
         own.write_text(mine.text())
-    except OSError as error:  # the name that says nothing to a user is ours
+    except OSError as error:  # name the folder, not the temporary file, which users don't know
         raise OSError(error.errno, error.strerror, str(path.parent)) from error
     try:
         while True:
@@ -168,7 +170,8 @@ def _take(path: Path, mine: Holder) -> Holder | None:
                 return None
             except FileExistsError:
                 pass
-            with contextlib.suppress(FileNotFoundError):  # it was left this moment: try again
+            # The file may disappear here, if its holder releases it: then try again.
+            with contextlib.suppress(FileNotFoundError):
                 holder = Holder.read(path)
                 if not holder.is_gone and (holder.is_near or _silence(path, own) < VOID):
                     return holder
@@ -179,7 +182,7 @@ def _take(path: Path, mine: Holder) -> Holder | None:
 
 
 def _create(path: Path, own: Path) -> None:
-    """Gives a whole file a second name, if that is free; where a file system has no second names, writes it there."""
+    """Links the complete file under the lock's name. On file systems without hard links, writes it there exclusively."""
     try:
         os.link(own, path)
     except FileExistsError:
@@ -190,12 +193,13 @@ def _create(path: Path, own: Path) -> None:
 
 
 def _replace(path: Path, own: Path, holder: Holder) -> bool:
-    """Puts our file in place of a void one; of several processes that want to, one may."""
+    """Replaces a void lock by this process's. Returns False if another process may be doing so."""
+    # Two processes may both find the lock void. Only the one that creates this file may replace the lock.
     turn = path.with_name(f"{path.name}.{holder.token}.void")
     try:
         turn.open("x").close()
     except FileExistsError:
-        if _silence(turn, own) > BEAT:  # whoever took the turn was killed in it
+        if _silence(turn, own) > BEAT:  # the process that created the file was killed
             turn.unlink(missing_ok=True)
         time.sleep(0.05)
         return False
@@ -209,7 +213,7 @@ def _replace(path: Path, own: Path, holder: Holder) -> bool:
 
 
 def _silence(path: Path, own: Path) -> float:
-    """Seconds since a file's last heartbeat, by the clock of the file system, which just wrote our own."""
+    """Returns the seconds since a file's last heartbeat, by the file system's clock (machines' clocks may differ)."""
     os.utime(own)
     return own.stat().st_mtime - path.stat().st_mtime
 
@@ -225,7 +229,7 @@ def _refusal(path: Path, what: str, holder: Holder) -> str:
 
 
 def _world() -> str:
-    """The boot and the container in which process numbers mean something; empty where the system does not say."""
+    """Identifies the boot and the container that process numbers belong to; "" if the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115
     except OSError:
@@ -233,7 +237,7 @@ def _world() -> str:
 
 
 def _born(process: int) -> str | None:
-    """When a process was started, in the system's ticks; None if there is no such process."""
+    """Returns the start time of a process in clock ticks, "" if unknown, or None if there is no such process."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
@@ -242,7 +246,7 @@ def _born(process: int) -> str | None:
 
 
 def _signalled(process: int) -> str | None:
-    """Without /proc: whether the process can be sent a signal."""
+    """Without /proc: returns "" if the process can be sent a signal, else None."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
-"""What jsonargparse says about a mistake, in one line: the argument, the value seen, what to write instead.
+"""Shortens jsonargparse's error messages to one line: the argument, the value seen, and what to write instead.
 
-Its own messages list every type that was tried on the way down, a line each, with the mistake at the end.
+The original messages list every type that was tried, one per line, with the actual fault at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = {
     "<class 'dict'>": "a mapping, as {name: value}",
     "<class 'NoneType'>": "null",
 }
-LONGEST = 120  # letters of a value that are shown
+LONGEST = 120  # characters of a value that are shown
 LONG_WORD = re.compile(r"\S{300,}")
 KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:')
 CLASS = re.compile(r"Problem with given class_path '([^']+)':")
@@ -42,8 +42,8 @@ INVALID_CHOICE = re.compile(r"argument \w+: invalid choice: '([^']*)' \(choose f
 CALLABLE = re.compile(r"expects a function or a callable class: (.*?)(?:\. Got value: Namespace\(.*)?$")
 NO_VALUE = re.compile(r"argument (?:.*/)?--(\S+): expected one argument$")
 WRAPPED = re.compile(r"NestedArg|Namespace")
-OURS = re.compile(r"\w+\.\w+ is .+; write ")  # a class's own refusal of a value
-OWNERS = {"saerl_lightning", "torch", "lightning"}  # of the classes that are suggested
+OURS = re.compile(r"\w+\.\w+ is .+; write ")  # an InputError of one of our classes
+OWNERS = {"saerl_lightning", "torch", "lightning"}  # packages whose classes are suggested
 SCALARS = {"a whole number", "a number", "true or false"}
 NOISE = re.compile(
     r"$|Does not validate against|Subtypes:|Errors:|Expected a path but|Given value type:|Given value:|"
@@ -53,29 +53,29 @@ NOISE = re.compile(
 
 @dataclass(frozen=True)
 class Complaint:
-    """A line of a message, with the argument it is about."""
+    """One fault from an error message, and the argument it concerns."""
 
     path: tuple[str, ...]
     text: str
     value: str | None
-    owner: str  # dotted path of the class whose argument it is; empty for none
-    depth: int  # keys and classes above it
+    owner: str  # dotted path of the class that has the argument; empty for none
+    depth: int  # number of keys and classes above the argument
 
 
 def printed(message: str) -> str:
-    """A message as it is shown: on one line, however long a name in it is and whatever it holds."""
+    """Formats a message for the terminal: one line, no control characters, long words cut."""
     shown = " ".join(message.split("\n"))
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown)
     return LONG_WORD.sub(lambda word: f"{word[0][:LONGEST]}…{word[0][-20:]}", shown)
 
 
 def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = ()) -> str:
-    """Says a message of jsonargparse's in one line.
+    """Summarises a jsonargparse error message in one line.
 
     Args:
-        message: of jsonargparse's.
-        options: all that the parser knows, for what was mistyped.
-        given: the command line, for what was asked of a slot that holds no class.
+        message: Error message of jsonargparse.
+        options: All option strings of the parser, from which similar names are suggested.
+        given: Command-line arguments, to find those set on a slot that has no class.
     """
     if found := LINK.match(message):
         source = found[1].partition("(")[2].rstrip(")") or found[1]
@@ -85,22 +85,23 @@ def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = (
     complaints = list(_complaints(message))
     if not complaints:
         return _short(" ".join(message.split()), 600)
-    deepest = max(complaints, key=lambda each: each.depth)  # the alternative that fits best got furthest
+    # jsonargparse tries every type of a union. The type that fits best fails latest, so its message is nested deepest.
+    deepest = max(complaints, key=lambda each: each.depth)
     chosen = [each for each in complaints if (each.path, each.owner) == (deepest.path, deepest.owner)]
     return _said(chosen, [each.lstrip("-") for each in options], given)
 
 
 def _without_value(name: str, given: Sequence[str]) -> str:
-    """The flag itself, where jsonargparse names only the section it is of."""
+    """Returns the full flag that lacks a value, where jsonargparse names only its section."""
     behind = [*given[1:], "--"]
     bare = [flag for flag, after in zip(given, behind, strict=False) if after.startswith("--") and "=" not in flag]
     return next((flag[2:] for flag in bare if flag.startswith(f"--{name}.")), name)
 
 
 def _complaints(message: str) -> Iterator[Complaint]:
-    """The lines that complain; indentation tells under which key each stands."""
+    """Yields the faults in a message. The indentation tells which key each belongs to."""
     stack: list[tuple[int, str, str]] = []  # indentation, key, class
-    waiting: list[Complaint] = []  # for the value, which stands behind them
+    waiting: list[Complaint] = []  # faults whose value comes on a later line
     for line in _lines(message):
         indent = len(line) - len(line.lstrip(" -"))
         text = line.strip(" -")
@@ -129,7 +130,7 @@ def _complaints(message: str) -> Iterator[Complaint]:
 
 
 def _lines(message: str) -> Iterator[str]:
-    """The lines, with what stands within a line under a class on deeper lines of its own."""
+    """Yields the lines of a message; faults inside the arguments of a class get an indented line of their own."""
     for line in message.splitlines():
         if found := CALLABLE.search(line):
             indent = " " * (len(line) - len(line.lstrip(" -")))
@@ -160,7 +161,7 @@ def _said(complaints: Sequence[Complaint], options: list[str], given: Sequence[s
 
 
 def _known(about: Complaint, options: list[str], given: Sequence[str]) -> str | None:
-    """Our own words for what users get wrong most: names."""
+    """Returns our own message for the most frequent mistakes, which are misspelt names; None for all others."""
     text = about.text
     known = _arguments(about.owner) if about.owner else options
     for name in _class_name(text):
@@ -180,13 +181,13 @@ def _known(about: Complaint, options: list[str], given: Sequence[str]) -> str | 
 
 
 def _class_name(text: str) -> list[str]:
-    """The name that fits no class, where the line says so."""
+    """Returns the name that fits no class, in a list; an empty list if the line is about something else."""
     found = UNKNOWN_CLASS.search(text)
     return [found[1] or found[2] or ""] if found else []
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
-    """Near names of the same level: an argument's, or a group's where only that part is wrong."""
+    """Suggests similar names at the level where the dotted name is wrong."""
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
         start, heads = ".".join(parts[:depth]), {".".join(each.split(".")[:depth]) for each in known}
@@ -196,7 +197,7 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _unnamed(base: str, about: Complaint, given: Sequence[str]) -> str:
-    """An argument of a slot whose class was not named."""
+    """Explains that an argument was set on a slot without a class, and names the classes that have the argument."""
     slot = ".".join(about.path)
     asked = {flag.removeprefix(f"--{slot}.").partition("=")[0] for flag in given if flag.startswith(f"--{slot}.")}
     asked |= _keys(about.value or "")
@@ -216,7 +217,7 @@ def _none_has(base: str, asked: set[str]) -> str:
 
 
 def _keys(value: str) -> set[str]:
-    """The arguments in a mapping that names no class."""
+    """Returns the argument names in a mapping that names no class."""
     with contextlib.suppress(ValueError, SyntaxError):
         given = ast.literal_eval(value)
         return set(given.get("init_args", given)) if isinstance(given, dict) else set()
@@ -254,7 +255,7 @@ SEAMS = (
 
 
 def shipped_names() -> list[str]:
-    """Names of the classes that can stand in a slot: ours, torch's and Lightning's."""
+    """Returns the names of the classes that fit a slot: ours, torch's and Lightning's."""
     return sorted({each.__name__ for each in _shipped() if not each.__name__.startswith("_")})
 
 
@@ -275,7 +276,7 @@ def _imported(path: str) -> type:
 
 
 def _arguments(cls: type | str) -> list[str]:
-    """Names of a class's arguments, and of the fields of those that are settings of their own: `sampling.seed`."""
+    """Returns the argument names of a class, with the fields of nested settings as dotted names (`sampling.seed`)."""
     with contextlib.suppress(ImportError, AttributeError, ValueError, NameError):
         cls = _imported(cls) if isinstance(cls, str) else cls
         names = [name for name in inspect.signature(cls).parameters if name != "self"]

@@ -1,4 +1,4 @@
-"""Modules of version 0.1 that moved: a `config.yaml` which a run recorded then still names its classes by their old paths."""
+"""Old and new paths of modules that moved since version 0.1, so that recorded `config.yaml` files stay readable."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ PATH = re.compile(r"\bsaerl_lightning\.([a-z_]+\.[a-z_0-9]+)(?=\.[A-Z])")
 
 
 def at_new_paths(text: str) -> str:
-    """Replaces the old dotted paths of classes in a configuration's text, or in a flag, by the new ones."""
+    """Replaces old dotted paths of classes by new ones, in the text of a configuration or a flag."""
     return PATH.sub(lambda found: f"saerl_lightning.{MOVED.get(found[1], found[1])}", text)

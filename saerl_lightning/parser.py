@@ -1,4 +1,4 @@
-"""The parser of the command line: only `-c` and whole sections read files, and what is wrong is said in one line."""
+"""The command-line parser: values of arguments are never read from files, and errors are one line."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LIBRARY: Callable[[str], Any] = get_loader("yaml")
 
 
 def load_yaml(text: str) -> Any:
-    """Parses a config's text or a flag's value as jsonargparse does, once its structure was looked at.
+    """Parses YAML as jsonargparse does, after a check of its structure.
 
     Raises:
-        InputError: if a key is repeated, or the text is nested or expanded beyond all use.
+        InputError: if a key is repeated, or the text exceeds the limits of `check_yaml`.
     """
     check_yaml(text)
     try:
@@ -38,24 +38,26 @@ set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
 class RunParser(LightningArgumentParser):
-    """LightningArgumentParser whose errors are one line, and in which `null`, and nothing else, means 'nothing'.
+    """LightningArgumentParser with one-line errors, in which only `null` means None.
 
-    An argument's value is never taken for the name of a file with configuration in it: `--data.train FILE` names prompts. A
-    whole section (`--model FILE`, `--data FILE`) may be such a file, as `-c FILE` is.
+    The value of an argument is never read as the name of a configuration file: `--data.train FILE` names prompts. Only
+    `-c FILE`
+    and whole sections (`--model FILE`, `--data FILE`) read configuration files.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
-        self.followers: dict[str, str] = {}  # argument -> the one it follows
+        self.followers: dict[str, str] = {}  # linked argument -> the argument that sets it
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Namespace:
-        """Parses a command line, or one argument of a class that stands in it.
+        """Parses a command line, or an argument of a class inside it.
 
-        jsonargparse hands a `null` on to the parser of a class as the text 'None', which an argument that takes texts
-        would take at its word. So the door refuses 'None', and a class's parser reads it as the null that was meant.
+        jsonargparse passes `null` to the parser of a class as the text 'None', which an argument of type str would
+        accept as
+        text. So the outer parser refuses 'None', and the parser of a class turns it back into null.
         """
         given = [at_new_paths(each) for each in (sys.argv[1:] if args is None else args)]
-        if not self.exit_on_error:  # a class's own parser
+        if not self.exit_on_error:  # jsonargparse's inner parser for the arguments of a class
             return super().parse_args([NULL.sub("=null", each) for each in given], *more, **settings)
         if any(each == "None" or NULL.search(each) for each in given):
             self.error("'None' is no value; write null for nothing")
@@ -65,10 +67,11 @@ class RunParser(LightningArgumentParser):
         """Parses a config file.
 
         Raises:
-            InputError: if it is not UTF-8, repeats a key, is nested or expanded beyond all use, or sets what follows from
-                another argument.
+            InputError: if the file is not UTF-8, repeats a key, exceeds the limits of `check_yaml`, or sets a linked
+                argument.
         """
-        if not Path(path).is_file():  # a pipe, which can be read only once, or a remote file
+        # A pipe can be read only once, and a remote file has no path here: jsonargparse reads both.
+        if not Path(path).is_file():
             return super().parse_path(path, *more, **settings)
         text = read_text(path, "the config")
         try:
@@ -92,24 +95,24 @@ class RunParser(LightningArgumentParser):
     # -- no argument's value is a file of configuration ------------------------------------------------------------------
 
     def add_class_arguments(self, *args: Any, **settings: Any) -> list[str]:
-        """Adds a class's arguments, none of which reads its value from a file."""
+        """Adds a class's arguments. Their values are never read from files."""
         return super().add_class_arguments(*args, **{**settings, "sub_configs": False})
 
     def add_function_arguments(self, *args: Any, **settings: Any) -> list[str]:
-        """Adds a function's arguments, none of which reads its value from a file."""
+        """Adds a function's arguments. Their values are never read from files."""
         return super().add_function_arguments(*args, **{**settings, "sub_configs": False})
 
     def add_method_arguments(self, *args: Any, **settings: Any) -> list[str]:
-        """Adds a method's arguments, none of which reads its value from a file."""
+        """Adds a method's arguments. Their values are never read from files."""
         return super().add_method_arguments(*args, **{**settings, "sub_configs": False})
 
     def link_arguments(self, source: Any, target: str, *more: Any, **settings: Any) -> None:
-        """Makes an argument follow another, and notes it for the refusal of a config that sets it."""
+        """Links two arguments, and records the link so that a configuration which sets the linked one is refused."""
         super().link_arguments(source, target, *more, **settings)
         self.followers[target] = str(source)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the mistake in one line and exits with code 2."""
+        """Prints the error as one line and exits with code 2."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", self)
@@ -119,10 +122,13 @@ class RunParser(LightningArgumentParser):
 
 
 def dropped_callbacks(files: Iterable[Path]) -> list[str]:
-    """Says, a sentence a file, which callbacks of the files before it a file replaces by a list of its own.
+    """Describes which callbacks are lost because a later configuration file replaces the whole list.
 
     Args:
-        files: given with `-c`, in their order; each was read and parsed before.
+        files: Configuration files given with `-c`, in order. Each was already parsed.
+
+    Returns:
+        One sentence per file that replaces callbacks.
     """
     said, held, holder = [], [], ""
     for file in files:
@@ -141,7 +147,7 @@ def dropped_callbacks(files: Iterable[Path]) -> list[str]:
 
 
 def _names(callbacks: Any) -> list[str]:
-    """Class names without their modules, of one callback or of a list."""
+    """Returns the class names, without modules, of one callback or of a list."""
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
     paths = [each.get("class_path", "") if isinstance(each, dict) else each for each in listed if each]
     return [str(path).rpartition(".")[2] for path in paths]

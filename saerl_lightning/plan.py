@@ -1,7 +1,8 @@
-"""SamplePlan: which prompt is served when, and why. Frozen: an operation returns a new plan, its input stays as it was.
+"""SamplePlan: the order in which prompts are trained on, with reasons. A plan is frozen; operations return new plans.
 
-N prompts in the pool, M <= N planned, P a batch, B = M // P whole batches. The last M - B * P planned prompts fill no
-batch and are not served; the ledger says so.
+N prompts in the pool, M <= N planned, P a batch, B = M // P whole batches. The last M - B * P planned prompts don't
+fill a
+batch and are not served; the ledger records this.
 """
 
 from __future__ import annotations
@@ -19,52 +20,52 @@ NOT_SERVED = -1
 
 @dataclass(frozen=True, eq=False)
 class SamplePlan:
-    """The order of training, with the reason for every prompt's fate."""
+    """The planned order of a pool's prompts, and the reason why each is served or not."""
 
     rows: Int[np.ndarray, " M"]  # pool rows in the order they are served
     batch_size: int  # P
-    cluster: Int[np.ndarray, " N"]  # NO_CLUSTER where nothing clustered
-    difficulty: Float[np.ndarray, " N"]  # NaN where nothing rated
-    quality: Float[np.ndarray, " N"]  # NaN where nothing rated
-    mixed_from: Int[np.ndarray, " N"]  # batch the prompt stood in before mixing moved it, else NOT_MIXED
-    dropped: Mapping[int, str] = field(default_factory=dict)  # pool row -> why it is not served
+    cluster: Int[np.ndarray, " N"]  # NO_CLUSTER without clustering
+    difficulty: Float[np.ndarray, " N"]  # NaN where not predicted
+    quality: Float[np.ndarray, " N"]  # NaN where not predicted
+    mixed_from: Int[np.ndarray, " N"]  # batch of the prompt before mixing moved it, else NOT_MIXED
+    dropped: Mapping[int, str] = field(default_factory=dict)  # pool row -> reason
 
     @classmethod
     def sequential(cls, pool: int, batch_size: int) -> SamplePlan:
-        """The pool in its own order, `batch_size` prompts a step, nothing dropped."""
+        """Plans the whole pool in its own order, `batch_size` prompts a step."""
         nothing = np.full(pool, np.nan)
         none = np.full(pool, -1, dtype=np.int64)
         return cls(np.arange(pool), batch_size, none, nothing, nothing.copy(), none.copy())
 
     def batches(self) -> Int[np.ndarray, "B P"]:
-        """Whole batches of pool rows, in the order of training."""
+        """Returns the pool rows of all whole batches, in the order of training."""
         whole = len(self.rows) // self.batch_size
         return self.rows[: whole * self.batch_size].reshape(whole, self.batch_size)
 
     def batch_of(self) -> Int[np.ndarray, " N"]:
-        """The batch that each prompt of the pool is served in, NOT_SERVED where none."""
+        """Returns the batch that serves each prompt of the pool; NOT_SERVED for none."""
         batches = self.batches()  # (B, P)
         batch = np.full(len(self.cluster), NOT_SERVED, dtype=np.int64)
         batch[batches] = np.arange(len(batches))[:, None]
         return batch
 
     def drop(self, reasons: Mapping[int, str]) -> SamplePlan:
-        """The plan without the given pool rows; the order of the others stays."""
+        """Returns the plan without the given pool rows, in the same order."""
         kept = self.rows[~np.isin(self.rows, list(reasons))]
         return replace(self, rows=kept, dropped={**self.dropped, **reasons})
 
     def reorder(self, rows: Int[np.ndarray, " M"]) -> SamplePlan:
-        """The plan with the same prompts in another order.
+        """Returns the plan with the same prompts in another order.
 
         Raises:
-            ValueError: if `rows` is no permutation of the planned rows.
+            ValueError: if `rows` is not a permutation of the planned rows.
         """
         if not np.array_equal(np.sort(rows), np.sort(self.rows)):
             raise ValueError("an order must be a permutation of the planned rows; only a filter may drop prompts")
         return replace(self, rows=rows)
 
     def ledger(self) -> dict[str, np.ndarray]:
-        """Columns with one entry a prompt: fate, reason, cluster, difficulty, quality, batch and mixed_from."""
+        """Returns one column per property (fate, reason, cluster, …), with one entry per prompt of the pool."""
         pool = len(self.cluster)
         batch = self.batch_of()
         reason = np.full(pool, "", dtype=object)

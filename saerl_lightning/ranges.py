@@ -1,7 +1,8 @@
-"""Ranges of the numbers that a user can set: written beside their type, and refused in one place.
+"""Allowed ranges of numeric settings: declared in the type annotation, checked in one place.
 
-A constructor says `drop: Share = 0.1` and ends in `require_in_range(self)`. To a type checker and to the command line `Share`
-is `float`. NaN and infinity are in no range.
+A constructor declares `drop: Share = 0.1` and ends with `require_in_range(self)`. Type checkers and the command line
+see
+`Share` as `float`. NaN and infinity are never in range.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from saerl_lightning.errors import InputError
 
-LARGEST = 2**31 - 1  # of counts: larger ones overflow in some library
-HUGE = 1e9  # of other numbers: beyond it float32 sums lose whole units
+LARGEST = 2**31 - 1  # largest count: some libraries overflow beyond it
+HUGE = 1e9  # largest other number: beyond it, float32 sums lose whole units
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `most`.
+    """An interval of allowed numbers.
 
     Args:
-        least: the smallest.
-        most: the largest.
-        open_below: whether `least` itself is out of it.
-        open_above: whether `most` itself is out of it.
+        least: Smallest number of the range.
+        most: Largest number of the range.
+        open_below: Whether `least` itself is excluded.
+        open_above: Whether `most` itself is excluded.
     """
 
     least: float
@@ -35,7 +36,7 @@ class Range:
     open_above: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a number is in the range; NaN never is."""
+        """Whether a number is in the range. NaN never is."""
         above = value > self.least if self.open_below else value >= self.least
         return above and (value < self.most if self.open_above else value <= self.most)
 
@@ -45,30 +46,30 @@ class Range:
 
 
 Count = Annotated[int, Range(1, LARGEST)]
-LongCount = Annotated[int, Range(1, 2**53)]  # tokens of a whole run; as float64 they are still exact
+LongCount = Annotated[int, Range(1, 2**53)]  # tokens of a whole run: exact as float64
 CountFrom0 = Annotated[int, Range(0, LARGEST)]
 CountFrom2 = Annotated[int, Range(2, LARGEST)]
 SEEDS = Range(0, 2**32 - 1)
-Seed = Annotated[int, SEEDS]  # what NumPy's older generators, scikit-learn and Lightning take
+Seed = Annotated[int, SEEDS]  # accepted by NumPy's older generators, scikit-learn and Lightning
 Share = Annotated[float, Range(0, 1)]
 ShareBelow1 = Annotated[float, Range(0, 1, open_above=True)]
 PositiveShare = Annotated[float, Range(0, 1, open_below=True)]
 Positive = Annotated[float, Range(0, HUGE, open_below=True)]
 NotNegative = Annotated[float, Range(0, HUGE)]
 Finite = Annotated[float, Range(-HUGE, HUGE)]
-Workers = Annotated[int, Range(1, 1024)]  # processes at a time
-Deadline = Annotated[float, Range(0, 86_400, open_below=True)]  # seconds, a day at most
+Workers = Annotated[int, Range(1, 1024)]  # number of processes
+Deadline = Annotated[float, Range(0, 86_400, open_below=True)]  # seconds, at most a day
 
 
 def require_in_range(owner: object, **handed_on: object) -> None:
-    """Refuses an object's numbers that are outside the ranges in the annotations of its constructor.
+    """Refuses an object whose numbers are outside the ranges in its constructor's annotations.
 
     Args:
-        owner: holds its constructor's arguments under their own names.
-        handed_on: arguments that it does not hold, by name.
+        owner: Object that stores its constructor's arguments under their own names.
+        handed_on: Constructor arguments that the object does not store, by name.
 
     Raises:
-        InputError: for the first such number, with its range.
+        InputError: for the first number out of range; the message states the range.
     """
     for kind in reversed(type(owner).__mro__):
         hints = _ranged(kind.__init__, kind.__module__) if "__init__" in vars(kind) else {}
@@ -76,14 +77,14 @@ def require_in_range(owner: object, **handed_on: object) -> None:
 
 
 def require_arguments(function: Callable[..., object], given: Mapping[str, object]) -> None:
-    """Refuses arguments of a tool that are outside the ranges in its annotations.
+    """Refuses arguments of a command-line tool that are outside the ranges in its annotations.
 
     Args:
-        function: the tool.
-        given: arguments by name; others than the tool's are not looked at.
+        function: Function whose signature is the tool's command line.
+        given: Argument values by name. Names that the tool does not have are ignored.
 
     Raises:
-        InputError: for the first such number, with its range.
+        InputError: for the first number out of range; the message states the range.
     """
     _require(_ranged(function, function.__module__), given, "--")
 
@@ -100,7 +101,7 @@ def _require(hints: Mapping[str, Any], given: Mapping[str, object], prefix: str)
 
 
 def _numbers(value: object) -> Iterator[float]:
-    """The numbers in a value: itself, or what a list or the values of a mapping hold."""
+    """Yields the numbers in a value: a number itself, or those in a list or in a mapping's values."""
     if isinstance(value, int | float):
         yield value
     elif isinstance(value, Mapping):
@@ -111,7 +112,7 @@ def _numbers(value: object) -> Iterator[float]:
 
 @cache
 def _ranged(function: Callable[..., object], module: str) -> dict[str, Any]:
-    """The annotations of a function that have a range."""
+    """Returns the annotations of a function that contain a range."""
     try:
         hints = get_type_hints(function, vars(sys.modules[module]), include_extras=True)
     except NameError:  # a user's class may name types that only a type checker imports
@@ -120,7 +121,7 @@ def _ranged(function: Callable[..., object], module: str) -> dict[str, Any]:
 
 
 def ranges(hint: Any) -> Iterator[Range]:
-    """The ranges in an annotation, however deep."""
+    """Yields the ranges in an annotation, at any depth."""
     return (part for part in _parts(hint) if isinstance(part, Range))
 
 

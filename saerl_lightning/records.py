@@ -1,7 +1,5 @@
 """Records that several folders exchange: prompts, batches, rollouts, outcomes.
 
-Shapes stand beside each field; nothing here computes more than its own layout.
-
 P prompts a step, G completions a prompt, R = P * G rows, T tokens of the longest row.
 """
 
@@ -21,7 +19,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, CountFrom0, PositiveShare, Range, require_in_range
 
 Temperature = Annotated[float, Range(0, 100)]
-SamplerSeed = Annotated[int, Range(0, 2**62)]  # wide: a run derives one a step from the one that was given
+SamplerSeed = Annotated[int, Range(0, 2**62)]  # wide, because a run derives one seed per step
 COLDEST = 0.01  # lowest temperature that is not greedy
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
@@ -32,14 +30,14 @@ class Prompt:
     """One task for the policy.
 
     Args:
-        uid: name of the prompt, unique in its pool.
-        messages: the chat, each message with `role` and `content`.
-        answer: the gold answer, as text.
-        source: where the prompt came from (a data set, a task).
-        topic: subject, where known.
-        labels: numbers known about the prompt: `difficulty`, `level`, `quality`.
-        grading: what a grader needs beyond the answer, as JSON ("" for none).
-        copied_from: uid of the prompt that this one is a copy of ("" for none).
+        uid: Name of the prompt, unique in its pool.
+        messages: Chat messages, each with `role` and `content`.
+        answer: Correct answer, as text.
+        source: Origin of the prompt (a data set or a task).
+        topic: Subject of the task; null if unknown.
+        labels: Known numbers about the prompt: `difficulty`, `level`, `quality`.
+        grading: Further data for the grader, as JSON ("" for none).
+        copied_from: Uid of the original prompt, if this prompt is a copy ("" otherwise).
     """
 
     uid: str
@@ -53,20 +51,21 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The user's words: contents of all messages but the system's, joined by blank lines."""
+        """Returns the text of all messages but the system's, joined by blank lines."""
         return "\n\n".join(m["content"] for m in self.messages if m["role"] != "system")
 
     @property
     def normalised_text(self) -> str:
-        """`text` without differences of case, spacing or Unicode form: equal texts are the same question."""
+        """Returns `text` without differences of case, spacing or Unicode form. Equal texts are the same question."""
         return " ".join(unicodedata.normalize("NFKC", self.text).casefold().split())
 
 
 class PromptBatch:
     """P prompts with their token ids and the pool rows they came from.
 
-    A plain class, because Lightning's precision plugins (half, double, FSDP, DeepSpeed) walk into a dataclass, rebuild
-    every token list and refuse the frozen `Prompt`s; a plain object passes through untouched.
+    A plain class: Lightning's precision plugins (half, double, FSDP, DeepSpeed) rebuild dataclasses and fail on the
+    frozen
+    `Prompt`s, but pass plain objects through unchanged.
     """
 
     def __init__(self, prompts: list[Prompt], ids: list[list[int]], rows: list[int]) -> None:
@@ -77,16 +76,16 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn.
+    """How completions are sampled.
 
     Args:
-        group_size: completions a prompt (G).
-        temperature: softmax temperature; 0 is greedy.
-        top_p: nucleus mass kept, in (0, 1]; 1 keeps all.
-        top_k: most likely tokens kept; 0 keeps all.
-        max_tokens: longest completion, in tokens.
-        seed: of the sampler; the trainer derives one a step from it.
-        stop: texts that end a completion.
+        group_size: Number of completions per prompt (G).
+        temperature: Temperature of the softmax; 0 is greedy.
+        top_p: Probability mass of nucleus sampling, in (0, 1]; 1 keeps all tokens.
+        top_k: Number of most likely tokens to sample from; 0 keeps all.
+        max_tokens: Maximum length of a completion, in tokens.
+        seed: Seed of the sampler, from which each training step derives its own.
+        stop: Texts that end a completion.
     """
 
     group_size: Count = 8
@@ -98,7 +97,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses values that no sampler has a meaning for."""
+        """Refuses values that no sampler can use."""
         require_in_range(self)
         if 0 < self.temperature < COLDEST:
             raise InputError(
@@ -108,7 +107,7 @@ class Sampling:
 
     @property
     def full_support(self) -> bool:
-        """Whether every token can be drawn, so that the sampler's log-probabilities are the policy's own."""
+        """Whether every token can be sampled, so that the sampler's log-probabilities equal the policy's."""
         return self.top_p == 1.0 and self.top_k == 0 and self.temperature > 0
 
 
@@ -116,8 +115,9 @@ class Sampling:
 class Rollouts:
     """R sampled rows, each [prompt | completion | padding].
 
-    Rows of one prompt are neighbours: row p * G + g is completion g of prompt p. `logprobs` are those of the
-    distribution that was sampled from (at the sampling temperature), zero outside `mask`.
+    Rows of one prompt are neighbours: row p * G + g is completion g of prompt p. `logprobs` belong to the distribution
+    that was
+    sampled from (at the sampling temperature) and are zero outside `mask`.
     """
 
     tokens: Int[Tensor, "R T"]
@@ -126,7 +126,7 @@ class Rollouts:
     truncated: Bool[Tensor, " R"]  # stopped by max_tokens, not by an end-of-text token or a stop text
     texts: list[str]  # R
     group_size: int  # G
-    weight_version: Int[Tensor, " R"]  # version of the weights that wrote the row
+    weight_version: Int[Tensor, " R"]  # version of the weights that sampled the row
 
     @classmethod
     def pack(
@@ -140,7 +140,7 @@ class Rollouts:
         version: int,
         pad_id: int = 0,
     ) -> Rollouts:
-        """Lays out P prompts and R = P * G completions as right-padded rows."""
+        """Packs P prompts and R = P * G completions into right-padded rows."""
         starts = [len(prompt_ids[r // group_size]) for r in range(len(completions))]
         width = max(start + len(c) for start, c in zip(starts, completions, strict=True))
         tokens = torch.full((len(completions), width), pad_id, dtype=torch.long)  # (R, T)
@@ -156,7 +156,7 @@ class Rollouts:
 
     @classmethod
     def join(cls, parts: Sequence[Rollouts]) -> Rollouts:
-        """Puts groups of equal size under one another, padded to the widest."""
+        """Concatenates rollouts with equal group size, padded to the longest row."""
         widest = max(part.tokens.shape[1] for part in parts)
 
         def stacked(name: str) -> Tensor:
@@ -174,7 +174,7 @@ class Rollouts:
         )
 
     def of_groups(self, groups: Sequence[int]) -> Rollouts:
-        """The rows of some groups, given by their position, in that order."""
+        """Returns the rows of the groups at the given positions, in the given order."""
         first = torch.tensor(groups, dtype=torch.long)[:, None] * self.group_size
         rows = (first + torch.arange(self.group_size)).flatten()  # (R,)
         texts = [self.texts[row] for row in rows.tolist()]
@@ -190,21 +190,21 @@ class Rollouts:
 
     @property
     def lengths(self) -> Int[Tensor, " R"]:
-        """Tokens of each row without padding: prompt and completion."""
+        """Returns the number of tokens of each row without padding: prompt and completion."""
         columns = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
         return (self.mask * columns).amax(1)
 
     @property
     def completion_lengths(self) -> Int[Tensor, " R"]:
-        """Completion tokens of each row."""
+        """Returns the number of completion tokens of each row."""
         return self.mask.sum(1)
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a step learned about its prompts.
+    """Rewards of a step's prompts.
 
-    A NaN reward says that the grader failed, which is not 'wrong'; such rows are left out of `pass_rate`.
+    A NaN reward means that the grader failed, not that the answer is wrong. `pass_rate` leaves out NaN rewards.
     """
 
     uids: list[str]  # P

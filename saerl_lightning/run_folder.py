@@ -1,8 +1,10 @@
-"""The run folder: where a run writes, what protects an older run from it, and what a run that failed leaves behind.
+"""The run folder: where a run writes its files, and how an older run in it is protected.
 
-A run marks its folder, in steps: it is set up, it trains. An older run that is to be replaced is moved aside inside the
-folder, and goes only when the new one has a checkpoint or has ended; a new run that fails before puts it back, and where
-that one was killed, the next run does.
+A mark in the folder records the state of its run: setting up, or training. An older run that will be replaced is first
+moved
+into a subfolder, and is deleted once the new run has a checkpoint or has ended. If the new run fails earlier, the older
+run is
+moved back; if the new run was killed, the next run moves it back.
 """
 
 from __future__ import annotations
@@ -17,17 +19,17 @@ from saerl_lightning import lock
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import disk_is_full, write_whole
 
-MARK = ".saerl-run"  # of a folder that a run of ours made; it says how far the run came
+MARK = ".saerl-run"  # file that marks a folder as a run's; it holds the run's state
 SETTING_UP, TRAINING = "setting up\n", "training\n"
 LOCK = ".lock"
-OLDER, MOVING = ".older-run", ".older-run-moving"  # what is moved aside: all of it, some of it
+OLDER, MOVING = ".older-run", ".older-run-moving"  # the older run: moved completely, or partly
 
 
 def require_place(path: str) -> None:
-    """Refuses what no run folder can be called, or what was not meant.
+    """Refuses a path that can't be a run folder, or is probably a mistake.
 
     Raises:
-        InputError: for a name of blanks, one that a shell should have expanded, or one that no file system takes.
+        InputError: for blanks at the ends, an unexpanded '~', or characters that can't be printed.
     """
     if not path.strip() or path != path.strip():
         raise InputError(f"run_dir is {path[:120]!r}; write a folder without blanks at its ends, e.g. runs/first")
@@ -40,28 +42,28 @@ def require_place(path: str) -> None:
 
 
 class RunFolder:
-    """A run's folder.
+    """The folder of one run.
 
     Args:
-        path: of the folder.
+        path: Path of the run folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    # -- the life of a run ---------------------------------------------------------------------------------------------
+    # -- start and end of a run ----------------------------------------------------------------------------------------
 
     @contextmanager
     def claimed(self, overwrite: bool, checkpoint: Path | None, last: bool) -> Iterator[None]:
-        """Holds the folder while a run trains in it.
+        """Holds the folder during the block, while a run trains in it.
 
         Args:
-            overwrite: replace an older run that is there.
-            checkpoint: file that the run goes on from; None for a new run.
-            last: the user said `--ckpt_path last`: go on with the run that is there, if there is one.
+            overwrite: Whether to replace an older run in the folder.
+            checkpoint: Checkpoint file to resume from; None for a new run.
+            last: Whether the user wrote `--ckpt_path last`, which resumes the run in the folder if there is one.
 
         Raises:
-            InputError: if another process trains there, or the folder holds what the run would write over.
+            InputError: if another process trains there, or the run would overwrite other files.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"'{self.path}' is a file; name another --run_dir")
@@ -78,50 +80,51 @@ class RunFolder:
             self.release_older()
 
     def begin_anew(self) -> None:
-        """Empties the folder, or makes it, and marks it as a run's.
+        """Empties the folder (or makes it), and marks it as a run's.
 
         Raises:
-            InputError: if a process trains there.
+            InputError: if another process trains there.
         """
         with lock.held(self.path / LOCK, f"run folder '{self.path}'"):
             _delete([each for each in self.path.iterdir() if not each.name.startswith(LOCK)])
             self.mark()
 
     def mark(self, state: str = TRAINING) -> None:
-        """Says that the folder is a run's, and how far it came."""
+        """Marks the folder as a run's, with the run's state."""
         if self._state() != state:
             write_whole(self.path / MARK, state)
 
     def release_older(self) -> None:
-        """Deletes the older run that was moved aside, if there is one."""
+        """Deletes the older run that was moved aside, if any."""
         shutil.rmtree(self.path / OLDER, ignore_errors=True)
 
-    # -- what is there -------------------------------------------------------------------------------------------------
+    # -- content -------------------------------------------------------------------------------------------------------
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run of ours is there."""
+        """Whether the folder belongs to a run."""
         return (self.path / MARK).is_file()
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a run that is there has got so far that it can be gone on with."""
+        """Whether the run in the folder has a checkpoint to resume from."""
         return any((self.path / "checkpoints").glob("*.ckpt"))
 
     def _state(self) -> str:
         return (self.path / MARK).read_text() if self.holds_run else ""
 
     def _entries(self) -> list[Path]:
-        """Everything but locks and what was moved aside."""
+        """Returns all entries but locks and an older run that was moved aside."""
         apart = (LOCK, OLDER, MOVING)
         return [each for each in self.path.iterdir() if not each.name.startswith(apart)]
 
-    # -- claiming ------------------------------------------------------------------------------------------------------
+    # -- checks before a run -------------------------------------------------------------------------------------------
 
     def _admit(self, overwrite: bool, checkpoint: Path | None, last: bool) -> bool:
-        """Makes room for the run, or refuses; says whether it is a new one in an empty folder."""
+        """Makes room for the run, or refuses. Returns whether the folder is now empty for a new run."""
         entries = self._entries()
-        if not entries or (self._state() == SETTING_UP and not last):  # whoever set up there never trained
+        # A run that was only setting up has trained nothing, so its files can be deleted.
+        if not entries or (self._state() == SETTING_UP and not last):
             _delete(entries)
             return True
         here = checkpoint is not None and self.path.resolve() in checkpoint.resolve().parents
@@ -150,7 +153,8 @@ class RunFolder:
         )
 
     def _require_deletable(self) -> None:
-        if not self.holds_run:  # a slip of the finger must not delete somebody's home
+        # Without the mark, the folder may be anything, even a home directory: never delete it.
+        if not self.holds_run:
             raise InputError(
                 f"'{self.path}' holds no {MARK}, so it is no run folder and is not deleted; name another --run_dir"
             )
@@ -164,13 +168,13 @@ class RunFolder:
     # -- the older run -------------------------------------------------------------------------------------------------
 
     def _move_aside(self) -> None:
-        """Moves the run that is there aside; killed in the middle, it is put back by the next run."""
+        """Moves the run in the folder aside. If the process is killed meanwhile, the next run moves it back."""
         entries, moving = self._entries(), self.path / MOVING
         moving.mkdir()
         try:
             for entry in entries:
                 entry.rename(moving / entry.name)
-        except OSError as error:  # a mounted folder, say
+        except OSError as error:  # for example, an entry is a mounted folder
             self._put_back()
             raise InputError(
                 f"the run in '{self.path}' can't be moved aside ({error}); name another --run_dir"
@@ -178,7 +182,7 @@ class RunFolder:
         moving.rename(self.path / OLDER)
 
     def _put_back(self) -> None:
-        """Puts what was moved aside back, in place of what was written since."""
+        """Moves the older run back, and deletes what was written since."""
         moving = self.path / MOVING
         if (self.path / OLDER).is_dir():
             _delete(self._entries())
@@ -188,7 +192,7 @@ class RunFolder:
         moving.rmdir()
 
     def _settle(self) -> None:
-        """Ends what a killed run left half done."""
+        """Completes what a killed run left unfinished: deletes the older run, or moves it back."""
         if (self.path / OLDER).is_dir() and self.has_checkpoint:
             self.release_older()
         if (self.path / OLDER).is_dir() or (self.path / MOVING).is_dir():
@@ -199,13 +203,15 @@ class RunFolder:
             )
 
     def _undo(self, fresh: bool, error: BaseException) -> None:
-        """Leaves the folder as it was, if the run in it has come to nothing that can be gone on with."""
+        """Restores the folder after a failed run, unless the run has a checkpoint to resume from."""
+        # After a refusal, Ctrl-C or a full disk, the files are of no use. After any other error, the logs may show the
+        # cause.
         asked = isinstance(error, InputError) or not isinstance(error, Exception) or disk_is_full(error)
         if not fresh or self.has_checkpoint:
             self.release_older()
         elif (self.path / OLDER).is_dir():
             self._put_back()
-        elif asked or self._state() == SETTING_UP:  # else its logs may tell what went wrong
+        elif asked or self._state() == SETTING_UP:
             _delete(self._entries())
 
 

@@ -1,7 +1,8 @@
-"""Weights that are whole: every tensor that a model has is in its folder, and every number in them is one.
+"""Loads language models, and refuses weights that are incomplete or not finite.
 
-transformers fills a missing tensor with random numbers and drops one it does not know, both with a warning; a training run
-would begin with a random layer.
+transformers fills missing tensors with random numbers and drops unknown ones, with only a warning. A run would then
+train
+a partly random model.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ if TYPE_CHECKING:
 
 
 def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
-    """Loads a causal language model, head and all.
+    """Loads a causal language model with its head.
 
     Args:
-        path: HF folder or hub name.
-        setting: where the user wrote it, for messages ("policy.path").
-        settings: further ones of `from_pretrained`.
+        path: Local HF folder, or name on the hub.
+        setting: Name of the user's setting, for messages ("policy.path").
+        settings: Further arguments of `from_pretrained`.
 
     Raises:
-        InputError: if it can't be loaded, lacks a tensor, has one too many, or holds a number that is none.
+        InputError: if loading fails, a tensor is missing, unknown or of the wrong shape, or a number is NaN or
+            infinite.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -36,9 +38,10 @@ def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
 
     hub.look_up(path)
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report on keys would come before the refusal
+    # Otherwise transformers' own report on keys would be printed before our error.
+    logging.set_verbosity_error()
     try:
-        # Tensors of a wrong shape are reported with the missing ones: else transformers' error names none of them.
+        # Without ignore_mismatched_sizes, transformers' error would not name the tensors with wrong shapes.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
@@ -66,14 +69,14 @@ def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
 
 
 def require_finite_weights(weights: Mapping[str, Tensor], where: str) -> None:
-    """Refuses weights with NaN or infinity in them.
+    """Refuses weights that contain NaN or infinity.
 
     Args:
-        weights: by name.
-        where: they came from, for the message.
+        weights: Tensors by their names.
+        where: Origin of the weights, for the message.
 
     Raises:
-        InputError: naming the tensors.
+        InputError: with the names of the tensors.
     """
     if broken := [name for name, tensor in weights.items() if not _finite(tensor)]:
         raise InputError(f"{where} has NaN or infinity in {_some(broken)}; take another copy, or an earlier checkpoint")
@@ -84,7 +87,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first three of some names, and how many more there are."""
+    """Lists the first three names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
