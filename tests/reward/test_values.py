@@ -1,12 +1,13 @@
 """How answers are read and spelled: units by hand, and one spelling for what votes are counted by."""
 
+import cloudpickle
 import pytest
 
 from saerl_lightning.reward.equality import spelled
 from saerl_lightning.reward.numbers import unit_name
 from saerl_lightning.reward.spelling import tidied
 from saerl_lightning.reward.values import read
-from saerl_lightning.reward.workers import _serve
+from saerl_lightning.reward.workers import serve
 
 UNITS = {
     "cubic metres": "metre^3",
@@ -48,20 +49,23 @@ def test_sets_are_spelled_in_one_order_and_tuples_in_their_own(answer):
 def test_a_worker_whose_trainer_is_gone_ends_by_itself_after_twice_the_deadline(monkeypatch):
     class Pipe:
         def __init__(self):
-            self.jobs = [b"no job"]
+            self.messages = [b"no job", cloudpickle.dumps((None, 3.0))]
 
         def send(self, said):
             pass
 
+        def send_bytes(self, said):
+            pass
+
         def recv_bytes(self):
-            if not self.jobs:
+            if not self.messages:
                 raise EOFError
-            return self.jobs.pop()
+            return self.messages.pop()
 
     asked = []
     monkeypatch.setattr(
         "faulthandler.dump_traceback_later", lambda timeout, **more: asked.append((timeout, more["exit"]))
     )
     monkeypatch.setattr("signal.signal", lambda *asked: None)
-    _serve(Pipe(), None, 3.0)
+    serve(Pipe())
     assert asked == [(7.0, True)]

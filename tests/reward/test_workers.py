@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import multiprocessing
 import operator
 import os
 import signal
@@ -15,9 +14,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.reward import workers
 from saerl_lightning.reward.workers import WorkerPool
 
 DEADLINE_S = 2.0  # of tests in which a job hangs; those of a busy machine must be done by then
@@ -25,8 +26,8 @@ NEVER = 300.0
 
 
 @contextlib.contextmanager
-def pool(workers: int, deadline_s: float = NEVER, prepare=None) -> Iterator[WorkerPool]:
-    graders = WorkerPool(workers, deadline_s, prepare)
+def pool(processes: int, deadline_s: float = NEVER, prepare=None) -> Iterator[WorkerPool]:
+    graders = WorkerPool(processes, deadline_s, prepare)
     try:
         yield graders
     finally:
@@ -34,7 +35,12 @@ def pool(workers: int, deadline_s: float = NEVER, prepare=None) -> Iterator[Work
 
 
 def grader_pids() -> set[int]:
-    return {child.pid for child in multiprocessing.active_children() if child.name == "grader"}
+    """Processes that this one started with the graders' code and that have not ended."""
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found |= {child.pid} if workers.CODE in child.cmdline() else set()
+    return found
 
 
 def alive(pid: int) -> bool:
@@ -148,15 +154,15 @@ def test_a_process_that_cannot_start_is_an_error():
 
 
 KILLED_TRAINER = """
-import multiprocessing, os, signal, threading, time
+import os, signal, threading, time
+import psutil
 from saerl_lightning.reward.workers import WorkerPool
 
-if __name__ == "__main__":
-    pool = WorkerPool(2, 1.0)
-    pool.map(time.perf_counter, [()] * 50)
-    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    pool.map(time.sleep, [(3600,)])
+pool = WorkerPool(2, 1.0)
+pool.map(time.perf_counter, [()] * 50)
+print(*[child.pid for child in psutil.Process().children()], flush=True)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+pool.map(time.sleep, [(3600,)])
 """
 
 
@@ -181,3 +187,53 @@ def test_nothing_outlives_a_killed_trainer(tmp_path):
 def test_bad_arguments_are_refused(workers, deadline_s, message):
     with pytest.raises(InputError, match=message):
         WorkerPool(workers, deadline_s)
+
+
+OWN_GRADERS = """
+import time
+from saerl_lightning.reward.workers import WorkerPool
+
+BEST = 2
+
+
+def share(score):
+    if score < 0:
+        time.sleep(3600)
+    return score / BEST
+
+
+print("started", flush=True)
+pool = WorkerPool(1, 1.0)
+print(pool.map(share, [(1,), (-1,), (2,)]))
+"""
+
+
+def told(*command: str | Path, given: str | None = None) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    return subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
+
+
+def test_functions_of_a_script_without_a_guard_and_of_standard_input_are_run(tmp_path):
+    """Multiprocessing's processes would begin by running the script, or look for a file named <stdin>."""
+    script = tmp_path / "train.py"
+    script.write_text(OWN_GRADERS)
+    for said in (told(sys.executable, script), told(sys.executable, "-", given=OWN_GRADERS)):
+        assert said == "started\n[0.5, nan, 1.0]\n"
+
+
+def test_what_a_job_started_ends_with_it(tmp_path):
+    pid, start = tmp_path / "pid", "import subprocess, time; p = subprocess.Popen(['sleep', '3600']); "
+    with pool(1, DEADLINE_S) as graders:
+        graders.map(exec, [(f"{start} open({str(pid)!r}, 'w').write(str(p.pid)); time.sleep(3600)",)])
+        assert graders.failures == {"overrun": 1}
+    until = time.monotonic() + 10
+    while psutil.pid_exists(int(pid.read_text())) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(int(pid.read_text()))
+
+
+def test_each_result_says_what_became_of_its_job():
+    with pool(1) as graders:
+        one, failed, two = graders.run(operator.truediv, [(1, 1), (1, 0), (4, 2)])
+    assert (one.value, one.failure, two.value) == (1.0, "", 2.0)
+    assert failed.value is None and failed.failure == "raised ZeroDivisionError('division by zero')"
