@@ -1,7 +1,8 @@
-"""Norms and gated MLPs that keep less for the backward pass: what can be had again by one elementwise product is not kept.
+"""Norms and MLPs that recompute cheap intermediates in the backward pass instead of storing them.
 
-transformers writes both as several operations, each of which keeps its own inputs: a fifth of all that a Llama keeps. The
-values are the same to the last rounding. Weights, names and state dict stay as they are; only `forward` is replaced.
+In transformers a norm or an MLP is several operations, and each of them stores its inputs for the backward pass: a
+fifth of all activations of a Llama. Here each is one autograd function. The values are equal up to the last rounding.
+Only `forward` is replaced: weights, names and state dict stay as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MLPS = {"LlamaMLP", "Qwen2MLP", "Qwen3MLP"}
 
 
 class RMSNorm(torch.autograd.Function):
-    """weight * x / rms(x), with the mean square in float32; keeps x and one number a token."""
+    """Root mean square norm, weight * x / rms(x), computed in float32; stores x and one number a token."""
 
     @staticmethod
     def forward(ctx: Any, x: Float[Tensor, "*n d"], weight: Float[Tensor, " d"], epsilon: float) -> Tensor:
@@ -41,17 +42,18 @@ class RMSNorm(torch.autograd.Function):
         d_weight = None
         if ctx.needs_input_grad[1]:
             d_weight = (grad * unit.to(x.dtype)).flatten(0, -2).sum(0).to(weight.dtype)
+        # The norm doesn't change with the length of x, so the gradient's component along x is subtracted.
         slope = (grad * weight).float()
         along = torch.linalg.vecdot(slope, unit).div_(unit.shape[-1])
         return slope.addcmul_(unit, along[..., None], value=-1).mul_(scale).to(x.dtype), d_weight, None
 
 
 class GatedSiLU(torch.autograd.Function):
-    """silu(gate) * up; keeps the two inputs."""
+    """Gated activation, silu(gate) * up; stores the two inputs."""
 
     @staticmethod
     def forward(ctx: Any, gate: Float[Tensor, "*n d"], up: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Gates elementwise."""
+        """Multiplies silu(gate) by up, element by element."""
         ctx.save_for_backward(gate, up)
         return silu(gate).mul_(up)
 
@@ -72,7 +74,7 @@ def _mlp(module: Any, x: Tensor) -> Tensor:
 
 
 def make_lean(model: nn.Module) -> int:
-    """Replaces the forward of Llama's, Qwen2's and Qwen3's norms and SiLU-gated MLPs, adapters inside or not.
+    """Replaces the forward of the RMS norms and SiLU-gated MLPs of Llama, Qwen2 and Qwen3, with or without adapters.
 
     Returns:
         How many layers were replaced; 0 for other models, which stay as they are.

@@ -1,6 +1,6 @@
-"""Where the policy comes from: an HF folder or hub name, its tokenizer, adapters and dtype.
+"""Loads the policy and its tokenizer from an HF folder or hub name; adds LoRA adapters; sets dtype and attention.
 
-Only transformers' own architectures are loaded; code in a model folder is run only where `trust_remote_code` is set.
+Only transformers' own architectures are loaded. Code in a model folder runs only with `trust_remote_code`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class LoRA:
     """Low-rank adapters (arXiv 2106.09685), trained in place of the full weights.
 
     Args:
-        rank: of the adapters' two factors.
-        alpha: the adapters' output is scaled by alpha / rank.
-        dropout: on the adapters' input; for SFTModule only, GRPOModule must score the policy that samples.
-        targets: module names that get an adapter; "all-linear" adapts every linear layer but the head.
+        rank: Rank of the two factors of each adapter.
+        alpha: Scale of the adapters: their output is multiplied by alpha / rank.
+        dropout: Dropout rate on the adapters' input. For SFTModule only: GRPOModule must score the policy that sampled.
+        targets: Names of the modules that get an adapter; "all-linear" adapts every linear layer except the output
+            head.
     """
 
     rank: Rank = 16
@@ -39,7 +40,7 @@ class LoRA:
     targets: str | list[str] = "all-linear"
 
     def __post_init__(self) -> None:
-        """Refuses numbers out of range."""
+        """Refuses numbers that are out of range."""
         require_in_range(self)
 
 
@@ -48,12 +49,12 @@ class Policy:
     """A causal language model to train.
 
     Args:
-        path: HF folder, or a name on the hub.
-        dtype: of the weights.
-        lora: adapters to train instead of all weights; null trains all.
-        gradient_checkpointing: recompute activations in the backward pass, to save memory.
-        attention: transformers' attention implementation.
-        trust_remote_code: run code that the model folder brings along.
+        path: HF folder, or name on the hub.
+        dtype: Floating-point type of the weights.
+        lora: Adapters that are trained instead of all weights; null trains all weights.
+        gradient_checkpointing: Whether activations are computed again in the backward pass, to save memory.
+        attention: Name of transformers' attention implementation.
+        trust_remote_code: Whether code in the model folder may run.
     """
 
     path: str
@@ -64,10 +65,10 @@ class Policy:
     trust_remote_code: bool = False
 
     def load_model(self) -> PreTrainedModel:
-        """Loads the model in evaluation mode, with adapters where `lora` is set.
+        """Loads the model in evaluation mode, with adapters if `lora` is set.
 
         Raises:
-            InputError: if the folder or name holds no model, or one that is not whole.
+            InputError: if there is no model at `path`, or if its weights are incomplete or not finite.
         """
         self._check_folder("config.json", "a model (an HF folder has one)")
         model = load_causal_lm(
@@ -82,10 +83,10 @@ class Policy:
         return self._with_adapters(model) if self.lora else model
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loads the tokenizer that lies beside the model.
+        """Loads the tokenizer from the model's folder.
 
         Raises:
-            InputError: if there is none, or if it has no chat template.
+            InputError: if there is no tokenizer, or if it has no chat template.
         """
         from transformers import AutoTokenizer
 
@@ -93,7 +94,8 @@ class Policy:
         hub.look_up(self.path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
-        except Exception as error:  # a torn tokenizer.json raises plain Exceptions too
+        # The tokenizers library raises plain Exceptions for a damaged tokenizer.json.
+        except Exception as error:
             raise InputError(
                 f"no tokenizer could be loaded from policy.path '{self.path}': {_why(error, self.path)}"
             ) from error
@@ -127,7 +129,8 @@ class Policy:
         except ValueError as error:
             raise InputError(_no_targets(self.lora.targets, model)) from error
         if self.gradient_checkpointing:
-            adapted.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
+            # Checkpointed layers get a gradient only if their input requires one; frozen embeddings give none.
+            adapted.enable_input_require_grads()
         return adapted  # pyright: ignore[reportReturnType]  # a PeftModel forwards to the model it wraps
 
 

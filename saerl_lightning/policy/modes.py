@@ -1,7 +1,7 @@
-"""Training and evaluation mode: under policy gradients both must be one policy, the one that sampled.
+"""Makes training mode and evaluation mode the same policy: no dropout, no other randomness in the forward pass.
 
-Samples are drawn without dropout. A forward with dropout scores another policy: its ratios to the sampler are noise, and they
-are what importance weights, clipping and the mismatch guard look at.
+Completions are sampled without dropout. With dropout, the training forward would score another policy: its ratios to
+the sampler would be noise, and importance weights, clipping and the mismatch guard all use these ratios.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch.nn.modules.dropout import _DropoutNd
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# What transformers' models and their configurations call a rate of chance: attention_dropout, layerdrop, jitter_noise, …
+# Names of random rates in transformers' models and configurations: attention_dropout, layerdrop, jitter_noise, …
 CHANCE = re.compile("drop|jitter")
-TRIAL = ((3, 4, 5, 6, 7, 8, 9, 10), (5, 3, 9, 4, 6, 11, 12, 3))
+CHECK_TOKENS = ((3, 4, 5, 6, 7, 8, 9, 10), (5, 3, 9, 4, 6, 11, 12, 3))
 
 
 def switch_off_dropout(model: nn.Module) -> list[str]:
-    """Sets every rate of dropout, layer dropping and router noise to 0, in the modules and in what they are configured by.
+    """Sets every rate of dropout, layer dropping and router noise to 0, in modules and in their configurations.
 
     Returns:
-        What was on: names with their former rates.
+        The names of the rates that were above 0, each with its former value.
     """
     found = {}
     for module in model.modules():
@@ -50,12 +50,12 @@ def _zero_rates(holder: object) -> dict[str, float]:
 
 @torch.no_grad()
 def apart_in_training(model: PreTrainedModel) -> float:
-    """How far the hidden states of training mode are from those of evaluation mode, as a share of their norm.
+    """Measures the largest difference of hidden states between training and evaluation mode, as a share of their norm.
 
-    A few tokens go through both; weights, modes and random state stay as they are.
+    A few tokens go through the model in both modes. Weights, modes and random state stay as they are.
     """
     decoder = model.get_decoder()
-    tokens, states = torch.tensor(TRIAL, device=decoder.device), []
+    tokens, states = torch.tensor(CHECK_TOKENS, device=decoder.device), []
     for training in (True, False):
         with in_mode(model, training):
             states.append(decoder(input_ids=tokens, use_cache=False).last_hidden_state.double())
@@ -64,10 +64,11 @@ def apart_in_training(model: PreTrainedModel) -> float:
 
 @contextmanager
 def in_mode(model: PreTrainedModel, training: bool) -> Iterator[None]:
-    """Puts all modules into one mode, at full precision; each gets its own mode back, and so does the random stream."""
+    """Sets the mode of all modules without autocast; restores modes and random state at the end of the block."""
     before = {module: module.training for module in model.modules()}
     device = model.get_decoder().device
-    kept = [] if device.type == "cpu" else [device]  # the CPU's stream is kept in any case
+    # fork_rng always restores the CPU's random state; only an accelerator has to be named.
+    kept = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
     with torch.random.fork_rng(kept, device_type=kind), torch.autocast(device.type, enabled=False):
         model.train(training)

@@ -1,10 +1,10 @@
-"""Attention over packed groups: completions see their prompt and themselves, in an otherwise unchanged HF decoder.
+"""Attention over packed groups in an unchanged HF decoder: each completion attends to its prompt and to itself.
 
-Plain softmax attention through PyTorch's own kernels, on any device. It takes query heads that share a key head as the
-rows of one product, so keys are never repeated for heads, and goes through long completions in blocks, so that masks and
-work stay below the square of their length. Windows, soft caps, sinks, biases and dropout are refused, not left out.
+It computes plain softmax attention with PyTorch's own kernels, on any device. Query heads that share a key head become
+rows of one product, so keys are never repeated. Long completions are computed in blocks, so masks and work stay below
+the square of their length. Models with windows, soft caps, sinks, biases or dropout are refused.
 
-n packed tokens, H query and K key heads, g completions, D and E their widths.
+Letters: n packed tokens, H query heads, K key heads, g completions, D width of queries and keys, E width of values.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "saerl_packed"
-# Query positions that go through the kernel together: more of them look at more keys in vain, fewer are more calls.
+# Query positions in one kernel call. Larger blocks compute more masked scores; smaller ones need more calls.
 BLOCK, CPU_BLOCK = 512, 128
-CHECKPOINT = "_gradient_checkpointing_func"  # where transformers' modules keep the function that recomputes them
-# Arguments with which transformers' models ask for more than a plain softmax.
+# The attribute in which transformers' modules keep the function that recomputes them.
+CHECKPOINT = "_gradient_checkpointing_func"
+# Arguments by which transformers' models ask for more than a plain softmax.
 BEYOND_SOFTMAX = ("softcap", "s_aux", "sinks", "position_bias", "attention_bias", "alibi")
 
 
 @dataclass(frozen=True)
 class PackedGroup:
-    """Where one group lies in a packed row: its prompt, and behind it one completion after the other."""
+    """Position and lengths of one group in a packed row: the prompt, then one completion after the other."""
 
     start: int
     prompt: int  # tokens of the prompt
@@ -45,9 +46,10 @@ class PackedGroup:
 
 
 class PackedLayout:
-    """All that one forward and its backward need to know of a packed row: index tensors, and masks as they come up.
+    """Index tensors and masks of a packed row, for its forward and backward pass.
 
-    A plain class: it travels through keyword arguments of modules, and wrappers such as FSDP rebuild dataclasses there.
+    It is a plain class because it is passed as a keyword argument of modules, where wrappers such as FSDP rebuild
+    dataclasses.
     """
 
     def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
@@ -59,7 +61,8 @@ class PackedLayout:
         self._masks: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
 
     def mask(self, rows: int, keys: int, fold: int, like: Tensor) -> Float[Tensor, "_ keys"]:
-        """What is added to scores: 0 up to the diagonal that ends in the last key, -inf behind it; each row `fold` times."""
+        """Causal mask that is added to scores: 0 up to the diagonal that ends in the last key, else -inf."""
+        # Each row stands `fold` times: the query heads of one key head are neighbouring rows.
         name = (rows, keys, fold, like.dtype)
         if name not in self._masks:
             hidden = torch.ones(rows, keys, dtype=torch.bool, device=like.device).triu_(keys - rows + 1)
@@ -70,7 +73,7 @@ class PackedLayout:
 
 @dataclass(frozen=True)
 class _Block:
-    """Positions start to stop of the first `count` sequences: those that reach so far."""
+    """A block of positions, start to stop, of the first `count` completions: those that are long enough."""
 
     start: int
     stop: int
@@ -78,20 +81,20 @@ class _Block:
 
 
 class _Rows:
-    """The completions of a group as rows of equal length, the longest first."""
+    """The completions of a group as rows of equal length, longest first."""
 
     def __init__(self, group: PackedGroup, block: int, device: torch.device) -> None:
         lengths = sorted(group.lengths, reverse=True)
         self.group = group
         self.places = _places(group)  # (g, L), counted from the first completion's first token; -1 for padding
-        # Rows of one length are a plain view, and nothing needs to be gathered.
+        # Completions of equal length are a plain view of the packed row: no index is needed.
         self.gathered = self.places.clamp(min=0).flatten().to(device) if lengths[0] > lengths[-1] else None
         self.prompt_blocks = [_Block(s, min(s + block, group.prompt), 1) for s in range(0, group.prompt, block)]
         starts = range(0, lengths[0], block)
         self.blocks = [_Block(s, min(s + block, lengths[0]), sum(n > s for n in lengths)) for s in starts]
 
     def computed(self) -> Int[Tensor, " _"]:
-        """The place in n of every result in the order of the blocks; -1 for padding."""
+        """Index in n of every result, in the order of the blocks; -1 for padding."""
         own = self.group.start + self.group.prompt
         parts = [self.places[: b.count, b.start : b.stop].flatten() for b in self.blocks]
         return torch.cat([torch.arange(self.group.start, own), *(torch.where(p < 0, p, p + own) for p in parts)])
@@ -104,7 +107,7 @@ def _places(group: PackedGroup) -> Int[Tensor, "g L"]:
 
 
 def _order(groups: Sequence[_Rows], device: torch.device) -> Int[Tensor, " n"] | None:
-    """Where each packed token's result stands among those of all blocks; None if in place already."""
+    """Index of each packed token's result among the results of all blocks; None if they are in order already."""
     computed = torch.cat([group.computed() for group in groups])
     real = (computed >= 0).nonzero().squeeze(1)
     order = torch.empty_like(real)
@@ -123,15 +126,15 @@ def packed_attention(
     packed_layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "1 n H E"], None]:
-    """Attends along a packed row; the signature is that of transformers' attention functions.
+    """Computes attention over a packed row, with the signature of transformers' attention functions.
 
     Raises:
-        NotImplementedError: if the model asks for anything but a plain softmax over all that came before.
+        NotImplementedError: if the model's attention is not a plain causal softmax.
     """
     assert packed_layout is not None, f"'{NAME}' is only set while a packed row goes through the decoder"
     _refuse(packed_layout, attention_mask, dropout, kwargs)
     pieces = []
-    # Cut once: each cut of its own would cost a gradient as long as the row.
+    # One split for all groups: the backward pass of every separate slice would allocate a gradient as long as the row.
     cut = [states.split(packed_layout.sizes, dim=2) for states in (query, key, value)]
     for i, rows in enumerate(packed_layout.groups):
         prompt_query, prompt_key, prompt_value = (parts[2 * i] for parts in cut)
@@ -159,7 +162,7 @@ def _refuse(layout: PackedLayout, mask: Tensor | None, dropout: float, asked: di
 
 
 def _own(states: Float[Tensor, "1 heads m D"], rows: _Rows) -> Float[Tensor, "g heads L D"]:
-    """The m tokens of a group's completions, under one another."""
+    """Unpacks the m tokens of a group's completions into g rows."""
     flat = states[0] if rows.gathered is None else states[0].index_select(1, rows.gathered)
     return flat.unflatten(1, rows.places.shape).transpose(0, 1)
 
@@ -176,9 +179,9 @@ def _attend(
     layout: PackedLayout,
     scaling: float | None,
 ) -> list[Float[Tensor, "_ H E"]]:
-    """Attends causally, the last query to all S keys; a result a block, its rows completion by completion."""
+    """Computes causal attention; the last query attends to all S keys. Returns one result a block."""
     past, heads, fold = key.shape[2] - query.shape[2], query.shape[1], query.shape[1] // key.shape[1]
-    # Neighbouring rows are the heads of one position, so that a block of positions is a plain slice.
+    # Heads of one position become neighbouring rows, so that a block of positions is a plain slice.
     folded = query.unflatten(1, (-1, fold)).transpose(2, 3).flatten(2, 3)  # (g, K, L * fold, D)
     results = []
     for block in blocks:
@@ -192,17 +195,17 @@ def _attend(
 
 
 def _part(states: Float[Tensor, "g K L D"], count: int, start: int, stop: int) -> Float[Tensor, "_ K _ D"]:
-    """A slice, or the states themselves if it has all of them: the gradient of a slice is a copy."""
+    """Slices the states; returns them unchanged if the slice is all of them, as the gradient of a slice is a copy."""
     whole = (count, stop - start) == (states.shape[0], states.shape[2])
     return states if whole else states[:count, :, start:stop]
 
 
 @contextmanager
 def attends_packed(decoder: PreTrainedModel) -> Iterator[None]:
-    """Lets a decoder use `packed_attention` inside the block; it needs `packed_layout=` there.
+    """Makes a decoder use `packed_attention` inside the block; its calls there must pass `packed_layout=`.
 
-    Gradient checkpointing computes layers again in the backward pass, long after the block. What it is given to
-    recompute sets the attention itself, so it does not matter which one the model has by then.
+    Gradient checkpointing runs layers again in the backward pass, after the block has ended. Its recompute functions
+    are therefore wrapped, so that they set `packed_attention` themselves.
 
     Raises:
         NotImplementedError: if the decoder's attention can't be replaced.

@@ -1,7 +1,7 @@
-"""How a step's log-probabilities are computed: with the prompt shared or repeated, with the head in tiles or whole.
+"""Scores completion tokens by one of four equal ways: prompt shared or repeated, output head tiled or whole.
 
-All ways give the same values and gradients; which of them a model takes is found out once, before training. R rows of
-T tokens, N completion tokens.
+All ways give the same values and gradients up to rounding. Which of them a model supports is tested once, before
+training. Letters: R rows of T tokens, N completion tokens, V tokens in the vocabulary, d width of the hidden states.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-TILE_BYTES = {"cpu": 2**25, "cuda": 2**28}  # float32 logits of a tile; half as much costs a CPU 15 %
-KEPT_BYTES = {"cpu": 2**28, "cuda": 2**30}  # most memory that kept probabilities take
+# Bytes of a tile's float32 logits. Half of it is 15 % slower on a CPU.
+TILE_BYTES = {"cpu": 2**25, "cuda": 2**28}
+# Most bytes of probabilities that are stored for the backward pass; further tiles are computed again.
+KEPT_BYTES = {"cpu": 2**28, "cuda": 2**30}
 
 
 class TiledHead(torch.autograd.Function):
-    """log softmax(h W^T / temperature) at the targets, and the entropies, with gradients for h and W.
+    """Computes log-softmax(h W^T / temperature) at the targets, and the entropies, with gradients for h and W.
 
     With q the softmax, g the gradient that reaches a log-probability and e that of an entropy H, the gradient of the
     logits is g (onehot - q) - e q (log q + H), over the temperature.
@@ -52,7 +54,7 @@ class TiledHead(torch.autograd.Function):
         temperature: float,
         entropy_gradient: bool,
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-        """Log-probabilities and entropies in float32; entropies carry a gradient only where asked for."""
+        """Computes log-probabilities and entropies in float32; entropies carry a gradient only with `entropy_gradient`."""
         tile, kept_tiles = _tiling(hidden, weight, any(ctx.needs_input_grad))
         logprobs, entropy, totals, kept = [], [], [], []
         for number, (h, t) in enumerate(zip(hidden.split(tile), targets.split(tile), strict=True)):
@@ -75,14 +77,14 @@ class TiledHead(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        """Walks the tiles again; each gives its rows of the hidden gradient and a share of the weight's."""
+        """Goes through the tiles again; each gives its rows of the hidden gradient and a part of the weight's gradient."""
         hidden, weight, targets, totals, entropy, *kept = ctx.saved_tensors
         g_logp, g_entropy = (g / ctx.temperature for g in grads)
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for number, start in enumerate(range(0, len(hidden), ctx.tile)):
             rows = slice(start, start + ctx.tile)
-            # A kept tile is used up here: its memory becomes that of the logits' gradient.
+            # A stored tile is overwritten in place: its memory becomes that of the logits' gradient.
             p = kept[number] if number < len(kept) else _exponentials(hidden[rows], weight, ctx.temperature)[1]
             scale, g = 1 / totals[rows, None], g_logp[rows, None]
             if ctx.entropy_gradient:
@@ -100,7 +102,7 @@ class TiledHead(torch.autograd.Function):
 
 
 def _tiling(hidden: Float[Tensor, "N d"], weight: Float[Tensor, "V d"], training: bool) -> tuple[int, int]:
-    """Rows of a tile, and how many tiles are kept."""
+    """Number of rows of a tile, and number of tiles that are stored for the backward pass."""
     kind = "cpu" if hidden.device.type == "cpu" else "cuda"
     row_bytes = 4 * len(weight)
     tile = max(1, TILE_BYTES[kind] // row_bytes)
@@ -110,7 +112,7 @@ def _tiling(hidden: Float[Tensor, "N d"], weight: Float[Tensor, "V d"], training
 def _exponentials(
     hidden: Float[Tensor, "n d"], weight: Float[Tensor, "V d"], temperature: float
 ) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n V"]]:
-    """Logits less each row's largest, float32, and their exponentials: the softmax but for each row's sum."""
+    """Computes logits minus each row's largest, in float32, and their exponentials: an unnormalised softmax."""
     z = (hidden @ weight.T).float()
     if temperature != 1.0:
         z = z.div_(temperature)
@@ -126,10 +128,10 @@ class Scorer:
     """Scores completion tokens under a policy.
 
     Args:
-        temperature: softmax temperature the rows were sampled at.
-        shared_prefix: compute the prompt of neighbouring rows once.
-        tiled_head: never hold the logits of all tokens.
-        entropy_gradient: whether entropies carry a gradient.
+        temperature: Softmax temperature that the rows were sampled at.
+        shared_prefix: Whether the prompt of neighbouring rows is computed once.
+        tiled_head: Whether logits are computed in tiles, so that those of all tokens are never in memory at once.
+        entropy_gradient: Whether entropies carry a gradient.
     """
 
     temperature: float = 1.0
@@ -138,11 +140,11 @@ class Scorer:
     entropy_gradient: bool = False
 
     def suited(self, model: PreTrainedModel, max_tokens: int) -> Scorer:
-        """This scorer without what the model can't take, with the reasons in the log.
+        """Returns this scorer without the options that the model does not support, and logs the reasons.
 
         Args:
-            model: the policy.
-            max_tokens: longest row, in tokens.
+            model: The policy.
+            max_tokens: Length of the longest row, in tokens.
         """
         shared, tiled = self.shared_prefix, self.tiled_head
         if shared and (reason := _why_not_shared(model, max_tokens)):
@@ -156,13 +158,13 @@ class Scorer:
     def __call__(
         self, model: PreTrainedModel, tokens: Int[Tensor, "R T"], mask: Bool[Tensor, "R T"], prompts: Int[Tensor, " R"]
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
-        """Log-probabilities (with gradient) and entropies of the completion tokens, float32, zero elsewhere.
+        """Computes log-probabilities (with gradient) and entropies of completion tokens, in float32; zero elsewhere.
 
         Args:
-            model: the policy.
-            tokens: rows of [prompt | completion | padding].
-            mask: completion tokens; at least one a row.
-            prompts: which prompt each row belongs to; rows of one prompt are neighbours.
+            model: The policy.
+            tokens: Rows of [prompt | completion | padding].
+            mask: True at completion tokens; each row has at least one.
+            prompts: Index of each row's prompt; rows of one prompt are neighbours.
         """
         if not (self.shared_prefix or self.tiled_head):
             return score(model, tokens, mask, self.temperature, self.entropy_gradient)
@@ -186,7 +188,7 @@ class Scorer:
 
 
 def why_not_tiled(model: PreTrainedModel) -> str | None:
-    """Why logits are not simply hidden states times the head's weight; None if they are."""
+    """Returns the reason why logits are not hidden states times the head's weight; None if they are."""
     head = output_head(model)
     if transforms_logits(model):
         return f"{type(model).__name__} transforms its logits"

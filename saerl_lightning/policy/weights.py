@@ -1,4 +1,4 @@
-"""The policy's weights under the names that transformers and vLLM know, adapters merged in."""
+"""Weights of the policy: named for transformers and vLLM with adapters merged, saved, and read from checkpoints."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model itself, out of its adapters' wrapper."""
+    """The transformers model inside the adapters' wrapper."""
     unwrap = getattr(model, "get_base_model", None)
     return unwrap() if unwrap else model  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields every weight of the whole state dict, the tied head under its own name too.
+    """Yields every weight of the full state dict, with LoRA merged and the tied output head under its own name too.
 
-    A LoRA layer is yielded as W + scaling B A, computed aside: merging in place and back would move W by a rounding error
-    each time. Engines need the tied head: without it vLLM keeps its old copy, 1.4 to 1.8 nats wrong and no warning.
+    A LoRA layer is yielded as W + scaling B A, computed in a new tensor: merging in place and back would change W by a
+    rounding error each time. Engines need the tied head: without it vLLM keeps its old copy, and its log-probabilities
+    are wrong by 1.4 to 1.8 nats without a warning.
     """
     if not hasattr(model, "get_base_model"):
         yield from model.state_dict().items()
@@ -52,22 +53,22 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def save_adapters(model: nn.Module, folder: Path) -> None:
-    """Writes the LoRA adapters alone, in peft's layout, without asking any host about the base model."""
+    """Writes the LoRA adapters alone, in peft's format; the base model is not looked up on any host."""
     model.save_pretrained(folder, save_embedding_layers=False)  # pyright: ignore[reportCallIssue]
 
 
 def without_adapters(model: nn.Module) -> AbstractContextManager[object]:
-    """Runs the model as it was before training: adapters off. A model without adapters is left as it is."""
+    """Switches LoRA adapters off inside the block: the model before training. Other models are left as they are."""
     disable = getattr(model, "disable_adapter", None)
     return disable() if disable else nullcontext()
 
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> list[float]:
-    """Two numbers for each weight and buffer that tell its present values from others, however they were changed.
+    """Computes two numbers for each weight and buffer that change when its values change.
 
-    They are read off the values: in-place changes through `.data`, as Lightning's WeightAveraging makes them, raise no
-    counter of torch's. The bits' exclusive or misses a change of all signs, the sum does not.
+    They are computed from the values: in-place changes through `.data`, as in Lightning's WeightAveraging, don't raise
+    torch's version counters. The exclusive or of the bits does not see a change of all signs; the sum does.
     """
     tensors = [t for t in (*model.parameters(), *model.buffers()) if t.numel()]
     bits = torch.stack([torch.hash_tensor(t).view(torch.int64) for t in tensors])
@@ -80,22 +81,23 @@ FROM_WEIGHTS = ", or begin a new run from its weights: export it, and write --mo
 
 @dataclass(frozen=True)
 class PolicyCheckpoint:
-    """A trained policy's weights, and the numbers it takes to put them back into its model.
+    """Weights of a trained policy, with the dtype and LoRA settings that are needed to load them into its model.
 
-    Where that model is, and whether its code may run, is never read from the file: who wrote it could name any folder.
+    The model's folder, and whether its code may run, are never taken from the file: a foreign file could name any
+    folder.
     """
 
-    trained_from: str  # as the file says; only shown
+    trained_from: str  # the path that the file names; used in messages only
     dtype: Literal["float32", "bfloat16"]
     lora: LoRA | None
-    weights: dict[str, Tensor]  # adapters beside the weights they adapt
+    weights: dict[str, Tensor]  # adapters are not merged
 
     @classmethod
     def read(cls, path: Path) -> PolicyCheckpoint:
-        """Reads the file on the CPU.
+        """Reads the checkpoint on the CPU.
 
         Raises:
-            InputError: if it is missing, unreadable, or not of a policy.
+            InputError: if the file is missing or unreadable, or is not a policy's.
         """
         saved = _load(path)
         try:
@@ -110,7 +112,7 @@ class PolicyCheckpoint:
 
 
 def require_readable(path: Path) -> None:
-    """Refuses a file that is no whole checkpoint, or whose bytes are not those that were written.
+    """Refuses a file that is not a complete checkpoint, or whose bytes have changed since it was written.
 
     Raises:
         InputError: if it is missing or unreadable.
@@ -119,14 +121,14 @@ def require_readable(path: Path) -> None:
 
 
 def require_usable(path: Path, to_go_on: bool) -> None:
-    """Refuses a file that Lightning could not take up: unreadable, not of a run, or without what a run goes on with.
+    """Refuses a file that Lightning can't start from: unreadable, not from a run, or incomplete for resuming.
 
     Args:
-        path: of the file.
-        to_go_on: training is to go on from it, for which it must hold more than weights.
+        path: Path of the checkpoint.
+        to_go_on: Whether training will resume from it, which needs more than weights.
 
     Raises:
-        InputError: if it is missing, unreadable, or lacks what is needed.
+        InputError: if the file is missing, unreadable, or lacks what is needed.
     """
     saved = _load(path, mmap=True)
     written_with = saved.get("pytorch-lightning_version")
@@ -143,7 +145,7 @@ def require_usable(path: Path, to_go_on: bool) -> None:
 
 
 def _lacking(saved: dict[str, Any]) -> str | None:
-    """What a run could not go on without."""
+    """Names the first missing entry that a resumed run needs; None if there is none."""
     states, loops = saved.get("optimizer_states"), saved.get("loops")
     if not isinstance(states, list) or not states or not all(isinstance(each, dict) for each in states):
         return "state of an optimiser (optimizer_states)"
@@ -157,7 +159,7 @@ def _lacking(saved: dict[str, Any]) -> str | None:
 
 
 def digests_file(path: Path) -> Path:
-    """The file beside a checkpoint that knows what was written."""
+    """The file beside a checkpoint that holds its SHA-256 digests."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -168,16 +170,20 @@ def digest_of(path: Path) -> str:
 
 
 def known_digests(path: Path) -> list[str]:
-    """Digests that a checkpoint may have: of what was written last and, if that was cut off, before; none where unknown."""
+    """Reads the digests that a checkpoint may have; empty if unknown.
+
+    There are two while a checkpoint is being replaced: of the new file, and of the old one if the write was
+    interrupted.
+    """
     beside = digests_file(path)
     return beside.read_text(errors="replace").split() if beside.is_file() else []
 
 
 def require_undamaged(path: Path) -> None:
-    """Refuses a file whose bytes are not those that were written; one without a digest beside it passes.
+    """Refuses a file whose bytes have changed since it was written; a file without a digest beside it passes.
 
     Raises:
-        InputError: naming the file.
+        InputError: if the digest of the file is not one of those beside it.
     """
     known = known_digests(path)
     if known and path.is_file() and digest_of(path) not in known:
@@ -193,7 +199,8 @@ def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
     require_undamaged(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+    # torch raises many kinds of exceptions for a truncated or foreign file.
+    except Exception as error:
         reason = first_line(error)
         raise InputError(f"'{path}' is no readable checkpoint ({reason}); give another, or train again") from error
     weights = saved.get("state_dict") if isinstance(saved, dict) else None
