@@ -16,7 +16,6 @@ EXEMPT: tuple[str, ...] = (
     "evaluation",
     "objective",
     "plan_page",
-    "policy",
     "prompts",
     "reward",
     "rollout",
