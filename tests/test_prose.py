@@ -18,13 +18,12 @@ EXEMPT: tuple[str, ...] = (
     "plan_page",
     "prompts",
     "reward",
-    "rollout",
     "sae",
     "signals",
     "study",
     "tools",
-    "training",
     "verbs",
+    "training",
 )
 
 ENTRY = re.compile(r"(?:\*{0,2}\w+)(?: \([^)]*\))?:(?: |$)")

@@ -35,7 +35,7 @@ def token_logprobs(
 
     Args:
         logits: Finite unnormalised log-probabilities in any floating dtype.
-        targets: Token ids.
+        targets: Token ids whose log-probabilities are computed.
         temperature: Softmax temperature; 0 (greedy sampling) is scored at temperature 1.
         entropy_gradient: Whether the entropies carry a gradient too.
 

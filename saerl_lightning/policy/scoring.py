@@ -143,7 +143,7 @@ class Scorer:
         """Returns this scorer without the options that the model does not support, and logs the reasons.
 
         Args:
-            model: The policy.
+            model: Policy whose tokens will be scored.
             max_tokens: Length of the longest row, in tokens.
         """
         shared, tiled = self.shared_prefix, self.tiled_head
@@ -161,7 +161,7 @@ class Scorer:
         """Computes log-probabilities (with gradient) and entropies of completion tokens, in float32; zero elsewhere.
 
         Args:
-            model: The policy.
+            model: Policy that scores the tokens.
             tokens: Rows of [prompt | completion | padding].
             mask: True at completion tokens; each row has at least one.
             prompts: Index of each row's prompt; rows of one prompt are neighbours.

@@ -1,4 +1,4 @@
-"""What all engines agree on: where a completion ends, how it is laid out, and what fits."""
+"""Rules that all engines share: where a completion ends, how it becomes text and rows, and which lengths fit."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-# Two words that no template writes by itself, to find where it puts a question and an answer.
+# Two words that no chat template contains; they mark where a template puts a question and an answer.
 QUESTION, ANSWER = "zebra", "quartz"
-LOOK_BACK = 256  # tokens at a prompt's end among which the assistant's mark is looked for
-# Templates that write an empty thought into former answers have these behind the mark; they are no part of it.
+# Number of tokens at a prompt's end that are searched for the assistant mark.
+LOOK_BACK = 256
+# Tags of an empty thought, which some templates write into former answers. They do not belong to the assistant mark.
 TAGS = re.compile(r"<(think|thinking|thought|reasoning|answer)>|\[THINK\]", re.IGNORECASE)
 
 
 class Reader:
-    """Turns completions into texts.
+    """Decodes completions into texts.
 
     Args:
-        tokenizer: of the policy.
-        ends: token ids that end a completion.
+        tokenizer: Tokenizer of the policy.
+        ends: Token ids that end a completion.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
@@ -40,13 +41,13 @@ class Reader:
         self._mark = assistant_mark(tokenizer)
 
     def texts(self, prompt_ids: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[str]:
-        """The texts of equal groups: what the prompt wrote behind the assistant's mark, then the completion.
+        """Decodes groups of equal size: the prompt's text after the assistant mark, then the completion.
 
-        Left out are the end-of-text, padding and BOS tokens; all other special tokens stay, and so does a stop text.
+        End-of-text, padding and BOS tokens are left out. All other special tokens stay, and so does a stop text.
 
         Args:
-            prompt_ids: P prompts.
-            completions: P groups behind one another.
+            prompt_ids: Token ids of P prompts.
+            completions: Token ids of P groups of completions, one group after the other.
         """
         openings = [self.opening(ids) for ids in prompt_ids]
         spoken = [[i for i in ids if i not in self._silent] for ids in completions]
@@ -54,7 +55,7 @@ class Reader:
         return [openings[r // group] + text for r, text in enumerate(decode(self._tokenizer, spoken))]
 
     def opening(self, prompt: Sequence[int]) -> str:
-        """What stands behind the last assistant's mark of a prompt; "" where there is no such mark."""
+        """Decodes the prompt's text after its last assistant mark; "" if it has none."""
         if not self._mark:
             return ""
         end = decode(self._tokenizer, [list(prompt[-LOOK_BACK:])])[0]
@@ -62,20 +63,21 @@ class Reader:
 
 
 def _ids(*ids: object) -> list[int]:
-    """Those that are token ids; a tokenizer may lack a token."""
+    """Returns the values that are token ids; a tokenizer may lack a token."""
     return [i for i in ids if isinstance(i, int)]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[str]:
-    """The rows as texts, special tokens included, without any cleaning."""
+    """Decodes the rows, with special tokens and without any cleaning of spaces."""
     return tokenizer.batch_decode(list(rows), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def assistant_mark(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a chat template writes before every answer: from the question's end to where former answers begin.
+    """Finds the text that a chat template writes before every answer, such as "<|im_start|>assistant".
 
-    The generation prompt may go on behind it; former answers do not have that. "" where the template marks nothing, or
-    refuses a chat of two questions.
+    It is the text between a question and the answer, as far as two renderings agree: a new question with the generation
+    prompt, and an older question with its answer. It is "" if the template marks nothing, or refuses a chat of two
+    questions.
     """
     from jinja2.exceptions import TemplateError
 
@@ -95,16 +97,17 @@ def assistant_mark(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> str:
-    """A chat up to where the assistant begins, as its tokens read."""
+    """Renders a chat with its generation prompt, encodes it, and decodes the tokens again."""
     encoded = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
     return decode(tokenizer, [encoded["input_ids"]])[0]  # type: ignore[index]
 
 
-EndTest = Callable[[Int[Tensor, "R t"]], Bool[Tensor, " R"]]  # completions so far -> whether the last token ends them
+# Maps the completions so far to whether their last token ends them.
+EndTest = Callable[[Int[Tensor, "R t"]], Bool[Tensor, " R"]]
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids that end a completion: those of the model's generation config and the tokenizer's own."""
+    """Token ids that end a completion: those of the model's generation config and of the tokenizer."""
     generation = getattr(model, "generation_config", None)
     configured = getattr(generation, "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
@@ -117,7 +120,7 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return sorted(ids)
 
 
-def lay_out(
+def pack_rollouts(
     reader: Reader,
     prompt_ids: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
@@ -125,16 +128,16 @@ def lay_out(
     truncated: Sequence[bool],
     version: int,
 ) -> Rollouts:
-    """Packs the completions of equal groups, with their texts, as padded rows."""
+    """Packs groups of completions of equal size, with their texts, into padded rows."""
     texts, group_size = reader.texts(prompt_ids, completions), len(completions) // len(prompt_ids)
     return Rollouts.pack(prompt_ids, completions, logprobs, truncated, texts, group_size, version, reader.pad)
 
 
 def ends_in_stop(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether one of the stop texts stands at the end of the completion.
+    """Whether the completion ends with one of the stop texts.
 
-    Only as many tokens are read as the longest stop text can span: a token carries a byte at least, and the last one
-    may carry more text behind the stop.
+    Only as many tokens are decoded as the longest stop text can have: a token has at least one byte, and the last one
+    may contain more text after the stop.
     """
     span = max(len(text.encode()) for text in stop) + 1
     tail = decode(tokenizer, [list(completion[-span:])])[0]
@@ -142,7 +145,7 @@ def ends_in_stop(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int], 
 
 
 def end_test(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> EndTest:
-    """The test of whether completions end with their last token: at an end-of-text token or a stop text."""
+    """Builds the test of whether completions end with their last token: an end-of-text token or a stop text."""
     ids = torch.tensor(end_ids(model, tokenizer), device=model.device)
 
     def ends(so_far: Int[Tensor, "R t"]) -> Bool[Tensor, " R"]:
@@ -156,7 +159,7 @@ def end_test(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samplin
 
 
 def check_lengths(prompt_ids: Sequence[Sequence[int]], sampling: Sampling, max_model_len: int) -> None:
-    """Refuses prompts that are empty, or that leave no room for the completion.
+    """Refuses empty prompts, and prompts that leave no room for a completion.
 
     Raises:
         InputError: if a prompt is empty, or prompt plus `max_tokens` is longer than `max_model_len`.

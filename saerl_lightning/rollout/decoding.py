@@ -1,6 +1,6 @@
-"""The decoding loop over groups: prefill each prompt once, then one token a row and step.
+"""Decodes groups of completions: one prefill for each prompt, then one token a row at each step.
 
-Finished rows leave the batch. There is no continuous batching: a batch is as long as its longest completion.
+Finished rows are removed from the batch, but no new prompts are added: a batch takes as long as its longest completion.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from torch.nn.functional import pad
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.completion import EndTest
 
-BLOCK = 256  # tokens whose mass is summed before the vocabulary's: the square root of large ones, about
+# Tokens in one block of the two-level cumulative sum: about the square root of a large vocabulary.
+BLOCK = 256
 
 
 def prompt_seeds(seed: int, prompts: int) -> list[int]:
-    """One seed a prompt, from the sampling seed and the prompt's position: independent of how prompts are batched."""
+    """Derives one seed a prompt from the sampling seed and the prompt's position, whatever the batches are."""
     return [int(np.random.SeedSequence([seed % 2**64, p]).generate_state(1)[0]) for p in range(prompts)]
 
 
 def uniforms(seed: int, steps: int, group_size: int) -> Float[Tensor, "G M"]:
-    """The random numbers of one prompt's group, in [0, 1), one a completion and step.
+    """Draws uniform random numbers in [0, 1) for one prompt's group: one for each completion and step.
 
-    Each is a float32 and, in float64, 24 bits below it: the 2^24 numbers of float32 alone would pass over most tokens of a
-    vocabulary's long tail.
+    Each is a float32 number plus 24 lower bits, in float64: float32 has only 2^24 values here, which would miss most of
+    the rare tokens of a large vocabulary.
     """
     generator = torch.Generator().manual_seed(seed)
     coarse, fine = (torch.rand(group_size, steps, generator=generator).double() for _ in range(2))
@@ -36,7 +37,7 @@ def uniforms(seed: int, steps: int, group_size: int) -> Float[Tensor, "G M"]:
 
 
 def keep_top(logits: Float[Tensor, "R V"], top_k: int, top_p: float) -> Float[Tensor, "R V"]:
-    """Sets all but the top tokens to minus infinity: the `top_k` likeliest, of these the nucleus of mass `top_p`.
+    """Sets all logits to minus infinity except the `top_k` largest and, among these, the nucleus of mass `top_p`.
 
     Source: Holtzman et al. 2020, The Curious Case of Neural Text Degeneration (nucleus sampling).
     """
@@ -45,25 +46,27 @@ def keep_top(logits: Float[Tensor, "R V"], top_k: int, top_p: float) -> Float[Te
     if top_p < 1.0:
         ordered, index = logits.sort(dim=-1, descending=True)
         mass = ordered.softmax(-1, dtype=torch.float64)
-        outside = mass.cumsum(-1) - mass >= top_p  # mass before the token; the likeliest is always kept
+        # The mass before each token is compared, so the most likely token is always kept.
+        outside = mass.cumsum(-1) - mass >= top_p
         logits = logits.masked_fill(outside.scatter(-1, index, outside), -torch.inf)
     return logits
 
 
-def draw(
+def sample_tokens(
     logits: Float[Tensor, "R V"], uniform: Float[Tensor, " R"], temperature: float, top_k: int = 0, top_p: float = 1.0
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
-    """Draws one token a row by inverting the cumulative distribution.
+    """Samples one token a row by inverting the cumulative distribution.
 
     Args:
-        logits: unnormalised log-probabilities.
-        uniform: one number in [0, 1) a row; the same number over the same logits draws the same token.
-        temperature: softmax temperature; 0 takes the likeliest token and reports it at temperature 1.
-        top_k: most likely tokens kept; 0 keeps all.
-        top_p: nucleus mass kept; 1 keeps all.
+        logits: Unnormalised log-probabilities of the next token.
+        uniform: One random number in [0, 1) a row; equal numbers and logits give equal tokens.
+        temperature: Softmax temperature; 0 takes the most likely token and reports its log-probability at temperature
+            1.
+        top_k: Number of most likely tokens that are kept; 0 keeps all.
+        top_p: Probability mass of the nucleus that is kept; 1 keeps all.
 
     Returns:
-        The tokens, and their log-probabilities in the distribution they were drawn from (float32).
+        The tokens, and their log-probabilities under the sampled distribution (float32).
     """
     logits = logits.float()
     if temperature == 0:
@@ -78,14 +81,15 @@ def draw(
 
 
 def invert(mass: Float[Tensor, "R V"], uniform: Float[Tensor, " R"]) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
-    """The token at which each row's cumulative mass passes its number, and the row's whole mass (float64).
+    """Finds the token at which each row's cumulative mass exceeds uniform * total; also gives the total mass.
 
-    Summed in float64, in two storeys: first the block is found, then the token in it. In float32 the running sum of a
-    vocabulary of 152,000 loses .05 % of the mass, and torch's softmax on a CPU gives up to 5e-5 too much.
+    Sums are float64 and have two levels: first the block of tokens is found, then the token in it. In float32, the
+    running sum over a vocabulary of 152,000 tokens loses 0.05 % of the mass, and torch's softmax on a CPU has errors of
+    up to 5e-5.
 
     Args:
-        mass: of the tokens, up to a factor for each row.
-        uniform: one number in [0, 1) a row.
+        mass: Probabilities of the tokens, up to a constant factor in each row.
+        uniform: One random number in [0, 1) a row.
     """
     blocks = pad(mass, (0, -mass.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (R, B, BLOCK)
     sums = blocks.sum(2, dtype=torch.float64)
@@ -98,9 +102,9 @@ def invert(mass: Float[Tensor, "R V"], uniform: Float[Tensor, " R"]) -> tuple[In
 def _first_above(
     mass: Float[Tensor, "R n"], target: Float[Tensor, " R"]
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
-    """The entry in which a share of each row's mass falls, and which share of that entry's own mass lies below it."""
+    """Finds the entry in which a given share of each row's mass lies, and the share's position within that entry."""
     cumulative = mass.cumsum(1)
-    # Bounded so that the product stays below the last entry: the first above it then has a mass.
+    # Rounding could make the product equal the whole mass; the search would then run past the last entry that has mass.
     height = target.clamp(max=1 - 2**-52)[:, None] * cumulative[:, -1:]
     found = torch.searchsorted(cumulative, height, right=True)  # (R, 1)
     own = mass.gather(1, found)
@@ -108,39 +112,40 @@ def _first_above(
     return found.squeeze(1), ((height - below) / own).clamp(0).squeeze(1)
 
 
-COMPACT_BELOW = 0.75  # share of unfinished rows under which finished rows are dropped from the cache, which copies it
-# Steps between two looks at how many rows are unfinished. A look waits for an accelerator, which then stands idle while
-# the next step is being put in its queue; a row decoded a few steps past its end costs less.
+# Finished rows are removed when the share of unfinished rows falls below this. Removing rows copies the cache.
+COMPACT_BELOW = 0.75
+# Steps between two counts of the unfinished rows. A count must wait for the accelerator, which is then idle until the next
+# step is queued; decoding a finished row for a few more steps costs less.
 LOOK_EVERY = {"cpu": 1}
 LOOK_ELSEWHERE = 8
 
 
 class Decoder(ABC):
-    """The rows that are still being completed, and what is cached of them. One object, one batch of groups."""
+    """The unfinished rows of one batch of groups, with their cache. An object decodes one batch."""
 
     @abstractmethod
     def prefill(self) -> Float[Tensor, "R V"]:
-        """Runs every prompt once and returns the logits of the first token of all G rows of each, prompt by prompt."""
+        """Computes every prompt once; returns the first token's logits for all G rows of each prompt, in order."""
 
     @abstractmethod
     def step(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
-        """Appends one token to every row and returns the logits of the next."""
+        """Appends one token to every row and returns the logits of the next token."""
 
     @abstractmethod
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Makes row i what row `rows[i]` was; the indices are in rising order."""
+        """Keeps only the given rows: row i becomes the present row `rows[i]`. Indices are in rising order."""
 
 
 def complete(
     decoder: Decoder, uniform: Float[Tensor, "R M"], sampling: Sampling, ends: EndTest
 ) -> tuple[list[list[int]], list[list[float]], list[bool]]:
-    """Completes every row of a fresh decoder.
+    """Completes every row of a new decoder.
 
     Args:
-        decoder: holds the prompts and how many rows each gets.
-        uniform: one random number a row and step, on the decoder's device.
-        sampling: temperature, top_k, top_p and max_tokens.
-        ends: tells which completions end with their last token.
+        decoder: Decoder that holds the prompts and the number of rows of each.
+        uniform: One random number a row and step, on the decoder's device.
+        sampling: Settings of which temperature, top_k, top_p and max_tokens are used.
+        ends: Test of whether completions end with their last token.
 
     Returns:
         R completions, the log-probabilities of their tokens, and whether max_tokens cut them off.
@@ -148,12 +153,13 @@ def complete(
     tokens = torch.zeros(uniform.shape, dtype=torch.long, device=uniform.device)  # (R, M)
     logprobs = torch.zeros_like(uniform, dtype=torch.float32)  # (R, M)
     ended = torch.zeros_like(tokens, dtype=torch.bool)  # (R, M): whether the row's completion ends with this token
-    rows: slice | Tensor = slice(None)  # the unfinished, and some finished: all of them, until some are dropped
-    done = ended[:, 0].clone()  # over `rows`
+    # Rows that are still decoded: all of them at first, later the unfinished and a few finished ones.
+    rows: slice | Tensor = slice(None)
+    done = ended[:, 0].clone()  # of `rows`
     logits, look_every = decoder.prefill(), LOOK_EVERY.get(uniform.device.type, LOOK_ELSEWHERE)
     for step in range(sampling.max_tokens):
-        chosen, logp = draw(logits, uniform[rows, step], sampling.temperature, sampling.top_k, sampling.top_p)
-        # A finished row goes on writing until it is dropped; its first end says where to stop reading.
+        chosen, logp = sample_tokens(logits, uniform[rows, step], sampling.temperature, sampling.top_k, sampling.top_p)
+        # Finished rows are decoded until they are removed; their tokens after the first end are cut off in `_read_out`.
         tokens[rows, step], logprobs[rows, step] = chosen, logp
         ending = ends(tokens[rows, : step + 1])
         ended[rows, step] = ending
@@ -175,7 +181,7 @@ def complete(
 def _read_out(
     tokens: Int[Tensor, "R M"], logprobs: Float[Tensor, "R M"], ended: Bool[Tensor, "R M"]
 ) -> tuple[list[list[int]], list[list[float]], list[bool]]:
-    """Every row up to its first end, its log-probabilities, and whether it has none."""
+    """Cuts every row after its first end; returns tokens, log-probabilities, and whether a row has no end."""
     cut = ~ended.any(1)
     spans = torch.where(cut, tokens.shape[1], ended.int().argmax(1) + 1).tolist()
     return _first(tokens, spans), _first(logprobs, spans), cut.tolist()

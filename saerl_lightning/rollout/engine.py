@@ -1,4 +1,4 @@
-"""The seam of rollout engines: whatever samples completions from the current policy."""
+"""RolloutEngine: the interface of everything that samples completions from the current policy."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ if TYPE_CHECKING:
 
 
 class RolloutEngine(ABC):
-    """Samples G completions a prompt and tells the log-probability of every sampled token.
+    """Samples G completions a prompt and gives the log-probability of every sampled token.
 
-    The constructor only stores; `start` claims memory and processes, `close` gives them back. An engine is a context
-    manager: leaving it closes it. `load_weights` must be called after every optimiser step, else the samples are stale.
+    The constructor only stores. `start` claims memory and processes, `close` frees them, and so does leaving the
+    engine's `with` block. `load_weights` must be called after every optimiser step; otherwise completions come from old
+    weights.
     """
 
     @abstractmethod
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
-        """Makes the engine ready to sample from `model`.
+        """Prepares the engine to sample from `model`.
 
         Args:
-            model: the policy; `model.name_or_path` is the folder or hub name it was loaded from.
-            tokenizer: the policy's tokenizer.
-            max_model_len: longest prompt plus completion, in tokens.
+            model: Policy that is sampled; `model.name_or_path` is the folder or hub name that it was loaded from.
+            tokenizer: Tokenizer of the policy.
+            max_model_len: Largest number of tokens of a prompt plus completion.
 
         Raises:
-            InputError: if what the engine needs is not installed or can't hold `max_model_len` tokens.
+            InputError: if a package is not installed, or the engine can't hold `max_model_len` tokens.
         """
 
     @abstractmethod
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
-        """Draws `sampling.group_size` completions for each prompt.
+        """Samples `sampling.group_size` completions for each prompt.
 
         The same prompts, sampling and weights give the same rollouts.
         """
@@ -45,32 +46,32 @@ class RolloutEngine(ABC):
     def stream(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[Rollouts]:
         """Yields the rollouts of consecutive prompts in parts, each as soon as it is finished.
 
-        Together (`Rollouts.join`) they are what `generate` returns. By default there is one part: the whole.
+        Joined by `Rollouts.join`, the parts equal the result of `generate`. The default is a single part.
         """
         yield self.generate(prompt_ids, sampling)
 
     @abstractmethod
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Replaces the sampled weights by `named_tensors` (the whole state dict) and forgets cached prefixes."""
+        """Replaces the engine's weights by `named_tensors` (the full state dict) and clears cached prefixes."""
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether `load_adapters` may stand for `load_weights`: the engine keeps the base weights. Known after `start`."""
+        """Whether `load_adapters` can replace `load_weights`, as the engine keeps base weights. Known after `start`."""
         return False
 
     def load_adapters(self, folder: Path, version: int) -> None:
-        """Replaces the LoRA adapters by those in a folder, as peft saves them; the folder may go afterwards."""
+        """Replaces the LoRA adapters by those in a folder in peft's format; the folder may be deleted afterwards."""
         raise NotImplementedError(f"{type(self).__name__} takes whole weights only")
 
     def sleep(self) -> None:
-        """Gives accelerator memory back until `wake`; nothing by default."""
+        """Frees accelerator memory until `wake`; does nothing by default."""
 
     def wake(self) -> None:
-        """Takes back the memory that `sleep` gave up; weights must be loaded again. Nothing by default."""
+        """Claims again the memory that `sleep` freed; weights must be loaded again. Does nothing by default."""
 
     @abstractmethod
     def close(self) -> None:
-        """Frees what `start` claimed. Safe to call twice, and before `start`."""
+        """Frees everything that `start` claimed. May be called twice, or before `start`."""
 
     def __enter__(self) -> RolloutEngine:
         return self

@@ -1,7 +1,7 @@
-"""HFEngine: the policy samples from itself, in the trainer's process.
+"""HFEngine: samples with the policy's own model, in the trainer's process.
 
-It needs nothing but transformers and follows the policy exactly, dtype and adapters included; it is no match for vLLM
-on a GPU, because it neither pages its cache nor admits new prompts while old ones are running.
+It needs only transformers, and samples exactly from the policy, with its dtype and adapters. On a GPU vLLM is much
+faster: HFEngine has no paged cache, and starts no new prompts while others are running.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
-from saerl_lightning.rollout.completion import EndTest, Reader, check_lengths, end_ids, end_test, lay_out
+from saerl_lightning.rollout.completion import EndTest, Reader, check_lengths, end_ids, end_test, pack_rollouts
 from saerl_lightning.rollout.decoding import prompt_seeds, uniforms
 from saerl_lightning.rollout.engine import RolloutEngine
 
@@ -29,14 +29,15 @@ log = logging.getLogger(__name__)
 
 
 class HFEngine(RolloutEngine):
-    """Samples with the policy itself: each prompt is prefilled once, its cache shared out to the group.
+    """Samples with the policy's own model: each prompt is computed once and its cache is copied to its group.
 
     Args:
-        max_rows: most completions decoded at a time; bounds the memory of the key-value cache. A group is never split.
-            The samples do not depend on it.
-        fused: decode with fused copies of the weights, made by `load_weights`: faster, costs a second copy of the
-            layers' weights between `load_weights` and `sleep` (on a CPU also of the output head). A model that isn't
-            Llama-like, has adapters on bfloat16 weights, or is under autocast decodes by its own forward; the log says why.
+        max_rows: Largest number of completions that are decoded at once; bounds the memory of the key-value cache. A
+            group is never split. Samples do not depend on this number.
+        fused: Whether to decode with fused copies of the weights, which is faster. They need memory for a second copy
+            of the layers' weights from `load_weights` to `sleep`, on a CPU also of the output head. Models that are not
+            Llama-like, have adapters on bfloat16 weights, or run under autocast decode by their own forward; the log
+            gives the reason.
     """
 
     def __init__(self, max_rows: Count = 256, fused: bool = True) -> None:
@@ -48,34 +49,35 @@ class HFEngine(RolloutEngine):
         self._max_model_len = 0
         self._version = 0
         self._weights: FusedWeights | None = None
-        self._tried = False  # whether fused weights gave the policy's logits once
-        self.fallback: str | None = (
-            None  # why the policy's own forward decodes; null where nothing speaks against fusing
-        )
+        self._logits_compared = False  # whether fused weights have once given the policy's logits
+        # The reason why the policy's own forward decodes; None if there is none.
+        self.fallback: str | None = None
         require_in_range(self)
 
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
-        """Remembers the policy; nothing is copied."""
+        """Stores the policy; nothing is copied."""
         self._model, self._tokenizer, self._max_model_len = model, tokenizer, max_model_len
         self._reader = Reader(tokenizer, end_ids(model, tokenizer))
-        self._weights, self.fallback, self._tried = None, None, False
+        self._weights, self.fallback, self._logits_compared = None, None, False
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
-        """Draws `sampling.group_size` completions for each prompt."""
+        """Samples `sampling.group_size` completions for each prompt."""
         return Rollouts.join(list(self.stream(prompt_ids, sampling)))
 
     def stream(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[Rollouts]:
-        """Yields the rollouts in parts of `max_rows` rows, each as soon as it is finished; one part if all rows fit."""
+        """Yields rollouts in parts of at most `max_rows` rows (but whole groups), each as soon as it is finished."""
         model, tokenizer = self._started()
         check_lengths(prompt_ids, sampling, self._max_model_len)
         ends = end_test(model, tokenizer, sampling)
         seeds = prompt_seeds(sampling.seed, len(prompt_ids))
-        prompts_a_part = max(1, self.max_rows // sampling.group_size)
-        parts = [slice(first, first + prompts_a_part) for first in range(0, len(prompt_ids), prompts_a_part)]
-        return (self._part(prompt_ids[part], seeds[part], sampling, ends) for part in parts)
+        prompts_a_batch = max(1, self.max_rows // sampling.group_size)
+        batches = [slice(first, first + prompts_a_batch) for first in range(0, len(prompt_ids), prompts_a_batch)]
+        return (self._complete_prompts(prompt_ids[batch], seeds[batch], sampling, ends) for batch in batches)
 
-    def _part(self, prompts: Sequence[Sequence[int]], seeds: list[int], sampling: Sampling, ends: EndTest) -> Rollouts:
-        """Completes some prompts in one batch."""
+    def _complete_prompts(
+        self, prompts: Sequence[Sequence[int]], seeds: list[int], sampling: Sampling, ends: EndTest
+    ) -> Rollouts:
+        """Completes some of the prompts in one batch."""
         from saerl_lightning.rollout.decoding import complete
         from saerl_lightning.rollout.fused.decoder import FusedDecoder
         from saerl_lightning.rollout.policy_decoder import PolicyDecoder
@@ -92,12 +94,13 @@ class HFEngine(RolloutEngine):
             with _sampling_mode(model):
                 done = complete(PolicyDecoder(model, prompts, *size), numbers, sampling, ends)
         assert self._reader is not None
-        return lay_out(self._reader, prompts, *done, self._version)
+        return pack_rollouts(self._reader, prompts, *done, self._version)
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Notes the version and fuses the weights anew; where they can't be fused, the tensors are not looked at."""
+        """Stores the version and fuses the weights again; tensors are not read if they can't be fused."""
         self._version = version
-        self._weights = None  # first, so that there are never three copies
+        # The old copy is freed first, so that there are never three copies of the weights.
+        self._weights = None
         model, _ = self._started()
         self._check_autocast(model)
         if self.fused and self.fallback is None and hasattr(model, "peft_config") and model.dtype != torch.float32:
@@ -111,13 +114,13 @@ class HFEngine(RolloutEngine):
 
         try:
             with _sampling_mode(model):
-                self._weights = fuse_weights(model, named_tensors, to_try=not self._tried)
-            self._tried = True
+                self._weights = fuse_weights(model, named_tensors, compare_logits=not self._logits_compared)
+            self._logits_compared = True
         except NotLlamaLike as reason:
             self._fall_back(str(reason))
 
     def _check_autocast(self, model: PreTrainedModel) -> None:
-        """Under autocast the policy's own forward decodes: which operation computes in which dtype is autocast's affair."""
+        """Switches to the policy's own forward under autocast, because fused operations would use other dtypes."""
         if self.fused and self.fallback is None and torch.is_autocast_enabled(model.device.type):
             self._fall_back("autocast is on (Lightning's mixed precision)")
 
@@ -126,11 +129,11 @@ class HFEngine(RolloutEngine):
         log.warning("HFEngine decodes by the policy's own forward, not with fused weights: %s", reason)
 
     def sleep(self) -> None:
-        """Gives the memory of the fused weights back until weights are loaded again."""
+        """Frees the memory of the fused weights until weights are loaded again."""
         self._weights = None
 
     def close(self) -> None:
-        """Lets the policy go."""
+        """Removes the references to the policy and its weights."""
         self._model = self._tokenizer = self._reader = self._weights = None
 
     def _started(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -141,7 +144,7 @@ class HFEngine(RolloutEngine):
 
 @contextmanager
 def _sampling_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode and decoding attention without gradients; leaves every module as it was."""
+    """Sets evaluation mode and decoding attention without gradients; restores every module at the end."""
     from saerl_lightning.rollout.policy_decoder import folded
 
     training = [module for module in model.modules() if module.training]
@@ -152,5 +155,5 @@ def _sampling_mode(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-        # Under autocast the casts of the weights made here carry no gradient history; the update must make its own.
+        # Autocast caches casts of the weights. Those made here have no gradient history, so the update must make new ones.
         torch.clear_autocast_cache()

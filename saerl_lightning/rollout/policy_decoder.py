@@ -1,6 +1,7 @@
-"""PolicyDecoder: decodes by the policy's own forward, so that it fits every causal language model of transformers.
+"""PolicyDecoder: decodes any causal language model of transformers by its own forward.
 
-At small sizes most of its time is transformers' Python between the products; `fused.decoder` leaves that out.
+In small models, most of its time is spent in transformers' Python code between the matrix products; `fused.decoder`
+avoids that.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class RoomyLayer(DynamicLayer):
-    """One layer's keys and values in buffers of fixed capacity; `keys` and `values` are views of the filled part.
+    """Keys and values of one layer, in buffers of fixed size; `keys` and `values` are views of the filled part.
 
     Args:
-        capacity: most positions the layer will hold: prompt plus completion.
+        capacity: Largest number of positions in the layer: prompt plus completion.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -37,10 +38,10 @@ class RoomyLayer(DynamicLayer):
         self.buffers: tuple[Tensor, Tensor] | None = None  # 2 x (rows, heads, capacity, width)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Writes new columns behind the filled ones.
+        """Writes new columns after the filled ones.
 
-        The first call, the prefill, keeps the tensors as they are: `reorder_cache` gives them room when each
-        prompt becomes a group.
+        The first call, the prefill, stores the tensors as they are. `reorder_cache` moves them into larger buffers when
+        each prompt becomes a group.
         """
         if self.keys is None or self.values is None:
             self.keys, self.values, self.is_initialized = key_states, value_states, True
@@ -55,23 +56,23 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Makes row i a copy of the present row `beam_idx[i]`; rows may repeat or be left out."""
+        """Makes row i a copy of the present row `beam_idx[i]`; rows may be repeated or left out."""
         assert self.keys is not None and self.values is not None
         filled = self.keys.shape[2]
         self.buffers = self._roomy_copy(self.keys, beam_idx), self._roomy_copy(self.values, beam_idx)
         self.keys, self.values = (buffer[:, :, :filled] for buffer in self.buffers)
 
     def _roomy_copy(self, filled: Tensor, rows: Tensor) -> Tensor:
-        """A buffer of full capacity whose first columns are those of the given rows."""
+        """Makes a buffer of full size whose first columns are those of the given rows."""
         buffer = filled.new_empty(len(rows), filled.shape[1], self.capacity, filled.shape[3])
         buffer[:, :, : filled.shape[2]] = filled[rows]
         return buffer
 
 
 def make_cache(config: PretrainedConfig, capacity: int) -> DynamicCache:
-    """The cache transformers gives this model, with room for `capacity` positions where a layer keeps them all.
+    """Makes the model's cache, with buffers of `capacity` positions for layers that keep all positions.
 
-    Layers of other kinds (sliding window, linear attention) stay what they are; all of them reorder rows alike.
+    Layers of other kinds (sliding window, linear attention) stay as they are. All kinds reorder rows in the same way.
     """
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
@@ -79,13 +80,13 @@ def make_cache(config: PretrainedConfig, capacity: int) -> DynamicCache:
 
 
 class PolicyDecoder(Decoder):
-    """Any causal language model of transformers, through its own forward.
+    """Decodes with the model's own forward; works for every causal language model of transformers.
 
     Args:
-        model: the policy, in evaluation mode.
-        prompts: P lists of token ids.
-        group_size: rows a prompt becomes.
-        steps: most tokens a completion gets.
+        model: Policy in evaluation mode.
+        prompts: Token ids of P prompts.
+        group_size: Number of completions of each prompt.
+        steps: Largest number of tokens of a completion.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], group_size: int, steps: int) -> None:
@@ -96,12 +97,12 @@ class PolicyDecoder(Decoder):
         self.width = max(map(len, prompts))
         self.positions = lengths  # (P,), after `prefill` (R,): position of the next token of each row
         self.cache = make_cache(model.config, self.width + steps)
-        # Left padding is hidden by a mask; where there is none, attention is faster without.
+        # A mask hides left padding. Without padding no mask is made, because attention is faster without one.
         slots = torch.arange(self.width + steps, device=model.device)
         self.visible = slots >= (self.width - lengths)[:, None] if len(set(map(len, prompts))) > 1 else None
 
     def prefill(self) -> Float[Tensor, "R V"]:
-        """Runs every prompt once, then repeats it G times in the cache. Returns the logits of the first token."""
+        """Computes every prompt once, copies its cache G times, and returns the logits of the first token."""
         padded = torch.tensor([[0] * (self.width - len(p)) + list(p) for p in self.prompts], device=self.model.device)
         columns = torch.arange(self.width, device=self.model.device)
         positions = (columns - (self.width - self.positions)[:, None]).clamp_min(0)  # (P, width)
@@ -110,19 +111,19 @@ class PolicyDecoder(Decoder):
         return logits[self.groups]
 
     def step(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
-        """Appends one token to every row and returns the logits of the next."""
+        """Appends one token to every row and returns the logits of the next token."""
         logits = self._forward(tokens[:, None], self.positions[:, None])
         self.positions = self.positions + 1
         return logits
 
     def keep(self, rows: Int[Tensor, " R"]) -> None:
-        """Makes row i what row `rows[i]` was."""
+        """Keeps only the given rows: row i becomes the present row `rows[i]`."""
         self.cache.reorder_cache(cast("torch.LongTensor", rows))
         self.positions = self.positions[rows]
         self.visible = None if self.visible is None else self.visible[rows]
 
     def _forward(self, tokens: Int[Tensor, "R t"], positions: Int[Tensor, "R t"]) -> Float[Tensor, "R V"]:
-        """The model's logits after the last of the given tokens."""
+        """Computes the model's logits after the last of the given tokens."""
         filled = self.cache.get_seq_length() + tokens.shape[1]
         out = self.model(
             input_ids=tokens,
@@ -141,7 +142,7 @@ NAME = "saerl_folded"
 def folded_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attends from one position a row: query (R, H, 1, D), key and value (R, K, L, D), H a multiple of K."""
+    """Computes attention from one position a row: query (R, H, 1, D), key and value (R, K, L, D), H = n K."""
     rows, heads, length, width = query.shape
     shared = key.shape[1]
     if length > 1 or heads == shared or kwargs.get("position_bias") is not None:
@@ -151,14 +152,14 @@ def folded_attention(
     return out.reshape(rows, 1, heads, value.shape[-1]), None
 
 
-# transformers keeps attention functions in a registry; a model finds its own by the name in its configuration.
+# transformers has a registry of attention functions; a model's configuration names the one it uses.
 AttentionInterface.register(NAME, folded_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
 def folded(model: PreTrainedModel) -> Iterator[None]:
-    """Lets an `sdpa` model use `folded_attention` inside the block."""
+    """Makes an `sdpa` model use `folded_attention` inside the block."""
     if model.config._attn_implementation != "sdpa":
         yield
         return

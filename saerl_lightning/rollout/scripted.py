@@ -1,4 +1,4 @@
-"""ScriptedEngine: completions read from a list instead of sampled, for tests and documentation."""
+"""ScriptedEngine: returns completions from a list instead of sampling, for tests and documentation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.logprobs import score
 from saerl_lightning.records import Rollouts, Sampling
-from saerl_lightning.rollout.completion import Reader, check_lengths, end_ids, lay_out
+from saerl_lightning.rollout.completion import Reader, check_lengths, end_ids, pack_rollouts
 from saerl_lightning.rollout.engine import RolloutEngine
 
 if TYPE_CHECKING:
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 class ScriptedEngine(RolloutEngine):
-    """Gives the given texts in turn, whatever the prompt; each call begins with the first.
+    """Returns the given texts in order, whatever the prompt; each call starts again with the first text.
 
-    The log-probabilities are honest: the policy scores the tokens at the sampling temperature. Temperature, top_p,
-    top_k, seed and stop choose nothing here.
+    Log-probabilities are those of the policy at the sampling temperature. Temperature, top_p, top_k, seed and stop do
+    not change the texts.
 
     Args:
-        completions: the texts; completion r of a call is text r modulo their number, followed by an end-of-text token.
+        completions: Texts to return; completion r of a call is text r modulo their number, followed by an end-of-text
+            token.
     """
 
     def __init__(self, completions: list[str]) -> None:
@@ -38,14 +39,14 @@ class ScriptedEngine(RolloutEngine):
         self._version = 0
 
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
-        """Remembers the policy that scores the script."""
+        """Stores the policy, which scores the texts."""
         if not self.completions:
             raise InputError("ScriptedEngine has no completions to give; write at least one text")
         self._model, self._tokenizer, self._max_model_len = model, tokenizer, max_model_len
         self._reader = Reader(tokenizer, end_ids(model, tokenizer))
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
-        """Reads out `sampling.group_size` completions for each prompt, cut at `sampling.max_tokens`."""
+        """Returns `sampling.group_size` completions for each prompt, cut at `sampling.max_tokens`."""
         if self._model is None or self._reader is None:
             raise RuntimeError("ScriptedEngine.generate was called before start, or after close")
         check_lengths(prompt_ids, sampling, self._max_model_len)
@@ -55,19 +56,19 @@ class ScriptedEngine(RolloutEngine):
         completions = [c[: sampling.max_tokens] for c in whole]
         truncated = [len(c) > sampling.max_tokens for c in whole]
         unscored = [[0.0] * len(c) for c in completions]
-        rollouts = lay_out(self._reader, prompt_ids, completions, unscored, truncated, self._version)
-        return _scored(self._model, rollouts, sampling.temperature)
+        rollouts = pack_rollouts(self._reader, prompt_ids, completions, unscored, truncated, self._version)
+        return _with_logprobs(self._model, rollouts, sampling.temperature)
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Notes the version; the script does not change."""
+        """Stores the version; the texts do not change."""
         self._version = version
 
     def close(self) -> None:
-        """Lets the policy go."""
+        """Removes the references to the policy."""
         self._model = self._tokenizer = self._reader = None
 
     def _encode(self, text: str) -> list[int]:
-        """Token ids of a text and the end-of-text token."""
+        """Encodes a text and appends the end-of-text token."""
         assert self._model is not None and self._tokenizer is not None
         own = self._tokenizer.eos_token_id
         end = own if isinstance(own, int) else end_ids(self._model, self._tokenizer)[0]
@@ -75,7 +76,7 @@ class ScriptedEngine(RolloutEngine):
 
 
 @torch.no_grad()
-def _scored(model: PreTrainedModel, rollouts: Rollouts, temperature: float) -> Rollouts:
-    """The rollouts with log-probabilities under the model."""
+def _with_logprobs(model: PreTrainedModel, rollouts: Rollouts, temperature: float) -> Rollouts:
+    """Returns the rollouts with log-probabilities under the model."""
     logprobs, _ = score(model, rollouts.tokens.to(model.device), rollouts.mask.to(model.device), temperature)
     return replace(rollouts, logprobs=logprobs.cpu())

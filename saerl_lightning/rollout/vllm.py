@@ -1,6 +1,6 @@
-"""VLLMEngine: samples with vLLM inside the trainer's process, on a GPU or a CPU, and copies the policy's weights to it.
+"""VLLMEngine: samples with vLLM in the trainer's process, on a GPU or CPU, and sends it the policy's weights.
 
-One process and one device: no server, no tensor parallelism, no distributed trainer.
+It supports one process and one device: no server, no tensor parallelism, no distributed training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, Positive, PositiveShare, Range, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
-from saerl_lightning.rollout.completion import Reader, check_lengths, end_ids, lay_out
+from saerl_lightning.rollout.completion import Reader, check_lengths, end_ids, pack_rollouts
 from saerl_lightning.rollout.decoding import prompt_seeds
 from saerl_lightning.rollout.engine import RolloutEngine
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Puts back the random states of Python, NumPy and torch, and torch's threads, when the block ends.
+def random_state_restored() -> Iterator[None]:
+    """Restores the random states of Python, NumPy and torch, and torch's threads, at the end of the block.
 
-    vLLM's start-up reseeds all of them, and on a CPU replaces `torch.set_num_threads` by a function that does nothing;
-    its sampling draws from torch's. Autocast is off inside: vLLM has a dtype of its own.
+    vLLM seeds all of them when it starts, and on a CPU it replaces `torch.set_num_threads` by a function that does
+    nothing. Its sampling uses torch's random state. Autocast is off inside the block, because vLLM has its own dtype.
     """
     python, legacy, host = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the global one
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -53,33 +53,34 @@ def undisturbed() -> Iterator[None]:
         torch.set_num_threads = set_threads
         torch.set_num_threads(threads)
 
-    # No vllm here: jsonargparse runs this block to read the constructor's types, and vllm takes ten seconds to import.
+    # vllm is not imported here: jsonargparse runs this block to read types, and importing vllm takes ten seconds.
 
 
 SleepLevel = Annotated[int, Range(0, 2)]
 
 CPU_CACHE_GB = 1.0
-CPU_STEP_TOKENS = 4096  # vLLM's own budget of a step on a CPU
-# On a GPU vLLM's noise in float32 has no value beyond 16.6, so tokens below some 1e-8 would never be drawn; the noise of
-# its CPU kernel is finer.
+CPU_STEP_TOKENS = 4096  # vLLM's own limit of tokens a step on a CPU
+# vLLM adds Gumbel noise to logits. On a GPU its float32 noise never exceeds 16.6, so tokens with a probability below about
+# 1e-8 would never be sampled. Its CPU kernel does not need this setting.
 FULL_TAILS = {"use_fp64_gumbel": True}
 
 
 class VLLMEngine(RolloutEngine):
-    """Samples with an in-process vLLM that receives the policy's weights after every update.
+    """Samples with vLLM in the same process, which receives the policy's weights after every update.
 
     Args:
-        dtype: of vLLM's weights: float32, bfloat16, float16; auto takes what the policy computes in: bfloat16 under
-            trainer.precision bf16-mixed, else the dtype of its weights.
-        gpu_memory_utilization: share of the GPU's memory that vLLM may claim, weights and cache together.
-        enforce_eager: do not compile the model or capture CUDA graphs: starts faster, samples slower.
-        max_num_seqs: most completions decoded at a time.
-        kv_cache_gb: size of the key-value cache in GiB; by default what gpu_memory_utilization leaves, on a CPU 1.
-        sleep_level: what vLLM gives up while the policy is updated: 0 nothing, 1 its cache (the weights move to the
-            host), 2 its cache and weights. On a CPU always 0.
-        trust_remote_code: let the model folder bring code of its own.
-        adapters: with a LoRA policy send vLLM the adapters alone, a few megabytes, and let it add them as it samples;
-            false sends the merged weights. At sleep_level 2, which gives up the base weights, they are always merged.
+        dtype: Floating-point type of vLLM's weights: float32, bfloat16, float16; auto takes the type that the policy
+            computes in: bfloat16 under trainer.precision bf16-mixed, else the type of the policy's weights.
+        gpu_memory_utilization: Share of the GPU's memory that vLLM may use for weights and cache together.
+        enforce_eager: Whether vLLM neither compiles the model nor captures CUDA graphs: it starts faster and samples
+            slower.
+        max_num_seqs: Largest number of completions that are decoded at once.
+        kv_cache_gb: Size of the key-value cache in GiB; null takes what gpu_memory_utilization leaves, on a CPU 1 GiB.
+        sleep_level: Memory that vLLM frees while the policy is updated: 0 none, 1 the cache (weights move to the host),
+            2 cache and weights. On a CPU always 0.
+        trust_remote_code: Whether code in the model folder may run.
+        adapters: Whether only the adapters of a LoRA policy, a few megabytes, are sent to vLLM; false sends the merged
+            weights. At sleep_level 2 the base weights are freed, so merged weights are always sent.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class VLLMEngine(RolloutEngine):
         require_in_range(self)
 
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
-        """Starts vLLM on the folder or hub name the policy was loaded from. Takes seconds to minutes."""
+        """Starts vLLM with the folder or hub name the policy was loaded from. Takes seconds to minutes."""
         if importlib.util.find_spec("vllm") is None:
             raise InputError(
                 "VLLMEngine needs vllm, which is not installed; write `pip install 'saerl-lightning[vllm]'` on a GPU "
@@ -127,7 +128,7 @@ class VLLMEngine(RolloutEngine):
         self._reader = Reader(tokenizer, self._ends)
         self._rank, self._request = (adapter_rank(model) if self.adapters and self.sleep_level < 2 else 0), None
         self._weights_dtype = self.dtype if self.dtype != "auto" else str(compute_dtype(model)).removeprefix("torch.")
-        with undisturbed():
+        with random_state_restored():
             self._llm = self._launch(model, max_model_len)
 
     def _launch(self, model: PreTrainedModel, max_model_len: int) -> Any:
@@ -159,21 +160,22 @@ class VLLMEngine(RolloutEngine):
             )
 
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
-        """Draws `sampling.group_size` completions for each prompt, which vLLM reads once. Its `stream` has one part."""
+        """Samples `sampling.group_size` completions for each prompt. `stream` yields them as one part."""
         llm, reader = self._started()
         check_lengths(prompt_ids, sampling, self._max_model_len)
         prompts: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
         settings = [self._settings(sampling, seed) for seed in prompt_seeds(sampling.seed, len(prompts))]
-        with undisturbed():  # vLLM draws from the global stream even where every request has a seed
+        # vLLM uses the global random state even if every request has a seed.
+        with random_state_restored():
             answers = llm.generate(prompts, settings, use_tqdm=False, lora_request=self._request)
-        # Greedy completions of one prompt are equal, so vLLM is asked for one and it is repeated.
+        # Greedy completions of one prompt are equal, so only one is generated, and it is repeated.
         copies = sampling.group_size if sampling.temperature == 0 else 1
         groups = [sorted(answer.outputs, key=lambda o: o.index) * copies for answer in answers]
         outputs = [output for group in groups for output in group]  # R
         completions = [list(output.token_ids) for output in outputs]
         logprobs = [_sampled_logprobs(output) for output in outputs]
         truncated = [output.finish_reason == "length" for output in outputs]
-        return lay_out(reader, prompt_ids, completions, logprobs, truncated, self._version)
+        return pack_rollouts(reader, prompt_ids, completions, logprobs, truncated, self._version)
 
     def _settings(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams
@@ -194,18 +196,18 @@ class VLLMEngine(RolloutEngine):
         )
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Copies the whole state dict into vLLM and forgets cached prefixes.
+        """Copies the full state dict into vLLM and clears cached prefixes.
 
         Args:
-            named_tensors: names and tensors of `state_dict()`, not of `named_parameters()`: that lists a tied output
-                head once, under the embedding's name, and vLLM would keep its old head.
-            version: what the next rollouts report as `weight_version`.
+            named_tensors: Names and tensors of `state_dict()`, not of `named_parameters()`: that has a tied output head
+                only under the embedding's name, and vLLM would keep its old head.
+            version: Number that the next rollouts report as `weight_version`.
         """
         llm, _ = self._started()
         self._wake("weights")
         dtype = getattr(torch, self._weights_dtype)
         cast = ((name, tensor.to(dtype) if tensor.is_floating_point() else tensor) for name, tensor in named_tensors)
-        with undisturbed():
+        with random_state_restored():
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
         self._wake("kv_cache")
         if not llm.reset_prefix_cache():
@@ -214,13 +216,14 @@ class VLLMEngine(RolloutEngine):
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether the policy has adapters, and `adapters` is on."""
+        """Whether the policy has adapters and `adapters` is true."""
         return self._rank > 0
 
     def load_adapters(self, folder: Path, version: int) -> None:
-        """Puts the adapters in a folder in the place of the former ones.
+        """Replaces the present adapters by those in a folder.
 
-        Every version has a name and number of its own, which vLLM's prefix cache tells apart: nothing needs forgetting.
+        Every version has its own name and number, which vLLM's prefix cache distinguishes, so no cached prefix is
+        cleared.
         """
         from vllm.lora.request import LoRARequest
 
@@ -235,13 +238,13 @@ class VLLMEngine(RolloutEngine):
         self._version = version
 
     def sleep(self) -> None:
-        """Gives the GPU memory of cache and weights back; does nothing at sleep_level 0 and on a CPU."""
+        """Frees the GPU memory of cache and weights; does nothing at sleep_level 0 and on a CPU."""
         if self._llm is not None and self.sleep_level and torch.cuda.is_available() and not self._asleep:
             self._llm.sleep(level=self.sleep_level)
             self._asleep = {"weights", "kv_cache"}
 
     def wake(self) -> None:
-        """Takes the memory of the weights back; `load_weights`, which must follow, takes back that of the cache."""
+        """Claims the weights' memory again; `load_weights`, which must follow, claims the cache's."""
         self._wake("weights")
 
     def _wake(self, part: str) -> None:
@@ -250,7 +253,7 @@ class VLLMEngine(RolloutEngine):
             self._asleep.remove(part)
 
     def close(self) -> None:
-        """Shuts vLLM down and frees its memory."""
+        """Stops vLLM and frees its memory."""
         if self._llm is None:
             return
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
@@ -266,19 +269,19 @@ class VLLMEngine(RolloutEngine):
 
 
 def compute_dtype(model: PreTrainedModel) -> torch.dtype:
-    """What the policy computes in: autocast's dtype where it is on, else the dtype of its weights."""
+    """The dtype that the policy computes in: autocast's if it is on, else that of the weights."""
     kind = model.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
 
 
 def adapter_rank(model: PreTrainedModel) -> int:
-    """The largest rank of the model's LoRA adapters; 0 where it has none."""
+    """The largest rank of the model's LoRA adapters; 0 if it has none."""
     configs = getattr(model, "peft_config", None) or {}
     return max((config.r for config in configs.values()), default=0)
 
 
 def _allowed_rank(rank: int) -> int:
-    """The smallest rank that vLLM has kernels for and that holds the adapters."""
+    """The smallest rank that vLLM has kernels for and that is large enough for the adapters."""
     allowed = (8, 16, 32, 64, 128, 256, 320, 512)
     if rank > allowed[-1]:
         raise InputError(f"lora.rank is {rank}; vLLM adds adapters up to {allowed[-1]}: write engine.adapters: false")
@@ -286,11 +289,11 @@ def _allowed_rank(rank: int) -> int:
 
 
 def _whole_prefills(max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
-    """Scheduling in which a prefill is never cut in pieces, for CPUs.
+    """Scheduler settings with which vLLM never splits a prefill, for CPUs.
 
-    vLLM samples after every piece, throws the token away and winds the request's generator back; a CPU generator can't be
-    wound back. A row that lost its cache is prefilled anew with what it has written, so the budget of a step holds the
-    longest row, beside a token of every other row.
+    With a split prefill, vLLM samples after every part, discards the token and resets the request's random generator; a
+    CPU generator can't be reset. A row that lost its cache is prefilled again together with its completion so far. The
+    token limit of a step is therefore the longest row plus one token for every other row.
     """
     budget = max(CPU_STEP_TOKENS, max_model_len + max_num_seqs)
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": budget}
@@ -298,7 +301,7 @@ def _whole_prefills(max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
 
 @contextmanager
 def _cache_holds_a_row(max_model_len: int) -> Iterator[None]:
-    """Turns vLLM's refusal of a key-value cache below one row into an InputError."""
+    """Turns vLLM's error about a key-value cache smaller than one row into an InputError."""
     try:
         yield
     except ValueError as error:
@@ -311,15 +314,17 @@ def _cache_holds_a_row(max_model_len: int) -> Iterator[None]:
 
 
 def _set_environment(on_cpu: bool) -> None:
-    """Configures vLLM where it takes environment variables and no arguments; what the user has set stays."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over by reference, within the process
+    """Sets the options that vLLM reads from environment variables only; the user's values stay."""
+    # Weights are passed by reference, which works within one process only.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if on_cpu:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer computes on the same cores
+        # vLLM would bind its threads to cores that the trainer uses too.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_CPU_CI_ENV", "1")  # no warm-up
 
 
 def _sampled_logprobs(output: Any) -> list[float]:
-    """Log-probability of every sampled token of a vllm.CompletionOutput: the first entry of its position."""
+    """Reads the log-probability of every sampled token: the first entry of each position."""
     flat = output.logprobs
     return [flat.logprobs[i] for i in flat.start_indices]

@@ -1,7 +1,7 @@
-"""FusedDecoder: decodes a Llama-like model (Llama, Qwen2, Qwen3 and their like) by a forward of a dozen operations a layer.
+"""FusedDecoder: decodes Llama, Qwen2, Qwen3 and similar models with about a dozen operations a layer.
 
-It computes what transformers computes, and is held to that by a trial before it is used. No gradients, no dropout, no
-autocast; sliding windows and rotary embeddings that change with the length of the text are not its work.
+It computes the same as transformers; a few tokens are compared before its first use. It has no gradients, no dropout
+and no autocast, and refuses sliding windows and rotary embeddings that depend on the text's length.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 class GroupCache:
-    """One layer's keys and values of P prompts and of their G completions each.
+    """Keys and values of one layer: of P prompts, and of the G completions of each.
 
     Args:
-        prompt: keys (first index 0) and values (1) of the prompts, padded behind each.
-        group_size: G.
-        steps: most positions a completion gets (M).
+        prompt: Keys (first index 0) and values (first index 1) of the prompts, padded on the right.
+        group_size: Number of completions of each prompt (G).
+        steps: Largest number of positions of a completion (M).
     """
 
     def __init__(self, prompt: Float[Tensor, "2 P K L D"], group_size: int, steps: int) -> None:
@@ -48,7 +48,7 @@ class GroupCache:
         self._cut_views()
 
     def _cut_views(self) -> None:
-        """Notes the buffers as the products want them: a step is so short that cutting views would cost a tenth of it."""
+        """Stores the views that the products need; making them at every step would cost a tenth of its time."""
         self.prompt_keys = self.prompt[0].flatten(0, 1).transpose(1, 2)  # (PK, D, L)
         self.prompt_values = self.prompt[1].flatten(0, 1)  # (PK, L, D)
         self.own_keys = self.own[0].flatten(0, 2).transpose(1, 2)  # (PKG, D, M)
@@ -57,11 +57,11 @@ class GroupCache:
     def attend(
         self, heads: Float[Tensor, "P G heads D"], hidden: Float[Tensor, "PK 1 L"] | None
     ) -> Float[Tensor, "P G width"]:
-        """Appends one position to every completion and attends from it to its prompt and completion.
+        """Appends one position to every completion and computes its attention over prompt and completion.
 
         Args:
-            heads: of the new position: H queries, K keys, K values. Queries that share a key are neighbours.
-            hidden: minus infinity at the padding behind each prompt, else 0; null where there is none.
+            heads: Heads of the new position: H queries, K keys, K values. Queries that share a key are neighbours.
+            hidden: Additive mask: minus infinity at the padding of each prompt, else 0; null if there is no padding.
 
         Returns:
             The heads' outputs side by side, width = H D.
@@ -79,10 +79,10 @@ class GroupCache:
     def _products(
         self, grouped: Float[Tensor, "PK Gn D"], hidden: Float[Tensor, "PK 1 L"] | None
     ) -> Float[Tensor, "PK Gn D"]:
-        """Softmax over the scores of prompt and completion together, times the values of both."""
+        """Computes one softmax over the scores of prompt and completion together, times the values of both."""
         width, length = grouped.shape[-1], self.prompt_values.shape[1]
         rows = grouped.view(len(self.own_keys), -1, width)  # (PKG, n, D)
-        # Where beta is 0 the first argument is not read.
+        # With beta = 0 the first argument is not read; it only has to have a shape that fits.
         to_prompt = torch.baddbmm(
             self.prompt_values[:, :1, :1] if hidden is None else hidden,
             grouped,
@@ -101,7 +101,7 @@ class GroupCache:
         return out
 
     def keep(self, prompts: Int[Tensor, " p"], cells: Int[Tensor, "p g"]) -> None:
-        """Keeps some prompts, and in row p of the new grid the completions of the present cells `cells[p]`."""
+        """Keeps some prompts; row p of the new grid holds the completions of the present cells `cells[p]`."""
         _, _, shared, group, steps, width = self.own.shape
         filled = self.own.transpose(2, 3)[:, cells // group, cells % group, :, : self.filled]  # (2, p, g, K, t, D)
         self.prompt = self.prompt[:, prompts]
@@ -115,14 +115,14 @@ Attention = Callable[[Tensor], Tensor]
 
 
 class FusedDecoder(Decoder):
-    """P prompts and their G completions each, decoded with fused weights.
+    """Decodes P prompts with G completions each, using fused weights.
 
     Args:
-        model: the policy; it gives rotary embedding, device and dtype, no weights.
-        weights: its weights, fused.
-        prompts: P lists of token ids.
-        group_size: rows a prompt becomes.
-        steps: most tokens a completion gets.
+        model: Policy, of which rotary embedding, device and dtype are read, but no weights.
+        weights: Fused weights of the policy.
+        prompts: Token ids of P prompts.
+        group_size: Number of completions of each prompt.
+        steps: Largest number of tokens of a completion.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class FusedDecoder(Decoder):
         self.lengths = lengths
         self.rotations = rotation_table(model, max(map(len, prompts)) + steps)  # (longest row, 1, D/2)
         self.caches: list[GroupCache] = []  # one a layer
-        # Rows are cells of a (P, G) grid. After rows were dropped some cells are empty, and compute on any row's values.
+        # Rows are cells of a (P, G) grid. Once rows are removed, some cells are empty; they compute on copied values.
         self.grid = (len(prompts), group_size)
         self.cells = torch.arange(len(prompts) * group_size, device=self.device)  # (R,): the cell of each row
-        self.row_of_cell: Tensor | None = None  # (P G,); null while row i is cell i
+        self.row_of_cell: Tensor | None = None  # (P G,); None while row i is cell i
         self.positions = lengths.repeat_interleave(group_size)  # (R,): position of the next token of each row
         self.hidden = None  # (P K, 1, L): minus infinity behind a prompt shorter than the longest
         if len(set(map(len, prompts))) > 1:
@@ -151,7 +151,7 @@ class FusedDecoder(Decoder):
             self.hidden = hidden[:, None].repeat_interleave(weights.shape.key_heads, 0)
 
     def prefill(self) -> Float[Tensor, "R V"]:
-        """Runs every prompt once: packed without padding through the layers, side by side in the attention."""
+        """Computes every prompt once: packed without padding in the layers, padded side by side in the attention."""
         shape = self.weights.shape
         packed = torch.tensor([token for prompt in self.prompts for token in prompt], device=self.device)  # (N,)
         columns = torch.arange(int(self.lengths.max()), device=self.device)
@@ -163,7 +163,7 @@ class FusedDecoder(Decoder):
         def attend(heads: Tensor) -> Tensor:
             query, key, value = heads[places].transpose(1, 2).split([shape.heads, shape.key_heads, shape.key_heads], 1)
             self.caches.append(GroupCache(torch.stack([key, value]), self.grid[1], self.steps))
-            # What is padded stands behind all real tokens, so that causality hides it.
+            # Padding stands behind all real tokens, so the causal mask hides it.
             out = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)  # (P, H, L, D)
             return out.transpose(1, 2).flatten(2)[real]
 
@@ -173,7 +173,7 @@ class FusedDecoder(Decoder):
         return self._logits(x[ends - 1]).repeat_interleave(self.grid[1], 0)
 
     def step(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
-        """Appends one token to every row and returns the logits of the next."""
+        """Appends one token to every row and returns the logits of the next token."""
         x, rotations = self.weights.embedding[tokens], self.rotations[self.positions]
         for layer, cache in zip(self.weights.layers, self.caches, strict=True):
             x = _run_layer(layer, self.weights.shape, x, rotations, self._attention(cache))
@@ -181,7 +181,7 @@ class FusedDecoder(Decoder):
         return self._logits(x)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drops the other rows; the grid becomes as wide as the largest group that is left."""
+        """Keeps only the given rows; the grid becomes as wide as the largest group that is left."""
         old, before = self.cells[rows], self.grid[1]
         groups, label, sizes = torch.unique_consecutive(old // before, return_inverse=True, return_counts=True)
         widest = int(sizes.max())
@@ -199,7 +199,7 @@ class FusedDecoder(Decoder):
             self.row_of_cell[self.cells] = torch.arange(len(rows), device=self.device)
 
     def _attention(self, cache: GroupCache) -> Attention:
-        """Attention from one new position a row, over the grid."""
+        """Builds the attention from one new position a row, over the grid of cells."""
 
         def attend(heads: Tensor) -> Tensor:
             if self.row_of_cell is None:
@@ -221,7 +221,7 @@ def _run_layer(
     rotations: Complex[Tensor, "N 1 half"],
     attend: Attention,
 ) -> Float[Tensor, "N hidden"]:
-    """One layer: adds attention and feed-forward to `x`, in place."""
+    """Adds one layer's attention and feed-forward outputs to `x`, in place."""
     normed = _norm(x, layer.attention_norm, shape.epsilon)
     heads = apply_linear(normed, layer.qkv, layer.qkv_bias).view(len(x), -1, shape.width)  # (N, H + 2K, D)
     if layer.head_norms is not None:
@@ -238,42 +238,49 @@ def _run_layer(
 
 
 def _norm(x: Float[Tensor, "... K"], weight: Float[Tensor, " K"], epsilon: float) -> Float[Tensor, "... K"]:
-    """Root mean square norm; in half precision rounded before the weight is multiplied in, as transformers rounds it."""
+    """Root mean square norm; in half precision it is rounded before the weight is applied, as in transformers."""
     if x.dtype == torch.float32:
         return rms_norm(x, weight.shape, weight, epsilon)
     return rms_norm(x, weight.shape, None, epsilon).mul_(weight)
 
 
-FIXED_ROTARY = ("default", "linear", "llama3", "yarn")  # others turn otherwise in longer texts, which no trial shows
-EXACT, ROUNDED = 1e-4, 5e-2  # largest difference of two logits, as a share of the largest logit
+# Rotary embeddings that do not depend on the text's length. `check_logits` is too short to find those that do.
+FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
+# Largest allowed difference of two logits, as a share of the largest logit: in float32, and with rounded products.
+EXACT, ROUNDED = 1e-4, 5e-2
 
 
-def fuse_weights(model: PreTrainedModel, named_tensors: Iterable[tuple[str, Tensor]], to_try: bool) -> FusedWeights:
-    """Fuses the weights of a Llama-like model.
+def fuse_weights(
+    model: PreTrainedModel, named_tensors: Iterable[tuple[str, Tensor]], compare_logits: bool
+) -> FusedWeights:
+    """Fuses the weights of a Llama-like model, and compares its logits with the model's own.
 
     Args:
-        model: the policy, in evaluation mode, autocast off.
-        named_tensors: its whole state dict, adapters merged.
-        to_try: compare logits before trusting the result; the first time.
+        model: Policy in evaluation mode, with autocast off.
+        named_tensors: Full state dict of the policy, with adapters merged.
+        compare_logits: Whether logits are compared; needed the first time only.
 
     Raises:
-        NotLlamaLike: saying what the model has or does that a Llama-like model does not.
+        NotLlamaLike: naming the property that a Llama-like model does not have.
     """
     try:
         check_config(model.config)
         weights = fuse(named_tensors, Shape.of(model.config), model.dtype)
-        if to_try:
+        if compare_logits:
             check_logits(model, weights)
-    except (AttributeError, RuntimeError, ValueError) as error:  # weights that are sharded, of other shapes, too large
+    # Raised for weights that are sharded, have other shapes, or do not fit into memory.
+    except (AttributeError, RuntimeError, ValueError) as error:
         raise NotLlamaLike(f"fusing its weights failed: {error}") from error
     return weights
 
 
 def check_config(config: PretrainedConfig) -> None:
-    """Refuses what a trial of a few tokens can't see.
+    """Refuses models whose attention or rotary embedding depends on the text's length.
+
+    `check_logits` can't find these, because it decodes only a few tokens.
 
     Raises:
-        NotLlamaLike: if attention or rotary embedding depends on how long the text is.
+        NotLlamaLike: naming the property.
     """
     layers = make_cache(config, 1).layers
     if not layers or any(type(layer) is not RoomyLayer for layer in layers):
@@ -284,11 +291,13 @@ def check_config(config: PretrainedConfig) -> None:
 
 
 def check_logits(model: PreTrainedModel, weights: FusedWeights) -> None:
-    """Decodes a few tokens both ways: two unequal prompts, three rows each, some of them dropped on the way.
+    """Checks that the fused decoder gives the policy's own logits on a few tokens.
+
+    There are two prompts of different length with three rows each; some rows are removed after the first step.
 
     Args:
-        model: the policy, in evaluation mode.
-        weights: its weights, fused.
+        model: Policy in evaluation mode.
+        weights: Fused weights of the policy.
 
     Raises:
         NotLlamaLike: if the logits differ by more than rounding.
@@ -299,12 +308,13 @@ def check_logits(model: PreTrainedModel, weights: FusedWeights) -> None:
     fused = _logits(FusedDecoder(model, weights, prompts, 3, 3), vocabulary)
     difference = float((own - fused).abs().max() / own.abs().max())
     exact = model.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    if not difference <= (EXACT if exact else ROUNDED):  # also where it is no number
+    # `not <=` also refuses NaN.
+    if not difference <= (EXACT if exact else ROUNDED):
         raise NotLlamaLike(f"its logits differ from those with fused weights, by {difference:.1g} of the largest")
 
 
 def _logits(decoder: Decoder, vocabulary: int) -> Tensor:
-    """Logits of the prefill, of a step, and of a step of the rows that are kept."""
+    """Computes the logits of the prefill, of one step, and of one step after rows were removed."""
     logits = [decoder.prefill()]
     rows = torch.arange(len(logits[0]), device=logits[0].device)
     logits.append(decoder.step((rows * 104729 + 1) % vocabulary))

@@ -1,8 +1,8 @@
-"""Weights of a Llama-like model as its decoder wants them: query, key and value in one matrix, gate and up in another.
+"""Fuses weights of a Llama-like model: query, key and value into one matrix, gate and up into another.
 
-What a model is, its state dict says: a model whose weights have exactly Llama's names (with biases or norms of queries
-and keys where there are any: Qwen2, Qwen3) is taken, any other refused by the first name that differs. Names don't tell
-how a model computes: `decoder.fuse_weights` does.
+A model is accepted if its state dict has exactly Llama's names, with optional biases (Qwen2) and norms of queries and
+keys (Qwen3). The error for any other model names the first weight that differs. Equal names do not prove equal
+computation: `decoder.fuse_weights` compares logits.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def pairs_as_neighbours(rows: Float[Tensor, "N ..."], width: int) -> Float[Tensor, "N ..."]:
-    """Reorders the entries of each head of `width`: 0, D/2, 1, D/2 + 1, and so on."""
+    """Reorders the entries of each head of size `width` to 0, D/2, 1, D/2 + 1, and so on: rotary pairs side by side."""
     return rows.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).flatten(0, 2)
 
 
 def rotation_table(model: PreTrainedModel, positions: int) -> Complex[Tensor, "L 1 half"]:
-    """The rotations of positions 0 to L - 1, the model's own, rounded to its dtype as the model rounds them."""
+    """Computes the model's own rotations of positions 0 to L - 1, rounded to its dtype."""
     numbers = torch.arange(positions, device=model.device)[None]  # (1, L)
     like = torch.zeros(1, dtype=model.dtype, device=model.device)
     cos, sin = model.model.rotary_emb(like, numbers)  # (1, L, D) each, both halves alike
@@ -35,7 +35,7 @@ def rotation_table(model: PreTrainedModel, positions: int) -> Complex[Tensor, "L
 
 
 def rotate(heads: Float[Tensor, "R H D"], rotations: Complex[Tensor, "R 1 half"]) -> None:
-    """Rotates every head of a row by the row's position, in place; in half precision with transformers' roundings."""
+    """Rotates every head by its row's position, in place; in half precision with the roundings of transformers."""
     pairs = heads.view(*heads.shape[:2], -1, 2)  # (R, H, D/2, 2)
     if heads.dtype == torch.float32:
         torch.view_as_complex(pairs).mul_(rotations)
@@ -44,11 +44,12 @@ def rotate(heads: Float[Tensor, "R H D"], rotations: Complex[Tensor, "R 1 half"]
     pairs.copy_(torch.stack([first * cos - second * sin, second * cos + first * sin], -1))
 
 
-SMALLEST = 2**16  # entries of the smallest weight worth it: below, the call itself costs more than it saves
+# Smallest number of entries for which packing is faster; below it, calling the operator costs more than it saves.
+SMALLEST = 2**16
 
 
 def can_pack(weight: Float[Tensor, "N K"]) -> bool:
-    """Whether oneDNN keeps this weight in a layout of its own: the operators that torch's inductor emits."""
+    """Whether oneDNN can store this weight in its own memory format."""
     operators = torch.ops.mkldnn
     return (
         weight.device.type == "cpu"
@@ -62,14 +63,14 @@ def can_pack(weight: Float[Tensor, "N K"]) -> bool:
 
 
 def pack(weight: Float[Tensor, "N K"]) -> Tensor:
-    """The weight in oneDNN's layout, a copy that only `apply_linear` can read; where there is none, the weight itself."""
+    """Copies the weight to oneDNN's memory format for `apply_linear`; returns it unchanged if oneDNN can't."""
     if not can_pack(weight):
         return weight
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
 
 
 def apply_linear(x: Float[Tensor, "R K"], weight: Tensor, bias: Float[Tensor, " N"] | None) -> Float[Tensor, "R N"]:
-    """The product `x W^T + b` with a weight from `pack`; a new tensor without gradient history."""
+    """Computes `x W^T + b` with a weight from `pack`, without gradient history."""
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return linear(x, weight, bias)
@@ -86,7 +87,7 @@ EMBEDDING, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", 
 
 
 class NotLlamaLike(Exception):
-    """Says why a model's weights can't be fused."""
+    """Raised with the reason why a model's weights can't be fused."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ class Shape:
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Shape:
-        """Reads the sizes from a configuration.
+        """Reads the sizes from a model's configuration.
 
         Raises:
-            NotLlamaLike: naming the setting that says otherwise.
+            NotLlamaLike: naming the setting that a Llama-like model does not have.
         """
         names = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_size")
         missing = [name for name in names if not hasattr(config, name)]
@@ -118,7 +119,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer; matrices are what `packed_linear.pack` made of them, biases null where the model has none."""
+    """Weights of one layer; matrices are results of `pack`, biases are None in models without them."""
 
     qkv: Tensor  # rows of queries, keys, values; the first two with rotary pairs as neighbours
     qkv_bias: Tensor | None
@@ -135,7 +136,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class FusedWeights:
-    """A whole model. Fused and packed matrices are copies, every other tensor is the one that was given."""
+    """Weights of a whole model. Fused and packed matrices are copies; all other tensors are the given ones."""
 
     shape: Shape
     embedding: Tensor  # (V, hidden)
@@ -146,28 +147,29 @@ class FusedWeights:
 
 @torch.no_grad()
 def fuse(named_tensors: Iterable[tuple[str, Tensor]], shape: Shape, dtype: torch.dtype) -> FusedWeights:
-    """Fuses a state dict, layer by layer as it is read, so that no more than one layer exists twice over.
+    """Fuses a state dict layer by layer while it is read, so that at most one layer is in memory twice.
 
     Args:
-        named_tensors: the whole state dict, adapters merged, the tied head under its own name too.
-        shape: the model's sizes.
-        dtype: what the model computes in.
+        named_tensors: Full state dict, with adapters merged and the tied output head under its own name too.
+        shape: Sizes of the model.
+        dtype: Floating-point type that the model computes in.
 
     Raises:
         NotLlamaLike: if a weight is missing, or is not one of a Llama-like model.
     """
     ends: dict[str, Tensor] = {}
-    parts: dict[int, dict[str, Tensor]] = {}
+    unfused: dict[int, dict[str, Tensor]] = {}
     layers: dict[int, LayerWeights] = {}
     for name, tensor in named_tensors:
         if name in (EMBEDDING, FINAL_NORM, HEAD):
             ends[name] = tensor.detach().to(dtype)
             continue
-        layer, part = _place(name)
-        if layer not in parts and layer - 1 in parts:  # a state dict lists layer after layer
-            layers[layer - 1] = _fuse_layer(parts.pop(layer - 1), layer - 1, shape)
-        parts.setdefault(layer, {})[part] = tensor.detach().to(dtype)
-    layers |= {layer: _fuse_layer(some, layer, shape) for layer, some in parts.items()}
+        layer, name_in_layer = _place(name)
+        # A state dict lists layer after layer, so the layer before is complete and can be fused and freed.
+        if layer not in unfused and layer - 1 in unfused:
+            layers[layer - 1] = _fuse_layer(unfused.pop(layer - 1), layer - 1, shape)
+        unfused.setdefault(layer, {})[name_in_layer] = tensor.detach().to(dtype)
+    layers |= {layer: _fuse_layer(tensors, layer, shape) for layer, tensors in unfused.items()}
     missing = [name for name in (EMBEDDING, FINAL_NORM, HEAD) if name not in ends]
     missing += [f"model.layers.{i}" for i in range(shape.layers) if i not in layers]
     if missing:
@@ -177,44 +179,44 @@ def fuse(named_tensors: Iterable[tuple[str, Tensor]], shape: Shape, dtype: torch
 
 
 def _place(name: str) -> tuple[int, str]:
-    """The layer a weight belongs to, and its name there."""
-    words = name.split(".", 3)
-    if len(words) < 4 or words[:2] != ["model", "layers"] or not words[2].isdigit() or words[3] not in KNOWN:
+    """Splits a weight's name into the layer's number and the name within the layer."""
+    path = name.split(".", 3)
+    if len(path) < 4 or path[:2] != ["model", "layers"] or not path[2].isdigit() or path[3] not in KNOWN:
         raise NotLlamaLike(f"it has a weight {name}, which a Llama-like model has not")
-    return int(words[2]), words[3]
+    return int(path[2]), path[3]
 
 
-def _fuse_layer(parts: dict[str, Tensor], layer: int, shape: Shape) -> LayerWeights:
-    missing = [name for name in REQUIRED if name not in parts]
+def _fuse_layer(tensors: dict[str, Tensor], layer: int, shape: Shape) -> LayerWeights:
+    missing = [name for name in REQUIRED if name not in tensors]
     if missing:
         raise NotLlamaLike(f"model.layers.{layer}.{missing[0]} is not among its weights")
     qkv, gate_up = (QUERY, KEY, VALUE), (GATE, UP)
-    norms = [parts[name] for name in HEAD_NORMS if name in parts]
+    norms = [tensors[name] for name in HEAD_NORMS if name in tensors]
     if len(norms) == 1 or any(norm.shape != (shape.width,) for norm in norms):
         raise NotLlamaLike("its queries and keys are not normed alike, head by head")
     query_norm, key_norm = (pairs_as_neighbours(norm, shape.width) for norm in norms) if norms else (None, None)
     return LayerWeights(
-        qkv=pack(_stack(parts, qkv, "weight", shape.width)),  # type: ignore[arg-type]
-        qkv_bias=_stack(parts, qkv, "bias", shape.width),
-        out=pack(parts[f"{OUT}.weight"]),
-        out_bias=parts.get(f"{OUT}.bias"),
-        gate_up=pack(_stack(parts, gate_up, "weight", shape.width)),  # type: ignore[arg-type]
-        gate_up_bias=_stack(parts, gate_up, "bias", shape.width),
-        down=pack(parts[f"{DOWN}.weight"]),
-        down_bias=parts.get(f"{DOWN}.bias"),
-        attention_norm=parts[NORMS[0]],
-        mlp_norm=parts[NORMS[1]],
+        qkv=pack(_stack(tensors, qkv, "weight", shape.width)),  # type: ignore[arg-type]
+        qkv_bias=_stack(tensors, qkv, "bias", shape.width),
+        out=pack(tensors[f"{OUT}.weight"]),
+        out_bias=tensors.get(f"{OUT}.bias"),
+        gate_up=pack(_stack(tensors, gate_up, "weight", shape.width)),  # type: ignore[arg-type]
+        gate_up_bias=_stack(tensors, gate_up, "bias", shape.width),
+        down=pack(tensors[f"{DOWN}.weight"]),
+        down_bias=tensors.get(f"{DOWN}.bias"),
+        attention_norm=tensors[NORMS[0]],
+        mlp_norm=tensors[NORMS[1]],
         head_norms=None if query_norm is None or key_norm is None else (query_norm, key_norm),
     )
 
 
-def _stack(parts: dict[str, Tensor], names: tuple[str, ...], kind: str, width: int) -> Tensor | None:
-    """The named weights or biases under one another; null where there are none.
+def _stack(tensors: dict[str, Tensor], names: tuple[str, ...], kind: str, width: int) -> Tensor | None:
+    """Stacks the named weights or biases; None if there are none.
 
     Raises:
-        NotLlamaLike: if some of the projections have a bias and others not.
+        NotLlamaLike: if only some of the projections have a bias.
     """
-    found = {name: parts[f"{name}.{kind}"] for name in names if f"{name}.{kind}" in parts}
+    found = {name: tensors[f"{name}.{kind}"] for name in names if f"{name}.{kind}" in tensors}
     if not found:
         return None
     if len(found) < len(names):

@@ -3,13 +3,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saerl_lightning.rollout.decoding import draw, prompt_seeds, uniforms
+from saerl_lightning.rollout.decoding import prompt_seeds, sample_tokens, uniforms
 
 LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()  # cumulative mass .1 .3 .6 1.
 
 
 def drawn(uniform: list[float], **options) -> tuple[list[int], list[float]]:
-    tokens, logprobs = draw(LOGITS.repeat(len(uniform), 1), torch.tensor(uniform), **{"temperature": 1.0, **options})
+    tokens, logprobs = sample_tokens(
+        LOGITS.repeat(len(uniform), 1), torch.tensor(uniform), **{"temperature": 1.0, **options}
+    )
     return tokens.tolist(), logprobs.exp().tolist()
 
 
@@ -50,7 +52,7 @@ def test_greedy_takes_the_likeliest_and_reports_temperature_one():
 @given(st.integers(0, 2**31), st.integers(1, 6), st.sampled_from([0.0, 2**-24, 1 - 2**-24]))
 def test_a_token_without_mass_is_never_drawn(seed, top_k, uniform):
     logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed)) * 8
-    tokens, logprobs = draw(logits, torch.full((3,), uniform), 1.0, top_k=top_k)
+    tokens, logprobs = sample_tokens(logits, torch.full((3,), uniform), 1.0, top_k=top_k)
     assert logprobs.isfinite().all()
     assert (logits.gather(1, tokens[:, None]) >= logits.topk(top_k).values[:, -1:]).all()
 
@@ -81,7 +83,7 @@ def test_a_long_tail_is_drawn_and_reported_as_it_is():
     ends, inset = share.cumsum()[asked], share[asked] / 100
     for numbers in (ends - share[asked] + inset, ends - inset):
         uniform = torch.tensor(numbers.astype(np.float64))
-        tokens, logprobs = draw(torch.tensor(logits).expand(len(asked), -1), uniform, 1.0)
+        tokens, logprobs = sample_tokens(torch.tensor(logits).expand(len(asked), -1), uniform, 1.0)
         assert tokens.tolist() == asked.tolist()
         np.testing.assert_allclose(logprobs.double().exp().numpy(), share[asked].astype(np.float64), rtol=5e-6)
 
