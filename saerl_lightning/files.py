@@ -175,8 +175,7 @@ def check_yaml(text: str) -> None:
 
     Raises:
         InputError: if a key is repeated, the nesting exceeds 64 levels, or the text has more than 100,000 values with
-            its
-            aliases expanded.
+            its aliases expanded.
         yaml.YAMLError: if the text is not YAML.
     """
     opened: list[_Open] = []

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Largest relative distance between two computations of one hidden state. Rounding errors are far smaller, and a wrong
-# mask
-# gives far larger ones.
+# mask gives far larger ones.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 

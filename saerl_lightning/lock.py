@@ -2,8 +2,8 @@
 
 The file is created exclusively, because network file systems support this reliably, and `flock` often not. It names its
 holder. If the holder runs on this machine, its process is looked up, and the lock is void once the process has ended.
-If it
-runs on another machine, only its heartbeat is visible: the modification time of the file, which the holder renews.
+If it runs on another machine, only its heartbeat is visible: the modification time of the file, which the holder
+renews.
 """
 
 from __future__ import annotations

@@ -41,8 +41,7 @@ class RunParser(LightningArgumentParser):
     """LightningArgumentParser with one-line errors, in which only `null` means None.
 
     The value of an argument is never read as the name of a configuration file: `--data.train FILE` names prompts. Only
-    `-c FILE`
-    and whole sections (`--model FILE`, `--data FILE`) read configuration files.
+    `-c FILE` and whole sections (`--model FILE`, `--data FILE`) read configuration files.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -53,8 +52,7 @@ class RunParser(LightningArgumentParser):
         """Parses a command line, or an argument of a class inside it.
 
         jsonargparse passes `null` to the parser of a class as the text 'None', which an argument of type str would
-        accept as
-        text. So the outer parser refuses 'None', and the parser of a class turns it back into null.
+        accept as text. So the outer parser refuses 'None', and the parser of a class turns it back into null.
         """
         given = [at_new_paths(each) for each in (sys.argv[1:] if args is None else args)]
         if not self.exit_on_error:  # jsonargparse's inner parser for the arguments of a class

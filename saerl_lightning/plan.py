@@ -1,8 +1,7 @@
 """SamplePlan: the order in which prompts are trained on, with reasons. A plan is frozen; operations return new plans.
 
 N prompts in the pool, M <= N planned, P a batch, B = M // P whole batches. The last M - B * P planned prompts don't
-fill a
-batch and are not served; the ledger records this.
+fill a batch and are not served; the ledger records this.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Allowed ranges of numeric settings: declared in the type annotation, checked in one place.
 
 A constructor declares `drop: Share = 0.1` and ends with `require_in_range(self)`. Type checkers and the command line
-see
-`Share` as `float`. NaN and infinity are never in range.
+see `Share` as `float`. NaN and infinity are never in range.
 """
 
 from __future__ import annotations

@@ -64,8 +64,7 @@ class PromptBatch:
     """P prompts with their token ids and the pool rows they came from.
 
     A plain class: Lightning's precision plugins (half, double, FSDP, DeepSpeed) rebuild dataclasses and fail on the
-    frozen
-    `Prompt`s, but pass plain objects through unchanged.
+    frozen `Prompt`s, but pass plain objects through unchanged.
     """
 
     def __init__(self, prompts: list[Prompt], ids: list[list[int]], rows: list[int]) -> None:
@@ -116,8 +115,7 @@ class Rollouts:
     """R sampled rows, each [prompt | completion | padding].
 
     Rows of one prompt are neighbours: row p * G + g is completion g of prompt p. `logprobs` belong to the distribution
-    that was
-    sampled from (at the sampling temperature) and are zero outside `mask`.
+    that was sampled from (at the sampling temperature) and are zero outside `mask`.
     """
 
     tokens: Int[Tensor, "R T"]

@@ -1,8 +1,7 @@
 """Loads language models, and refuses weights that are incomplete or not finite.
 
 transformers fills missing tensors with random numbers and drops unknown ones, with only a warning. A run would then
-train
-a partly random model.
+train a partly random model.
 """
 
 from __future__ import annotations

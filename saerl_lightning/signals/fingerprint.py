@@ -1,4 +1,4 @@
-"""Digests of what a computation depends on: files, models, prompts. They are cache keys, not proofs of origin."""
+"""Digests (SHA-256) of files, models and prompts, used as cache keys. They do not prove where a file came from."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from saerl_lightning import hub
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.model import ReadModel
 
-WHOLE = 256 * 2**20  # bytes; of larger files only blocks are read
+WHOLE = 256 * 2**20  # bytes; of larger files, only some blocks are read
 BLOCKS, BLOCK = 64, 2**20
 MODEL_FILES = {".json", ".safetensors", ".bin", ".jinja", ".model", ".txt", ".py", ".gguf"}
 
 
 def digest(words: Iterable[str]) -> str:
-    """SHA-256 of a list of words; no two different lists share one."""
+    """Returns the digest of a list of strings. Different lists have different digests."""
     return hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()
 
 
 def digest_prompts(prompts: Sequence[Prompt]) -> str:
-    """SHA-256 of what a model reads of prompts, in order, with their uids."""
+    """Returns the digest of the prompts' uids and messages, in order."""
     sha = hashlib.sha256()
     for prompt in prompts:
         sha.update(json.dumps([prompt.uid, [dict(message) for message in prompt.messages]], sort_keys=True).encode())
@@ -30,7 +30,7 @@ def digest_prompts(prompts: Sequence[Prompt]) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes; beyond 256 MB of its size and 64 blocks of it, first and last included."""
+    """Returns the digest of a file's size and bytes. From 256 MiB on, only 64 blocks are read, with the first and last."""
     size = path.stat().st_size
     sha = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -45,16 +45,16 @@ def digest_file(path: Path) -> str:
 
 
 def digest_folder(folder: Path, suffixes: Iterable[str] = MODEL_FILES) -> str:
-    """SHA-256 of the names and bytes of a folder's files with one of some suffixes; sub-folders are left out."""
+    """Returns the digest of a folder's files with certain suffixes: names and contents, without sub-folders."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in set(suffixes))
     return digest(word for path in files for word in (path.name, digest_file(path)))
 
 
 def digest_model(model: ReadModel) -> str:
-    """Names what a model reads: its files or its commit on the hub, the layer and the dtype.
+    """Returns the digest of everything that determines hidden states: files or hub commit, layer and dtype.
 
     Raises:
-        InputError: if there is no such model, or it has no such layer.
+        InputError: if the model does not exist, or does not have the layer.
     """
     layer, _, _ = model.config()
     weights = digest_folder(Path(model.path)) if Path(model.path).is_dir() else f"{model.path}@{_commit(model)}"

@@ -1,4 +1,4 @@
-"""Hidden states of prompts: the residual stream that the SAE reads, without the SAE. The control for every claim about it."""
+"""Hidden-state signals: the pooled residual stream that an SAE would read. They are the control of SAE features."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from saerl_lightning.signals.pooling import DENSE
 from saerl_lightning.signals.reading import Reading, read_prompts
 from saerl_lightning.signals.source import Features, SignalSource
 
-VERSION = "1"  # raise it when the same arguments come to mean other features
+VERSION = "1"  # raise it when the same arguments give other features
 
 
 class HiddenSignals(SignalSource):
-    """Pooled residual stream at one layer, dense; optionally its principal components.
+    """The pooled residual stream of one layer as dense features, or its principal components.
 
     Args:
-        model: the model whose residual stream is read.
-        pooling: how a prompt's tokens become one row: mean, largest value of each column, or last token.
-        components: principal components kept, fitted to the prompts at hand; null keeps the stream as it is.
-        token_budget: distinct tokens computed at once.
-        max_tokens: longest prompt that is read whole; longer ones lose their end.
+        model: Model and layer whose residual stream is read.
+        pooling: Pooling of a prompt's tokens into one row: mean, largest value of each column, or last token.
+        components: Number of principal components, fitted to the prompts that are read; null keeps the stream
+            unchanged.
+        token_budget: Number of distinct tokens that are computed in one batch.
+        max_tokens: Maximum number of tokens read per prompt. Longer prompts are cut at the end.
 
     Raises:
-        InputError: if a number is out of range, or the pooling unknown.
+        InputError: if a number is out of range, or the pooling is unknown.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class HiddenSignals(SignalSource):
         require_in_range(self)
 
     def features(self, prompts: Sequence[Prompt]) -> Float[np.ndarray, "N F"]:
-        """Extracts rows of the stream's width, float32, or of `components` columns.
+        """Computes float32 rows as wide as the residual stream, or with `components` columns.
 
         Raises:
-            InputError: if more components are asked for than prompts or columns can give.
+            InputError: if `components` exceeds the number of prompts or columns.
         """
         _, _, width = self.model.config()
         rows = np.zeros((len(prompts), width), dtype=np.float32)
@@ -69,11 +70,11 @@ class HiddenSignals(SignalSource):
         return rows if self.components is None else _principal_components(rows, self.components)
 
     def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], Features]]:
-        """Yields rows batch by batch, or all at once with `components`, which depend on all prompts."""
+        """Yields rows batch by batch; with `components`, yields all at once, because each row depends on all prompts."""
         yield from super().stream(prompts) if self.components is not None else self._parts(prompts)
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
-        """Covers the model's contents, the layer, the pooling and the prompts, not how they are batched."""
+        """Returns a digest of the model's content, the layer, the pooling and the prompts, but not of the batch size."""
         numbers = (self.pooling, str(self.components), str(self.max_tokens))
         return digest([type(self).__name__, VERSION, *numbers, digest_model(self.model), digest_prompts(prompts)])
 
@@ -85,11 +86,11 @@ class HiddenSignals(SignalSource):
 
     @property
     def by_row(self) -> bool:
-        """Whether rows are the prompts' own: components depend on all prompts."""
+        """Whether a row depends on its prompt alone. With `components` it depends on all prompts."""
         return self.components is None
 
     def pool(self) -> Callable[[Reading], np.ndarray]:
-        """What makes rows of a batch's residual stream."""
+        """Returns the function that pools a batch's residual stream into rows."""
         pool = DENSE[self.pooling]
         return lambda reading: pool(reading.hidden.float().cpu().numpy(), reading.paths)
 

@@ -1,4 +1,4 @@
-"""The model whose internals are read: an HF folder or hub name, loaded up to one layer, and its tokenizer."""
+"""The model whose hidden states are read: its settings, loading up to one layer, tokenizing, and its residual stream."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 
 def middle_layer(layers: int) -> int:
-    """The layer that signals are read from where none is named: half of the depth, counted from 0."""
+    """Returns the default layer for signals: half of the depth, counted from 0."""
     return layers // 2
 
 
 def truncate(model: PreTrainedModel, layer: int) -> PreTrainedModel:
-    """Cuts the decoder behind a layer: later layers, the final norm and the head are never run.
+    """Cuts the decoder after a layer. Later layers, the final norm and the head are not run.
 
-    The weights of what is kept are shared with `model`, which is changed in place: its decoder ends early from now on.
+    `model` itself is changed, and shares its weights with the result.
 
     Args:
-        model: a causal language model whose decoder has `layers` and a final `norm` (Llama, Qwen, Gemma, ...); of a model
-            that sees pictures too, its text decoder is taken.
-        layer: last layer that is run, from 0; its output is TransformerLens' `blocks.<layer>.hook_resid_post`.
+        model: Causal language model whose decoder has `layers` and a final `norm` (Llama, Qwen, Gemma, ...). Of a
+            multimodal model, the text decoder is used.
+        layer: Last layer that is run, from 0. Its output is TransformerLens' `blocks.<layer>.hook_resid_post`.
 
     Returns:
-        The decoder: token ids in, the residual stream after `layer` out.
+        The decoder, whose output is the residual stream after `layer`.
 
     Raises:
-        InputError: if the model has no such layer, or is not built of `layers` and a `norm`.
+        InputError: if the model does not have the layer, or has no `layers` and `norm`.
     """
     decoder: Any = model.get_decoder()
     layers = getattr(decoder, "layers", None)
@@ -52,7 +52,8 @@ def truncate(model: PreTrainedModel, layer: int) -> PreTrainedModel:
     if not 0 <= layer < len(layers):
         raise InputError(f"layer is {layer}, but the model has layers 0 to {len(layers) - 1}; write one of them")
     decoder.layers = layers[: layer + 1]
-    decoder.config.num_hidden_layers = layer + 1  # some decoders loop over this number, not over the list
+    # Some decoders loop over this number and not over the list of layers.
+    decoder.config.num_hidden_layers = layer + 1
     decoder.norm = nn.Identity()
     return decoder
 
@@ -64,12 +65,12 @@ def residual_stream(
     """Runs a truncated decoder over right-padded rows.
 
     Args:
-        decoder: from `truncate`.
-        tokens: token ids.
-        mask: true where a token is real; padding stands at the end of a row.
+        decoder: Decoder cut by `truncate`.
+        tokens: Token ids, right-padded.
+        mask: True for real tokens, false for padding at the end of a row.
 
     Returns:
-        The residual stream; rows of padding hold numbers without meaning.
+        The residual stream. Values at padding positions are meaningless.
     """
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     return decoder(
@@ -83,19 +84,19 @@ def replaced_output(
     layer: int,
     replace: Callable[[Float[Tensor, "B t d"], Mapping[str, Any]], Float[Tensor, "B t d"]],
 ) -> Iterator[None]:
-    """Puts something else in place of a layer's output, in every forward pass for as long as the context lasts.
+    """Replaces the output of a layer in every forward pass inside the block.
 
     Args:
-        model: whole.
-        layer: whose output is replaced, from 0.
-        replace: makes the new stream of the old one and of the keyword arguments that the layer was called with.
+        model: Complete causal language model.
+        layer: Layer whose output is replaced, from 0.
+        replace: Function that returns the new residual stream, given the old one and the layer's keyword arguments.
 
     Raises:
-        InputError: if the model has no such layer.
+        InputError: if the model does not have the layer.
     """
 
     def hook(_module: Any, _inputs: Any, given: Mapping[str, Any], output: Any) -> Any:
-        stream = output[0] if isinstance(output, tuple) else output  # transformers' layers give either
+        stream = output[0] if isinstance(output, tuple) else output  # transformers' layers return either
         made = replace(stream, given)
         return (made, *output[1:]) if isinstance(output, tuple) else made
 
@@ -111,10 +112,10 @@ def replaced_output(
 
 
 def pooled_positions(mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """Positions that may be trained on and pooled: real tokens without the first of each row.
+    """Returns the positions that are trained on and pooled: all real tokens but the first of each row.
 
-    The first position is an attention sink in most models; its norm is a hundred times the others' (Sun et al., arXiv
-    2402.17762).
+    In most models the first position is an attention sink, with a norm about a hundred times that of other positions
+    (Sun et al., arXiv 2402.17762).
     """
     kept = mask.clone()
     kept[:, 0] = False
@@ -123,14 +124,14 @@ def pooled_positions(mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
 
 @dataclass(frozen=True)
 class ReadModel:
-    """A causal language model that is read, not trained. It need not be the policy.
+    """A causal language model whose hidden states are read. It is not trained, and need not be the policy.
 
     Args:
-        path: HF folder, or a name on the hub.
-        layer: residual stream that is read, from 0: the output of this layer; null takes the middle one.
-        dtype: of the weights while reading.
-        device: where it runs; null takes the first accelerator, or else the CPU.
-        trust_remote_code: run code that the model folder brings along.
+        path: Local HF folder, or name on the hub.
+        layer: Layer whose output is read, from 0; null takes the middle layer.
+        dtype: Data type of the weights while reading.
+        device: Device that the model runs on; null takes the first accelerator, or else the CPU.
+        trust_remote_code: Whether to run code that comes with the model.
     """
 
     path: str
@@ -145,14 +146,14 @@ class ReadModel:
 
     @property
     def name(self) -> str:
-        """The model's own name: the last part of its path, in small letters."""
+        """The model's short name: the last part of its path, in lower case."""
         return Path(self.path).name.lower()
 
     def config(self) -> tuple[int, int, int]:
-        """Layer that is read, number of layers and width of the stream, without loading weights.
+        """Returns the layer that is read, the number of layers and the width of the stream, without loading weights.
 
         Raises:
-            InputError: if there is no such model, or it has no such layer.
+            InputError: if the model does not exist, or does not have the layer.
         """
         from transformers import AutoConfig
 
@@ -161,7 +162,7 @@ class ReadModel:
             config = AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
             raise InputError(f"no model could be read at '{self.path}': {_why(error, self.path)}") from error
-        text = config.get_text_config()  # of a model that sees pictures too, the part that reads text
+        text = config.get_text_config()  # of a multimodal model, the part that reads text
         layers, width = text.num_hidden_layers, text.hidden_size
         layer = middle_layer(layers) if self.layer is None else self.layer
         if not 0 <= layer < layers:
@@ -169,32 +170,32 @@ class ReadModel:
         return layer, layers, width
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Loads the decoder, cut behind the layer, in evaluation mode, and the tokenizer.
+        """Loads the decoder, cut after the layer and in evaluation mode, and the tokenizer.
 
         Raises:
-            InputError: if either can't be loaded, or the layer is out of range.
+            InputError: if either can't be loaded, or the model does not have the layer.
         """
         layer, _, _ = self.config()
         decoder = truncate(self.load_whole(), layer)
         return decoder, self.load_tokenizer()
 
     def load_whole(self) -> PreTrainedModel:
-        """Loads the whole model in evaluation mode, head and all.
+        """Loads the complete model with its head, in evaluation mode.
 
         Raises:
-            InputError: if it can't be loaded, or is not whole.
+            InputError: if the model can't be loaded, or its weights are incomplete or not finite.
         """
         model = load_causal_lm(
             self.path, "model.path", dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
         )
-        model.to(self.place)  # pyright: ignore[reportArgumentType]  # its stub takes self for an argument
+        model.to(self.place)  # pyright: ignore[reportArgumentType]  # the stub takes `self` for an argument
         return model.eval().requires_grad_(False)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loads the tokenizer that lies beside the model.
+        """Loads the tokenizer from the model's folder.
 
         Raises:
-            InputError: if there is none.
+            InputError: if there is no tokenizer.
         """
         from transformers import AutoTokenizer
 
@@ -218,19 +219,20 @@ def _why(error: Exception, path: str) -> str:
 
 
 def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_tokens: int = 1024) -> list[list[int]]:
-    """Applies the tokenizer's chat template, up to where the assistant begins; a base model reads the plain text.
+    """Tokenizes prompts with the chat template, up to the start of the assistant's answer.
+
+    Without a chat template (base models), `Prompt.text` is tokenized, with the tokenizer's own special tokens.
 
     Args:
-        prompts: what is read.
-        tokenizer: of the model that reads; without a chat template it reads `Prompt.text`, with the special tokens that
-            the tokenizer adds by itself.
-        max_tokens: longest list; longer ones lose their end.
+        prompts: Prompts to tokenize.
+        tokenizer: Tokenizer of the model that reads the prompts.
+        max_tokens: Maximum number of tokens per prompt. Longer prompts are cut at the end.
 
     Returns:
-        One list of token ids a prompt, with the BOS token at most once in front.
+        One list of token ids per prompt, with at most one BOS token at the start.
 
     Raises:
-        InputError: if `max_tokens` is below 1, or the template refuses a prompt's messages.
+        InputError: if `max_tokens` is below 1, or the chat template refuses a prompt's messages.
     """
     if max_tokens < 1:
         raise InputError(f"max_tokens is {max_tokens}; write 1 or more")
@@ -258,7 +260,7 @@ def _chats(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> Seq
 
 
 def _one_bos(ids: Sequence[int], bos: int | None) -> list[int]:
-    """The ids with a run of BOS tokens in front reduced to one: a template and its tokenizer may both write it."""
+    """Reduces repeated BOS tokens at the start to one, because template and tokenizer may both add one."""
     start = 0
     while bos is not None and list(ids[start : start + 2]) == [bos, bos]:
         start += 1

@@ -1,7 +1,7 @@
-"""One feature row a prompt from what its tokens have: mean, max, last token, or active anywhere.
+"""Poolings of a prompt's token features into one row: mean, max, last token, or active anywhere.
 
-Pure, over sparse codes (a CSR row a token) or dense rows. The first token is never pooled: it is an attention sink in most
-models. Nothing dense of F columns is made of sparse codes. n tokens (or trie nodes), P prompts, F feature columns.
+Pure functions over sparse codes (a CSR row per token) or dense rows. The first token is never pooled, because it is an
+attention sink in most models. Sparse codes stay sparse. n tokens (or trie nodes), P prompts, F feature columns.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
-Paths = Sequence[Int[np.ndarray, " _"]]  # P, the tokens of each prompt as rows of the codes; tokens may be shared
+Paths = Sequence[Int[np.ndarray, " _"]]  # P, the rows of each prompt's tokens; prompts may share rows
 SparsePooling = Callable[[csr_array, Paths, int], csr_array]
 DensePooling = Callable[[Float[np.ndarray, "n d"], Paths], Float[np.ndarray, "P d"]]
 
 
 def mean(codes: csr_array, paths: Paths, top: int) -> csr_array:
-    """Averages over all pooled tokens of a prompt, also those where a feature is silent.
+    """Averages codes over all pooled tokens of a prompt, with zeros where a feature is inactive.
 
     Args:
-        codes: (n, F), not negative.
-        paths: tokens of each prompt; a shared one counts for each. A prompt of one token has an empty row.
-        top: entries kept a row, the largest.
+        codes: Codes of all tokens, (n, F), not negative.
+        paths: Rows of each prompt's tokens. A prompt with one token gets an empty row.
+        top: Number of largest entries kept per row.
 
     Returns:
-        (P, F), columns ascending in each row.
+        Pooled rows, (P, F), with ascending columns in each row.
     """
     sums = _sums(codes, paths)
     counts = np.maximum([len(path) - 1 for path in paths], 1)
@@ -35,11 +35,13 @@ def mean(codes: csr_array, paths: Paths, top: int) -> csr_array:
 
 
 def maximum(codes: csr_array, paths: Paths, top: int) -> csr_array:
-    """Takes the largest value over the pooled tokens; arguments and result as in `mean`."""
+    """Takes the largest value over the pooled tokens. Arguments and result are those of `mean`."""
     tokens, (_, columns) = csr_array(codes[_pooled(paths)]), _size(codes)
     if not tokens.nnz:
         return csr_array((len(paths), columns), dtype=codes.dtype)
     prompt = np.repeat(np.arange(len(paths)), [max(len(path) - 1, 0) for path in paths])
+    # The maximum per (prompt, feature) without a dense matrix: sort the entries by cell, then reduce each run of equal
+    # cells.
     cell = np.repeat(prompt, np.diff(tokens.indptr)) * columns + tokens.indices
     order = np.argsort(cell, kind="stable")
     cells, first = np.unique(cell[order], return_index=True)
@@ -49,14 +51,14 @@ def maximum(codes: csr_array, paths: Paths, top: int) -> csr_array:
 
 
 def last(codes: csr_array, paths: Paths, top: int) -> csr_array:
-    """Takes the codes of the last token; arguments and result as in `mean`."""
+    """Takes the codes of the last token. Arguments and result are those of `mean`."""
     return mean(codes, [path[[0, -1]] if len(path) > 1 else path for path in paths], top)
 
 
 def binary(codes: csr_array, paths: Paths, top: int) -> csr_array:
-    """Says 1 where a feature is active on any pooled token; arguments and result as in `mean`.
+    """Gives 1 where a feature is active on any pooled token. Arguments and result are those of `mean`.
 
-    Kept are the features that are active on the most tokens.
+    If more than `top` features are active, those active on the most tokens are kept.
     """
     active = csr_array((np.ones_like(codes.data), codes.indices, codes.indptr), shape=_size(codes))
     rows = strongest(_sums(active, paths), top)
@@ -65,32 +67,34 @@ def binary(codes: csr_array, paths: Paths, top: int) -> csr_array:
 
 
 def strongest(rows: csr_array, top: int) -> csr_array:
-    """Keeps the `top` largest entries of each row; of equal ones those of the lower column."""
+    """Keeps the `top` largest entries of each row. Of equal entries, those in lower columns are kept."""
     rows.sort_indices()
     count, _ = _size(rows)
     row = np.repeat(np.arange(count), np.diff(rows.indptr))
-    strength = np.nan_to_num(rows.data, nan=np.inf)  # NaN is not cut, so that it is seen
+    # NaN counts as largest, so that it is kept and a later check finds it.
+    strength = np.nan_to_num(rows.data, nan=np.inf)
     order = np.lexsort((rows.indices, np.negative(strength), row))
     rank = np.empty(rows.nnz, dtype=np.int64)
     rank[order] = np.arange(rows.nnz) - rows.indptr[:-1][row[order]]
     kept = (rank < top) & (rows.data != 0)
     indptr = np.concatenate([[0], np.bincount(row[kept], minlength=count).cumsum()])
-    narrow = (rows.indices[kept].astype(np.int32), indptr.astype(np.int32))  # half the size; a batch never needs more
+    # int32 indices take half the memory, and one batch never exceeds their range.
+    narrow = (rows.indices[kept].astype(np.int32), indptr.astype(np.int32))
     return csr_array((rows.data[kept], *narrow), shape=_size(rows))
 
 
 def dense_mean(hidden: Float[np.ndarray, "n d"], paths: Paths) -> Float[np.ndarray, "P d"]:
-    """Averages dense rows over the pooled tokens of each prompt; zero for a prompt of one token."""
+    """Averages dense rows over the pooled tokens of each prompt; zero for a prompt with one token."""
     return _each(hidden, paths, lambda tokens: tokens.mean(0))
 
 
 def dense_maximum(hidden: Float[np.ndarray, "n d"], paths: Paths) -> Float[np.ndarray, "P d"]:
-    """Takes the largest value of each column over the pooled tokens; zero for a prompt of one token."""
+    """Takes the largest value of each column over the pooled tokens; zero for a prompt with one token."""
     return _each(hidden, paths, lambda tokens: tokens.max(0))
 
 
 def dense_last(hidden: Float[np.ndarray, "n d"], paths: Paths) -> Float[np.ndarray, "P d"]:
-    """Takes the last token's row; zero for a prompt of one token."""
+    """Takes the row of the last token; zero for a prompt with one token."""
     return _each(hidden, paths, lambda tokens: tokens[-1])
 
 
@@ -107,7 +111,7 @@ def _pooled(paths: Paths) -> Int[np.ndarray, " m"]:
 
 
 def _sums(codes: csr_array, paths: Paths) -> csr_array:
-    """(P, F), sums over the pooled tokens: a product with the (P, n) matrix that has a 1 where a token is pooled."""
+    """Sums over the pooled tokens, (P, F): multiplies by the (P, n) matrix with a 1 for each pooled token."""
     nodes = _pooled(paths)
     indptr = np.concatenate([[0], np.cumsum([max(len(path) - 1, 0) for path in paths], dtype=np.int64)])
     pooled = csr_array((np.ones(len(nodes), dtype=codes.dtype), nodes, indptr), shape=(len(paths), _size(codes)[0]))

@@ -1,8 +1,7 @@
-"""Token lists packed into a trie, so that a prefix which many prompts share is computed once.
+"""Packs token lists into a trie, so that a prefix shared by many prompts is computed once.
 
-Pure layout, no model and no attention. Nodes stand in preorder (a node before its children, a subtree without gaps),
-which makes attention cheap: what a run of neighbouring nodes may see is the path to its first node and the run itself.
-n nodes, P prompts.
+Nodes are in preorder (each node before its children, each subtree contiguous). This makes attention cheap: a span of
+consecutive nodes sees only the path to its first node, and nodes of the span. n nodes, P prompts.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ Tokens = list[int]
 
 @dataclass(frozen=True)
 class Trie:
-    """Distinct prefixes of some token lists, one node each, in preorder."""
+    """Distinct prefixes of some token lists, one node per prefix, in preorder."""
 
     tokens: Int[np.ndarray, " n"]
-    depth: Int[np.ndarray, " n"]  # the token's position in every prompt that shares it, from 0
-    parent: Int[np.ndarray, " n"]  # -1 for a first token
-    paths: tuple[Int[np.ndarray, " _"], ...]  # P, the nodes of each prompt's tokens in order
+    depth: Int[np.ndarray, " n"]  # position of the token in every prompt that shares it, from 0
+    parent: Int[np.ndarray, " n"]  # -1 for the first token of a prompt
+    paths: tuple[Int[np.ndarray, " _"], ...]  # P, nodes of each prompt's tokens, in order
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def ancestors(self, node: int) -> Int[np.ndarray, " depth"]:
-        """The nodes above a node, from the first token down; the node itself is not among them."""
+        """Returns the nodes above a node, from the first token down, without the node itself."""
         path = np.empty(self.depth[node], dtype=np.int64)
         for level in range(len(path) - 1, -1, -1):
             node = int(self.parent[node])
@@ -50,30 +49,29 @@ class Trie:
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring nodes with all that they may see: the path above the first of them, and each other."""
+    """Consecutive nodes, and which nodes they attend to: the path above the first one, and nodes of the span."""
 
     start: int
     stop: int
     path: Int[np.ndarray, " p"]
-    mask: Bool[
-        np.ndarray, "c p+c"
-    ]  # c = stop - start; true where a node (row) sees a node of the path, then of the span
+    # c = stop - start rows; true where a node attends to a node of the path (first p columns) or of the span
+    mask: Bool[np.ndarray, "c p+c"]
 
 
 def build(prompts: Sequence[Tokens]) -> Trie:
     """Packs token lists into a trie.
 
     Args:
-        prompts: P lists of token ids; they may be equal, prefixes of each other, or empty.
+        prompts: Token ids of P prompts. Lists may be equal, prefixes of each other, or empty.
 
     Returns:
-        As many nodes as the lists have distinct prefixes; `paths` in the order of `prompts`.
+        A trie with one node per distinct prefix; `paths` is in the order of `prompts`.
     """
     tokens: list[int] = []
     depth: list[int] = []
     parent: list[int] = []
     paths: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(prompts)
-    path: list[int] = []  # nodes of the list before
+    path: list[int] = []  # nodes of the previous prompt
     before: Tokens = []
     for index in by_prefix(prompts):
         prompt = prompts[index]
@@ -91,12 +89,12 @@ def build(prompts: Sequence[Tokens]) -> Trie:
 
 
 def by_prefix(prompts: Sequence[Tokens]) -> list[int]:
-    """Order in which lists that share a prefix are neighbours, and shared work is next to come: lexicographic."""
+    """Sorts prompts lexicographically, so that prompts with a common prefix are neighbours. Returns their positions."""
     return sorted(range(len(prompts)), key=lambda index: prompts[index])
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:
-    """Number of tokens that two lists share at their beginning."""
+    """Counts the tokens that two lists share at their beginning."""
     for index, (left, right) in enumerate(zip(a, b, strict=False)):
         if left != right:
             return index
@@ -104,11 +102,11 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
 
 
 def batches(prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
-    """Splits prompts into tries of at most `budget` nodes, neighbours by prefix together.
+    """Splits prompts into tries of at most `budget` nodes; prompts with a common prefix stay together where possible.
 
     Args:
-        prompts: P lists of token ids.
-        budget: nodes of a trie; a prompt that is longer gets a trie of its own.
+        prompts: Token ids of P prompts.
+        budget: Largest number of nodes of a trie. A longer prompt gets a trie of its own.
 
     Returns:
         Positions in `prompts`, each exactly once.
@@ -127,10 +125,10 @@ def batches(prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
 
 
 def spans(trie: Trie, width: int) -> list[Span]:
-    """Cuts a trie into runs of `width` nodes, with what each may see.
+    """Cuts a trie into spans of `width` nodes, with the mask of each.
 
-    A node that a run sees and that stands before it is above the run's first node, because nodes stand in preorder. So
-    attention needs width * (width + depth) products a run, instead of all pairs of nodes.
+    Nodes are in preorder, so every earlier node that a span attends to is above the span's first node. Attention thus
+    needs width * (width + depth) products per span instead of all pairs of nodes.
     """
     return [_span(trie, start, min(start + width, len(trie))) for start in range(0, len(trie), width)]
 
@@ -143,7 +141,7 @@ def _span(trie: Trie, start: int, stop: int) -> Span:
         if parent >= start:
             mask[row] = mask[parent - start]
         else:
-            mask[row, : trie.depth[node]] = True  # the parent is on the path, and so is all above it
+            mask[row, : trie.depth[node]] = True  # the parent and all nodes above it are on the path
         mask[row, len(path) + row] = True
     return Span(start, stop, path, mask)
 
@@ -153,17 +151,16 @@ NAME = "saerl_tree"
 
 @dataclass(frozen=True)
 class TreeSpan:
-    """A run of c nodes with p nodes above it, ready for attention."""
+    """A span of c nodes with p nodes above it, as tensors for attention."""
 
     nodes: slice
     path: Int[Tensor, " p"]
-    bias: Float[
-        Tensor, "1 1 rows keys"
-    ]  # g*c rows, p+c keys: 0 where a node is seen, else -inf; g query heads a key head
+    # g * c rows (g query heads per key head), p + c keys; 0 where a node is attended to, else -inf
+    bias: Float[Tensor, "1 1 rows keys"]
 
 
 def tree_spans(trie: Trie, decoder: PreTrainedModel, width: int = 64) -> list[TreeSpan]:
-    """Lays a trie out for a decoder's attention, in runs of `width` nodes."""
+    """Converts a trie into tensors for a decoder's attention, in spans of `width` nodes."""
     heads, shared = decoder.config.num_attention_heads, decoder.config.num_key_value_heads
     laid_out = []
     for span in spans(trie, width):
@@ -185,11 +182,13 @@ def tree_attention(
     tree: Sequence[TreeSpan] = (),
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "1 n H E"], None]:
-    """Attends from every node to what it sees; the signature is that of transformers' attention functions."""
+    """Computes attention along the trie, with the signature of transformers' attention functions."""
     _, heads, count, _ = query.shape
     shared, width = value.shape[1], value.shape[-1]
     out = query.new_empty(1, count, heads, width)
     for span in tree:
+        # The query heads of one key head become further rows, so keys and values are not repeated (grouped-query
+        # attention).
         rows = query[:, :, span.nodes].reshape(1, shared, -1, query.shape[-1])  # (1, K, g*c, D)
         keys, values = (torch.cat([x[:, :, span.path], x[:, :, span.nodes]], 2) for x in (key, value))
         attended = scaled_dot_product_attention(rows, keys, values, attn_mask=span.bias, scale=scaling)
@@ -198,9 +197,9 @@ def tree_attention(
 
 
 def attends_trees(decoder: PreTrainedModel) -> AbstractContextManager[None]:
-    """Lets a decoder use `tree_attention` inside the block; it needs `tree=` there.
+    """Makes a decoder use `tree_attention` inside the block. Its calls must pass `tree=`.
 
     Raises:
-        NotImplementedError: on entering, if the decoder's attention can't be replaced.
+        NotImplementedError: on entering the block, if the decoder's attention can't be replaced.
     """
     return attends_by(decoder, NAME, tree_attention)

@@ -1,4 +1,4 @@
-"""Signals that know nothing: random rows, and another signal's rows on the wrong prompts."""
+"""Control signals without information: random rows, and another signal's rows assigned to the wrong prompts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from saerl_lightning.signals.source import Features, SignalSource
 
 
 class RandomSignals(SignalSource):
-    """Gaussian rows keyed by the prompt's uid: a prompt has the same row in any pool and any order.
+    """Standard normal feature rows, seeded by the prompt's uid, so that a prompt has the same row in any pool.
 
     Args:
-        columns: feature columns (F).
-        seed: of the draw.
+        columns: Number of feature columns (F).
+        seed: Seed of the random rows.
 
     Raises:
         InputError: if `columns` is below 1.
@@ -40,23 +40,23 @@ class RandomSignals(SignalSource):
 
     @property
     def by_row(self) -> bool:
-        """True: a row is drawn for its uid."""
+        """True, because a row depends only on the seed and the prompt's uid."""
         return True
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
-        """Hashes the arguments and the uids in order."""
+        """Returns a digest of the arguments and the uids, in order."""
         words = [type(self).__name__, str(self.columns), str(self.seed), *(prompt.uid for prompt in prompts)]
         return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
 
 class ShuffledSignals(SignalSource):
-    """Another signal's rows, dealt to other prompts: every column keeps its values, what they say about prompts is gone.
+    """Another signal's rows, assigned to other prompts. The columns keep their values but say nothing about the prompts.
 
-    No prompt keeps its own row, unless it is alone; duplicates of a prompt may still get each other's.
+    No prompt keeps its own row (unless there is only one prompt). Duplicated prompts may get each other's rows.
 
     Args:
-        inner: the signal that is broken.
-        seed: of the permutation.
+        inner: Signal source whose rows are shuffled.
+        seed: Seed of the random permutation.
     """
 
     def __init__(self, inner: SignalSource, seed: Seed = 0) -> None:
@@ -65,16 +65,16 @@ class ShuffledSignals(SignalSource):
         require_in_range(self)
 
     def features(self, prompts: Sequence[Prompt]) -> Features:
-        """Computes the inner rows and permutes them."""
+        """Computes the inner source's rows and permutes them."""
         return self.inner.features(prompts)[without_fixed_points(len(prompts), self.seed)]
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
-        """Covers the inner source and the seed."""
+        """Returns a digest of the inner source's fingerprint and the seed."""
         return digest([type(self).__name__, str(self.seed), self.inner.fingerprint(prompts)])
 
 
 def without_fixed_points(count: int, seed: int) -> Int[np.ndarray, " N"]:
-    """Draws a permutation of one single cycle (Sattolo's algorithm), so that for more than one no place stays its own."""
+    """Draws a permutation that is one cycle (Sattolo's algorithm), so no position keeps its element (for count > 1)."""
     random = np.random.default_rng(seed)
     order = np.arange(count)
     for last in range(count - 1, 0, -1):

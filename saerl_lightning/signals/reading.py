@@ -1,6 +1,6 @@
-"""The loop over prompts: batches that share prefixes, forward, pooled on the fly, part by part.
+"""Reads the hidden states of prompts in batches that share prefixes, and pools each batch at once.
 
-It knows no SAE: what is made of the residual stream is a function it is given. Tokens without end are never held.
+Only one batch of hidden states is in memory. The caller gives the function that pools it (SAE codes, or dense rows).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Token ids for the comparison of both forwards: three short prompts that share prefixes.
 PROBE = ([3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 5, 6, 11, 12], [3, 4, 13, 14, 15])
 
 
@@ -38,14 +39,14 @@ class Reading:
     """The residual stream of some prompts."""
 
     hidden: Float[Tensor, "n d"]
-    paths: tuple[Int[np.ndarray, " _"], ...]  # P, the rows of `hidden` that belong to each prompt's tokens, in order
+    paths: tuple[Int[np.ndarray, " _"], ...]  # P, rows of `hidden` for each prompt's tokens, in order
 
 
 class Forward(ABC):
-    """Runs a truncated decoder over token lists.
+    """Runs a truncated decoder on token lists.
 
     Args:
-        decoder: from `truncate`.
+        decoder: Decoder cut by `truncate`.
     """
 
     def __init__(self, decoder: PreTrainedModel) -> None:
@@ -53,15 +54,15 @@ class Forward(ABC):
 
     @abstractmethod
     def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
-        """Splits prompts into batches of about `budget` places: positions in `prompts`, each exactly once."""
+        """Splits prompts into batches of about `budget` tokens. Returns positions in `prompts`, each exactly once."""
 
     @abstractmethod
     def __call__(self, prompts: Sequence[Tokens]) -> Reading:
-        """Reads one batch."""
+        """Computes the residual stream of one batch."""
 
 
 class TreeForward(Forward):
-    """Computes each distinct prefix once: one packed row, attention along the trie."""
+    """Computes each distinct prefix once, in one packed row with attention along the trie."""
 
     def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
         """Splits prompts into tries of at most `budget` nodes."""
@@ -69,7 +70,7 @@ class TreeForward(Forward):
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Tokens]) -> Reading:
-        """Reads one batch; rows of the result are nodes."""
+        """Computes the residual stream of one batch. Each row of the result is a node of the trie."""
         packed = prefix_tree.build(prompts)
         if not len(packed):
             return Reading(torch.zeros(0, self.decoder.config.hidden_size), packed.paths)
@@ -82,10 +83,10 @@ class TreeForward(Forward):
 
 
 class PaddedForward(Forward):
-    """Gives every prompt a right-padded row of its own; rows of about the same length together."""
+    """Computes each prompt in a right-padded row of its own. Prompts of similar length share a batch."""
 
     def batches(self, prompts: Sequence[Tokens], budget: int) -> list[list[int]]:
-        """Splits prompts into rows of at most `budget` places, padding counted."""
+        """Splits prompts into batches of at most `budget` positions, with padding."""
         parts: list[list[int]] = []
         for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
             if not parts or (len(parts[-1]) + 1) * len(prompts[index]) > budget:
@@ -94,7 +95,7 @@ class PaddedForward(Forward):
         return parts
 
     def __call__(self, prompts: Sequence[Tokens]) -> Reading:
-        """Reads one batch; rows of the result are places, those of padding belong to no prompt."""
+        """Computes the residual stream of one batch. Each row of the result is a position; padding belongs to no prompt."""
         longest = max(map(len, prompts), default=0)
         starts = range(0, len(prompts) * longest, longest or 1)
         paths = tuple(np.arange(start, start + len(p)) for start, p in zip(starts, prompts, strict=False))
@@ -109,11 +110,11 @@ class PaddedForward(Forward):
 
 
 def suited_forward(decoder: PreTrainedModel, max_tokens: int) -> Forward:
-    """The faster way that is right for this decoder: the tree, or padded rows with the reason in the log.
+    """Chooses the tree forward if it is correct for this decoder, else padded rows, and logs the reason.
 
     Args:
-        decoder: from `truncate`.
-        max_tokens: longest list that will be read.
+        decoder: Decoder cut by `truncate`.
+        max_tokens: Length of the longest prompt that will be read.
     """
     reason = why_no_tree(decoder, max_tokens)
     if reason is None:
@@ -123,10 +124,10 @@ def suited_forward(decoder: PreTrainedModel, max_tokens: int) -> Forward:
 
 
 def why_no_tree(decoder: PreTrainedModel, max_tokens: int) -> str | None:
-    """Why the tree would read something else than padded rows do; None if it does not.
+    """Returns why the tree forward would differ from padded rows for this decoder; None if it does not.
 
-    Windows are looked up, since a short trial can't show them; all else (soft caps, sinks, recurrent layers, position
-    biases) shows itself in a trial with three prompts.
+    Attention windows are read from the configuration, because short prompts don't show them. Everything else (soft
+    caps, sinks, recurrent layers, position biases) shows when both forwards are compared on three short prompts.
     """
     window = attention_window(decoder)
     if window is not None and window < max_tokens:
@@ -157,24 +158,24 @@ def read_prompts(
     token_budget: int,
     max_tokens: int,
 ) -> Iterator[Part]:
-    """Loads a model and yields pooled rows of all prompts, batch by batch.
+    """Loads a model and yields the pooled rows of all prompts, batch by batch.
 
     Args:
-        model: what reads.
-        prompts: N prompts.
-        pool: rows of the prompts of one batch, from the residual stream of their tokens.
-        token_budget: distinct tokens of a batch.
-        max_tokens: longest prompt; longer ones are cut.
+        model: Model that reads the prompts.
+        prompts: Prompts to read (N).
+        pool: Function that makes rows from the residual stream of one batch.
+        token_budget: Number of distinct tokens in a batch.
+        max_tokens: Maximum number of tokens per prompt. Longer prompts are cut.
 
     Raises:
-        InputError: if a row has NaN or infinite entries; the message names the prompt.
+        InputError: if a row contains NaN or infinity; the message names the prompt.
     """
     decoder, tokenizer = model.load()
     ids = encode(prompts, tokenizer, max_tokens)
     forward = suited_forward(decoder, max_tokens)
     for positions, rows in pooled_parts(forward, ids, pool, token_budget):
         if not is_finite(rows):
-            # Batched prompts spread NaN to each other (0 * NaN under the mask), so each is read again alone.
+            # NaN spreads to other prompts of the batch (0 * NaN under the mask), so each prompt is read again alone.
             bad = [prompts[i].uid for i in positions if not is_finite(pool(forward([ids[i]])))]
             raise InputError(
                 f"the features of prompt {bad[0]!r} are NaN or infinite ({len(bad)} of the {len(positions)} prompts in its "
@@ -186,7 +187,7 @@ def read_prompts(
 def pooled_parts(
     forward: Forward, ids: Sequence[Tokens], pool: Callable[[Reading], Features], token_budget: int
 ) -> Iterator[Part]:
-    """Yields pooled rows of token lists, batch by batch, with a progress bar that counts tokens (on rank 0)."""
+    """Yields the pooled rows of token lists, batch by batch, with a progress bar in tokens (on rank 0)."""
     from tqdm import tqdm
 
     total = sum(map(len, ids))
@@ -198,7 +199,7 @@ def pooled_parts(
 
 
 def is_finite(rows: Features) -> bool:
-    """Whether no entry is NaN or infinite."""
+    """Whether all entries are finite."""
     return bool(np.isfinite(rows if isinstance(rows, np.ndarray) else rows.data).all())
 
 

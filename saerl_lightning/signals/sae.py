@@ -23,23 +23,23 @@ from saerl_lightning.signals.reading import Reading, read_prompts
 from saerl_lightning.signals.sae_source import SAESource
 from saerl_lightning.signals.source import SignalSource
 
-TILE = 512  # tokens encoded at once: the working memory is a few times TILE * F
+TILE = 512  # tokens encoded at once; the working memory is a few times TILE * F numbers
 
 
 @torch.inference_mode()
 def sparse_codes(sae: Any, hidden: Float[Tensor, "n d"], tile: int = TILE) -> csr_array:
-    """Encodes tokens with a `sae_lens.SAE`.
+    """Encodes hidden states with a `sae_lens.SAE`.
 
     Args:
-        sae: an inference SAE; its own dtype is computed in.
-        hidden: residual stream.
-        tile: tokens encoded at once.
+        sae: SAE in inference mode. Its own dtype is used.
+        hidden: Residual stream of n tokens.
+        tile: Number of tokens encoded at once.
 
     Returns:
-        (n, F) float32, the non-zero features of each token; NaN stays NaN.
+        The non-zero features of each token, (n, F) float32. NaN stays NaN.
 
     Raises:
-        InputError: if the SAE gives negative codes, which pooling has no meaning for.
+        InputError: if the SAE gives negative codes, for which the poolings are not defined.
     """
     rows, columns, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
     with _kept_sparse(sae), torch.sparse.check_sparse_tensor_invariants(enable=False):
@@ -58,7 +58,7 @@ def sparse_codes(sae: Any, hidden: Float[Tensor, "n d"], tile: int = TILE) -> cs
 
 
 def _active(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and values of the non-zero codes."""
+    """Returns rows, columns and values of the non-zero codes."""
     if codes.is_sparse:
         (row, column), value = codes._indices(), codes._values()
         kept = value != 0
@@ -69,7 +69,7 @@ def _active(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @contextmanager
 def _kept_sparse(sae: Any) -> Iterator[None]:
-    """Lets a TopK SAE give its k values as they are, not scattered into a dense matrix."""
+    """Makes a TopK SAE return its k values as a sparse tensor instead of a dense matrix."""
     from sae_lens.saes.topk_sae import TopK
 
     before = sae.activation_fn
@@ -81,22 +81,23 @@ def _kept_sparse(sae: Any) -> Iterator[None]:
         sae.activation_fn = before
 
 
-VERSION = "1"  # raise it when the same arguments come to mean other features
+VERSION = "1"  # raise it when the same arguments give other features
 
 
 class CodeSignals(SignalSource, ABC):
-    """What all signals made of SAE codes share; a class of them says which SAEs it takes.
+    """Base class of signals made of SAE codes. Subclasses decide which SAEs they accept.
 
     Args:
-        model: the model whose residual stream is read; it need not be the policy.
-        sae: sparse autoencoder of that model and layer.
-        pooling: how a prompt's tokens become one row: mean, largest value, last token, or 1 where active anywhere.
-        top: features kept a prompt, the strongest.
-        token_budget: distinct tokens computed at once; more cost memory and, on a CPU, time.
-        max_tokens: longest prompt that is read whole; longer ones lose their end.
+        model: Model whose residual stream is read. It need not be the policy.
+        sae: Sparse autoencoder for the model and layer.
+        pooling: Pooling of a prompt's tokens into one row: mean, largest value, last token, or 1 where active anywhere.
+        top: Number of strongest features kept per prompt.
+        token_budget: Number of distinct tokens computed in one batch. Larger batches need more memory and, on a CPU,
+            more time.
+        max_tokens: Maximum number of tokens read per prompt. Longer prompts are cut at the end.
 
     Raises:
-        InputError: if a number is out of range, or the pooling unknown.
+        InputError: if a number is out of range, or the pooling is unknown.
     """
 
     def __init__(
@@ -120,10 +121,10 @@ class CodeSignals(SignalSource, ABC):
 
     @abstractmethod
     def refuse(self, sae: Any) -> None:
-        """Raises an InputError if this is not the kind of SAE that the class is for."""
+        """Raises an InputError if the class does not accept this SAE."""
 
     def features(self, prompts: Sequence[Prompt]) -> csr_array:
-        """Extracts (N, F) rows, float32."""
+        """Computes float32 rows, (N, F)."""
         parts = list(self.stream(prompts))
         if not parts:
             return csr_array((0, self._load_sae().cfg.d_sae), dtype=np.float32)
@@ -131,7 +132,7 @@ class CodeSignals(SignalSource, ABC):
         return csr_array(csr_array(vstack([rows for _, rows in parts]))[order])
 
     def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], csr_array]]:
-        """Yields rows batch by batch; each depends on its prompt alone."""
+        """Yields rows batch by batch. Each row depends on its prompt alone."""
         if prompts:
             pool = self.pool()
             for positions, rows in read_prompts(self.model, prompts, pool, self.token_budget, self.max_tokens):
@@ -139,16 +140,16 @@ class CodeSignals(SignalSource, ABC):
 
     @property
     def by_row(self) -> bool:
-        """True: a row is the prompt's own."""
+        """True, because a row depends on its prompt alone."""
         return True
 
     def pool(self) -> Callable[[Reading], csr_array]:
-        """Loads the SAE; what comes back makes rows of a batch's residual stream."""
+        """Loads the SAE, and returns the function that makes rows from a batch's residual stream."""
         sae, pool = self._load_sae(), SPARSE[self.pooling]
         return lambda reading: pool(sparse_codes(sae, reading.hidden), reading.paths, self.top)
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
-        """Covers the contents of model and SAE, the layer, the pooling and the prompts, not how they are batched."""
+        """Returns a digest of model and SAE, layer, pooling and prompts, but not of the batch size."""
         numbers = (self.pooling, str(self.top), str(self.max_tokens))
         parts = (digest_model(self.model), self.sae.fingerprint(), digest_prompts(prompts))
         return digest([type(self).__name__, VERSION, *numbers, *parts])
@@ -160,21 +161,21 @@ class CodeSignals(SignalSource, ABC):
 
 
 class SAESignals(CodeSignals):
-    """SAE features: what the model's residual stream says about a prompt, in few named directions."""
+    """SAE features: the residual stream of a prompt, expressed in few learned directions."""
 
     def refuse(self, sae: Any) -> None:
-        """Takes every SAE."""
+        """Accepts every SAE."""
 
 
 class FrozenRandomSAESignals(CodeSignals):
-    """The control: features of an SAE whose decoder stayed as it was drawn at random, trained otherwise the same.
+    """Control: features of an SAE whose decoder kept its random initial weights during otherwise equal training.
 
-    Such SAEs come near trained ones in probing (Korznikov et al., arXiv 2602.14111), so whatever they reach too is no merit
-    of learned directions.
+    In probing, such SAEs come close to trained ones (Korznikov et al., arXiv 2602.14111). A result that they reach too
+    is not due to learned directions.
     """
 
     def refuse(self, sae: Any) -> None:
-        """Takes only an SAE that was trained with a frozen random decoder."""
+        """Refuses an SAE that was not trained with a frozen random decoder."""
         if not sae.cfg.metadata.frozen_decoder:
             raise InputError(
                 f"the SAE at '{self.sae.path}' was not trained with a frozen random decoder (its metadata say nothing of "

@@ -1,6 +1,6 @@
-"""Where an SAE comes from: a local folder, or a release that sae-lens knows; and whether it fits the model that is read.
+"""Loads an SAE from a local folder or from a release known to sae-lens, and checks that it fits the model.
 
-Everything that can be wrong with it is refused here, before a model is loaded. It trains nothing and encodes nothing.
+All checks happen before a model is loaded.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.whole_weights import require_finite_weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the files of a sae-lens folder
+# Architectures of sae-lens that encode each token independently.
 BY_TOKEN = {
     "standard",
     "gated",
@@ -37,10 +38,10 @@ class SAESource:
     """A sparse autoencoder for the residual stream of the model that is read.
 
     Args:
-        path: folder with `cfg.json` and `sae_weights.safetensors`; or, with `sae_id`, a sae-lens release or a hub
+        path: Folder with `cfg.json` and `sae_weights.safetensors`; with `sae_id`, a sae-lens release or a hub
             repository.
-        sae_id: SAE of the release; null for a folder.
-        check_model: refuse an SAE that was trained on a model of another name.
+        sae_id: Id of the SAE in its release; null for a local folder.
+        check_model: Whether to refuse an SAE that was trained on a model of another name.
     """
 
     path: str
@@ -48,10 +49,10 @@ class SAESource:
     check_model: bool = True
 
     def load(self, model: ReadModel) -> Any:
-        """Loads the `sae_lens.SAE`, in evaluation mode on the model's device.
+        """Loads the `sae_lens.SAE` in evaluation mode, on the model's device.
 
         Raises:
-            InputError: if there is no such SAE, its files are broken, or it doesn't fit the model.
+            InputError: if the SAE does not exist, its files are damaged, or it does not fit the model.
         """
         self._refuse_misfit(self._config(), model)
         device, folder, sae_id = str(model.place), Path(self.path), self.sae_id
@@ -60,14 +61,14 @@ class SAESource:
         return sae.eval().requires_grad_(False)
 
     def _config(self) -> Mapping[str, Any]:
-        """The SAE's configuration in sae-lens's present form, read without its weights."""
+        """Reads the SAE's configuration in sae-lens's current format, without the weights."""
         return _folder_config(Path(self.path)) if self.sae_id is None else _release_config(self.path, self.sae_id)
 
     def fingerprint(self) -> str:
-        """Names the SAE: its files' contents, or its release and id.
+        """Returns a digest of the SAE's files, or of its release and id.
 
         Raises:
-            InputError: if the folder or a file of it is missing.
+            InputError: if the folder or one of its files is missing.
         """
         if self.sae_id is not None:
             return digest([self.path, self.sae_id])
@@ -107,18 +108,18 @@ class SAESource:
 
 
 def short_name(model: str) -> str:
-    """A model's own name: the last part of its path, in small letters."""
+    """Returns a model's short name: the last part of its path, in lower case."""
     return model.rstrip("/").rsplit("/", 1)[-1].lower()
 
 
 def hooked_layer(hook: str) -> int:
-    """The layer whose output a hook reads.
+    """Returns the layer whose output a hook reads.
 
     Args:
-        hook: TransformerLens' name (`blocks.12.hook_resid_post`) or the module's (`model.layers.12`).
+        hook: Hook name of TransformerLens (`blocks.12.hook_resid_post`), or module name (`model.layers.12`).
 
     Raises:
-        InputError: if the hook doesn't read the residual stream behind a layer.
+        InputError: if the hook does not read the residual stream after a layer.
     """
     found = HOOK.match(hook)
     layer = int(found["block"] or found["layer"]) - (found["side"] == "pre") if found else -1
@@ -170,7 +171,7 @@ def _from_folder(folder: Path, device: str) -> Any:
 
 @contextmanager
 def _unbuildable(folder: Path) -> Iterator[None]:
-    """Tells of a folder that sae-lens can't make an SAE of."""
+    """Turns the errors of an unusable SAE folder into an InputError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -178,7 +179,7 @@ def _unbuildable(folder: Path) -> Iterator[None]:
 
 
 def _release_config(release: str, sae_id: str) -> Mapping[str, Any]:
-    """Reads the configuration alone, so that an SAE of no use is refused before gigabytes of it are downloaded."""
+    """Reads only the configuration, so that an unsuitable SAE is refused before gigabytes are downloaded."""
     from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
@@ -200,13 +201,14 @@ def _from_release(release: str, sae_id: str, device: str) -> Any:
 
 @contextmanager
 def _unloadable(release: str, sae_id: str) -> Iterator[None]:
-    """Tells why a release's SAE can't be had."""
+    """Turns the errors of an unavailable release into an InputError."""
     hub.look_up(release)
     try:
         yield
     except (
         ConnectionError,
         FileNotFoundError,
+        # Without a network: ConnectionError. With one, but with nothing in the cache and no answer: FileNotFoundError.
     ) as error:  # no network is to be used; or not in the cache, and no answer
         raise InputError(_unreachable(release, sae_id, error)) from error
     except (OSError, KeyError, ValueError, RuntimeError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""The seam of signals: feature rows about prompts, one a prompt."""
+"""SignalSource: the interface of signals, which turn prompts into feature rows."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ Features = csr_array | np.ndarray  # (N, F)
 
 
 class SignalSource(ABC):
-    """Turns prompts into feature rows. The constructor only stores; `features` loads what it needs."""
+    """Turns prompts into feature rows. The constructor only stores its arguments; `features` loads what is needed."""
 
     @abstractmethod
     def features(self, prompts: Sequence[Prompt]) -> Features:
-        """Computes one feature row a prompt, in the prompts' order.
+        """Computes one feature row per prompt, in the prompts' order.
 
         Returns:
-            An (N, F) matrix, sparse where most entries are zero. The same prompts give the same rows.
+            An (N, F) matrix, sparse if most entries are zero. Equal prompts give equal rows.
         """
 
     @abstractmethod
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
-        """Names this computation over these prompts; equal fingerprints promise equal features (the cache key)."""
+        """Returns a cache key for these features. Sources with equal fingerprints have equal features."""
 
     @property
     def by_row(self) -> bool:
-        """Whether a row depends on its prompt's uid and messages alone, so that it is the same in every pool.
+        """Whether a row depends only on the uid and messages of its prompt, and so is the same in every pool.
 
-        Such rows may be kept prompt by prompt, under the fingerprint of no prompts.
+        Such rows may be cached per prompt, under the fingerprint for an empty list of prompts.
         """
         return False
 
     def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], Features]]:
-        """Yields positions in `prompts` and their rows, part by part, in any order, until every prompt was yielded.
+        """Yields positions in `prompts` and their rows, in parts and in any order, until all prompts are covered.
 
-        By default all at once. Only a source that is `by_row` may yield smaller parts: what takes them may stop, and ask
-        later for the prompts that are missing.
+        By default one part. Only a source that is `by_row` may yield smaller parts, because the caller may stop, and
+        request the missing prompts later.
         """
         yield np.arange(len(prompts)), self.features(prompts)

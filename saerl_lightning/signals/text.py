@@ -1,4 +1,4 @@
-"""Signals from the text alone, without any model: TF-IDF words and plain measures of length. They are the rivals to beat."""
+"""Text signals without a model: TF-IDF and simple length measures. They are baselines for signals from a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saerl_lightning.signals.source import SignalSource
 
 NGrams = Annotated[int, Range(1, 100)]
 
-VERSION = "1"  # raise it when the same arguments come to mean other features
+VERSION = "1"  # raise it when the same arguments give other features
 
 WORD = re.compile(r"\\?[^\W\d_]+|\d+|[^\w\s]|_")  # words, LaTeX commands, numbers, single signs
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -27,14 +27,14 @@ LATEX = re.compile(r"\\[A-Za-z]+|[\\$^_{}=+\-*/<>|&]")
 
 
 class TextSignals(SignalSource):
-    """TF-IDF of the prompt's words, LaTeX commands, numbers and signs, small letters; rows of unit length.
+    """TF-IDF of the prompt's words, LaTeX commands, numbers and signs, in lower case, with rows of unit length.
 
-    The vocabulary and the inverse document frequencies are those of the prompts at hand, so a row depends on all of them.
+    Vocabulary and document frequencies come from the prompts that are read, so each row depends on all of them.
 
     Args:
-        max_features: most frequent terms kept (F, at most).
-        ngrams: longest run of words that is a term of its own.
-        sublinear: count a term that occurs n times as 1 + log n, not n.
+        max_features: Largest number of terms (F); the most frequent ones are kept.
+        ngrams: Number of words in the longest term.
+        sublinear: Whether a term that occurs n times counts as 1 + log n instead of n.
 
     Raises:
         InputError: if a number is below 1.
@@ -44,14 +44,14 @@ class TextSignals(SignalSource):
         self.max_features = max_features
         self.ngrams = ngrams
         self.sublinear = sublinear
-        self.names: list[str] | None = None  # F, the columns' terms, once `features` has found them
+        self.names: list[str] | None = None  # F, terms of the columns, known after `features`
         require_in_range(self)
 
     def features(self, prompts: Sequence[Prompt]) -> csr_array:
-        """Fits and weighs, (N, F), float32.
+        """Fits TF-IDF to the prompts and returns their rows, (N, F) float32.
 
         Raises:
-            InputError: if no prompt has a word.
+            InputError: if no prompt contains a word.
         """
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -70,13 +70,13 @@ class TextSignals(SignalSource):
         return rows
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
-        """Covers the arguments and the prompts."""
+        """Returns a digest of the arguments and the prompts."""
         numbers = (str(self.max_features), str(self.ngrams), str(self.sublinear))
         return digest([type(self).__name__, VERSION, *numbers, digest_prompts(prompts)])
 
 
 class LengthSignals(SignalSource):
-    """Six plain measures of a prompt's text, dense: what any claim about difficulty must go beyond.
+    """Six simple measures of a prompt's text. A useful difficulty signal must do better than these.
 
     The columns: log(1 + characters), log(1 + words), log(1 + digits), log(1 + numbers), log(1 + sentences), and the share
     of characters that belong to LaTeX commands, brackets or operators.
@@ -89,12 +89,12 @@ class LengthSignals(SignalSource):
         return np.array([measures(prompt.text) for prompt in prompts]).reshape(-1, len(self.names))
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
-        """Covers the prompts."""
+        """Returns a digest of the prompts."""
         return digest([type(self).__name__, VERSION, digest_prompts(prompts)])
 
 
 def measures(text: str) -> list[float]:
-    """The six measures of a text, in the order of `LengthSignals.names`."""
+    """Computes the six measures of a text, in the order of `LengthSignals.names`."""
     digits = sum(letter.isdigit() for letter in text)
     counts = (len(text), len(text.split()), digits, len(NUMBER.findall(text)), len(SENTENCE_END.findall(text)))
     latex = sum(len(found) for found in LATEX.findall(text))
