@@ -67,7 +67,10 @@ def write_modules(page: Path, desk: Path) -> None:
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
 def test_python_blocks_run(page, desk):
-    """A titled block becomes a module; the others are run in order, in one namespace."""
+    """A titled block becomes a module; the others are run in order, in one namespace. The page itself says what holds."""
+    assert any(
+        isinstance(node, ast.Assert) for block in blocks(page, "python") for node in ast.walk(ast.parse(block.text))
+    )
     write_modules(page, desk)
     namespace = {"__name__": f"docs_{page.stem}"}
     for block in blocks(page, "python"):

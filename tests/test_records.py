@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Outcomes, Prompt, Rollouts, Sampling
@@ -48,5 +49,5 @@ def test_full_support():
 
 
 def test_shapes_are_checked_here():
-    with pytest.raises(Exception, match="Outcomes"):
+    with pytest.raises(TypeCheckError, match="Outcomes"):
         Outcomes(["a"], torch.zeros(2, 4), torch.zeros(3))

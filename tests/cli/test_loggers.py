@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from saerl_lightning import cli
+from saerl_lightning.errors import InputError
 from tests.cli.wandb_offline import OfflineRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -143,13 +144,21 @@ def test_what_wandb_does_not_take_is_refused_at_the_door(workplace, keyless, doo
     assert ended.code == 2 and says in ended.error and "secret" not in ended.error
 
 
-def test_a_key_in_netrc_or_a_run_that_sends_nothing_is_taken(workplace, keyless, parsed, monkeypatch):
+def test_a_run_that_sends_nothing_is_taken_without_a_key(workplace, keyless, parsed):
     offline = {"class_path": "WandbLogger", "init_args": {"offline": True}}
     taken = parsed(workplace.command("fit", f"--trainer.logger={json.dumps(offline)}"))["trainer"]["logger"]
     assert taken["init_args"]["offline"] is True
-    keyless.write_text(f"machine api.wandb.ai\nlogin user\npassword {'0' * 40}\n")
+
+
+def test_a_key_in_netrc_is_taken_and_one_for_another_host_is_none(workplace, keyless, parsed, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
-    parsed(workplace.command("fit", *logger("wandb")))
+    line = workplace.command("fit", *logger("wandb"))
+    keyless.write_text(f"machine example.org\nlogin user\npassword {'0' * 40}\n")
+    with pytest.raises(InputError, match="there is no W&B key"):
+        parsed(line)
+    keyless.write_text(f"machine api.wandb.ai\nlogin user\npassword {'0' * 40}\n")
+    taken = [each for each in parsed(line)["trainer"]["logger"] if each["class_path"].endswith("WandbLogger")]
+    assert [each["init_args"]["offline"] for each in taken] == [False]
 
 
 def test_a_server_that_is_not_reached_is_one_line(workplace, keyless, door, monkeypatch):

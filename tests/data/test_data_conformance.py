@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+import torch
 from scipy.sparse import csr_array
 
 import saerl_lightning.data
@@ -148,10 +149,14 @@ def test_no_prompt_is_invented_repeated_or_lost_without_a_reason(name, arguments
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_state_survives_a_round_trip(name, arguments):
+def test_state_survives_a_checkpoint(name, arguments, tmp_path):
+    """What a checkpoint holds of an operation at work is read without running code, and another one goes on from it."""
     operation, other = shipped()[name](**arguments), shipped()[name](**arguments)
-    other.load_state_dict(operation.state_dict())
+    operation.apply(plan(), pool(), features())
+    torch.save(operation.state_dict(), tmp_path / "state")
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     np.testing.assert_equal(other.state_dict(), operation.state_dict())
+    assert_same(other.apply(plan(), pool(), features()), operation.apply(plan(), pool(), features()))
 
 
 REPORTED = {

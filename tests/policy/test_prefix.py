@@ -61,7 +61,7 @@ def gradients(model, states):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def same_as_padded(model, rows, tolerance=1e-5):
+def assert_same_as_padded(model, rows, tolerance=1e-5):
     tokens, mask, prompts = rows
     expected = padded_states(model, tokens, mask)
     theirs = gradients(model, expected)
@@ -88,20 +88,20 @@ def llama():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_states_and_gradients_are_those_of_padded_rows(family, layout, block, monkeypatch):
     monkeypatch.setattr(prefix_attention, "CPU_BLOCK", block)
-    same_as_padded(family, lay_out(LAYOUTS[layout]))
+    assert_same_as_padded(family, lay_out(LAYOUTS[layout]))
 
 
 def test_the_models_own_scale_of_scores():
-    same_as_padded(make("Granite", attention_multiplier=0.7), lay_out(LAYOUTS["mixed"]))
+    assert_same_as_padded(make("Granite", attention_multiplier=0.7), lay_out(LAYOUTS["mixed"]))
 
 
 def test_the_sampler_and_the_packed_forward_take_turns(llama):
     from saerl_lightning.rollout.policy_decoder import folded
 
-    same_as_padded(llama, lay_out(LAYOUTS["equal"]))
+    assert_same_as_padded(llama, lay_out(LAYOUTS["equal"]))
     with folded(llama):
         assert llama.config._attn_implementation == "saerl_folded"
-        same_as_padded(llama, lay_out(LAYOUTS["ragged"]))
+        assert_same_as_padded(llama, lay_out(LAYOUTS["ragged"]))
         assert llama.config._attn_implementation == "saerl_folded"
 
 
@@ -110,7 +110,7 @@ def test_checkpoints_are_recomputed_with_the_packed_attention(llama, reentrant):
     llama.gradient_checkpointing_enable({"use_reentrant": reentrant})
     llama.enable_input_require_grads()
     before = llama.model.layers[0]._gradient_checkpointing_func
-    same_as_padded(llama, lay_out(LAYOUTS["ragged"]))
+    assert_same_as_padded(llama, lay_out(LAYOUTS["ragged"]))
     assert llama.model.layers[0]._gradient_checkpointing_func is before
     assert llama.config._attn_implementation == "sdpa"
 
@@ -124,7 +124,7 @@ def test_adapters_take_part(llama, checkpointing):
     adapted = get_peft_model(llama, LoraConfig(target_modules="all-linear", init_lora_weights=False))
     adapted.enable_input_require_grads()
     assert why_not_packed(adapted, 256) is None  # pyright: ignore[reportArgumentType]  # it forwards to the model it wraps
-    same_as_padded(adapted, lay_out(LAYOUTS["mixed"]))
+    assert_same_as_padded(adapted, lay_out(LAYOUTS["mixed"]))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
