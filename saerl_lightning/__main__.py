@@ -1,5 +1,5 @@
-"""`-m saerl_lightning` is the same door as `main.py`, from any folder."""
+"""`-m saerl_lightning` is the same door as `main.py` and `saerl`."""
 
-from saerl_lightning.cli import main
+from saerl_lightning.door import main
 
 main()

@@ -11,7 +11,6 @@ Later configs and flags win. Importing this module imports every shipped part, s
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -30,8 +29,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from saerl_lightning.errors import InputError, RunStopped, did_you_mean, require_name
-from saerl_lightning.files import disk_is_full, write_whole
+from saerl_lightning.errors import InputError, RunStopped, require_name
+from saerl_lightning.files import disk_is_full, said_of_disk, write_whole
 from saerl_lightning.mistakes import one_line, printed
 from saerl_lightning.parser import RunParser, dropped_callbacks
 from saerl_lightning.parts import import_parts
@@ -43,26 +42,16 @@ from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSi
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_key, said_of_server
 from saerl_lightning.training.rng import RandomStates
+from saerl_lightning.verbs.names import TOOLS
 from saerl_lightning.verbs.run_tools import ARGUMENTS, ToolTrainer
 
 import_parts()
 
-TOOLS = {  # imported when asked for: a tool may itself run the composition
-    "demo": "saerl_lightning.tools.demo:demo",
-    "export": "saerl_lightning.tools.export:export",
-    "study": "saerl_lightning.tools.study:VERBS",
-}
-
 DESCRIPTION = (
     "Trains, evaluates and samples policies, composed from YAML configs and flags; what comes later wins. "
-    f"Tools with a help of their own (main.py TOOL --help): {', '.join(TOOLS)}."
+    f"Tools with a help of their own (TOOL --help): {', '.join(TOOLS)}. configs lists the shipped configs, init DIR writes a "
+    "first run."
 )
-
-# Of a file system: denied, no such place, read-only, below a file, something in the way, links in a circle, a long name.
-REFUSALS = {
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "ENOENT", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG")
-}
 
 HARMLESS = (  # of Lightning, about itself or about what is meant
     "LightningCLI's args parameter is intended",  # the demo runs several command lines
@@ -343,22 +332,16 @@ def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunC
     )
 
 
-def _refuse_unknown_verb(args: list[str]) -> None:
-    verbs = [*RunCLI.subcommands(), *TOOLS]
-    if args and not args[0].startswith("-") and args[0] not in verbs:
-        raise InputError(f"'{args[0]}' is none of {', '.join(verbs)}{did_you_mean(args[0], verbs)}")
-
-
 def main() -> None:
-    """Runs the command line; bad input, a full disk and what stops a run or Lightning refuses end with a line and code 2."""
+    """Runs a verb; bad input, a full disk, and what stops a run or Lightning refuses end with a line and code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn about every process started after them
     args = sys.argv[1:]
     try:
-        _refuse_unknown_verb(args)
         if args and args[0] in TOOLS:
             module, _, function = TOOLS[args[0]].partition(":")
             tool = getattr(importlib.import_module(module), function)
-            auto_cli(tool, args=args[1:], as_positional=True, parser_class=RunParser, prog=f"main.py {args[0]}")
+            prog = f"{'saerl' if Path(sys.argv[0]).name == 'saerl' else 'main.py'} {args[0]}"
+            auto_cli(tool, args=args[1:], as_positional=True, parser_class=RunParser, prog=prog)
         else:
             run()
     except (InputError, RunStopped, MisconfigurationException) as error:
@@ -366,19 +349,8 @@ def main() -> None:
             print(f"error: {printed(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        said = _said_of_the_disk(error) if isinstance(error, OSError) else said_of_server(error)
+        said = said_of_disk(error) if isinstance(error, OSError) else said_of_server(error)
         if said is None:
             raise
         print(f"error: {printed(said)}", file=sys.stderr)
         sys.exit(2)
-
-
-def _said_of_the_disk(error: OSError) -> str | None:
-    """What a user can mend of what a file system refuses; None for what is nobody's fault but ours."""
-    if disk_is_full(error):
-        return "the disk is full; free some of it and repeat the command, what is whole is kept"
-    if error.errno in REFUSALS and error.filename is not None:
-        in_the_way = error.errno == errno.EEXIST and Path(error.filename).is_file()
-        why = "it is a file, and would have to be a folder" if in_the_way else error.strerror
-        return f"'{error.filename}' can't be used: {why}; name another place, as by --run_dir or --out"
-    return None

@@ -80,6 +80,24 @@ def disk_is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+# Of a file system: denied, no such place, read-only, below a file, something in the way, links in a circle, a long name.
+REFUSALS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "ENOENT", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG")
+}
+
+
+def said_of_disk(error: OSError) -> str | None:
+    """What a user can mend of what a file system refuses; None for what is nobody's fault but ours."""
+    if disk_is_full(error):
+        return "the disk is full; free some of it and repeat the command, what is whole is kept"
+    if error.errno in REFUSALS and error.filename is not None:
+        in_the_way = error.errno == errno.EEXIST and Path(error.filename).is_file()
+        why = "it is a file, and would have to be a folder" if in_the_way else error.strerror
+        return f"'{error.filename}' can't be used: {why}; name another place, as by --run_dir or --out"
+    return None
+
+
 # Far above any real configuration: a run's has 12 levels and 300 values (aliases expanded). Small YAML files can expand
 # to billions of values, so both are limited before anything is built.
 DEEPEST = 64

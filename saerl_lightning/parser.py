@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
+from saerl_lightning import shipped
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import check_yaml, read_text, read_yaml
 from saerl_lightning.mistakes import one_line, printed
@@ -59,7 +60,11 @@ class RunParser(LightningArgumentParser):
             return super().parse_args([NULL.sub("=null", each) for each in given], *more, **settings)
         if any(each == "None" or NULL.search(each) for each in given):
             self.error("'None' is no value; write null for nothing")
-        return super().parse_args(given, *more, **settings)
+        try:
+            placed = shipped.at_their_places(given)
+        except InputError as error:
+            self.error(str(error))
+        return super().parse_args(placed, *more, **settings)
 
     def parse_path(self, path: Any, *more: Any, **settings: Any) -> Namespace:
         """Parses a config file.

@@ -11,7 +11,21 @@ ROOT = Path(__file__).parent.parent / "saerl_lightning"
 # What stands left may be imported by all that stands right of it, and by nothing beside or left of it; files that lie beside
 # the folders are rooms of their own, but for those of the first group.
 ORDER = [
-    ("", "errors", "parser", "mistakes", "hf_attention", "records", "plan", "files", "ranges", "hub", "lock", "moved"),
+    (
+        "",
+        "errors",
+        "parser",
+        "mistakes",
+        "hf_attention",
+        "records",
+        "plan",
+        "files",
+        "ranges",
+        "hub",
+        "lock",
+        "moved",
+        "shipped",
+    ),
     ("run_folder", "whole_weights"),
     ("objective", "policy", "prompts", "signals", "reward", "assets"),
     ("evaluation", "rollout", "data"),
@@ -24,6 +38,7 @@ ORDER = [
     ("study",),
     ("causal",),
     ("tools",),
+    ("door",),
     ("__main__",),
 ]
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saerl_lightning import shipped
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.files import write_whole
 from saerl_lightning.study.dashboard_layout import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
@@ -46,7 +47,7 @@ def dashboard(study: str, entity: str | None = None, project: str = "saerl_light
             f"entity is '{entity}', but there is no W&B key to save the dashboard with; set WANDB_API_KEY, or write it to a "
             "file by --out"
         )
-    spec = StudySpec.read(study)
+    spec = StudySpec.read(shipped.find(study))
     resolved = resolve(spec, Path(f"runs/study/{spec.name}"))
     built = workspace(logged_study(spec, resolved), entity or "", project)
     if silent := [arm for arm, config in resolved.items() if "WandbLogger" not in _classes(config, "logger")]:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from saerl_lightning import cli
+from saerl_lightning import cli, shipped
 from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.evaluation.estimators import bootstrap_interval
@@ -52,7 +52,7 @@ def tiny_policy(folder: str, seed: Seed = 0, tasks: str = TASKS) -> None:
 
 def prompts_of(tasks: str, *path: str) -> list[Prompt]:
     """The prompts of one of the sets of a config, as it draws them; "val", "demo" leads to `data.val.demo`."""
-    source = read_mapping(tasks, "the config of the tasks")["data"]["init_args"]
+    source = read_mapping(shipped.find(tasks), "the config of the tasks")["data"]["init_args"]
     for key in path:
         source = source[key]
     return ReasoningGymPrompts(**source["init_args"]).load()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from saerl_lightning import shipped
 from saerl_lightning.causal.run import causal
 from saerl_lightning.ranges import NotNegative, Workers, require_arguments
 from saerl_lightning.study.dashboard import dashboard
@@ -64,6 +65,7 @@ def run(
         gpus: that a run asks Ray for.
     """
     require_arguments(run, locals())
+    spec = shipped.find(spec)
     study = StudySpec.read(spec)
     root = Path(out or f"runs/study/{study.name}")
     place = SubprocessExecutor() if executor == "subprocess" else RayExecutor(gpus)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, cast
 
 import lightning
 
+from saerl_lightning.verbs.names import COMPOSED
+
 if TYPE_CHECKING:
     from saerl_lightning.data.module import PromptDataModule
     from saerl_lightning.training.policy_module import PolicyModule
 
-ARGUMENTS = {tool: {"model", "datamodule"} for tool in ("plan", "label")}  # by tool: what is not the user's to write
+ARGUMENTS = {tool: {"model", "datamodule"} for tool in COMPOSED}  # by tool: what is not the user's to write
 
 
 class ToolTrainer(lightning.Trainer):

@@ -10,6 +10,7 @@ import pytest
 
 from saerl_lightning import cli
 from saerl_lightning.assets.tiny import build_tiny_policy
+from saerl_lightning.door import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASELINE = ["-c", str(CONFIGS / "grpo.yaml"), "-c", str(CONFIGS / "engine/hf.yaml")]
@@ -130,7 +131,7 @@ def door(monkeypatch, capsys) -> Callable[[list[str]], Ended]:
         capsys.readouterr()
         code = 0
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             code = int(end.code or 0)
         return Ended(code, capsys.readouterr().err)

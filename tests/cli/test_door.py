@@ -80,7 +80,7 @@ def test_a_mistake_on_the_command_line_is_one_line(workplace, door, flags, says)
 
 
 VERBS = {
-    "verb": (["fti"], "'fti' is none of fit, .*, study; did you mean 'fit'"),
+    "verb": (["fti"], "'fti' is none of fit, .*, init; did you mean 'fit'"),
     "tool": (["exprt"], "did you mean 'export'"),
     "verb of a tool": (["study", "rnu"], "'rnu' is none of run, report"),
     "verb of a tool, nearly right": (["study", "reprt"], "did you mean 'report'"),
