@@ -18,7 +18,6 @@ EXEMPT: tuple[str, ...] = (
     "prompts",
     "reward",
     "sae",
-    "study",
     "tools",
     "verbs",
     "training",

@@ -1,8 +1,8 @@
-"""What a run logged, read back from its metrics.csv files: curves, and what they cost.
+"""Reads the curves and the costs of a run from its metrics.csv files.
 
-A run that was killed and went on left one file an attempt (`csv/version_0`, `version_1`, …). Of a step that was done twice
-the later row counts, so that costs are those of a run without interruptions. Tokens are those of
-all processes, seconds the mean over them.
+A run that was killed and resumed has one file for each attempt (`csv/version_0`, `version_1`, …). If a step was done
+twice, the later row counts, so costs are those of an uninterrupted run. Tokens are summed over processes; seconds are
+their mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Row = dict[str, float]
 
 
 def logged_steps(folder: Path) -> dict[int, Row]:
-    """What each optimiser step logged, by the number of steps done (from 1); validations are not among them."""
+    """Reads the metrics of each optimiser step, by the number of steps done (from 1); validations are left out."""
     rows: dict[int, Row] = {}
     for _, row in _rows(folder):
         if "loss" in row:
@@ -33,17 +33,17 @@ def logged_steps(folder: Path) -> dict[int, Row]:
 
 
 def curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """Optimiser steps done and values of a logged metric; the validation before the first step stands at 0."""
+    """Reads a logged metric by optimiser steps done; the validation before the first step is at 0."""
     return curves(folder, lambda name: name == metric).get(metric, [])
 
 
 def curves(folder: Path, wanted: Callable[[str], bool]) -> dict[str, list[tuple[int, float]]]:
-    """Optimiser steps done and values of every logged metric whose name is wanted; see `curve`.
+    """Reads every logged metric whose name passes `wanted`, by optimiser steps done; see `curve`.
 
-    Lightning counts from 0 the step that was just done, and the validation before any step counts as 0 too.
+    Lightning logs a step under its index from 0, and the validation before the first step under 0 too.
     """
     points: dict[str, dict[int, float]] = {}
-    trained: set[int] = set()  # attempts that have done a step
+    trained: set[int] = set()  # attempts in which a step was done
     for attempt, row in _rows(folder):
         if "loss" in row:
             trained.add(attempt)
@@ -54,7 +54,7 @@ def curves(folder: Path, wanted: Callable[[str], bool]) -> dict[str, list[tuple[
 
 
 def step_costs(row: Mapping[str, float]) -> Row:
-    """What one step cost: seconds by phase, tokens sampled, and tokens that went through the model to train it."""
+    """Costs of one step: seconds by phase, sampled tokens, and tokens that were used for training."""
     seconds = {name.removeprefix("time/"): value for name, value in row.items() if name.startswith("time/")}
     costs = {"generate_s": 0.0, "train_s": 0.0, "other_s": 0.0}
     for phase, value in seconds.items():
@@ -67,7 +67,7 @@ def step_costs(row: Mapping[str, float]) -> Row:
 
 
 def run_costs(folder: Path) -> Row:
-    """What a run cost, over all its steps, and how many they were."""
+    """Costs of a run summed over its steps, and the number of steps."""
     steps = logged_steps(folder)
     total: Row = {"steps": float(len(steps))}
     for row in steps.values():
@@ -77,7 +77,7 @@ def run_costs(folder: Path) -> Row:
 
 
 def cumulative(folder: Path, cost: str) -> list[tuple[int, float]]:
-    """Optimiser steps done and what was spent up to then; `cost` is a name of `step_costs`, or "seconds" for all phases."""
+    """Sums a cost up to each optimiser step; `cost` is a name of `step_costs`, or "seconds" for all phases."""
     spent, points = 0.0, []
     for step, row in logged_steps(folder).items():
         costs = step_costs(row)
@@ -88,13 +88,13 @@ def cumulative(folder: Path, cost: str) -> list[tuple[int, float]]:
 
 
 def steps_done(folder: Path) -> tuple[int, float]:
-    """Optimiser steps that a run logged, and the tokens it sampled on the way."""
+    """Number of optimiser steps that a run logged, and the tokens it sampled."""
     steps = logged_steps(folder)
     return max(steps, default=0), sum(step_costs(row)["sampled_tokens"] for row in steps.values())
 
 
 def _rows(folder: Path) -> list[tuple[int, Row]]:
-    """Every row of every attempt, in order, with the attempt's number; empty cells are left out.
+    """Reads the rows of all attempts in order, with the attempt's number; empty cells are left out.
 
     Raises:
         InputError: if a file is damaged.

@@ -1,8 +1,8 @@
-"""What one run's curve says: its area, and where it first stays above a target. Pure; knows no arms and no seeds.
+"""Summarises a validation curve: its area, and the first point at which it stays above a target. Pure functions.
 
-The axis is the caller's: steps, generated tokens or seconds. A curve has V points, x ascending; every function takes the
-points as they were measured and interpolates only to cut the curve at a common budget. Runs that don't reach the target
-give None, which `censoring` counts; nothing is dropped here.
+The x axis may be steps, generated tokens or seconds. A curve has V points with x ascending. Functions use the measured
+points and interpolate only where a common budget cuts the curve. A run that does not reach the target gives None, which
+`restricted_mean` counts as censored.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from jaxtyping import Float
 
 from saerl_lightning.errors import InputError
 
-WINDOW = 3  # evaluations in the running mean that a target is held against
-TARGET = 0.5  # of the baseline's mean gain, which its own runs come to (benchmarks/target_reach.py)
+# Number of evaluations in the running mean that is compared with the target.
+WINDOW = 3
+# The target as a share of the baseline's mean gain. The baseline's own runs reach it (benchmarks/target_reach.py).
+TARGET = 0.5
 
 
 def smooth(values: Sequence[float], window: int = WINDOW) -> Float[np.ndarray, " V"]:
-    """Gives the trailing running mean: of a point and the `window` - 1 points before it, of fewer at the start.
+    """Computes the trailing running mean: of each point and the `window` - 1 points before it, fewer at the start.
 
-    Trailing and not centred, so that a value depends on nothing that comes later; it lags alike in every arm.
+    It is trailing and not centred, so that a value does not depend on later points. The lag is equal in all arms.
 
     Args:
-        values: the curve, V points.
-        window: points in a mean; 1 leaves the curve as it is.
+        values: Values of the curve, V points.
+        window: Number of points in a mean; 1 leaves the curve as it is.
 
     Raises:
         InputError: If `window` is below 1.
@@ -39,15 +41,16 @@ def smooth(values: Sequence[float], window: int = WINDOW) -> Float[np.ndarray, "
 
 
 def area(x: Sequence[float], values: Sequence[float], until: float | None = None) -> float:
-    """Gives the area under a curve by trapezoids, over its length: the curve's mean height, in the curve's own unit.
+    """Computes the mean height of a curve: its area by trapezoids, divided by its length.
 
     Args:
-        x: steps, tokens or seconds of the V evaluations, ascending.
-        values: the curve at them.
-        until: where to cut every arm's curve alike, the value there interpolated; None takes all of it.
+        x: Steps, tokens or seconds of the V evaluations, ascending.
+        values: Values of the curve at x.
+        until: Point at which the curve is cut, with its value interpolated; null takes all of the curve.
 
     Raises:
-        InputError: If there are fewer than two points, x doesn't ascend, a value is NaN, or `until` is outside the curve.
+        InputError: If there are fewer than two points, x doesn't ascend, a value is NaN, or `until` is outside the
+            curve.
     """
     at, height = _points(x, values)
     end = at[-1] if until is None else until
@@ -64,18 +67,18 @@ def area(x: Sequence[float], values: Sequence[float], until: float | None = None
 def steps_to_target(
     x: Sequence[float], values: Sequence[float], target: float, hold: int = 2, window: int = WINDOW
 ) -> float | None:
-    """Finds where the smoothed curve first comes to the target and stays there for `hold` evaluations.
+    """Finds the first point at which the smoothed curve reaches the target and stays there for `hold` evaluations.
 
     Args:
-        x: steps, tokens or seconds of the V evaluations, ascending.
-        values: the curve at them, not smoothed.
-        target: the height to reach; equal counts as reached.
-        hold: evaluations in a row, the first included, that must be at the target or above.
-        window: of `smooth`.
+        x: Steps, tokens or seconds of the V evaluations, ascending.
+        values: Values of the curve at x, not smoothed.
+        target: Value to reach; an equal value counts as reached.
+        hold: Number of evaluations in a row that must be at the target or above, the first one included.
+        window: Number of points in the running mean of `smooth`.
 
     Returns:
-        x of the first of these evaluations; None where the run ended before (censored). The last evaluation alone never
-        counts when `hold` is 2: that it stays there was not seen.
+        x of the first of these evaluations; None if the run ended before (censored). With `hold` 2 the last evaluation alone
+        does not count, because no later one confirms it.
 
     Raises:
         InputError: If x doesn't ascend, a value is NaN, or `hold` is below 1.
@@ -83,7 +86,7 @@ def steps_to_target(
     at, height = _points(x, values)
     if hold < 1:
         raise InputError(f"the target held for {hold} evaluations; write at least 1")
-    # Means of equal numbers may round below them.
+    # The mean of equal numbers may be a little below them by rounding, hence the tolerance.
     reached = smooth(height.tolist(), window) >= target - 1e-12 * max(1.0, abs(target))  # (V,)
     if len(reached) < hold:
         return None
@@ -103,18 +106,19 @@ def _points(x: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np
 
 
 def restricted_mean(times: Sequence[float | None], followed: Sequence[float], horizon: float) -> float:
-    """Gives the mean time to the target, counted up to the horizon: the area under the Kaplan-Meier curve from 0 to it.
+    """Computes the mean time to the target up to the horizon: the area under the Kaplan-Meier curve.
 
-    Behind the last run that was followed the curve is held (nobody else reaches the target), which can only lengthen the
-    mean (Gill's convention).
+    After the end of the longest run the Kaplan-Meier curve is held constant, as if no further run reached the target.
+    This can only make the mean longer (Gill's convention).
 
     Args:
-        times: where each run reached the target, None where it did not; n of them.
-        followed: x of each run's last evaluation; n.
-        horizon: the common budget, in the same unit.
+        times: Times at which the n runs reached the target; null for a run that did not.
+        followed: Value of x at the last evaluation of each of the n runs.
+        horizon: Common budget, in the unit of x.
 
     Raises:
-        InputError: If there is no run, the lengths differ, a time is behind its run's end, or no run got to the horizon.
+        InputError: If there is no run, the lengths differ, a time is behind its run's end, or no run got to the
+            horizon.
 
     Source: Kaplan & Meier 1958; restricted mean: Irwin 1949, Royston & Parmar 2013 (10.1186/1471-2288-13-152).
     """
@@ -122,17 +126,19 @@ def restricted_mean(times: Sequence[float | None], followed: Sequence[float], ho
 
 
 def pseudo_times(times: Sequence[float | None], followed: Sequence[float], horizon: float) -> Float[np.ndarray, " n"]:
-    """Gives each run's own share of the restricted mean, so that arms can be compared pair by pair.
+    """Computes each run's contribution to the restricted mean, so that arms can be compared in pairs.
 
-    Run i has n·mean(all) - (n-1)·mean(all but i). Where every run was followed to the horizon this is min(time, horizon).
+    The contribution of run i is n·mean(all) - (n-1)·mean(all but i). If every run was followed to the horizon, it is
+    min(time, horizon).
 
     Args:
-        times: as in `restricted_mean`.
-        followed: as there.
-        horizon: as there.
+        times: Times at which the n runs reached the target; null for a run that did not.
+        followed: Value of x at the last evaluation of each of the n runs.
+        horizon: Common budget, in the unit of x.
 
     Raises:
-        InputError: As there.
+        InputError: If there is no run, the lengths differ, a time is behind its run's end, or no run got to the
+            horizon.
 
     Source: Andersen, Hansen & Klein 2004 (10.1007/s10985-004-4771-0).
     """
@@ -145,7 +151,8 @@ def pseudo_times(times: Sequence[float | None], followed: Sequence[float], horiz
 
 
 def _mean(end: np.ndarray, reached: np.ndarray, horizon: float) -> float:
-    total, waiting, since = 0.0, 1.0, 0.0  # `waiting`: the Kaplan-Meier share of runs still below the target
+    # `waiting` is the Kaplan-Meier share of runs that are still below the target.
+    total, waiting, since = 0.0, 1.0, 0.0
     for time in np.unique(end[reached]):
         total += waiting * (time - since)
         waiting *= 1 - np.sum(reached & (end == time)) / np.sum(end >= time)
@@ -156,7 +163,7 @@ def _mean(end: np.ndarray, reached: np.ndarray, horizon: float) -> float:
 def _observed(
     times: Sequence[float | None], followed: Sequence[float], horizon: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each run was last seen waiting, at most the horizon, and whether it reached the target there."""
+    """End of each run's observation, at most the horizon, and whether it reached the target there."""
     if not times or len(times) != len(followed):
         raise InputError(
             f"{len(times)} times and {len(followed)} ends of runs; give one of each a run, None = not reached"

@@ -1,7 +1,7 @@
-"""`study dashboard`: a saved view of a study in Weights & Biases, made by code. It starts no run and reads none.
+"""`study dashboard`: saves a view of a study's runs in Weights & Biases. It starts no run and reads none.
 
-What it shows is `saerl_lightning.study.dashboard`'s; here is what becomes of it in W&B: the runs of the study's group,
-averaged by arm (job type), with the range over the seeds as a band.
+`dashboard_panels` says which panels there are; this module builds the W&B workspace. It has the runs of the study's
+group, averaged by arm (job type), with a band for the range over the seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from saerl_lightning import shipped
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.files import write_whole
-from saerl_lightning.study.dashboard_layout import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
+from saerl_lightning.study.dashboard_panels import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
 from saerl_lightning.study.folder import Resolved, listed, resolve, sets
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.training.loggers import has_key
@@ -29,16 +29,16 @@ SLOTS = ("filtering", "clustering", "curriculum", "mixing")
 
 
 def dashboard(study: str, entity: str | None = None, project: str = "saerl_lightning", out: str | None = None) -> None:
-    """Saves a dashboard of a study's runs in W&B and prints its address; without a W&B key it writes it to a file.
+    """Saves a dashboard of a study's runs in W&B and prints its address; without a W&B key, writes it to a file.
 
-    Each call makes a new view. What W&B shows of it we have not seen: it was tried against a server of our own that
-    takes the same requests.
+    Each call makes a new view. It was tested against a local server that accepts the same requests, not against W&B
+    itself.
 
     Args:
         study: YAML file of the study.
-        entity: W&B user or team that the project is of; the key's own by default.
-        project: W&B project that the runs are in.
-        out: file to write the view to, as JSON, in place of saving it.
+        entity: W&B user or team that owns the project; null takes the key's default.
+        project: W&B project that has the runs.
+        out: File to which the view is written as JSON instead of being saved in W&B.
     """
     _check_place(entity, project)
     sends = out is None and has_key()
@@ -56,17 +56,18 @@ def dashboard(study: str, entity: str | None = None, project: str = "saerl_light
     if sends:
         print(save(built))
         return
-    path = Path(out or f"runs/study/{spec.name}.dashboard.json")  # not in the study's folder, which may not be begun
+    # Not in the study's folder: `study run` refuses a folder that has files but no study.
+    path = Path(out or f"runs/study/{spec.name}.dashboard.json")
     write_whole(path, view_json(built))
     print(f"wrote {path}; nothing was sent. To save it in W&B, set WANDB_API_KEY and call this without --out")
 
 
 def logged_study(spec: StudySpec, resolved: Mapping[str, Resolved]) -> LoggedStudy:
-    """What a study's runs will log, from its arms' configurations.
+    """Collects the metrics and tables that a study's runs will log, from the configurations of its arms.
 
     Args:
-        spec: the study.
-        resolved: the configuration of each arm.
+        spec: Study whose runs will be shown.
+        resolved: Full configuration of each arm.
     """
     configs = list(resolved.values())
     objectives = [config["model"]["init_args"].get("objective", {}).get("init_args", {}) for config in configs]
@@ -86,20 +87,21 @@ def logged_study(spec: StudySpec, resolved: Mapping[str, Resolved]) -> LoggedStu
 
 
 def workspace(study: LoggedStudy, entity: str, project: str) -> Workspace:
-    """The dashboard as a W&B workspace that is not saved yet.
+    """Builds the dashboard as a W&B workspace, not saved yet.
 
     Args:
-        study: what its runs log.
-        entity: user or team; "" where it is not known yet.
-        project: of the runs.
+        study: Names that the study's runs log.
+        entity: W&B user or team; "" if it is not known yet.
+        project: W&B project of the runs.
 
     Raises:
-        InputError: if the study's name is one that W&B's filters would misread.
+        InputError: if the study's name has characters that W&B's filters misread.
     """
     from wandb_workspaces import expr
     from wandb_workspaces import workspaces as ws
 
-    if not re.fullmatch(r"[\w .:/@-]+", study.name):  # = and < would become == and <=, and quotes end the filter
+    # W&B's filter language would read = and < as operators, and a quote as the end of the name.
+    if not re.fullmatch(r"[\w .:/@-]+", study.name):
         raise InputError(
             f"the study's name is '{study.name}', which W&B's filters would misread; write letters, digits, blanks and "
             ". : / @ - _"
@@ -122,17 +124,18 @@ def workspace(study: LoggedStudy, entity: str, project: str) -> Workspace:
 
 
 def view_json(built: Workspace) -> str:
-    """The view as W&B keeps it, with the place it is meant for."""
-    view = built._to_model()  # what `save` sends; there is no public way to it
+    """Writes the view as W&B's JSON, with the entity and project it is meant for."""
+    # There is no public function that gives the JSON which `save` sends.
+    view = built._to_model()
     given = json.loads(view.model_dump_json(by_alias=True, exclude_none=True))
     return json.dumps(given, indent=1, ensure_ascii=False) + "\n"
 
 
 def save(built: Workspace) -> str:
-    """Saves the workspace as a new view, in the entity of WANDB_API_KEY where it names none, and gives its address.
+    """Saves the workspace as a new view and returns its address; without an entity, in that of WANDB_API_KEY.
 
     Raises:
-        RunStopped: if W&B can't be reached or does not take it.
+        RunStopped: if W&B can't be reached or refuses the view.
     """
     import wandb
     from wandb.errors import Error
@@ -158,7 +161,7 @@ def _check_place(entity: str | None, project: str) -> None:
 
 
 def _classes(config: Resolved, key: str) -> dict[str, dict[str, Any]]:
-    """The arguments of the trainer's loggers or callbacks, by the name of the class."""
+    """Arguments of the trainer's loggers or callbacks, by class name."""
     return {
         each["class_path"].rpartition(".")[2]: each.get("init_args", {}) for each in listed(config, f"trainer.{key}")
     }
@@ -191,7 +194,7 @@ def _section(section: DashboardSection, runs: int, first: bool) -> Any:
 
 
 def _panel(panel: DashboardPanel, runs: int) -> Any:
-    """A panel; how runs are grouped is the run list's to say, so that ungrouping there shows every seed."""
+    """Builds a panel. It sets no grouping of runs, so ungrouping the run list shows every seed."""
     from wandb_workspaces.reports.v2 import BarPlot, LinePlot, WeavePanelSummaryTable
 
     if panel.kind == "table":

@@ -1,6 +1,7 @@
-"""The study's comparisons: what each finished run measured, and each arm against the baseline, pair by pair of seeds.
+"""Compares each arm with the baseline: the end, the area and the cost to the target, paired by seed.
 
-The numbers come from `study.curves`, `censoring`, `bootstrap` and `statistics`; here stands only what is compared with what.
+The formulas are in `curves`, `accuracy_intervals` and `statistics`; this module chooses which numbers they are applied
+to.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from saerl_lightning.study.report.facts import MISSING, UNITS, Curve, Effect, Es
 from saerl_lightning.study.report.numbers import StudyNumbers
 from saerl_lightning.study.statistics import holm
 
-ALPHA = 0.05  # chance of any false finding in the primary family
-SPENT: Sequence[Measure] = ("steps", "tokens", "wall")  # what a run spends on its way
+# Probability of one or more false findings in the primary family.
+ALPHA = 0.05
+# Costs to the target.
+SPENT: Sequence[Measure] = ("steps", "tokens", "wall")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one run's curve says; the fields are those of `RunFact`."""
+class CurveSummary:
+    """Summary of one run's curve, with the field names of `RunFact`."""
 
-    steps: int
+    last_step: int
     start: float
     end: float
     area: float
@@ -35,30 +38,30 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is computed from the runs' curves and questions."""
+    """Results computed from the curves and questions of all runs."""
 
     primary: Sequence[str]
     target: float
-    measured: Mapping[Key, Measured]  # finished runs, and others as far as they came
+    measured: Mapping[Key, CurveSummary]  # of all runs with a curve; unfinished runs have no end and no area
     curves: Sequence[Curve]
     effects: Sequence[Effect]
-    notes: Sequence[str]
+    caveats: Sequence[str]
 
 
 Points = list[tuple[int, float]]
-Spent = Mapping[int, float]  # by step
+Spent = Mapping[int, float]  # amount spent up to each step
 
 
 def compare(study: StudyNumbers) -> Comparison:
-    """Compares every arm with the baseline."""
+    """Compares every arm with the baseline, and corrects the primary family by Holm's method."""
     spec, questions = study.spec, study.questions
     points = {run.key: run.curve(spec.metric) for run in study.runs}
     finished = {run.key: points[run.key] for run in study.runs if run.state == "finished" and len(points[run.key]) > 1}
     target = _target([curve for (arm, _), curve in finished.items() if arm == spec.baseline])
     spent = {measure: _spent(study, finished, measure) for measure in SPENT}
-    along = spent[spec.budget.unit]
-    horizon = min((max(own.values()) for own in along.values()), default=0.0)
-    measured = {key: _measured(curve, target, along.get(key), horizon) for key, curve in points.items() if curve}
+    spent_budget = spent[spec.budget.unit]
+    horizon = min((max(own.values()) for own in spent_budget.values()), default=0.0)
+    measured = {key: _summary(curve, target, spent_budget.get(key), horizon) for key, curve in points.items() if curve}
     primary = list(spec.primary) or [arm for arm in spec.arms if arm != spec.baseline]
     family = [f"{measure} {arm}" for measure in ("end", spec.budget.unit) for arm in primary]
     effects = []
@@ -70,8 +73,8 @@ def compare(study: StudyNumbers) -> Comparison:
             effects += [_end(pair, spec.metric, questions, alpha), _area(pair)]
             effects += [_time(pair, measure, spent[measure]) for measure in SPENT]
     curves = [curve for arm in spec.arms if (curve := _curve(arm, finished)) is not None]
-    notes = _notes(study, finished, len(primary))
-    return Comparison(primary, target, measured, curves, _by_measure(_corrected(effects, family)), notes)
+    caveats = _caveats(study, finished, len(primary))
+    return Comparison(primary, target, measured, curves, _by_measure(_corrected(effects, family)), caveats)
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,10 @@ class _Pair:
     arm: str
     baseline: str
     seeds: Sequence[int]
-    measured: Mapping[Key, Measured]
+    measured: Mapping[Key, CurveSummary]
 
     def values(self, name: str) -> tuple[list[float], list[float]]:
-        """A measured number of the arm's runs, and of the baseline's, in the order of the seeds."""
+        """Values of a summary number in the arm's runs and in the baseline's, in the order of the seeds."""
         arm, baseline = (
             [float(vars(self.measured[each, seed])[name]) for seed in self.seeds] for each in (self.arm, self.baseline)
         )
@@ -92,7 +95,7 @@ class _Pair:
 
 
 def _target(baseline: Sequence[Points]) -> float:
-    """The share `TARGET` of the way from the baseline's mean start to its mean end; none where it gained nothing."""
+    """Target: `TARGET` of the way from the baseline's mean start to its mean end; NaN if it gained nothing."""
     if not baseline:
         return MISSING
     start, end = (float(np.mean([curve[place][1] for curve in baseline])) for place in (0, -1))
@@ -100,24 +103,24 @@ def _target(baseline: Sequence[Points]) -> float:
 
 
 def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[Question]], alpha: float) -> Effect:
-    """The difference at the end, over seeds and questions where the metric is a mean over these.
+    """Estimates the difference at the end, over seeds and, if the metric is a mean over questions, over questions.
 
-    What could have been seen is that of a test at `alpha`, with these seeds and with twice as many.
+    The detectable difference is that of a test at level `alpha`, with these seeds and with twice as many.
     """
     arm, baseline = pair.values("end")
     known = list(dict.fromkeys(each.set for seed in pair.seeds for each in questions.get((pair.arm, seed), ())))
     own, other = accuracies(questions, [pair.arm, pair.baseline], pair.seeds, measured_sets(metric, known))
     twice = 2 * len(pair.seeds)
     if own:
-        estimate, parts = accuracy_difference(own, other)
-        planned = parts.planned(twice) if len(pair.seeds) > 1 else parts
+        estimate, components = accuracy_difference(own, other)
+        planned = components.planned(twice) if len(pair.seeds) > 1 else components
         doubled = (planned.error, planned.shares)
     else:
         estimate = statistics.paired_difference(arm, baseline)
         doubled = (estimate.error / np.sqrt(2), ((1.0, twice - 1.0),))
     seen, seen_doubled = (
-        statistics.detectable_difference(error, parts, alpha=alpha) if estimate.error > 0 else MISSING
-        for error, parts in ((estimate.error, estimate.parts), doubled)
+        statistics.detectable_difference(error, shares, alpha=alpha) if estimate.error > 0 else MISSING
+        for error, shares in ((estimate.error, estimate.shares), doubled)
     )
     return replace(_effect(pair, "end", arm, baseline, estimate), detectable=seen, detectable_doubled=seen_doubled)
 
@@ -128,7 +131,7 @@ def _area(pair: _Pair) -> Effect:
 
 
 def _time(pair: _Pair, measure: Measure, spent: Mapping[Key, Spent]) -> Effect:
-    """What the target takes, restricted to what both arms were followed to; a run that never reached it is censored."""
+    """Estimates the difference in cost to the target, up to the common budget; other runs are censored."""
     followed = {arm: [max(spent[arm, seed].values()) for seed in pair.seeds] for arm in (pair.arm, pair.baseline)}
     horizon = min(map(max, followed.values()))
     shares: list[list[float]] = []
@@ -142,7 +145,7 @@ def _time(pair: _Pair, measure: Measure, spent: Mapping[Key, Spent]) -> Effect:
 
 
 def _at(reached: float, spent: Spent) -> float | None:
-    """What was spent when a step was done; None for a target that was never reached."""
+    """Amount spent when the target was reached; None if it never was."""
     return spent[int(reached)] if np.isfinite(reached) else None
 
 
@@ -162,7 +165,7 @@ def _effect(
 
 
 def _corrected(effects: Sequence[Effect], family: Sequence[str]) -> list[Effect]:
-    """Puts Holm's p on the primary family, the end and the pace; an arm that can't be compared yet counts in it."""
+    """Adds Holm-adjusted p-values to the primary family: end and cost to the target. Missing arms count too."""
     found = {f"{each.measure} {each.arm}": each.p for each in effects}
     adjusted = holm({name: found.get(name, MISSING) for name in family}, ALPHA)
     return [
@@ -180,7 +183,7 @@ def _by_measure(effects: Sequence[Effect]) -> list[Effect]:
 
 
 def _spent(study: StudyNumbers, finished: Mapping[Key, Points], measure: Measure) -> dict[Key, Spent]:
-    """For each finished run what it had spent up to each point of its curve; seconds count the shared stages in."""
+    """Amount spent by each finished run up to each point of its curve; seconds include the shared stages."""
     found = {}
     for run in study.runs:
         if run.key in finished:
@@ -193,20 +196,20 @@ def _spent(study: StudyNumbers, finished: Mapping[Key, Points], measure: Measure
     return found
 
 
-def _measured(curve: Points, target: float, along: Spent | None, horizon: float) -> Measured:
-    """What a curve says; `along` is what a finished run had spent of its budget at each of its points."""
+def _summary(curve: Points, target: float, spent_budget: Spent | None, horizon: float) -> CurveSummary:
+    """Summarises a curve; `spent_budget` is the spent budget at each point of a finished run."""
     steps, values = [step for step, _ in curve], [value for _, value in curve]
     start = values[0] if steps[0] == 0 else MISSING
-    if along is None:
-        return Measured(steps[-1], start, MISSING, MISSING, MISSING)
+    if spent_budget is None:
+        return CurveSummary(steps[-1], start, MISSING, MISSING, MISSING)
     reached = steps_to_target(steps, values, target) if np.isfinite(target) else None
-    spent = [along[step] for step in steps]
+    spent = [spent_budget[step] for step in steps]
     height = area(spent, values, horizon) if horizon > spent[0] else MISSING
-    return Measured(steps[-1], start, values[-1], height, MISSING if reached is None else reached)
+    return CurveSummary(steps[-1], start, values[-1], height, MISSING if reached is None else reached)
 
 
 def _curve(arm: str, finished: Mapping[Key, Points]) -> Curve | None:
-    """The arm's runs at the steps that all of them measured; None where there are none."""
+    """Curves of the arm's runs at the steps that all of them measured; None if there are none."""
     own = {seed: dict(curve) for (name, seed), curve in finished.items() if name == arm}
     steps = sorted(set.intersection(*(set(curve) for curve in own.values()))) if own else []
     if not steps:
@@ -214,8 +217,8 @@ def _curve(arm: str, finished: Mapping[Key, Points]) -> Curve | None:
     return Curve(arm, list(own), np.array(steps), np.array([[curve[step] for step in steps] for curve in own.values()]))
 
 
-def _notes(study: StudyNumbers, finished: Mapping[Key, Points], arms: int) -> list[str]:
-    """What the reader must know of how the numbers were made."""
+def _caveats(study: StudyNumbers, finished: Mapping[Key, Points], arms: int) -> list[str]:
+    """Sentences of the report that say how the numbers were computed."""
     spec, said = study.spec, []
     known = list(dict.fromkeys(each.set for own in study.questions.values() for each in own))
     over = "seeds and the questions that all runs have answered" if measured_sets(spec.metric, known) else "seeds alone"

@@ -1,7 +1,7 @@
-"""Runs what is left of a study, a few runs at a time, and keeps each run's record true whatever happens.
+"""Runs the unfinished runs of a study, several at a time, and keeps the record of each run correct.
 
-A run that fails does not stop the others. An interrupted study marks the runs it ended as `stopped`; the next call goes on
-from their last checkpoints.
+A failed run does not stop the others. If the study is interrupted, its unfinished runs are marked `stopped`; the next
+call resumes them from their last checkpoints.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class StudyExecution:
     """Runs planned runs through an executor.
 
     Args:
-        spec: the study; it tells a finished run from one that ended early.
-        executor: where they run.
-        jobs: runs at a time.
+        spec: Study, which tells a finished run from one that ended early.
+        executor: Executor that starts the command lines.
+        jobs: Number of runs at a time.
     """
 
     def __init__(self, spec: StudySpec, executor: Executor, jobs: int) -> None:
@@ -39,21 +39,22 @@ class StudyExecution:
         self._stopping = Event()
 
     def run(self, planned: Sequence[PlannedRun], ended: Callable[[RunRecord], None]) -> list[RunRecord]:
-        """Runs what is not finished; KeyboardInterrupt ends the running ones, marks them and is raised again.
+        """Runs all unfinished runs; on KeyboardInterrupt, ends and marks the running ones and raises it again.
 
         Args:
-            planned: the runs, in order.
-            ended: called in this thread with the record of each run that ended.
+            planned: Runs of the study, in order.
+            ended: Function that is called in this thread with the record of each run that ended.
 
         Returns:
-            The records of all, in the order they ended.
+            Records of all these runs, in the order in which they ended.
         """
         records: list[RunRecord] = []
         pool = ThreadPoolExecutor(self.jobs)
         try:
             left: set[Future[RunRecord]] = {pool.submit(self._one, run) for run in planned}
             while left:
-                done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)  # signals are seen between waits
+                # Python handles signals only between waits, hence the timeout.
+                done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     records.append(future.result())
                     ended(records[-1])
@@ -66,7 +67,7 @@ class StudyExecution:
         return records
 
     def _one(self, run: PlannedRun) -> RunRecord:
-        """Runs one, and answers with its record whatever goes wrong: a full disk must not end the others."""
+        """Runs one run and returns its record, even after an error such as a full disk, so that other runs go on."""
         record = read_record(run.folder, run.arm, run.seed, self.spec)
         if record.state == "finished" or self._stopping.is_set():
             return record
@@ -91,7 +92,7 @@ class StudyExecution:
         return replace(record, started="", seconds=0.0)
 
     def _to_its_end(self, record: RunRecord, run: PlannedRun) -> tuple[RunRecord, int]:
-        """Runs it, from its last checkpoint where it has one; gives its record and exit code."""
+        """Runs one run, from its last checkpoint if there is one; returns its record and exit code."""
         began = time.monotonic()
         record = replace(record, started=record.started or now())
         record.write(run.folder)
@@ -99,7 +100,7 @@ class StudyExecution:
         return replace(record, seconds=round(record.seconds + time.monotonic() - began, 2)), code
 
     def _only_its_validation_lacks(self, run: PlannedRun) -> bool:
-        """Whether a run that went on took no step for want of any, and its checkpoint did not know of the validation."""
+        """Whether a resumed run had no step left to do, but its last validation was not in its checkpoint."""
         return not self._stopping.is_set() and spent(run.folder, self.spec) and not reached(run.folder, self.spec)
 
     def _judged(self, record: RunRecord, run: PlannedRun, code: int) -> RunRecord:

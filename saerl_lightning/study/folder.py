@@ -1,4 +1,4 @@
-"""A study's folder: what protects it from another study, from other settings, and from two calls at once."""
+"""A study's folder: parses the arms, records the study, and refuses other studies, other settings and second calls."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ from lightning.pytorch.cli import LightningArgumentParser
 from saerl_lightning import cli, lock
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_json, read_mapping, write_whole
-from saerl_lightning.study.luck import with_seed
 from saerl_lightning.study.plan import OWN_FLAGS, arm_arguments, budget_flags
 from saerl_lightning.study.results import RECORD, SPEC, run_folder
 from saerl_lightning.study.run_record import now
+from saerl_lightning.study.seeding import with_seed
 from saerl_lightning.study.software import software
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.training.loggers import GRPO, SFT, LoggedNames
 
 Resolved = dict[str, Any]
 
-EVALUATION = (  # what must be the same in all arms, or their accuracies are of different things
+# Settings that must be equal in all arms. Otherwise their accuracies would not be comparable.
+EVALUATION = (
     "data.init_args.val",
     "data.init_args.test",
     "data.init_args.val_sampling",
-    "data.init_args.val_batch_size",  # the samples' random numbers are counted by batch
+    "data.init_args.val_batch_size",  # random numbers of the samples depend on the batch
     "trainer.val_check_interval",
     "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches",
     "trainer.limit_test_batches",
 )
 STEPS = {"GRPOModule": GRPO, "SFTModule": SFT}
-SHARED = "SHARED_BY_THE_ARMS"  # in place of `{shared}` while flags are parsed: braces would be read as YAML
-PLACES = {"config", "run_dir", "overwrite", "ckpt_path", "weights_only", "seed_everything"}  # of a run, not of an arm
+# Stands for `{shared}` while flags are parsed, because braces would be read as YAML.
+SHARED = "SHARED_BY_THE_ARMS"
+# Settings of a single run, which are not part of an arm's configuration.
+PLACES = {"config", "run_dir", "overwrite", "ckpt_path", "weights_only", "seed_everything"}
 
 
 class _Made(Exception):
-    """Carries the parser out of LightningCLI's constructor."""
+    """Raised to take the parser out of LightningCLI's constructor."""
 
 
 class _ParserOnly(cli.RunCLI):
@@ -53,17 +56,18 @@ class _ParserOnly(cli.RunCLI):
 
 
 def resolve(spec: StudySpec, root: Path) -> dict[str, Resolved]:
-    """Parses every arm and checks them against each other.
+    """Parses every arm's configuration and checks that the arms are comparable.
 
     Args:
-        spec: the study.
-        root: its folder; paths below it appear as `{study}` in what is returned, those of stages as `{shared}`.
+        spec: Study whose arms are parsed.
+        root: Folder of the study; in the result, paths below it are written `{study}`, and those of shared stages
+            `{shared}`.
 
     Returns:
-        Each arm's whole configuration, without the places of its runs; their seeds are those of the arm's own files.
+        Full configuration of each arm, without the paths of its runs; seeds are as in the arm's own files.
 
     Raises:
-        InputError: if flags do not parse, two arms are the same, or an arm changes the evaluation.
+        InputError: if flags do not parse, two arms are equal, or an arm changes the evaluation.
     """
     parser = _parser()
     resolved = {arm: _parsed(parser, spec, arm, root) for arm in spec.arms}
@@ -80,14 +84,14 @@ def resolve(spec: StudySpec, root: Path) -> dict[str, Resolved]:
 
 
 def digests(spec: StudySpec, resolved: Mapping[str, Resolved]) -> dict[str, str]:
-    """A digest of each arm, of its configuration, its budget, and of what its seeds have in common."""
+    """Computes a digest of each arm from its configuration, the budget and the shared parts."""
     frame = [spec.budget.steps, spec.budget.generated_tokens, sorted(spec.share)]
     texts = {arm: json.dumps([frame, config], sort_keys=True) for arm, config in resolved.items()}
     return {arm: hashlib.sha256(text.encode()).hexdigest()[:16] for arm, text in texts.items()}
 
 
 def study_digest(arms: Mapping[str, str]) -> str:
-    """One digest of all arms' digests."""
+    """Computes one digest from those of all arms."""
     return hashlib.sha256(json.dumps(arms, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -104,8 +108,8 @@ def _parsed(parser: LightningArgumentParser, spec: StudySpec, arm: str, root: Pa
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            words = [word.replace("{shared}", SHARED) for word in arm_arguments(spec, arm)]
-            parsed = parser.parse_args([*words, *budget_flags(spec.budget)])
+            arguments = [word.replace("{shared}", SHARED) for word in arm_arguments(spec, arm)]
+            parsed = parser.parse_args([*arguments, *budget_flags(spec.budget)])
     except SystemExit as end:
         mistake = said.getvalue().strip().removeprefix("error: ").rpartition(" (")[0]
         raise InputError(f"the arm '{arm}' does not parse: {mistake or said.getvalue().strip()}") from end
@@ -113,12 +117,12 @@ def _parsed(parser: LightningArgumentParser, spec: StudySpec, arm: str, root: Pa
 
 
 def placeless(config: Resolved, root: Path, seed: int | None = None) -> Resolved:
-    """A configuration without its run's places: what is in the study's folder is written `{study}`, a stage's `{shared}`.
+    """Removes a run's own paths from a configuration: the study's folder becomes `{study}`, a stage's `{shared}`.
 
     Args:
-        config: of an arm, or of a run.
-        root: the study's folder.
-        seed: of a run, whose own products are written as those that all share; None for an arm.
+        config: Configuration of an arm or of a run.
+        root: Folder of the study.
+        seed: Seed of the run, whose own stage products are written like shared ones; null for an arm.
     """
     text = json.dumps({name: value for name, value in config.items() if name not in PLACES}, sort_keys=True)
     shared = f"{root}/shared"
@@ -131,13 +135,13 @@ def placeless(config: Resolved, root: Path, seed: int | None = None) -> Resolved
 
 
 def listed(config: Resolved, key: str) -> list[dict[str, Any]]:
-    """The classes at a place that holds one, a list of them, or none: each with `class_path` and `init_args`."""
+    """Lists the classes at a key that holds one, several or none: each with `class_path` and `init_args`."""
     given = _at(config, key)
     return [each for each in (given if isinstance(given, list) else [given]) if isinstance(each, dict)]
 
 
 def sets(config: Resolved) -> dict[str, int]:
-    """Samples a question of each validation set; a set's own sampling comes before the general one."""
+    """Number of samples a question for each validation set; a set's own sampling wins over `val_sampling`."""
     data = config["data"]["init_args"]
     general, given = data["val_sampling"]["group_size"], data.get("val") or {}
     own = {name: (each.get("sampling") if isinstance(each, dict) else None) or {} for name, each in given.items()}
@@ -158,7 +162,7 @@ def _refuse_own_flags(spec: StudySpec, arm: str) -> None:
 
 
 def _refuse_no_csv(arm: str, config: Resolved) -> None:
-    """A study reads what its runs logged from their CSV files."""
+    """Refuses an arm without the CSV logger, because a study reads its runs' metrics from CSV files."""
     loggers = listed(config, "trainer.logger")
     names = [each["class_path"].rpartition(".")[2] for each in loggers]
     if not any(
@@ -195,7 +199,7 @@ def _refuse_many_updates(spec: StudySpec, arm: str, config: Resolved) -> None:
 
 
 def _refuse_unlogged_metric(spec: StudySpec, arm: str, config: Resolved) -> None:
-    """A comparison of what no run logs would be empty, after all of them."""
+    """Refuses a metric that no run logs; otherwise the comparison would be empty after all runs."""
     classes = [_at(config, f"{part}.class_path") for part in ("model", "data", "model.init_args.objective")]
     step = STEPS.get(str(classes[0]).rpartition(".")[2])
     if step is not None and all(name is None or name.startswith("saerl_lightning.") for name in classes):
@@ -203,7 +207,7 @@ def _refuse_unlogged_metric(spec: StudySpec, arm: str, config: Resolved) -> None
 
 
 def _refuse_uneven_validation(spec: StudySpec, config: Resolved) -> None:
-    """A run's last accuracy must be that of its last step, and all arms' of the same step."""
+    """Requires the last validation at the last step, and validations at equal steps in all arms."""
     if not _at(config, "data.init_args.val"):
         return
     every, epochs = _at(config, "trainer.val_check_interval"), _at(config, "trainer.check_val_every_n_epoch")
@@ -237,10 +241,10 @@ def _at(config: Resolved, key: str) -> Any:
 
 
 def read_about(root: Path) -> dict[str, Any]:
-    """Reads what the study's folder says of its study.
+    """Reads `study.json` of a study's folder: name, date, digests of arms, software.
 
     Raises:
-        InputError: if the file is torn.
+        InputError: if the file is damaged.
     """
     try:
         about = read_json(root / RECORD, "the record")
@@ -252,10 +256,10 @@ def read_about(root: Path) -> dict[str, Any]:
 
 
 def check_folder(spec: StudySpec, root: Path) -> None:
-    """Refuses a folder that is another study's, or none.
+    """Refuses a folder that belongs to another study or to none.
 
     Raises:
-        InputError: saying what to do.
+        InputError: naming the fault and the remedy.
     """
     if root.is_file():
         raise InputError(f"'{root}' is a file; name a folder by --out")
@@ -271,7 +275,7 @@ def check_folder(spec: StudySpec, root: Path) -> None:
 
 
 def check_digests(arms: dict[str, str], root: Path) -> None:
-    """Refuses to mix runs of two settings under one arm's name. Arms and seeds may be added, and left out."""
+    """Refuses to mix runs with different settings under one arm's name. Arms and seeds may be added or removed."""
     if not (root / RECORD).is_file():
         return
     known: dict[str, str] = read_about(root)["arms"]
@@ -285,10 +289,10 @@ def check_digests(arms: dict[str, str], root: Path) -> None:
 
 
 def check_runs(spec: StudySpec, root: Path, resolved: Mapping[str, Resolved]) -> None:
-    """Refuses runs that were put into the folder but are not of this study.
+    """Refuses runs in the folder that do not belong to this study.
 
     Raises:
-        InputError: naming the run and the setting that it has otherwise.
+        InputError: naming the run and the setting that differs.
     """
     for arm in spec.arms:
         for seed in spec.seeds:
@@ -304,7 +308,7 @@ def check_runs(spec: StudySpec, root: Path, resolved: Mapping[str, Resolved]) ->
 
 
 def _recorded(folder: Path, seed: int) -> dict[str, Any]:
-    """The settings that a run was started with, as they would be in the folder where it began."""
+    """Settings that a run was started with, with paths relative to the folder where it began."""
     config: Resolved = read_mapping(folder / "config.yaml", "the run's configuration")
     if not isinstance(config.get("run_dir"), str):
         raise InputError(f"'{folder / 'config.yaml'}' names no run_dir; it is no run of a study, move '{folder}' away")
@@ -312,17 +316,18 @@ def _recorded(folder: Path, seed: int) -> dict[str, Any]:
 
 
 def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting by its dotted name, but those of a single run."""
+    """Yields every setting by its dotted name, without those of a single run."""
     if isinstance(value, dict | list) and value:
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for name, part in parts:
             yield from _settings(part, f"{key}.{name}" if key else str(name))
-    elif not key.endswith(".save_dir"):  # a logger's, which follows the run's folder
+    # A logger's save_dir depends on the run's folder.
+    elif not key.endswith(".save_dir"):
         yield key, value
 
 
 def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> None:
-    """Keeps the study as given, what its arms meant, and the software of every call that ran it."""
+    """Writes the study's files: the study as given, the digests of its arms, and the software of every call."""
     known: dict[str, Any] = read_about(root) if (root / RECORD).is_file() else {}
     every = {**known.get("arms", {}), **arms}
     record = {
@@ -337,7 +342,10 @@ def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> No
 
 
 def note_software(root: Path) -> None:
-    """Adds the software to the study's record where it changed since the study began: each run imports what is there."""
+    """Adds the present software to the study's record if it has changed since the study began.
+
+    Each run imports the packages that are installed when it starts, so software may change between runs.
+    """
     about = read_about(root)
     before = about.get("software", [])
     if (known := _with_own(before)) != before:
@@ -350,9 +358,9 @@ def _with_own(before: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def alone(root: Path) -> AbstractContextManager[None]:
-    """Holds the study's folder: two calls at once would run the same runs.
+    """Locks the study's folder, because two calls at once would run the same runs.
 
     Raises:
-        InputError: if another call holds it, on whichever machine.
+        InputError: if another call has the lock, on this or another machine.
     """
     return lock.held(root / ".lock", f"the study's folder '{root}'")

@@ -1,6 +1,6 @@
-"""What a study will run: one command line a run, what is done already, and what the rest will take.
+"""Plans a study: one command line for each run, what is done already, and how long the rest will take.
 
-Pure: it composes texts and looks at records, and starts nothing.
+Pure functions: they build texts and read records, and start nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saerl_lightning.study.luck import Config, label, makings, placed, product, seed_flags
 from saerl_lightning.study.results import RunResult, StudyResults, run_folder
+from saerl_lightning.study.seeding import Config, product_name, product_path, seed_flags, stage_products, with_paths_of
 from saerl_lightning.study.spec import Budget, Stage, StudySpec
 
-OWN_FLAGS = (  # that every run gets behind its arm's, which would have no effect there
+# Flags that the study sets after an arm's flags. An arm's own values would have no effect.
+OWN_FLAGS = (
     "run_dir",
     "overwrite",
     "ckpt_path",
@@ -30,7 +31,7 @@ PROGRAM = [sys.executable, "-m", "saerl_lightning"]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the study: its place, its command line, and what it adds to the environment."""
+    """A run of the study: its folder, its command line, and its environment variables."""
 
     arm: str
     seed: int
@@ -40,18 +41,18 @@ class PlannedRun:
 
     @property
     def line(self) -> str:
-        """One line for a shell or a scheduler; it goes on from the run's last checkpoint where there is one."""
+        """The run as one line for a shell or a scheduler; it resumes from the run's last checkpoint if there is one."""
         settings = [f"{name}={value}" for name, value in self.environment.items()]
         return shlex.join(["env", *settings, *self.command])
 
 
 def planned_runs(spec: StudySpec, root: Path, arms: Mapping[str, Config]) -> list[PlannedRun]:
-    """Every run in order: all arms of the first seed, then of the next, so that a killed study is balanced.
+    """Lists every run, all arms of the first seed first, so that an interrupted study has balanced arms.
 
     Args:
-        spec: the study.
-        root: its folder.
-        arms: each arm's configuration, which tells what it draws.
+        spec: Study that is planned.
+        root: Folder of the study.
+        arms: Configuration of each arm, in which seeds are found.
     """
     return [_planned(spec, root, arm, seed, arms[arm]) for seed in spec.seeds for arm in spec.arms]
 
@@ -61,13 +62,13 @@ def _planned(spec: StudySpec, root: Path, arm: str, seed: int, config: Config) -
     own = [
         *budget_flags(spec.budget),
         f"--run_dir={folder}",
-        "--ckpt_path=last",  # the first start has none, and says so
+        "--ckpt_path=last",  # the first start has no checkpoint and begins anew
     ]
-    words = [*arm_arguments(spec, arm), *seed_flags(config, spec, seed)]
-    given = [placed(word, spec, str(root / "shared"), seed) for word in words]
+    arguments = [*arm_arguments(spec, arm), *seed_flags(config, spec, seed)]
+    given = [with_paths_of(word, spec, str(root / "shared"), seed) for word in arguments]
     wandb = {
         "WANDB_RUN_GROUP": spec.name,
-        "WANDB_JOB_TYPE": arm,  # what W&B can group by; it can't by one of several tags
+        "WANDB_JOB_TYPE": arm,  # W&B can group by job type, but not by one of several tags
         "WANDB_NAME": f"{arm}/seed-{seed}",
         "WANDB_TAGS": f"{arm},seed-{seed}",
     }
@@ -75,14 +76,14 @@ def _planned(spec: StudySpec, root: Path, arm: str, seed: int, config: Config) -
 
 
 def arm_arguments(spec: StudySpec, arm: str) -> list[str]:
-    """What makes an arm: the part of the command line that all its runs share, with places as in the study's file."""
+    """Arguments of `fit` that all runs of an arm share, with paths as in the study's file."""
     configs = [part for config in [*spec.base, *spec.arms[arm].configs] for part in ("-c", config)]
     flags = [*spec.flags, *spec.arms[arm].flags, "--trainer.callbacks+=QuestionTable"]
     return ["fit", *configs, *flags]
 
 
 def budget_flags(budget: Budget) -> list[str]:
-    """The flags that end a run when the budget is spent."""
+    """Flags that end a run when its budget is spent."""
     if budget.steps is not None:
         return [f"--trainer.max_steps={budget.steps}"]
     stop = {"class_path": "TokenBudget", "init_args": {"tokens": budget.generated_tokens}}
@@ -90,7 +91,7 @@ def budget_flags(budget: Budget) -> list[str]:
 
 
 def plan_text(results: StudyResults, jobs: int) -> str:
-    """The plan in words: arms, seeds, what is shared, what is done, what the rest will take."""
+    """Describes the plan: arms, seeds, shared products, finished runs, and the time the rest will take."""
     spec, runs = results.spec, results.runs
     width = max(len(arm) for arm in spec.arms)
     lines = [
@@ -102,7 +103,9 @@ def plan_text(results: StudyResults, jobs: int) -> str:
     ]
     if spec.shared:
         lines.append("shared by the arms, made once a seed, or once for all seeds:")
-        lines += [f"  {label(stage, seed)}: {_stage(results, stage, seed)}" for stage, seed in makings(spec)]
+        lines += [
+            f"  {product_name(stage, seed)}: {_stage(results, stage, seed)}" for stage, seed in stage_products(spec)
+        ]
     lines.append(f"common to all seeds: {', '.join(['the pool and the questions', *spec.share])}")
     return "\n".join([*lines, _rest(runs, jobs)])
 
@@ -116,7 +119,7 @@ def _done(results: StudyResults, arm: str) -> str:
 
 
 def _stage(results: StudyResults, stage: Stage, seed: int | None) -> str:
-    place = results.folder / "shared" / product(results.spec, stage, seed or 0)
+    place = results.folder / "shared" / product_path(results.spec, stage, seed or 0)
     return f"{place} ({'there' if place.exists() else 'to be made'})"
 
 
@@ -130,9 +133,9 @@ def _rest(runs: Sequence[RunResult], jobs: int) -> str:
 
 
 def estimate(runs: Sequence[RunResult], jobs: int) -> float | None:
-    """Seconds that the unfinished runs will take, from the finished ones' mean; None where none has finished.
+    """Estimates the seconds that unfinished runs will take from the mean of finished ones; None if there are none.
 
-    An arm without a finished run counts with the mean of all.
+    For an arm without a finished run the mean over all arms is taken.
     """
     taken = {arm: [run.seconds for run in runs if run.arm == arm and run.state == "finished"] for arm in _arms(runs)}
     every = [seconds for arm in taken.values() for seconds in arm]
@@ -147,7 +150,7 @@ def _arms(runs: Sequence[RunResult]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that people think in."""
+    """Writes seconds as seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Where a run's command line runs: on this machine, in a process group of its own, or on a Ray cluster."""
+"""Executors of command lines: on this machine in a process group of its own, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from typing import Any
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import NotNegative, require_in_range
 
-GRACE = 10.0  # seconds between asking a run to end and ending it
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
 class Executor(ABC):
-    """Runs command lines to their end; several threads call it at once."""
+    """Runs command lines until they end; several threads call it at once."""
 
     @abstractmethod
     def check(self) -> None:
-        """Refuses, before the first run, what will not work.
+        """Refuses a setup that can't work, before the first run.
 
         Raises:
             InputError: if something is missing.
@@ -37,18 +37,18 @@ class Executor(ABC):
         """Runs a command line and returns its exit code.
 
         Args:
-            command: program and arguments.
-            environment: what is added to this process's.
-            log: file that stdout and stderr are appended to.
+            command: Program and its arguments.
+            environment: Environment variables added to those of this process.
+            log: File that stdout and stderr are appended to.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """Ends whatever runs; each `run` then returns."""
+        """Ends all running command lines; each `run` then returns."""
 
 
 class SubprocessExecutor(Executor):
-    """Runs on this machine. A child leads a process group, so that its graders and engine end with it."""
+    """Runs command lines on this machine. Each leads a process group, so that its graders and engine end with it."""
 
     def __init__(self) -> None:
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -56,10 +56,10 @@ class SubprocessExecutor(Executor):
         self._stopping = False
 
     def check(self) -> None:
-        """Needs nothing."""
+        """Does nothing: there is nothing to check."""
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-        """Runs a child to its end."""
+        """Runs a command line as a child process until it ends."""
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
@@ -83,7 +83,7 @@ class SubprocessExecutor(Executor):
                     self._children.discard(child)
 
     def stop(self) -> None:
-        """Asks all process groups to end, and ends them where they do not."""
+        """Sends SIGTERM to all process groups, and SIGKILL to those that still run after `GRACE` seconds."""
         with self._lock:
             self._stopping, children = True, list(self._children)
         for child in children:
@@ -92,15 +92,16 @@ class SubprocessExecutor(Executor):
         while time.monotonic() < until and any(child.returncode is None for child in children):
             time.sleep(0.05)
         for child in children:
-            _signal(child, signal.SIGKILL)  # also what the child left behind in its group
+            # The signal also reaches processes that the child left in its group.
+            _signal(child, signal.SIGKILL)
 
 
 class RayExecutor(Executor):
-    """Runs each command line as a task of a Ray cluster that shares this file system. Never tried by us on a cluster.
+    """Runs each command line as a task of a Ray cluster with a shared file system. Not tested on a real cluster.
 
     Args:
-        gpus: that a run asks for.
-        cpus: that a run asks for.
+        gpus: Number of GPUs that a run asks for.
+        cpus: Number of CPUs that a run asks for.
     """
 
     def __init__(self, gpus: NotNegative = 1, cpus: NotNegative = 1) -> None:
@@ -120,7 +121,7 @@ class RayExecutor(Executor):
             ray.init(ignore_reinit_error=True, log_to_driver=False)
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-        """Runs the command line where Ray has room, from this working directory."""
+        """Runs the command line on any node with room, in this working directory."""
         ray = _ray()
         remote = ray.remote(num_gpus=self.gpus, num_cpus=self.cpus, max_retries=0)(_on_node)
         task = remote.remote(list(command), dict(environment), str(log.absolute()), str(Path.cwd()))
@@ -168,15 +169,16 @@ def _signal(child: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _dies_with_parent() -> Callable[[], None] | None:
-    """What makes a child end when this process is killed without a chance to say so (Linux only)."""
+    """Makes a function that ends a child when this process is killed; None where Linux's prctl is missing."""
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: nothing but one call happens between fork and exec
+    # Looked up before the fork: between fork and exec only one plain call is safe.
+    prctl = ctypes.CDLL(None).prctl
     return lambda: prctl(1, signal.SIGKILL)
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """The last lines that a run wrote; what a progress bar overwrote is left out."""
+    """Last lines of a run's log, without those that a progress bar overwrote."""
     try:
         text = log.read_bytes()[-16384:].decode(errors="replace")
     except OSError:

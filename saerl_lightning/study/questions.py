@@ -1,4 +1,4 @@
-"""Each run's questions at the end: as rows, as groups of topics and levels, and as arrays that pair up between runs."""
+"""Questions of each run's last evaluation: as rows, grouped by topic and level, and as paired arrays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from saerl_lightning.study.results import RunResult
 
 @dataclass(frozen=True)
 class Question:
-    """One question at a run's last evaluation."""
+    """A question of a run's last evaluation, with its accuracy."""
 
     set: str
     uid: str
@@ -32,11 +32,11 @@ class Question:
 
 
 Key = tuple[str, int]  # arm and seed
-TEST = "test/"  # what the names of test sets begin with
+TEST = "test/"  # prefix of the names of test sets
 
 
 def last_questions(run: RunResult) -> list[Question]:
-    """The run's questions at each set's last evaluation, by set and uid; those whose grader failed are left out."""
+    """Reads the questions of each set's last evaluation, by set and uid, without those whose grader failed."""
     frame = run.questions()
     listed: list[dict[str, Any]] = frame.to_dict("records")
     last: dict[str, int] = {}
@@ -52,28 +52,28 @@ def last_questions(run: RunResult) -> list[Question]:
 
 
 def groups(questions: Mapping[Key, Sequence[Question]]) -> list[Group]:
-    """Every set, then every topic and level of each set that has several; each a mean over an arm's runs."""
+    """Computes accuracies of every set, and of its topics and levels if it has several; means over an arm's runs."""
     listed = [(key, each) for key, own in questions.items() for each in own]
     sets = list(dict.fromkeys(each.set for _, each in listed))
     found = [_group("set", name, [(key, each) for key, each in listed if each.set == name]) for name in sets]
     found = [*_macros(found), *found]
     for kind in ("topic", "level"):
         for name in sets:
-            parts: dict[str, list[tuple[Key, Question]]] = defaultdict(list)
+            by_value: dict[str, list[tuple[Key, Question]]] = defaultdict(list)
             for key, each in listed:
                 if each.set == name:
-                    parts[each.topic if kind == "topic" else each.level].append((key, each))
-            if len(parts) > 1:
-                titles = {part: part or f"no {kind}" for part in sorted(parts, key=_order)}
+                    by_value[each.topic if kind == "topic" else each.level].append((key, each))
+            if len(by_value) > 1:
+                titles = {part: part or f"no {kind}" for part in sorted(by_value, key=_order)}
                 found += [
-                    _group(kind, f"{name}: {title}" if len(sets) > 1 else title, parts[part])
+                    _group(kind, f"{name}: {title}" if len(sets) > 1 else title, by_value[part])
                     for part, title in titles.items()
                 ]
     return found
 
 
 def measured_sets(metric: str, known: Sequence[str]) -> list[str]:
-    """The sets whose questions a metric is the mean of: all for the macro, one for a set's own; none for other metrics."""
+    """Sets over whose questions a metric is a mean: all for macro metrics, one for a set's own, else none."""
     stage, _, rest = metric.partition("/")
     name, _, estimate = rest.rpartition("/")
     if stage not in ("val", "test") or not estimate.startswith("avg@"):
@@ -85,16 +85,16 @@ def measured_sets(metric: str, known: Sequence[str]) -> list[str]:
 def accuracies(
     questions: Mapping[Key, Sequence[Question]], arms: Sequence[str], seeds: Sequence[int], sets: Sequence[str]
 ) -> list[dict[str, Float[np.ndarray, "S Q"]]]:
-    """Each arm's accuracies by set, seed by seed and question by question, over what all these runs have graded.
+    """Builds each arm's accuracies by set, (S, Q), from the questions that all these runs have graded.
 
     Args:
-        questions: of the finished runs.
-        arms: to give tables of.
-        seeds: S that all of them have finished.
-        sets: to take questions of.
+        questions: Questions of the finished runs.
+        arms: Arms whose tables are built.
+        seeds: The S seeds that all these arms have finished.
+        sets: Sets whose questions are taken.
 
     Returns:
-        The arms' tables in their order; empty ones where a set has fewer than two common questions, too few to compare.
+        One table an arm, in order; all are empty if a set has fewer than two common questions.
     """
     keys = [(arm, seed) for arm in arms for seed in seeds]
     found = {key: {(each.set, each.uid): each.accuracy for each in questions.get(key, ())} for key in keys}
@@ -124,7 +124,7 @@ def _group(kind: str, name: str, rows: Iterable[tuple[Key, Question]]) -> Group:
 
 
 def _macros(sets: Sequence[Group]) -> list[Group]:
-    """Means over the validation sets and over the test sets, where there are several, of the arms that all of them have."""
+    """Means over all validation sets and over all test sets, if there are several, for arms that have them all."""
     found = []
     for stage, test in (("validation", False), ("test", True)):
         own = [each for each in sets if each.name.startswith(TEST) is test]
@@ -136,13 +136,14 @@ def _macros(sets: Sequence[Group]) -> list[Group]:
 
 
 def _name(value: Any) -> str:
-    if value is None or value != value:  # NaN, as pandas writes None
+    # pandas writes None as NaN, the only value that differs from itself.
+    if value is None or value != value:
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _order(name: str) -> tuple[bool, float, str]:
-    """Numbers by size, then names, then nothing."""
+    """Sort key: numbers by size, then names, then the empty name."""
     try:
         return (False, float(name), "")
     except ValueError:
@@ -153,15 +154,15 @@ Given = str | ValidationSet | PromptSource
 
 
 def refuse_trained_questions(resolved: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses a study whose sets ask what an arm is trained on; sets with `keep_trained` say that they do.
+    """Refuses a study that evaluates an arm on questions it is trained on, except in sets with `keep_trained`.
 
-    Sources that a stage is still to make (`{shared}/…`) are left to the runs, which drop such questions.
+    Sources that a stage has yet to make (`{shared}/…`) are not read; their runs drop such questions.
 
     Args:
-        resolved: each arm's configuration.
+        resolved: Full configuration of each arm.
 
     Raises:
-        InputError: naming the first set, the count, and a question; or that a source can't be read.
+        InputError: naming the first such set, the number of questions and one of them; or if a source can't be read.
     """
     checked: set[str] = set()
     for arm, config in resolved.items():

@@ -1,4 +1,4 @@
-"""A study's folder, read: its arms, its runs, what they logged and what they cost. It judges nothing."""
+"""Reads a study's folder: its arms, its runs, their logged metrics and costs. Nothing is compared here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ["set", "step", "uid", "topic", "level", "accuracy"]  # of questions.p
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run: an arm on a seed."""
+    """One run of the study: an arm with a seed."""
 
     arm: str
     seed: int
@@ -32,15 +32,15 @@ class RunResult:
     costs: dict[str, float] = field(default_factory=dict)
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
-        """Optimiser steps done and values of a logged metric; a validation before the first step stands at 0."""
+        """Reads a logged metric by optimiser steps done; the validation before the first step is at 0."""
         return costs.curve(self.folder, metric)
 
     def spent(self, cost: str) -> list[tuple[int, float]]:
-        """Optimiser steps done and what was spent up to then: "sampled_tokens", "trained_tokens", "seconds", …."""
+        """Sums a cost up to each optimiser step: "sampled_tokens", "trained_tokens", "seconds", …."""
         return costs.cumulative(self.folder, cost)
 
     def questions(self) -> pandas.DataFrame:
-        """Accuracy of every question at every evaluation, in the columns of `COLUMNS`; empty where none was written.
+        """Reads the accuracy of every question at every evaluation, in columns `COLUMNS`; empty if not written.
 
         `step` counts optimiser steps done, as `curve` does.
         """
@@ -52,13 +52,13 @@ class RunResult:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study and all its runs, also those that failed or have not begun.
+    """A study and all its runs, including failed ones and those that have not begun.
 
     Args:
-        spec: the study.
-        runs: every arm on every seed, in the order they are run.
-        folder: of the study.
-        stages: seconds that each shared stage took, by its name.
+        spec: Study that was run.
+        runs: Every arm with every seed, in the order in which they are run.
+        folder: Folder of the study.
+        stages: Seconds that each shared stage took, by name.
     """
 
     spec: StudySpec
@@ -71,7 +71,7 @@ class StudyResults:
         """Reads a study's folder.
 
         Raises:
-            InputError: if it is none.
+            InputError: if it is not a study's folder.
         """
         root = Path(folder)
         if not (root / SPEC).is_file():
@@ -83,7 +83,7 @@ class StudyResults:
         return cls(spec, runs, root, read_stages(root))
 
     def finished(self, arm: str) -> list[RunResult]:
-        """The arm's finished runs, in the order of the seeds."""
+        """Finished runs of an arm, in the order of the seeds."""
         return [run for run in self.runs if run.arm == arm and run.state == "finished"]
 
     @property
@@ -93,7 +93,7 @@ class StudyResults:
 
 
 def read_run(root: Path, spec: StudySpec, arm: str, seed: int) -> RunResult:
-    """Reads one run's record; costs that it lacks are read from what the run logged."""
+    """Reads one run's record; missing costs are read from its logged metrics."""
     folder = run_folder(root, arm, seed)
     record = read_record(folder, arm, seed, spec)
     spent = record.costs or (costs.run_costs(folder) if record.state != "waiting" else {})
@@ -102,15 +102,15 @@ def read_run(root: Path, spec: StudySpec, arm: str, seed: int) -> RunResult:
 
 
 def run_folder(root: Path, arm: str, seed: int) -> Path:
-    """Where a run of the study writes."""
+    """Folder of a run of the study."""
     return root / arm / f"seed-{seed}"
 
 
 def read_stages(root: Path) -> dict[str, float]:
-    """Seconds that each shared stage took; a stage that was not made by this study is not in it.
+    """Reads the seconds that each shared stage took; stages that this study did not make are missing.
 
     Raises:
-        InputError: if the file is torn.
+        InputError: if the file is damaged.
     """
     path = root / "shared" / STAGES
     try:

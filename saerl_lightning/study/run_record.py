@@ -1,4 +1,4 @@
-"""The record of a run, `run.json` in its folder: written whole or not at all, and derived where there is none."""
+"""The record of a run, `run.json` in its folder: written atomically, and derived from the run if missing."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ State = Literal["waiting", "running", "stopped", "finished", "failed"]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is known of a run.
+    """State, command, time and costs of a run.
 
     Args:
-        arm: its arm.
-        seed: its seed.
-        state: how far it is.
-        command: that ran it.
-        started: first start, in ISO format.
-        seconds: wall-clock over all attempts.
-        exit: exit code of the last attempt.
-        error: last lines of its log, where it failed.
-        costs: what was spent: seconds by phase, tokens.
+        arm: Name of the arm.
+        seed: Seed of the run.
+        state: State of the run: waiting, running, stopped, finished or failed.
+        command: Command line that started the run.
+        started: Time of the first start, in ISO format.
+        seconds: Wall-clock seconds over all attempts.
+        exit: Exit code of the last attempt; null if there is none.
+        error: Last lines of the log if the run failed.
+        costs: Seconds by phase and numbers of tokens.
     """
 
     arm: str
@@ -45,18 +45,18 @@ class RunRecord:
     costs: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Replaces the record in the run's folder; a full disk leaves the old one."""
+        """Replaces the record in the run's folder; if the disk is full, the old one stays."""
         write_whole(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_record(folder: Path, arm: str, seed: int, spec: StudySpec) -> RunRecord:
-    """Reads a run's record, or derives it from what the run wrote: a cluster's scheduler writes none.
+    """Reads a run's record, or derives it from the run's files, since a cluster's scheduler writes no record.
 
     Args:
-        folder: of the run; it need not exist.
-        arm: its arm.
-        seed: its seed.
-        spec: the study; what reached its budget is finished, whatever became of whoever ran it.
+        folder: Folder of the run; it need not exist.
+        arm: Name of the arm.
+        seed: Seed of the run.
+        spec: Study, whose budget tells whether the run is finished.
     """
     record = _recorded(folder, arm, seed)
     if record is None:
@@ -78,13 +78,13 @@ def _recorded(folder: Path, arm: str, seed: int) -> RunRecord | None:
 
 
 def reached(folder: Path, spec: StudySpec) -> bool:
-    """Whether a run's last checkpoint stands, its metrics reached the budget, and its last validation is among them."""
+    """Whether a run has its last checkpoint, has reached the budget, and has logged its last validation."""
     steps, validated = steps_done(folder)[0], curve(folder, spec.metric)
     return spent(folder, spec) and last_checkpoint(folder).is_file() and (not validated or validated[-1][0] == steps)
 
 
 def spent(folder: Path, spec: StudySpec) -> bool:
-    """Whether the run's steps reached the budget."""
+    """Whether the run's steps have reached the budget."""
     steps, tokens = steps_done(folder)
     if spec.budget.steps is not None:
         return steps >= spec.budget.steps
@@ -92,10 +92,10 @@ def spent(folder: Path, spec: StudySpec) -> bool:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Where a run keeps the weights it goes on from."""
+    """Path of the checkpoint from which a run resumes."""
     return folder / "checkpoints" / "last.ckpt"
 
 
 def now() -> str:
-    """The time, for records."""
+    """Present time in ISO format."""
     return datetime.now(UTC).isoformat(timespec="seconds")

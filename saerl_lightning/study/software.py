@@ -1,4 +1,4 @@
-"""What a study's runs are made with: versions of the packages, and the commit where the code is a checkout."""
+"""Versions of the packages that a study's runs use, and the commit if the code is a git checkout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def software(checkout: Path = CHECKOUT) -> dict[str, str]:
-    """Gives versions by name, and `commit`; what is not installed, or is no checkout, is left out.
+    """Returns versions by package name, and `commit`; packages that are not installed are left out.
 
     Args:
-        checkout: where the code's repository would be.
+        checkout: Folder where the code's git repository would be.
     """
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -27,7 +27,7 @@ def software(checkout: Path = CHECKOUT) -> dict[str, str]:
 
 
 def _commit(checkout: Path) -> str:
-    """The checkout's commit, marked where files differ from it; "" where there is none."""
+    """The checkout's commit, marked if files differ from it; "" if there is no repository."""
     if not (checkout / ".git").exists():
         return ""
     command = ["git", "-C", str(checkout), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=, changed"]

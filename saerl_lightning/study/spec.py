@@ -1,7 +1,7 @@
-"""What a study is: arms that differ in a few configs and flags, run over the same seeds on one budget.
+"""StudySpec: a study's arms, which differ in a few configs and flags, with their seeds, budget and stages.
 
-It is read from YAML and checked for what can be known without parsing a run's configuration: names that refer to nothing,
-an empty budget, no seeds. Whether the arms' flags parse is the tool's to check (`saerl_lightning.study.folder`).
+It is read from YAML and checked without parsing the arms' configurations: unknown names, an empty budget, no seeds.
+`folder` checks whether the arms' flags parse.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from saerl_lightning.ranges import Count, LongCount, Seed, require_in_range
 
 STRICT = ConfigDict(extra="forbid")
 OWN_PROGRAMS = ("main.py", "python")
-OWN_FOLDERS = ("shared", "report", "causal", "drift")  # of a study; an arm has its name for a folder
+# Folders of a study. An arm's folder has the arm's name, so no arm may have one of these.
+OWN_FOLDERS = ("shared", "report", "causal", "drift")
 
-LUCK = {  # what a run draws besides its stages' products; the names are those of its settings
+# Random parts of a run besides its stages' products, by the names of its settings.
+RANDOM_PARTS = {
     "order": "the order that the operations start from",
     "signals": "random and shuffled signals, and whatever else a signal draws",
     "reference": "the corrupted copies",
@@ -38,12 +40,12 @@ LUCK = {  # what a run draws besides its stages' products; the names are those o
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train: what comes behind the study's base on the command line of `fit`.
+    """One way to train: configs and flags after the study's base on the command line of `fit`.
 
     Args:
-        configs: overlays, in order.
-        flags: of `fit`; they win over the overlays.
-        description: what the arm is for, in a sentence.
+        configs: Paths of overlay configs, in order.
+        flags: Flags of `fit`, which win over the overlays.
+        description: Purpose of the arm in one sentence.
     """
 
     __pydantic_config__ = STRICT
@@ -55,7 +57,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Budget:
-    """Where every run ends: after optimiser steps, or after the step that reaches a number of generated tokens."""
+    """The end of every run: a number of optimiser steps, or of generated tokens (after the step that reaches it)."""
 
     __pydantic_config__ = STRICT
 
@@ -67,24 +69,25 @@ class Budget:
 
     @property
     def unit(self) -> Literal["steps", "tokens"]:
-        """What runs are equal in, and curves are compared along."""
+        """Unit of the budget, which is also the x axis of curves."""
         return "tokens" if self.steps is None else "steps"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Something that all arms of a seed share; it is made once a seed, before the first run.
+    """A product that all arms of a seed share, such as an SAE; made once a seed, before the first run.
 
-    In `run`, `{made}` is where the product goes, `{scratch}` a folder that is deleted afterwards, `{seed}` the seed (the
-    study's first one for a stage that all seeds share), and `{shared}/<makes>` another stage's product for that seed. A line
-    begins with `main.py`, `python`, or any other program.
+    In `run`, `{made}` is the path of the product, `{scratch}` a folder that is deleted afterwards, `{seed}` the seed
+    (the study's first one for a stage that all seeds share), and `{shared}/<makes>` the product of another stage for
+    the seed. A line begins with `main.py`, `python`, or any other program.
 
     Args:
-        name: for people, and for the study's `share`.
-        makes: file or folder; written `{shared}/<makes>` where it is read. The stage is skipped where it exists.
-        run: command lines, one after the other.
-        used_with: text that the configs and flags of an arm must hold as well for the stage's seconds to count as the arm's;
-            where the product's place is in the flags of arms that read nothing from there. See `sharing.stages_used`.
+        name: Name of the stage, used in messages and in the study's `share`.
+        makes: Path of the file or folder that is made; arms read it as `{shared}/<makes>`. The stage is skipped if it
+            exists.
+        run: Command lines, run one after the other.
+        used_with: Second condition for counting the stage's seconds as a cost of an arm: text that the arm's configs
+            and flags must contain. Needed if arms name the product's path without using it; see `stages.stages_used`.
     """
 
     __pydantic_config__ = STRICT
@@ -96,15 +99,15 @@ class Stage:
 
     @property
     def pattern(self) -> str:
-        """What finds the product in a text, and not merely a longer name that begins like it."""
+        """Regular expression that finds the product's path in a text, but not a longer path that begins with it."""
         return re.escape(f"{{shared}}/{self.makes}") + r"(?![\w.-])"
 
     def read_by(self, text: str) -> bool:
-        """Whether a text names the product."""
+        """Whether a text contains the product's path."""
         return re.search(self.pattern, text) is not None
 
     def check(self) -> None:
-        """Refuses command lines that no shell would take, before the first one runs.
+        """Refuses command lines that can't be parsed or whose program is missing.
 
         Raises:
             InputError: naming the stage and the line.
@@ -113,37 +116,37 @@ class Stage:
             raise InputError(f"shared stage '{self.name}' runs nothing; write run: [main.py ...]")
         for line in self.run:
             try:
-                words = shlex.split(line)
+                arguments = shlex.split(line)
             except ValueError as error:
                 raise InputError(f"shared stage '{self.name}' runs {line!r}: {error}; close the quote") from error
-            if not words:
+            if not arguments:
                 raise InputError(f"shared stage '{self.name}' has an empty line in run; take it out")
-            if words[0] not in OWN_PROGRAMS and "{" not in words[0] and shutil.which(words[0]) is None:
+            if arguments[0] not in OWN_PROGRAMS and "{" not in arguments[0] and shutil.which(arguments[0]) is None:
                 raise InputError(
-                    f"shared stage '{self.name}' runs '{words[0]}', which is no program on this machine; begin the line with "
-                    f"main.py, python, or a program that is on the PATH{did_you_mean(words[0], OWN_PROGRAMS)}"
+                    f"shared stage '{self.name}' runs '{arguments[0]}', which is no program on this machine; begin the line "
+                    f"with main.py, python, or a program that is on the PATH{did_you_mean(arguments[0], OWN_PROGRAMS)}"
                 )
 
 
 @dataclass(frozen=True)
 class StudySpec:
-    """A study.
+    """A comparison of arms over the same seeds on one budget, read from a YAML file.
 
     Args:
-        name: of the study; W&B groups runs by it.
-        base: configs that all arms stand on.
-        arms: by name; a name is a folder's name too.
-        seeds: of the runs of each arm. A seed draws everything anew that has luck: the stages' products, the order, signals,
-            copies, labels, folds, clusters, mixing, rewards, initial weights where there are some, and the sampling.
-        budget: of every run.
-        baseline: the arm that the others are compared with.
-        metric: what the primary comparison is about, as it is logged.
-        primary: arms whose end and steps to the target are compared with the baseline's in one family, corrected by Holm's
-            method; the others are exploratory. An empty list takes all arms.
-        shared: stages: what the arms of a seed share.
-        share: what all seeds have in common: names of stages, and of `LUCK`.
-        flags: that all arms get, before their own.
-        description: what the study asks.
+        name: Name of the study; W&B groups its runs by this name.
+        base: Paths of configs that all arms start from.
+        arms: Arms by name; the name is also the name of the arm's folder.
+        seeds: Seeds of each arm's runs. Everything random depends on them: stage products, order, signals, corrupted
+            copies, labels, folds, clusters, mixing, rewards, new initial weights, and sampling.
+        budget: Budget of every run.
+        baseline: Arm that the others are compared with.
+        metric: Logged metric of the primary comparison.
+        primary: Arms of the primary family: Holm's method corrects the comparisons of end and cost to the target over
+            these. Other arms are exploratory. An empty list takes all arms.
+        shared: Stages whose products the arms of a seed share.
+        share: Parts that are common to all seeds: names of stages, and of the random parts of a run (`RANDOM_PARTS`).
+        flags: Flags of all arms, before the arms' own.
+        description: Question that the study asks.
     """
 
     __pydantic_config__ = STRICT
@@ -166,7 +169,7 @@ class StudySpec:
         """Reads and checks a study's file.
 
         Raises:
-            InputError: if it can't be read, or says what can't be.
+            InputError: if the file can't be read, or describes a study that can't be run.
         """
         given = read_yaml(path, "the study")
         try:
@@ -180,7 +183,7 @@ class StudySpec:
         """Refuses a study that can't be run.
 
         Raises:
-            InputError: for the first thing that is wrong.
+            InputError: naming the first fault.
         """
         require_in_range(self)
         require_name("name", self.name)
@@ -215,8 +218,8 @@ class StudySpec:
             )
 
     def _check_share(self) -> None:
-        """Refuses names of nothing, and stages that would be the same for all seeds, or can't be."""
-        names = [*(stage.name for stage in self.shared), *LUCK]
+        """Refuses unknown names in `share`, and stages whose product would contradict it."""
+        names = [*(stage.name for stage in self.shared), *RANDOM_PARTS]
         if unknown := [name for name in self.share if name not in names]:
             raise InputError(f"share names '{unknown[0]}', which nothing here is; write any of {', '.join(names)}")
         own = [stage for stage in self.shared if stage.name not in self.share]
@@ -246,11 +249,12 @@ def _repeated(values: list[Any]) -> list[Any]:
 
 
 def _first(error: ValidationError) -> str:
-    """The first complaint in words: where it is, what was seen."""
+    """Describes the first validation error: place and value."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"]) or "as a whole"
     said = {"unexpected_keyword_argument": "is no setting here", "missing": "is missing"}.get(first["type"])
-    if first["type"] == "value_error":  # a number out of its range
+    # A number out of range: the message of `require_in_range`.
+    if first["type"] == "value_error":
         said = str(first.get("ctx", {}).get("error"))
     elif said is None:
         said = f"{first['msg'][:1].lower()}{first['msg'][1:]}, seen {first['input']!r:.80}"

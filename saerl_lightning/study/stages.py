@@ -1,7 +1,7 @@
-"""What the arms of a seed share, made before the first run: an SAE, labels, features, a cold start.
+"""Makes the products that the arms of a seed share, before the first run: an SAE, labels, features, a cold start.
 
-A product is whole or absent: its command lines write beside its place, and it is renamed into it when the last one ended
-well.
+A product is complete or missing: its command lines write to a scratch folder, and it is renamed to its path after the
+last one succeeded.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from pathlib import Path
 
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.files import write_whole
-from saerl_lightning.study.luck import label, makings, placed, product
 from saerl_lightning.study.plan import PROGRAM
 from saerl_lightning.study.processes import Executor, tail
 from saerl_lightning.study.results import STAGES, StudyResults, read_stages
+from saerl_lightning.study.seeding import product_name, product_path, stage_products, with_paths_of
 from saerl_lightning.study.spec import Stage, StudySpec
 
 
 def make_shared(spec: StudySpec, root: Path, executor: Executor, say: Callable[[str], None]) -> None:
-    """Makes what is missing, in the study's order, and notes the seconds each took.
+    """Makes the missing products in the study's order, and stores the seconds that each took.
 
     Args:
-        spec: the study.
-        root: its folder.
-        executor: where the command lines run.
-        say: told what is being made.
+        spec: Study whose products are made.
+        root: Folder of the study.
+        executor: Executor that runs the command lines.
+        say: Function that prints which product is being made.
 
     Raises:
-        RunStopped: if a command line failed, with the end of what it wrote.
+        RunStopped: if a command line failed, with the last lines of its log.
     """
     shared = root / "shared"
-    for stage, seed in makings(spec):
+    for stage, seed in stage_products(spec):
         number = spec.seeds[0] if seed is None else seed
-        place = product(spec, stage, number)
+        place = product_path(spec, stage, number)
         if (shared / place).exists():
             continue
-        say(f"making {label(stage, seed)}: {shared / place}")
+        say(f"making {product_name(stage, seed)}: {shared / place}")
         began = time.monotonic()
         _make(spec, stage, number, shared, place, executor)
-        seconds = {**read_stages(root), label(stage, seed): round(time.monotonic() - began, 2)}
+        seconds = {**read_stages(root), product_name(stage, seed): round(time.monotonic() - began, 2)}
         write_whole(shared / STAGES, json.dumps(seconds, indent=1) + "\n")
 
 
@@ -59,8 +59,8 @@ def _make(spec: StudySpec, stage: Stage, seed: int, shared: Path, place: str, ex
     places = {"{made}": str(made), "{scratch}": str(scratch), "{seed}": str(seed)}
     try:
         for line in stage.run:
-            words = [placed(word, spec, str(shared), seed) for word in stage_command(line, places)]
-            if code := executor.run(words, {}, log):
+            arguments = [with_paths_of(word, spec, str(shared), seed) for word in stage_command(line, places)]
+            if code := executor.run(arguments, {}, log):
                 raise RunStopped(f"the shared stage '{stage.name}' ended with {code} ({log}):\n{tail(log)}")
         if not made.exists():
             raise RunStopped(f"the shared stage '{stage.name}' made nothing; its commands must write to {{made}}")
@@ -71,21 +71,21 @@ def _make(spec: StudySpec, stage: Stage, seed: int, shared: Path, place: str, ex
 
 
 def stage_command(line: str, values: Mapping[str, str]) -> list[str]:
-    """A stage's line as program and arguments, with these values for these names."""
-    words = shlex.split(line)
+    """Splits a stage's line into program and arguments, with placeholders replaced."""
+    arguments = shlex.split(line)
     for name, value in values.items():
-        words = [word.replace(name, value) for word in words]
-    if words[:2] == ["python", "main.py"]:
-        words = words[1:]
-    if words[0] == "main.py":
-        return [*PROGRAM, *words[1:]]
-    return [sys.executable, *words[1:]] if words[0] == "python" else words
+        arguments = [word.replace(name, value) for word in arguments]
+    if arguments[:2] == ["python", "main.py"]:
+        arguments = arguments[1:]
+    if arguments[0] == "main.py":
+        return [*PROGRAM, *arguments[1:]]
+    return [sys.executable, *arguments[1:]] if arguments[0] == "python" else arguments
 
 
 def shared_seconds(results: StudyResults) -> dict[tuple[str, int], dict[str, float]]:
-    """By arm and seed, the seconds of each shared stage that the run uses and that this study made.
+    """Seconds of each shared stage that a run uses and that this study made, by arm and seed.
 
-    They are counted whole in each: alone, the run would have had to spend them.
+    They count in full for each run, because a run alone would need the product too.
     """
     spec, taken = results.spec, results.stages
     used = {arm: stages_used(spec, arm) for arm in spec.arms}
@@ -93,7 +93,7 @@ def shared_seconds(results: StudyResults) -> dict[tuple[str, int], dict[str, flo
         (arm, seed): {
             stage.name: taken[name]
             for stage in used[arm]
-            if (name := label(stage, None if stage.name in spec.share else seed)) in taken
+            if (name := product_name(stage, None if stage.name in spec.share else seed)) in taken
         }
         for arm in spec.arms
         for seed in spec.seeds
@@ -101,11 +101,11 @@ def shared_seconds(results: StudyResults) -> dict[tuple[str, int], dict[str, flo
 
 
 def stages_used(spec: StudySpec, arm: str) -> list[Stage]:
-    """The stages whose product an arm reads, and those that these needed in their turn, in the study's order.
+    """Stages whose product an arm reads, and the stages that these need, in the study's order.
 
-    An arm reads what its flags name as `{shared}/<makes>`; of a flag given twice the last one counts, as on a command line.
-    A stage with `used_with` needs that text too: a place for the features of any signal, given to all arms alike, is not
-    read for the SAE's features by an arm without the SAE.
+    An arm reads a product if its configs or flags name `{shared}/<makes>`. Of a repeated flag only the last one counts.
+    A stage with `used_with` also needs that text: if all arms get a path for the features of any signal, only arms with
+    the SAE read the SAE's features there.
     """
     configs, flags = spec.arms[arm].configs, _last_flags([*spec.flags, *spec.arms[arm].flags])
     settings = " ".join([*spec.base, *configs, *flags])
@@ -120,12 +120,12 @@ def stages_used(spec: StudySpec, arm: str) -> list[Stage]:
 
 
 def _holds(text: str, part: str) -> bool:
-    """Whether the text holds the part, and not merely a longer name that begins like it."""
+    """Whether the text contains `part`, and not only a longer name that begins with it."""
     return re.search(re.escape(part) + r"(?![\w.-])", text) is not None if part else True
 
 
 def _last_flags(flags: Sequence[str]) -> list[str]:
-    """The flags that count, with their values: `--a=1 --a=2` is `--a=2`; configs and `--list+=` only ever add."""
+    """Flags that take effect, with their values: of `--a=1 --a=2` the last one; all configs and `--list+=` stay."""
     last: dict[str, str] = {}
     key = ""
     for number, word in enumerate(flags):

@@ -1,10 +1,10 @@
-"""What can be said from a few seeds: t intervals, paired differences, exact sign flips, and the power there was. Pure.
+"""Statistics of a few seeds: t intervals, paired differences, exact sign flips, power, Holm. Pure functions.
 
-Two arms are compared pair by pair: run i of each starts from the same seed, so what the seed does to both cancels. With
-five pairs the normal quantile is far too short (a 95 % interval of mean ± 1.96 errors covers 88 %), hence Student's t. The
-sign-flip test assumes less, but five pairs have only 32 patterns: its p is never below 2/32 = .0625, so it can't reject
-alone; the report shows it beside t as a check. Accuracies, which also vary with the questions asked, are `bootstrap`'s.
-n pairs, one a seed.
+Two arms are compared in pairs: run i of each has the same seed, so effects of the seed on both arms cancel. With five
+pairs the normal quantile is too short (mean ± 1.96 errors covers 88 % instead of 95 %), so Student's t is used. The
+sign-flip test assumes less. But five pairs have only 32 patterns: its p-value is never below 2/32 = 0.0625, so it can't
+reject alone, and the report shows it beside t as a check. Accuracies also vary with the questions; `accuracy_intervals`
+is for these. n pairs, one a seed.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from jaxtyping import Float
 
 from saerl_lightning.errors import InputError
 
-EXACT_PAIRS = 20  # 2^20 patterns are listed; more would not fit
+# Largest number of pairs for the exact test, which lists all 2^20 patterns in memory.
+EXACT_PAIRS = 20
 SMALLEST_P = 1e-12
-SAME = 1e-12  # relative spread of numbers that are equal but for rounding
+SAME = 1e-12  # largest relative spread of numbers that differ by rounding only
 
 
-Parts = tuple[tuple[float, float], ...]  # of a squared error: each part's share of it, and its degrees of freedom
+ErrorShares = tuple[tuple[float, float], ...]  # of a squared error: each part's share of it, and its degrees of freedom
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval and the p-value of 'it is zero'.
+    """A value with its interval and the p-value of the hypothesis that it is zero.
 
-    `low`, `high`, `p` and `error` are NaN where they can't be had: one pair only, or pairs that do not vary at all.
+    `low`, `high`, `p` and `error` are NaN if there is only one pair, or if all pairs are equal.
     """
 
     value: float
@@ -38,63 +39,64 @@ class Estimate:
     high: float
     p: float  # two-sided
     error: float  # standard error, in the value's unit
-    parts: Parts  # what the error is made of
+    shares: ErrorShares  # what the error is made of
     pairs: int
 
 
-def t_quantile(level: float, parts: Parts) -> float:
-    """Gives the quantile of an estimate over its error: of the parts' Student t, averaged by their shares.
+def t_quantile(level: float, shares: ErrorShares) -> float:
+    """Quantile of an estimate divided by its error: Student's t quantiles of the components, averaged by share.
 
     Args:
-        level: 0 to 1.
-        parts: shares that add up to 1, with the degrees of freedom of each; one part gives Student's t itself.
+        level: Probability between 0 and 1.
+        shares: Components of the squared error: share of each (they sum to 1) and degrees of freedom. One component
+            gives Student's t itself.
 
-    Source: Cochran & Cox 1950, Experimental Designs, §4.14; Cochran 1964 (10.2307/2527621): it errs to the safe side.
+    Source: Cochran & Cox 1950, Experimental Designs, §4.14; Cochran 1964 (10.2307/2527621), who shows it is conservative.
     """
     from scipy.special import stdtrit
 
-    return float(sum(share * stdtrit(dof, level) for share, dof in parts))
+    return float(sum(share * stdtrit(dof, level) for share, dof in shares))
 
 
-def t_p(t: float, parts: Parts) -> float:
-    """Gives the two-sided p-value of an estimate `t` errors from zero: the level whose interval just ends at zero.
+def t_p(t: float, shares: ErrorShares) -> float:
+    """Two-sided p-value of an estimate `t` errors from zero: 1 minus the level whose interval ends at zero.
 
-    Found by halving, down to 1e-12.
+    It is found by bisection, down to 1e-12.
 
     Args:
-        t: estimate over error.
-        parts: of the error, as in `t_quantile`.
+        t: Estimate divided by its standard error.
+        shares: Components of the squared error: share and degrees of freedom of each.
     """
     low, high = np.log(SMALLEST_P), 0.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if t_quantile(np.exp(middle) / 2, parts) < -abs(t) else (low, middle)
+        low, high = (middle, high) if t_quantile(np.exp(middle) / 2, shares) < -abs(t) else (low, middle)
     return float(np.exp(high))
 
 
-def t_estimate(value: float, error: float, parts: Parts, pairs: int, level: float = 0.95) -> Estimate:
-    """Gives the value ± t·error, and the chance of a |t| this large if the truth is zero.
+def t_estimate(value: float, error: float, shares: ErrorShares, pairs: int, level: float = 0.95) -> Estimate:
+    """Interval value ± t·error, and the p-value of the hypothesis that the truth is zero.
 
     Args:
-        value: the estimate.
-        error: its standard error, above zero; NaN gives an interval of NaN.
-        parts: what the error is made of.
-        pairs: seeds behind it, for the record.
-        level: share of studies whose interval holds the truth.
+        value: Estimated value of the quantity.
+        error: Standard error of the value, above zero; NaN gives an interval of NaN.
+        shares: Components of the squared error: share and degrees of freedom of each.
+        pairs: Number of seeds behind the estimate, stored only.
+        level: Confidence level of the interval.
     """
     if not error > 0:
         nan = float("nan")
-        return Estimate(value, nan, nan, nan, nan, parts, pairs)
-    half = t_quantile((1 + level) / 2, parts) * error
-    return Estimate(value, value - half, value + half, t_p(value / error, parts), error, parts, pairs)
+        return Estimate(value, nan, nan, nan, nan, shares, pairs)
+    half = t_quantile((1 + level) / 2, shares) * error
+    return Estimate(value, value - half, value + half, t_p(value / error, shares), error, shares, pairs)
 
 
 def mean_estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
-    """Estimates the mean over seeds of one number a run: its t interval with n - 1 degrees of freedom.
+    """Estimates the mean over seeds of one number a run, with a t interval of n - 1 degrees of freedom.
 
     Args:
-        values: one a seed; n of them.
-        level: of the interval.
+        values: The n numbers, one a seed.
+        level: Confidence level of the interval.
 
     Raises:
         InputError: If there is no value, or one is NaN.
@@ -108,12 +110,12 @@ def mean_estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
 
 
 def paired_difference(arm: Sequence[float], baseline: Sequence[float], level: float = 0.95) -> Estimate:
-    """Estimates by how much one number a run differs between two arms: area, steps to target, seconds, tokens.
+    """Estimates the difference of two arms in one number a run: area, steps to target, seconds, tokens.
 
     Args:
-        arm: one a seed; n of them.
-        baseline: of the same seeds in the same order.
-        level: of the interval.
+        arm: The arm's n numbers, one a seed.
+        baseline: The baseline's n numbers, with the seeds in the same order.
+        level: Confidence level of the interval.
 
     Raises:
         InputError: If the lengths differ, no pair is given, or a number is NaN.
@@ -122,16 +124,17 @@ def paired_difference(arm: Sequence[float], baseline: Sequence[float], level: fl
 
 
 def sign_flip_p(arm: Sequence[float], baseline: Sequence[float]) -> float:
-    """Gives the exact p-value of 'which arm is which is a coin flip in every pair', two-sided.
+    """Exact two-sided p-value of the hypothesis that arm and baseline are exchangeable in every pair.
 
-    All 2^n ways to swap the arms within pairs are counted; p is the share whose |mean difference| is at least the one seen.
+    All 2^n ways to swap the arms within pairs are listed; p is the share whose |mean difference| is at least the
+    observed one.
 
     Args:
-        arm: one a seed; n of them, at most 20.
-        baseline: of the same seeds in the same order.
+        arm: The arm's n numbers, one a seed; at most 20.
+        baseline: The baseline's n numbers, with the seeds in the same order.
 
     Raises:
-        InputError: If the lengths differ, a number is NaN, or there are more than 20 pairs.
+        InputError: If the lengths differ, a number is NaN, or there are more than `EXACT_PAIRS` pairs.
 
     Source: Fisher 1935, The Design of Experiments, §21.
     """
@@ -148,21 +151,22 @@ def sign_flip_p(arm: Sequence[float], baseline: Sequence[float]) -> float:
     return float(np.mean(np.abs(total) >= seen - SAME * np.abs(difference).sum()))
 
 
-def detectable_difference(error: float, parts: Parts, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Gives the smallest true difference that a two-sided test with this error would have found with this power.
+def detectable_difference(error: float, shares: ErrorShares, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Smallest true difference that a two-sided test with this error finds with probability `power`.
 
-    It is (t(1 - alpha/2) + t(power))·error: 3.72 errors at 4 degrees of freedom, 2.80 at many. (The noncentral t, which
-    this stands for, gives 3.76 and 2.80.) A comparison that Holm corrects for m must pass alpha / m if it stands alone.
+    It is (t(1 - alpha/2) + t(power))·error: 3.72 errors at 4 degrees of freedom, 2.80 at many. It approximates the
+    noncentral t, which gives 3.76 and 2.80. In a family of m comparisons, a single true difference must pass alpha / m
+    under Holm's correction.
 
     Args:
-        error: standard error of the difference, as observed or planned.
-        parts: what the error is made of.
-        power: chance to find it.
-        alpha: level of the test.
+        error: Standard error of the difference, observed or planned.
+        shares: Components of the squared error: share and degrees of freedom of each.
+        power: Probability of finding the difference.
+        alpha: Significance level of the test.
 
     Source: minimum detectable effect, Bloom 1995 (10.1177/0193841X9501900504).
     """
-    return (t_quantile(1 - alpha / 2, parts) + t_quantile(power, parts)) * error
+    return (t_quantile(1 - alpha / 2, shares) + t_quantile(power, shares)) * error
 
 
 def _differences(arm: Sequence[float], baseline: Sequence[float]) -> Float[np.ndarray, " n"]:
@@ -177,20 +181,20 @@ def _differences(arm: Sequence[float], baseline: Sequence[float]) -> Float[np.nd
 class Adjusted:
     """One comparison of a family after Holm's correction."""
 
-    p: float  # as it was
-    adjusted: float  # to hold against alpha; NaN where the comparison could not be made
-    rejected: bool  # whether 'no difference' is rejected
+    p: float  # unadjusted
+    adjusted: float  # to compare with alpha; NaN if the comparison could not be made
+    rejected: bool  # whether the hypothesis of no difference is rejected
 
 
 def holm(p: Mapping[str, float], alpha: float = 0.05) -> dict[str, Adjusted]:
-    """Adjusts p-values so that the chance of any false rejection in the family is at most alpha.
+    """Adjusts p-values so that the probability of any false rejection in the family is at most alpha.
 
-    The i-th smallest of m is multiplied by m - i + 1 and never falls below the one before it. A comparison that could not
-    be made (NaN: an arm failed) stays in the count, as if its p were 1: the family is the one that was planned.
+    The i-th smallest of m p-values is multiplied by m - i + 1 and never falls below the one before it. A comparison
+    that could not be made (NaN: an arm failed) counts as p = 1, so that the family stays the planned one.
 
     Args:
-        p: p-value of each comparison, by name.
-        alpha: chance of one or more false rejections.
+        p: P-value of each comparison, by name.
+        alpha: Probability of one or more false rejections.
 
     Returns:
         The same names, in the same order.

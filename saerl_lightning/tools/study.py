@@ -28,12 +28,12 @@ from saerl_lightning.study.folder import (
     note_software,
     resolve,
 )
-from saerl_lightning.study.luck import label, makings, product
 from saerl_lightning.study.plan import PlannedRun, duration, estimate, plan_text, planned_runs
 from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExecutor
 from saerl_lightning.study.questions import refuse_trained_questions
 from saerl_lightning.study.results import RunResult, StudyResults
 from saerl_lightning.study.run_record import RunRecord
+from saerl_lightning.study.seeding import product_name, product_path, stage_products
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.training.loggers import require_key
@@ -162,7 +162,7 @@ def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
     arms = checked(spec, root)
     with alone(root):
         claim(spec, source, root, digests(spec, arms))
-    places = {label(stage, seed): product(spec, stage, seed or 0) for stage, seed in makings(spec)}
+    places = {product_name(stage, seed): product_path(spec, stage, seed or 0) for stage, seed in stage_products(spec)}
     if missing := [name for name, place in places.items() if not (root / "shared" / place).exists()]:
         print(
             f"first: main.py study run {source} --out {root} --shared_only true ({', '.join(missing)})", file=sys.stderr

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.study.accuracy_intervals import ErrorParts, accuracy_difference, resampled_differences
+from saerl_lightning.study.accuracy_intervals import VarianceComponents, accuracy_difference, resampled_differences
 from saerl_lightning.study.statistics import (
     detectable_difference,
     holm,
@@ -134,7 +134,7 @@ def test_the_error_of_a_crossed_table_by_hand():
     found, parts = accuracy_difference({"s": BASELINE + TABLE}, {"s": BASELINE})
     assert (parts.seed, parts.question, parts.residual) == (close(0.02 / 2), close(0.03 / 3), close(0.02 / 6))
     assert found.value == close(0.3) and found.error == close(sqrt(0.01 + 0.01 - 0.02 / 6)) and found.pairs == 2
-    assert found.parts == ((close(0.6), 1.0), (close(0.4), close(2.0)))
+    assert found.shares == ((close(0.6), 1.0), (close(0.4), close(2.0)))
     assert found.high - found.value == close((0.6 * T1 + 0.4 * T2) * found.error)
 
 
@@ -183,14 +183,16 @@ def test_the_drawn_bootstrap_has_the_variance_of_its_closed_form():
 
 
 def test_a_plan_of_the_same_counts_is_the_study_itself():
-    parts = ErrorParts(seed=0.01, question=0.008, residual=0.003, question_dof=200.0, seeds=5)
-    assert vars(parts.planned(5)) == pytest.approx(vars(parts))
+    components = VarianceComponents(seed=0.01, question=0.008, residual=0.003, question_dof=200.0, seeds=5)
+    assert vars(components.planned(5)) == pytest.approx(vars(components))
 
 
 def test_more_seeds_and_questions_by_hand():
     """Training .007 by 4, questions .005 by 2, answers .003 by 8."""
-    parts = ErrorParts(seed=0.01, question=0.008, residual=0.003, question_dof=200.0, seeds=5).planned(20, 2.0)
-    assert parts.error**2 == close(0.007 / 4 + 0.005 / 2 + 0.003 / 8)
+    components = VarianceComponents(seed=0.01, question=0.008, residual=0.003, question_dof=200.0, seeds=5).planned(
+        20, 2.0
+    )
+    assert components.error**2 == close(0.007 / 4 + 0.005 / 2 + 0.003 / 8)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_what_is_computed_from_the_files_is_what_is_computed_from_the_runs(messy
     report = write_report(tmp_path / "tiny").with_suffix(".md").read_text()
     shutil.rmtree(tmp_path / "tiny")
     again = gather(read_publication(to))
-    for name in ("target", "effects", "costs", "groups", "scores", "runs", "arms", "notes", "primary", "common"):
+    for name in ("target", "effects", "costs", "groups", "scores", "runs", "arms", "caveats", "primary", "common"):
         assert repr(getattr(again, name)) == repr(getattr(direct, name)), name
     assert len(again.effects) == 10 and len({each.measure for each in again.effects}) == 5
     printed = [line for line in section(to, tmp_path).splitlines() if line.startswith("|")]

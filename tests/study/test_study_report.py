@@ -14,8 +14,8 @@ import pytest
 from saerl_lightning.plan_page import page
 from saerl_lightning.study.questions import measured_sets
 from saerl_lightning.study.report.facts import ArmFact, Effect, Estimate, RunFact, StudyFacts
+from saerl_lightning.study.report.findings import answer, signed, status
 from saerl_lightning.study.report.gather import read_panels, write_report
-from saerl_lightning.study.report.words import answer, signed, status
 from tests.study.synthetic_study import Arm, small_plan, write_study
 
 GOLDEN = Path(__file__).parent / "golden"

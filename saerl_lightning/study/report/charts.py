@@ -1,7 +1,7 @@
-"""Plotly figures of a study: curves, effects and costs of its arms. Steps are optimiser steps.
+"""Plotly figures of a study: curves, effects and costs of its arms, with optimiser steps on the x axis.
 
-An arm has one colour, mark and dash wherever it occurs; the baseline has the colour of the text and is drawn heavier, so
-that the charts hold for readers who see no colours and on grey paper.
+An arm has the same colour, mark and dash in every figure. The baseline has the colour of the text and is drawn with a
+thicker line, so that the figures can be read without colours and on grey paper.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-BANDED = 4  # arms up to which the common chart has bands; more would hide each other
+# Largest number of arms for which the common chart has bands; more bands would hide each other.
+BANDED = 4
 MAP_HEIGHT = 230
-ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}  # the legend: below a flat chart it meets the axis
+# Position of the legend: above the chart, because below a flat chart it would overlap the axis.
+ABOVE = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 
 
 def curves(facts: StudyFacts) -> Figure:
-    """Every arm's mean over seeds, with the range of its seeds where there are few arms, and the target."""
+    """Draws every arm's mean over seeds, the range of its seeds if there are few arms, and the target."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
@@ -50,7 +52,7 @@ def curves(facts: StudyFacts) -> Figure:
 
 
 def against(facts: StudyFacts, curve: Curve, baseline: Curve) -> Figure:
-    """One arm over the baseline: means, ranges, and every seed as a thin line."""
+    """Draws one arm over the baseline: means, ranges, and each seed as a thin line."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
@@ -77,7 +79,7 @@ def against(facts: StudyFacts, curve: Curve, baseline: Curve) -> Figure:
 
 
 def forest(facts: StudyFacts) -> Figure:
-    """Differences at the end with their intervals: filled where Holm's correction lets them stand, open elsewhere."""
+    """Draws differences at the end with intervals; marks are filled if significant after Holm's correction."""
     from plotly.graph_objects import Figure
 
     shown = [each for each in facts.effects if each.measure == "end"]
@@ -111,7 +113,7 @@ def forest(facts: StudyFacts) -> Figure:
 
 
 def reach(facts: StudyFacts) -> Figure:
-    """When each run reached the target; an open triangle at the budget's end never did (censored)."""
+    """Draws when each run reached the target; an open triangle at the budget's end marks a run that did not."""
     from plotly.graph_objects import Figure
 
     figure = Figure()
@@ -123,7 +125,7 @@ def reach(facts: StudyFacts) -> Figure:
             own = facts.finished(arm)
             for position, run in enumerate(own):
                 if np.isfinite(run.reached) is np.bool_(reached):
-                    x.append(run.reached if reached else run.steps)
+                    x.append(run.reached if reached else run.last_step)
                     y.append(place + 0.5 * ((position + 1) / (len(own) + 1) - 0.5))  # beside each other, not on top
                     told.append(f"{text(arm)}, seed {run.seed}")
         if x:
@@ -144,7 +146,7 @@ def reach(facts: StudyFacts) -> Figure:
 
 
 def costs(facts: StudyFacts) -> Figure:
-    """Seconds of a run by what they were spent on."""
+    """Draws the seconds of a run, split into phases."""
     from plotly.graph_objects import Bar, Figure
 
     figure = Figure()
@@ -153,7 +155,7 @@ def costs(facts: StudyFacts) -> Figure:
         shade = {"color": colour(position), "pattern": {"shape": pattern(position)}}
         figure.add_trace(
             Bar(
-                x=[cost.parts.get(name, 0) for cost in facts.costs], y=[text(cost.arm) for cost in facts.costs],
+                x=[cost.amounts.get(name, 0) for cost in facts.costs], y=[text(cost.arm) for cost in facts.costs],
                 orientation="h", name=text(name.removesuffix("_s").replace("_", " ")), marker=shade,
             )
         )  # fmt: skip
@@ -169,7 +171,7 @@ def costs(facts: StudyFacts) -> Figure:
 
 
 def plan_maps(each: PlanMap) -> list[Figure]:
-    """The plan small: difficulty by step where it is rated, and clusters by step where there are some."""
+    """Draws difficulty by step, if prompts are rated, and clusters by step, if there are clusters."""
     ledger, figures = each.ledger, []
     if np.isfinite(ledger.difficulty[ledger.served]).any():
         figures.append(charts.difficulty_by_step(ledger, {}))
@@ -183,12 +185,12 @@ def plan_maps(each: PlanMap) -> list[Figure]:
 
 
 def text(raw: str) -> str:
-    """The data's text as plotly must get it, which reads a few HTML tags in labels."""
+    """Escapes a text of the data, because plotly reads a few HTML tags in labels."""
     return html.escape(raw, quote=False)
 
 
 def _place(facts: StudyFacts, arm: str) -> int:
-    """The arm's number among those that are not the baseline; negative for the baseline."""
+    """Index of the arm among the arms without the baseline; negative for the baseline."""
     others: Sequence[str] = [each.name for each in facts.arms if each.name != facts.baseline]
     return others.index(arm) if arm in others else -1
 

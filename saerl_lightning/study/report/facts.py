@@ -1,4 +1,4 @@
-"""What a study's report shows, as plain records: numbers and texts that are already computed. It reads no file."""
+"""Records of everything that a study's report shows: computed numbers and texts. No file is read here."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from saerl_lightning.plan_page.ledger import Ledger
 
 MISSING = float("nan")
 State = Literal["waiting", "running", "stopped", "finished", "failed"]  # as `study.run_state` names them
-Measure = Literal["end", "area", "steps", "tokens", "wall"]  # the last three: to the target
+Measure = Literal["end", "area", "steps", "tokens", "wall"]  # the last three are costs to the target
 Unit = Literal["steps", "tokens"]  # of a budget
 UNITS: Mapping[Unit, str] = {"steps": "steps", "tokens": "sampled tokens"}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; NaN where there is none."""
+    """A number with its 95 % interval; NaN if there is none."""
 
     value: float = MISSING
     low: float = MISSING
@@ -38,21 +38,21 @@ class ArmFact:
 
     name: str
     description: str = ""
-    settings: str = ""  # its configs and flags, as on a command line
+    settings: str = ""  # configs and flags, as on a command line
 
 
 @dataclass(frozen=True)
 class RunFact:
-    """One training run: what became of it. Numbers are NaN where it never got to them."""
+    """Result of one training run. Numbers are NaN if the run did not get that far."""
 
     arm: str
     seed: int
     state: State
-    steps: int = 0  # of the last validation
+    last_step: int = 0  # optimiser steps done at the last validation
     start: float = MISSING  # the metric before training
-    end: float = MISSING  # at the budget; a run that stopped early has none
+    end: float = MISSING  # the metric at the end of the budget; missing in a run that stopped early
     area: float = MISSING  # mean height of the curve up to the budget
-    reached: float = MISSING  # step at which it reached the target for good; NaN where it never did (censored)
+    reached: float = MISSING  # step at which the run reached the target and stayed there; NaN if it did not (censored)
     seconds: float = MISSING
     config: str = ""  # path from the report's folder; "" where there is none
     error: str = ""
@@ -60,7 +60,7 @@ class RunFact:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """An arm's validation curves, K runs at S steps that all have in common."""
+    """Validation curves of an arm: K runs at the S steps that all of them measured."""
 
     arm: str
     seeds: Sequence[int]  # K
@@ -75,43 +75,43 @@ class Curve:
 
 @dataclass(frozen=True)
 class Effect:
-    """An arm against the baseline by one measure, over the seeds that both have finished."""
+    """Difference of an arm from the baseline in one measure, over the seeds that both have finished."""
 
     measure: Measure
     arm: str
     arm_value: float
     baseline_value: float
     difference: Estimate  # arm minus baseline
-    seeds: int  # pairs
+    seeds: int  # number of pairs
     p: float = MISSING
-    p_holm: float = MISSING  # NaN outside of the primary family, and where there is no p
+    p_holm: float = MISSING  # p after Holm's correction; NaN outside of the primary family and without p
     primary: bool = False  # whether it is in the primary family
     censored: tuple[int, int] = (0, 0)  # runs of the arm, and of the baseline, that never reached the target
-    detectable: float = MISSING  # smallest difference seen four times in five, by a test as strict as its family asks
+    detectable: float = MISSING  # smallest true difference that is found with 80 % power, at the level of its family
     detectable_doubled: float = MISSING  # the same with twice as many seeds
-    p_flips: float = MISSING  # exact, of swapping the arms within pairs; NaN with more than 20
+    p_flips: float = MISSING  # exact sign-flip p-value; NaN with more than 20 pairs
 
     @property
     def significant(self) -> bool:
-        """Whether it stands after Holm's correction at 5 %; never outside of the primary family."""
+        """Whether p is at most 5 % after Holm's correction; False outside of the primary family."""
         return self.primary and bool(self.p_holm <= 0.05)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run of an arm costs on average, with its part of what arms share."""
+    """Mean cost of a run of an arm, including the shared stages that it uses."""
 
     arm: str
-    runs: int  # that the mean is over
-    parts: Mapping[str, float]  # "sae_s", "generate_s", "sampled_tokens": seconds and tokens by their suffix
-    wall_s: float = MISSING  # a run's own seconds, plus the seconds of every shared stage that the arm uses
-
-    # Shared seconds are counted whole in each arm: alone, the arm would have had to spend them.
+    runs: int  # number of runs in the mean
+    amounts: Mapping[str, float]  # by name: "sae_s", "generate_s" in seconds, "sampled_tokens" in tokens
+    # A run's own seconds, plus those of every shared stage that the arm uses. Shared seconds count in full for each arm,
+    # because the arm alone would need them too.
+    wall_s: float = MISSING
 
 
 @dataclass(frozen=True)
 class Group:
-    """Accuracy of every arm on one set, topic or level, at the end."""
+    """Accuracy of every arm on one set, topic or level at the end."""
 
     kind: str  # "set", "topic", "level"
     name: str
@@ -130,7 +130,7 @@ class PlanMap:
 
 @dataclass(frozen=True)
 class Score:
-    """What an operation said of itself (`data/<slot>/<metric>`), mean over an arm's runs."""
+    """A score that an operation logged (`data/<slot>/<metric>`), as a mean over an arm's runs."""
 
     arm: str
     name: str  # "curriculum/probe/spearman"
@@ -139,14 +139,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Panel:
-    """A section made elsewhere: causes, drift, or anything of one's own.
+    """A section of the report that another tool has written, such as a causal test.
 
     Args:
-        title: its heading.
-        text: what it shows and what it can't; plain text, a blank line between paragraphs.
-        columns: of the table.
-        rows: of the table, as text.
-        figure: plotly's JSON (`{"data": [...], "layout": {...}}`); null for a table alone.
+        title: Heading of the section.
+        text: Finding and its limits as plain text, with a blank line between paragraphs.
+        columns: Column titles of the table.
+        rows: Rows of the table, as text.
+        figure: Plotly's JSON (`{"data": [...], "layout": {...}}`); null for a table alone.
     """
 
     title: str
@@ -157,25 +157,26 @@ class Panel:
 
     @property
     def paragraphs(self) -> list[str]:
-        """The text's paragraphs: the finding first, then how it was found."""
+        """Paragraphs of the text: the finding first, then how it was found."""
         return [part.strip() for part in self.text.split("\n\n")]
 
 
 @dataclass(frozen=True, eq=False)
 class StudyFacts:
-    """Everything that the report shows.
+    """All facts that the report shows.
 
     Args:
-        digest: of the study's file.
-        metric: that arms are compared by.
-        budget: what every run may spend, in words ("60 steps").
-        target: half-way from the baseline's mean start to its mean end; NaN where it has not finished or gained nothing.
-        common: what all seeds have in common.
-        unit: of the budget; curves' areas and the way to the target are measured in it first.
-        primary: the arms that Holm's correction is over.
-        arms: in the study's order, the baseline among them.
-        runs: every run that the study plans, whatever became of it.
-        panels: sections from elsewhere, at the end of the page.
+        digest: Digest of the study's configurations.
+        metric: Metric by which arms are compared.
+        budget: Budget of every run in words, such as "60 steps".
+        target: Value half-way from the baseline's mean start to its mean end; NaN if the baseline has not finished or
+            gained nothing.
+        common: Names of what all seeds have in common.
+        unit: Unit of the budget; areas and the primary cost to the target are measured in it.
+        primary: Arms of the primary family, over which Holm's correction goes.
+        arms: All arms in the study's order, including the baseline.
+        runs: All planned runs, in whatever state.
+        panels: Sections that other tools have written, shown at the end of the page.
     """
 
     name: str
@@ -197,12 +198,12 @@ class StudyFacts:
     maps: Sequence[PlanMap] = ()
     scores: Sequence[Score] = ()
     panels: Sequence[Panel] = ()
-    notes: Sequence[str] = field(default=())  # what the reader must know of how the numbers were made
+    caveats: Sequence[str] = field(default=())  # sentences that say how the numbers were computed
 
     def finished(self, arm: str) -> list[RunFact]:
-        """The arm's runs that finished."""
+        """Finished runs of an arm."""
         return [run for run in self.runs if run.arm == arm and run.state == "finished"]
 
     def effect(self, measure: Measure, arm: str) -> Effect | None:
-        """The arm's effect by a measure; None where none can be computed."""
+        """Effect of an arm in a measure; None if it can't be computed."""
         return next((each for each in self.effects if (each.measure, each.arm) == (measure, arm)), None)

@@ -1,6 +1,6 @@
-"""`study report`: a study's folder to `report/`: the page, the same in Markdown, and CSV files. Trains nothing.
+"""`study report`: writes a study's page, the same page in Markdown, and CSV files to `report/`. Trains nothing.
 
-It works on any state of a study. What has not finished is marked, and no run that failed is left out.
+It works for a study in any state. Unfinished runs are marked, and failed runs are listed.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from saerl_lightning.study.report.tables import sheets as computed_sheets
 from saerl_lightning.study.results import StudyResults, run_folder
 from saerl_lightning.study.spec import StudySpec
 
-OUT = "report"  # folder in the study's
-PANELS = ("causal", "drift")  # folders in the study's whose *.json files become sections
+OUT = "report"  # subfolder of the study's folder
+PANELS = ("causal", "drift")  # subfolders of the study's folder whose *.json files become sections
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes `report/report.html`, `report/report.md` and the CSV files of a study, and gives the page's path.
+    """Writes `report/report.html`, `report/report.md` and the CSV files of a study; returns the page's path.
 
     Args:
-        folder: of the study, in whatever state it is.
+        folder: Folder of the study, in any state.
 
     Raises:
         InputError: if the folder holds no study.
@@ -61,7 +61,7 @@ def write_report(folder: str | Path) -> Path:
 
 
 def gather(study: StudyNumbers) -> StudyFacts:
-    """Computes everything that the report shows of the runs' numbers."""
+    """Computes all facts of the report from the numbers of the runs."""
     spec, compared = study.spec, compare(study)
     return StudyFacts(
         name=spec.name,
@@ -81,14 +81,14 @@ def gather(study: StudyNumbers) -> StudyFacts:
         costs=_costs(study),
         groups=groups(study.questions),
         scores=_scores(study),
-        notes=compared.notes,
+        caveats=compared.caveats,
     )
 
 
 def read_panels(folder: Path) -> list[Panel]:
-    """Reads the sections that other tools left in `causal/*.json` and `drift/*.json`: the fields of `Panel`.
+    """Reads the sections that other tools wrote to `causal/*.json` and `drift/*.json`, as `Panel`s.
 
-    A file that is none becomes a section that says so.
+    A file without a section's fields becomes a section that says so.
     """
     return [_panel(path) for name in PANELS for path in sorted((folder / name).glob("*.json"))]
 
@@ -103,7 +103,8 @@ def _panel(path: Path) -> Panel:
         about = (
             f"This file is no section of a report ({error!r}); write title, text, and columns with rows or a figure."
         )
-        return Panel(f"{path.parent.name}/{path.name}", about)  # the rest of the report is worth having
+        # A damaged section must not prevent the rest of the report.
+        return Panel(f"{path.parent.name}/{path.name}", about)
 
 
 def _budget(spec: StudySpec) -> str:
@@ -124,7 +125,7 @@ def _run(run: RunNumbers, compared: Comparison) -> RunFact:
 
 
 def _with_config(run: RunFact, folder: Path) -> RunFact:
-    """The run with the path of its settings from the report's folder, where it has begun."""
+    """Adds the path of the run's configuration, relative to the report's folder, if the run has begun."""
     config = run_folder(folder, run.arm, run.seed) / "config.yaml"
     return replace(run, config=f"../{config.relative_to(folder)}") if config.is_file() else run
 
@@ -159,7 +160,7 @@ def _maps(results: StudyResults) -> list[PlanMap]:
 
 
 def _scores(study: StudyNumbers) -> list[Score]:
-    """Means over an arm's runs of what the operations logged with the first step."""
+    """Means over an arm's runs of the scores that the operations logged with the first step."""
     found = []
     for arm in study.spec.arms:
         logged = [run.scores for run in study.finished(arm)]

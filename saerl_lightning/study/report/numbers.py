@@ -1,4 +1,4 @@
-"""Every number of a study's runs that its report is computed from: plain records, read from the study's folder."""
+"""Numbers of a study's runs, from which its report is computed: plain records, read from the study's folder."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from saerl_lightning.study.run_record import State
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import shared_seconds
 
-EVALUATED = ("val/", "test/")  # what names of metrics over questions begin with
+EVALUATED = ("val/", "test/")  # prefixes of metrics that are means over questions
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of a run, and what the run had spent by then."""
+    """One evaluation of a run, with the tokens and seconds that the run had spent by then."""
 
     step: int  # optimiser steps done
-    sampled_tokens: float  # whole ones
-    seconds: float  # of the run's own phases, to the millisecond
+    sampled_tokens: float  # a whole number
+    seconds: float  # of all phases, rounded to milliseconds
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class RunNumbers:
-    """What one run measured and cost.
+    """Measurements and costs of one run.
 
     Args:
-        seconds: wall-clock over all attempts; 0 where it has not begun.
-        costs: seconds by phase ("generate_s"), and tokens ("sampled_tokens").
-        shared: seconds of each shared stage that the run uses, by the stage's name.
-        questions: at the end, of a finished run; by set and uid.
-        scores: what the operations said of themselves with the first step, of a finished run; without "data/".
+        seconds: Wall-clock seconds over all attempts; 0 if the run has not begun.
+        costs: Seconds by phase ("generate_s") and numbers of tokens ("sampled_tokens").
+        shared: Seconds of each shared stage that the run uses, by the stage's name.
+        questions: Questions of the last evaluation of a finished run, by set and uid.
+        scores: Scores that the operations of a finished run logged with the first step, without the prefix "data/".
     """
 
     arm: str
@@ -55,23 +55,23 @@ class RunNumbers:
 
     @property
     def key(self) -> Key:
-        """The arm and the seed."""
+        """Arm and seed of the run."""
         return self.arm, self.seed
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
-        """Steps and values of the evaluations that gave a number."""
+        """Steps and values of the evaluations that have the metric."""
         values = [(each.step, each.metrics.get(metric, np.nan)) for each in self.evaluations]
         return [(step, value) for step, value in values if np.isfinite(value)]
 
 
 @dataclass(frozen=True)
 class StudyNumbers:
-    """A study and the numbers of all its runs, also of those that failed or have not begun.
+    """A study and the numbers of all its runs, including failed ones and those that have not begun.
 
     Args:
-        spec: the study.
-        about: what its `study.json` says: digest, date, software.
-        runs: arm by arm, the seeds in their order.
+        spec: Study that was run.
+        about: Contents of the study's `study.json`: digest, date, software.
+        runs: Runs arm by arm, with the seeds in order.
     """
 
     spec: StudySpec
@@ -79,20 +79,20 @@ class StudyNumbers:
     runs: Sequence[RunNumbers]
 
     def finished(self, arm: str) -> list[RunNumbers]:
-        """The arm's finished runs, in the order of the seeds."""
+        """Finished runs of an arm, in the order of the seeds."""
         return [run for run in self.runs if run.arm == arm and run.state == "finished"]
 
     @property
     def questions(self) -> dict[Key, Sequence[Question]]:
-        """Of each finished run its questions at the end."""
+        """Questions of the last evaluation of each finished run."""
         return {run.key: run.questions for run in self.runs if run.state == "finished"}
 
 
 def read_numbers(results: StudyResults) -> StudyNumbers:
-    """Reads what the runs of a study left behind.
+    """Reads the numbers of all runs from a study's folder.
 
     Raises:
-        InputError: if the study's record is torn.
+        InputError: if the study's record is damaged.
     """
     shared = shared_seconds(results)
     about = read_about(results.folder) if (results.folder / RECORD).is_file() else {}
@@ -120,7 +120,7 @@ def _run(run: RunResult, metric: str, shared: Mapping[str, float]) -> RunNumbers
 
 
 def evaluations(run: RunResult, metric: str) -> list[Evaluation]:
-    """The run's evaluations in their order, with all that was measured over questions, and the metric whatever it is."""
+    """Evaluations of a run in order, with all metrics over questions and the study's metric."""
     found = curves(run.folder, lambda name: name == metric or name.startswith(EVALUATED))
     by_step: dict[int, dict[str, float]] = {}
     for name in sorted(found):

@@ -1,6 +1,7 @@
-"""A study as one HTML file and as Markdown, with the same words and tables. It opens from a disk and asks no host.
+"""Renders a study's report as one HTML file and as Markdown, with the same sentences and tables.
 
-Names, errors and settings are escaped: by the template engine in the page, as JSON in the script blocks, and for Markdown.
+The HTML file needs no server and loads nothing from a network. Names, errors and settings are escaped: by the template
+engine in the page, as JSON in script blocks, and for Markdown.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from saerl_lightning.plan_page.charts import COLOURS, MARKS
 from saerl_lightning.plan_page.tables import Table
 from saerl_lightning.study.report import charts, tables
 from saerl_lightning.study.report.facts import UNITS, Panel, StudyFacts
-from saerl_lightning.study.report.words import answer, cautions, status
+from saerl_lightning.study.report.findings import answer, cautions, status
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-DEEPEST = 0.42  # opacity of a table's darkest cell: text on it stays readable on light and dark paper
+# Opacity of a table's darkest cell; text on it stays readable in the light and the dark theme.
+DEEPEST = 0.42
 
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -36,14 +38,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class HeatRow:
-    """A row of the accuracy table: its name, and cells of text with the depth of their colour."""
+    """A row of the accuracy table: its head, and cells of a text and a colour depth."""
 
     head: tuple[str, str, str]  # kind, name, questions
     cells: Sequence[tuple[str, float]]
 
 
 def render(facts: StudyFacts) -> str:
-    """Writes the page. The same facts give the same page."""
+    """Renders the HTML page; equal facts give an equal page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     figures, against, maps = _figures(facts), _against(facts), _maps(facts)
@@ -77,7 +79,7 @@ def render(facts: StudyFacts) -> str:
 
 
 def markdown(facts: StudyFacts) -> str:
-    """Writes the same words and tables as Markdown, without the charts."""
+    """Renders the same sentences and tables as Markdown, without figures."""
     lines = [f"# {_cell(facts.name)}", "", *_opening(facts, tables.overview(facts))]
     for table in _tables(facts):
         if table.rows:
@@ -90,11 +92,11 @@ def markdown(facts: StudyFacts) -> str:
 
 
 def tables_section(facts: StudyFacts, more: Sequence[tuple[str, str]] = ()) -> str:
-    """Writes the words and tables without headings, for a page of one's own; single runs and curves are left to the CSVs.
+    """Renders sentences and tables without headings, for another page; single runs and curves are left to the CSVs.
 
     Args:
-        facts: of the study.
-        more: further lines of the study's frame, a name and a text.
+        facts: Facts of the study.
+        more: Further lines of the study's overview, each a name and a text.
     """
     lines = _opening(facts, [*tables.overview(facts), *more])
     for table in _tables(facts):
@@ -104,7 +106,7 @@ def tables_section(facts: StudyFacts, more: Sequence[tuple[str, str]] = ()) -> s
 
 
 def _opening(facts: StudyFacts, overview: Sequence[tuple[str, str]]) -> list[str]:
-    """What came of the study, what limits it, and its frame."""
+    """Lines of the opening: results, their limits, and the study's overview."""
     lines = [f"**{said}**", ""] if (said := status(facts)) else []
     lines += [" ".join(map(_cell, answer(facts))), ""]
     lines += [f"- {_cell(each)}" for each in cautions(facts)] + [""]
@@ -112,7 +114,7 @@ def _opening(facts: StudyFacts, overview: Sequence[tuple[str, str]]) -> list[str
 
 
 def heat(facts: StudyFacts) -> list[HeatRow]:
-    """The accuracy table with colours: a row's deepest cell is its best arm's, its palest the worst's."""
+    """Accuracy table with colours: in each row the best arm has the deepest colour, the worst the palest."""
     arms = [arm.name for arm in facts.arms if any(arm.name in group.accuracy for group in facts.groups)]
     rows = []
     for group, row in zip(facts.groups, tables.groups(facts).rows, strict=True):
@@ -137,7 +139,7 @@ def _panel_table(panel: Panel) -> Table:
 
 
 def _figures(facts: StudyFacts) -> dict[str, Any]:
-    """The charts that the study has something for, as plotly's JSON."""
+    """Figures for which the study has data, as plotly's JSON."""
     drawn: dict[str, Figure] = {}
     if facts.curves:
         drawn["curves"] = charts.curves(facts)
@@ -145,7 +147,7 @@ def _figures(facts: StudyFacts) -> dict[str, Any]:
         drawn["forest"] = charts.forest(facts)
     if np.isfinite(facts.target):
         drawn["reach"] = charts.reach(facts)
-    if any(name.endswith("_s") for cost in facts.costs for name in cost.parts):
+    if any(name.endswith("_s") for cost in facts.costs for name in cost.amounts):
         drawn["costs"] = charts.costs(facts)
     return {name: page.plain(figure) for name, figure in drawn.items()}
 
@@ -176,7 +178,7 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that ends no cell, starts no tag and makes no link."""
+    """Escapes a text so that it ends no cell, starts no HTML tag and makes no link."""
     for raw, written in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("[", "\\["), ("`", "\\`")):
         text = text.replace(raw, written)
     return " ".join(text.split())

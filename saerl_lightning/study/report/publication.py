@@ -1,4 +1,4 @@
-"""A study's numbers in plain files that outlive its runs, and the tables made from these: `study publish`, `study tables`."""
+"""`study publish` and `study tables`: a study's numbers as CSV files, and tables made from these files alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_json, whole_folder, write_whole
+from saerl_lightning.study.report.findings import status
 from saerl_lightning.study.report.gather import gather
 from saerl_lightning.study.report.numbers import StudyNumbers, read_numbers
 from saerl_lightning.study.report.page import tables_section
 from saerl_lightning.study.report.sheets import NAMES, check_derived, read_runs, sheets
-from saerl_lightning.study.report.words import status
 from saerl_lightning.study.results import RECORD, SPEC, StudyResults
 from saerl_lightning.study.spec import StudySpec
 
@@ -23,15 +23,15 @@ FILES = (*NAMES, SPEC, RECORD)
 
 
 def write_publication(folder: Path, to: Path, unfinished: bool = False) -> None:
-    """Writes the CSV files, `study.yaml` as it was given, and `study.json`; the same runs give the same bytes.
+    """Writes the CSV files, the given `study.yaml`, and `study.json`; the same runs give the same bytes.
 
     Args:
-        folder: of the study.
-        to: a new or empty folder, or one that holds what was published of this study before, which is replaced.
-        unfinished: whether runs may be missing.
+        folder: Folder of the study.
+        to: New or empty folder, or one with an earlier publication of this study, which is replaced.
+        unfinished: Whether runs may be missing.
 
     Raises:
-        InputError: if the folder holds no study, runs are missing, or the place holds something else.
+        InputError: if the folder is not a study's, runs are missing, or the target folder has other files.
     """
     results = StudyResults.read(folder)
     study = read_numbers(results)
@@ -53,10 +53,10 @@ def write_publication(folder: Path, to: Path, unfinished: bool = False) -> None:
 
 
 def require_place(to: Path, study: StudyNumbers) -> None:
-    """Refuses a place that holds anything but what was published of this study before.
+    """Refuses a target folder that has anything but an earlier publication of this study.
 
     Raises:
-        InputError: naming what is there.
+        InputError: naming the file or folder that is in the way.
     """
     if to.exists() and not to.is_dir():
         raise InputError(f"'{to}' is a file; name a folder to publish to")
@@ -76,10 +76,10 @@ def require_place(to: Path, study: StudyNumbers) -> None:
 
 
 def read_publication(folder: Path) -> StudyNumbers:
-    """Reads a study's numbers back from what `write_publication` wrote.
+    """Reads a study's numbers from the files that `write_publication` wrote.
 
     Raises:
-        InputError: if a file is missing or torn, or one of them does not follow from the others.
+        InputError: if a file is missing or damaged, or its numbers contradict those of another.
     """
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise InputError(
@@ -102,11 +102,11 @@ def _about(folder: Path, name: str | None = None) -> dict[str, Any]:
 
 
 def section(folder: Path, beside: Path) -> str:
-    """The tables of a published study as Markdown, behind links to its files.
+    """Renders the tables of a published study as Markdown, after links to its files.
 
     Args:
-        folder: that `write_publication` wrote.
-        beside: folder that the links start from.
+        folder: Folder that `write_publication` wrote.
+        beside: Folder that the links are relative to.
     """
     study = read_publication(folder)
     place = Path(os.path.relpath(folder, beside)).as_posix()
@@ -120,14 +120,15 @@ def section(folder: Path, beside: Path) -> str:
 
 
 def write_section(folder: Path, page: Path) -> None:
-    """Writes the tables of a published study between its marks in a page; all else in it stays.
+    """Writes the tables of a published study between two marks of a Markdown page; the rest of the page stays.
 
     Args:
-        folder: that `write_publication` wrote; the marks are `<!-- tables NAME -->` and `<!-- /tables NAME -->`, by its name.
-        page: a Markdown file.
+        folder: Folder that `write_publication` wrote; the marks are `<!-- tables NAME -->` and `<!-- /tables NAME -->`
+            with its name.
+        page: Path of a Markdown file.
 
     Raises:
-        InputError: if the page can't be read or has not these marks, each once and in this order.
+        InputError: if the page can't be read, or does not have both marks once and in this order.
     """
     begin, end = (f"<!-- {slash}tables {folder.resolve().name} -->" for slash in ("", "/"))
     try:

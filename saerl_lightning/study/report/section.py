@@ -1,6 +1,6 @@
-"""What a tool beside the study says of itself: a section of its report, as `docs/reference/report.md` describes it.
+"""A section of a study's report that another tool writes as JSON; `docs/reference/report.md` describes the format.
 
-It holds words and numbers that were made elsewhere, and computes none.
+It stores texts and numbers that were computed elsewhere.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Section:
     """A section of the report.
 
     Args:
-        title: its heading.
-        text: what it shows and what it can't, plain.
-        columns: of its table; empty for none.
-        rows: of its table, a cell a column.
-        figure: plotly's JSON, `data` and `layout`; null for none.
+        title: Heading of the section.
+        text: Finding and its limits, as plain text.
+        columns: Column titles of the table; empty for no table.
+        rows: Rows of the table, one cell a column.
+        figure: Plotly's JSON with `data` and `layout`; null for no figure.
 
     Raises:
-        InputError: if a row has another number of cells than there are columns.
+        InputError: if the number of cells in a row is not the number of columns.
     """
 
     title: str
@@ -36,16 +36,16 @@ class Section:
     figure: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Refuses a table that can't be drawn."""
+        """Refuses a table whose rows do not fit its columns."""
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise InputError(f"section '{self.title}': {len(row)} cells for {len(self.columns)} columns: {row}")
 
     def write(self, path: Path) -> None:
-        """Writes the section as JSON, whole or not at all.
+        """Writes the section as JSON, completely or not at all.
 
         Raises:
-            ValueError: if the figure holds a number that JSON has no word for.
+            ValueError: if the figure has NaN or infinity, which JSON can't express.
         """
         fields = {name: value for name, value in asdict(self).items() if value is not None}
         write_whole(path, json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,8 +1,8 @@
-"""Every run's numbers as CSV text, and read back from it without loss: runs, curves, scores and questions.
+"""Writes all numbers of a study's runs as CSV files and reads them back without loss: runs, curves, scores, questions.
 
-Numbers are written with all their digits, an empty cell is one that is not there. Columns that follow from others (a run's
-end, its area, …) stand in `runs.csv` for those who read it without us; they are not read back, but held against what the
-others give.
+Numbers are written with all digits; a missing number is an empty cell. Columns of `runs.csv` that follow from other
+numbers (a run's end, its area, …) are there for readers without this package. They are not read back; `check_derived`
+compares them with the other files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeVar, get_args
 import numpy as np
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.study.effects import Measured, compare
+from saerl_lightning.study.effects import CurveSummary, compare
 from saerl_lightning.study.questions import Key, Question
 from saerl_lightning.study.report.numbers import Evaluation, RunNumbers, StudyNumbers
 from saerl_lightning.study.report.tables import sheet
@@ -27,25 +27,26 @@ from saerl_lightning.study.spec import StudySpec
 
 RUN = ["arm", "seed", "state", "error", "seconds"]
 DERIVED = ["steps", "start", "end", "area", "reached", "reached_tokens"]
-SHARED, END = "shared/", "end/"  # before the names of stages, and of sets
+SHARED, END = "shared/", "end/"  # prefixes of the columns of stages and of sets
 CURVE = ["arm", "seed", "step", "sampled_tokens", "seconds"]
 QUESTION = ["set", "uid", "topic", "level"]
 SCORE = ["arm", "seed", "name", "value"]
 NAMES = ("runs.csv", "curves.csv", "scores.csv", "questions.csv")
 STATES: Mapping[str, State] = {state: state for state in get_args(State)}
-CLOSE = 1e-9  # relative; other processors add up in another order
+# Relative tolerance, because other processors may sum in another order.
+CLOSE = 1e-9
 Row = dict[str, str]
 T = TypeVar("T")
 
 
 def sheets(study: StudyNumbers) -> dict[str, str]:
-    """The CSV files, by name."""
+    """Builds the text of each CSV file, by file name."""
     texts = (_runs(study), _curves(study), _scores(study), _questions(study))
     return dict(zip(NAMES, texts, strict=True))
 
 
 def _runs(study: StudyNumbers) -> str:
-    """A row a run: what became of it, what follows from its curve and questions, what it cost."""
+    """Builds `runs.csv`, one row a run: state, summary of curve and questions, costs."""
     measured, costs, shared = compare(study).measured, _names(study, "costs"), _names(study, "shared")
     sets = sorted({each.set for run in study.runs for each in run.questions})
     columns = [*RUN, *DERIVED, *(END + name for name in sets), *costs, *(SHARED + name for name in shared)]
@@ -62,12 +63,12 @@ def _runs(study: StudyNumbers) -> str:
     return sheet(columns, rows)
 
 
-def _derived(run: RunNumbers, found: Measured | None) -> list[float | None]:
-    """What `DERIVED` names."""
+def _derived(run: RunNumbers, found: CurveSummary | None) -> list[float | None]:
+    """Values of the columns `DERIVED`."""
     if found is None:
         return [None] * len(DERIVED)
     tokens = [each.sampled_tokens for each in run.evaluations if each.step == found.reached]
-    return [found.steps, found.start, found.end, found.area, found.reached, *(tokens or [None])]
+    return [found.last_step, found.start, found.end, found.area, found.reached, *(tokens or [None])]
 
 
 def _end(run: RunNumbers, name: str) -> float | None:
@@ -76,7 +77,7 @@ def _end(run: RunNumbers, name: str) -> float | None:
 
 
 def _curves(study: StudyNumbers) -> str:
-    """A row an evaluation of a run."""
+    """Builds `curves.csv`, one row for each evaluation of a run."""
     names = sorted({name for run in study.runs for each in run.evaluations for name in each.metrics})
     rows = [
         [run.arm, run.seed, each.step, each.sampled_tokens, each.seconds, *(each.metrics.get(name) for name in names)]
@@ -87,13 +88,13 @@ def _curves(study: StudyNumbers) -> str:
 
 
 def _scores(study: StudyNumbers) -> str:
-    """A row a number that an operation gave of itself."""
+    """Builds `scores.csv`, one row for each score of a run."""
     rows = [[run.arm, run.seed, name, value] for run in study.runs for name, value in run.scores.items()]
     return sheet(SCORE, rows)
 
 
 def _questions(study: StudyNumbers) -> str:
-    """A row a question, a column a finished run."""
+    """Builds `questions.csv`, one row a question and one column a finished run."""
     runs = [run for run in study.runs if run.state == "finished"]
     answers = {run.key: {_place(each): each.accuracy for each in run.questions} for run in runs}
     places = sorted({place for own in answers.values() for place in own})
@@ -114,44 +115,44 @@ def _names(study: StudyNumbers, field: str) -> list[str]:
 
 
 def read_runs(folder: Path, spec: StudySpec) -> list[RunNumbers]:
-    """Reads the runs of a study back from its CSV files.
+    """Reads the runs of a study from its CSV files.
 
     Args:
-        folder: that holds them.
-        spec: the study.
+        folder: Folder that has the CSV files.
+        spec: Study whose runs are read.
 
     Raises:
-        InputError: naming the file that is missing, torn, or not of this study.
+        InputError: naming the file that is missing, damaged, or of another study.
     """
     evaluated = _read(folder / "curves.csv", CURVE, _read_curves)
-    scored = _read(folder / "scores.csv", SCORE, _read_scores)
-    asked = _read(folder / "questions.csv", QUESTION, _read_questions)
+    scores = _read(folder / "scores.csv", SCORE, _read_scores)
+    questions = _read(folder / "questions.csv", QUESTION, _read_questions)
     runs = _read(
         folder / "runs.csv", [*RUN, *DERIVED], lambda rows: {key: _run(row) for key, row in _by_run(rows).items()}
     )
     planned = [(arm, seed) for arm in spec.arms for seed in spec.seeds]
-    if stray := {*planned} ^ {*runs} or {*evaluated, *scored, *asked} - {*runs}:
+    if stray := {*planned} ^ {*runs} or {*evaluated, *scores, *questions} - {*runs}:
         raise InputError(f"'{folder}': run {_column(min(stray))} stands in one of its files alone; publish it again")
     return [
         replace(
             runs[key],
             evaluations=evaluated.get(key, []),
-            questions=asked.get(key, []),
-            scores=scored.get(key, {}),
+            questions=questions.get(key, []),
+            scores=scores.get(key, {}),
         )
         for key in planned
     ]
 
 
 def check_derived(folder: Path, study: StudyNumbers) -> None:
-    """Holds the columns of `runs.csv` that follow from other numbers against these.
+    """Compares the derived columns of `runs.csv` with the numbers they follow from.
 
     Args:
-        folder: that holds the files.
-        study: what was read from them.
+        folder: Folder that has the CSV files.
+        study: Numbers that were read from these files.
 
     Raises:
-        InputError: naming the first cell that does not follow.
+        InputError: naming the first cell that differs.
     """
     written = _read(folder / "runs.csv", [*RUN, *DERIVED], _by_run)
     for right in csv.DictReader(io.StringIO(sheets(study)["runs.csv"])):
@@ -165,7 +166,7 @@ def check_derived(folder: Path, study: StudyNumbers) -> None:
 
 
 def _read(path: Path, columns: Sequence[str], made: Callable[[list[Row]], T]) -> T:
-    """What a file's rows say; a file that says something else, or whose columns begin with others, is refused."""
+    """Reads the rows of a CSV file; refuses a damaged file, or one whose first columns differ."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
@@ -224,7 +225,7 @@ def _read_questions(rows: list[Row]) -> dict[Key, list[Question]]:
 
 
 def _run(row: Row) -> RunNumbers:
-    """A run without what stands in the other files."""
+    """Reads a row of `runs.csv`; the fields from other files stay empty."""
     own = {name: cell for name, cell in row.items() if name not in (*RUN, *DERIVED) and not name.startswith(END)}
     numbers = _numbers(own)
     costs = {name: value for name, value in numbers.items() if not name.startswith(SHARED)}

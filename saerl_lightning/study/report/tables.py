@@ -1,4 +1,4 @@
-"""A study in tables of text: the page and `report.md` show the same rows. CSVs hold the numbers unrounded."""
+"""Tables of a study as text: the page and `report.md` show the same rows. The CSV files have the unrounded numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from saerl_lightning.plan_page.tables import Table, count, interval, number, share
 from saerl_lightning.study.report.facts import Cost, Effect, Group, Measure, StudyFacts
-from saerl_lightning.study.report.words import MISSING_RUNS, amount, probability, signed, signed_interval
+from saerl_lightning.study.report.findings import MISSING_RUNS, amount, probability, signed, signed_interval
 
 MEASURES: dict[Measure, str] = {
     "end": "end, at the budget",
@@ -19,12 +19,12 @@ MEASURES: dict[Measure, str] = {
     "tokens": "sampled tokens to the target",
     "wall": "seconds to the target, with the shared stages that the arm uses",
 }
-CENSORED = "†"  # beside a number that some run never reached
+CENSORED = "†"  # marks a cost to a target that at least one run did not reach
 SHOWN = ("r2", "pearson", "spearman", "auc", "nmi", "ami", "ari", "spearman_length", "kept", "dropped", "share")
 
 
 def arms(facts: StudyFacts) -> Table:
-    """What each arm is, and how its runs stand."""
+    """Table of the arms: description, settings, state of the runs."""
     rows = []
     for arm in facts.arms:
         own = [run for run in facts.runs if run.arm == arm.name]
@@ -37,7 +37,7 @@ def arms(facts: StudyFacts) -> Table:
 
 
 def effects(facts: StudyFacts) -> list[Table]:
-    """Every comparison with the baseline, a table a measure (`effects.end`, …); what stands after Holm is marked."""
+    """Tables of all comparisons with the baseline, one a measure; significant ones are marked."""
     return [_effects(facts, measure) for measure in MEASURES if any(each.measure == measure for each in facts.effects)]
 
 
@@ -74,7 +74,7 @@ def _effects(facts: StudyFacts, measure: Measure) -> Table:
 
 
 def verdict(effect: Effect) -> str:
-    """A mark and a word: colour alone would be lost on paper."""
+    """A mark and a word for an effect, so that it can be read without colours."""
     if not effect.primary:
         return "exploratory"
     if not np.isfinite(effect.p_holm):
@@ -83,7 +83,7 @@ def verdict(effect: Effect) -> str:
 
 
 def runs(facts: StudyFacts) -> Table:
-    """Every run, whatever became of it."""
+    """Table of every run, in whatever state."""
     columns = (
         "arm", "seed", "status", "error", "config", "steps", "start", "end", "area", "target at step", "seconds",
     )  # fmt: skip
@@ -94,7 +94,7 @@ def runs(facts: StudyFacts) -> Table:
             run.state if run.state == "finished" else f"✗ {MISSING_RUNS[run.state]}",
             run.error,
             run.config,
-            count(run.steps),
+            count(run.last_step),
             number(run.start),
             number(run.end),
             number(run.area),
@@ -107,25 +107,25 @@ def runs(facts: StudyFacts) -> Table:
 
 
 def costs(facts: StudyFacts) -> Table:
-    """Seconds and tokens a run; a column that no arm has is left out."""
+    """Table of the mean seconds and tokens of a run; columns without any number are left out."""
     names = cost_names(facts.costs)
     columns = ("arm", "runs", *map(_cost_title, names), "wall-clock, s")
     rows = [
-        (cost.arm, count(cost.runs), *(_cell(cost.parts.get(name)) for name in names), amount(cost.wall_s))
+        (cost.arm, count(cost.runs), *(_cell(cost.amounts.get(name)) for name in names), amount(cost.wall_s))
         for cost in facts.costs
     ]
     return Table("costs", "What a run costs", columns, rows)
 
 
 def cost_names(listed: Sequence[Cost]) -> list[str]:
-    """The parts that occur, seconds before tokens before the others, in the order of the arm that has most of them."""
-    longest = sorted(listed, key=lambda cost: len(cost.parts), reverse=True)
-    names = list(dict.fromkeys(name for cost in longest for name in cost.parts))
+    """Names of the costs: seconds first, then tokens, then others, ordered as in the arm that has most of them."""
+    longest = sorted(listed, key=lambda cost: len(cost.amounts), reverse=True)
+    names = list(dict.fromkeys(name for cost in longest for name in cost.amounts))
     return sorted(names, key=lambda name: (not name.endswith("_s"), not name.endswith("_tokens")))
 
 
 def scores(facts: StudyFacts) -> Table:
-    """The operations' scores, an arm a column; counts and thresholds are in the run's own metrics."""
+    """Table of the operations' scores, one column an arm; counts and thresholds are left to the run's own metrics."""
     names = list(dict.fromkeys(each.name for each in facts.scores if each.name.rpartition("/")[2] in SHOWN))
     having = [arm.name for arm in facts.arms if any(each.arm == arm.name for each in facts.scores)]
     found = {(each.name, each.arm): each.estimate for each in facts.scores}
@@ -141,7 +141,7 @@ def scores(facts: StudyFacts) -> Table:
 
 
 def groups(facts: StudyFacts) -> Table:
-    """Accuracy of every set, topic and level, an arm a column, with its difference from the baseline."""
+    """Table of the accuracy of every set, topic and level, one column an arm, with differences from the baseline."""
     names = [arm.name for arm in facts.arms if any(arm.name in group.accuracy for group in facts.groups)]
     rows = [
         (group.kind, group.name, count(group.questions), *(group_cell(group, arm, facts.baseline) for arm in names))
@@ -151,7 +151,7 @@ def groups(facts: StudyFacts) -> Table:
 
 
 def group_cell(group: Group, arm: str, baseline: str) -> str:
-    """An accuracy, and how far it is from the baseline's."""
+    """Writes an accuracy with its difference from the baseline's."""
     own, other = group.accuracy.get(arm), group.accuracy.get(baseline)
     if own is None:
         return "–"
@@ -159,7 +159,7 @@ def group_cell(group: Group, arm: str, baseline: str) -> str:
 
 
 def curves(facts: StudyFacts) -> Table:
-    """The curves' means and ranges, for those who can't see the chart."""
+    """Table of the curves' means and ranges, which replaces the figure where it can't be shown."""
     columns = ("arm", "runs", "step", "mean", "lowest run", "highest run")
     rows = [
         (curve.arm, count(len(curve.seeds)), count(step), *map(number, (mean, low, high)))
@@ -176,7 +176,7 @@ def curves(facts: StudyFacts) -> Table:
 
 
 def overview(facts: StudyFacts) -> list[tuple[str, str]]:
-    """The study's frame, a fact a line."""
+    """Lines of the study's overview, each a name and a text."""
     finished = sum(run.state == "finished" for run in facts.runs)
     facts_of_file = [("study", facts.name), ("digest", facts.digest), ("created", facts.created)]
     return [
@@ -192,7 +192,7 @@ def overview(facts: StudyFacts) -> list[tuple[str, str]]:
 
 
 def sheets(facts: StudyFacts) -> dict[str, str]:
-    """The CSV files of what was computed, by name."""
+    """Builds the CSV files of the computed facts, by file name."""
     return {
         "effects.csv": sheet(
             [
@@ -210,13 +210,13 @@ def sheets(facts: StudyFacts) -> dict[str, str]:
         ),
         "costs.csv": sheet(
             ["arm", "runs", *cost_names(facts.costs), "wall_s"],
-            ((c.arm, c.runs, *(c.parts.get(name) for name in cost_names(facts.costs)), c.wall_s) for c in facts.costs),
+            ((c.arm, c.runs, *(c.amounts.get(name) for name in cost_names(facts.costs)), c.wall_s) for c in facts.costs),
         ),
     }  # fmt: skip
 
 
 def sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV: numbers with all their digits, an empty cell where there is none."""
+    """Writes rows as CSV, with all digits; a missing number is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""What a study's seed draws anew: everything that has luck, but for what `share` names. Read off the printed commands."""
+"""A seed of a study changes everything random except for the parts that `share` names, as the printed commands show."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""A study's answer in two sentences, also where that is "no difference" or "not yet". It tests nothing itself."""
+"""Sentences of the report: the result in two sentences, and its limits. All numbers are computed elsewhere."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from saerl_lightning.plan_page.tables import count, number
 from saerl_lightning.study.report.facts import UNITS, Effect, Estimate, StudyFacts
 
-NAMED = 4  # arms that a sentence names; more are counted
+NAMED = 4  # largest number of arms that a sentence names
 MISSING_RUNS = {"failed": "failed", "running": "running", "stopped": "stopped", "waiting": "not started"}
-FEW = 5  # seeds an arm below which the page warns (method.md, section 5)
+FEW = 5  # number of seeds an arm below which the page warns (method.md, section 5)
 
 
 def status(facts: StudyFacts) -> str:
-    """How many runs are missing, of which kind; "" where every run has finished."""
+    """Says how many runs are missing, and why; "" if every run has finished."""
     states = Counter(run.state for run in facts.runs)
     if states["finished"] == len(facts.runs):
         return ""
@@ -30,7 +30,7 @@ def status(facts: StudyFacts) -> str:
 
 
 def answer(facts: StudyFacts) -> list[str]:
-    """Two sentences: accuracy at the budget, then the way to the target; one where nothing can be compared."""
+    """Two sentences: accuracy at the end, then cost to the target; only one if nothing can be compared."""
     ends = [each for each in (facts.effect("end", arm) for arm in facts.primary) if each is not None]
     if not ends:
         seeds = "no seed has finished in both" if len(facts.arms) > 1 else "there is one arm"
@@ -39,7 +39,7 @@ def answer(facts: StudyFacts) -> list[str]:
 
 
 def cautions(facts: StudyFacts) -> list[str]:
-    """What limits the answer: few seeds, power, unequal arms; then the notes on how the numbers were made."""
+    """Sentences about the limits: few seeds, power, unequal arms, and how the numbers were computed."""
     said = []
     seeds = [len(facts.finished(arm.name)) for arm in facts.arms]
     if min(seeds, default=0) < FEW:
@@ -63,23 +63,24 @@ def cautions(facts: StudyFacts) -> list[str]:
         )
     if facts.common:
         said.append(f"All seeds have in common: {', '.join(facts.common)}; no interval holds the luck of these.")
-    return [*said, *facts.notes]
+    return [*said, *facts.caveats]
 
 
 def signed(value: float) -> str:
-    """A difference with its sign; a dash where there is none."""
-    if abs(value) < 5e-10:  # what two sums of the same numbers may differ by
+    """Writes a difference with its sign; a dash if there is none."""
+    # Two sums of the same numbers may differ by this much.
+    if abs(value) < 5e-10:
         return "0"
     return f"+{amount(value)}" if value > 0 else amount(value)
 
 
 def amount(value: float) -> str:
-    """A measured number; thousands of seconds or tokens without decimals."""
+    """Writes a number; from 1,000 on without decimals."""
     return count(value) if 1000 <= abs(value) < np.inf else number(value)
 
 
 def signed_interval(estimate: Estimate) -> str:
-    """A difference's 95 % interval with signs; a dash where there is none."""
+    """Writes a difference's 95 % interval with signs; a dash if there is none."""
     return f"{signed(estimate.low)} to {signed(estimate.high)}" if estimate.known else "–"
 
 
@@ -156,7 +157,7 @@ def _p(effect: Effect) -> str:
 
 
 def probability(p: float) -> str:
-    """A p-value; a dash where there is none."""
+    """Writes a p-value; a dash if there is none."""
     return "–" if not np.isfinite(p) else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 

@@ -1,7 +1,7 @@
-"""What a study's dashboard shows while its runs go on: sections of panels, each of one logged name. Plain data.
+"""Sections and panels of a study's dashboard, one logged name a panel. Plain data, without W&B.
 
-It knows nothing of W&B: `saerl_lightning.tools.study_dashboard` builds the workspace from it. Intervals and tests are the
-report's; a dashboard has means and the range over the seeds.
+`dashboard` builds the W&B workspace from it. Intervals and tests are in the report; a dashboard has means and the range
+over the seeds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Literal
 
 from saerl_lightning.plan_page.charts import colour
 
-STEP = "trainer/global_step"  # the axis that Lightning gives every number in W&B
+# The x axis that Lightning logs with every number in W&B.
+STEP = "trainer/global_step"
 
 
 Kind = Literal["curve", "bars", "table"]
@@ -69,7 +70,8 @@ TIME = {
 }
 
 
-PLAN = {  # by slot: what its usual operations say of themselves
+# Metrics that the usual operations of each slot log.
+PLAN = {
     "filtering": {"prompts dropped": "dropped", "AUC of the probe": "probe/auc"},
     "clustering": {"clusters": "clusters", "largest": "size_max", "smallest": "size_min", "NMI with topics": "nmi"},
     "curriculum": {
@@ -83,12 +85,12 @@ PLAN = {  # by slot: what its usual operations say of themselves
 
 @dataclass(frozen=True)
 class DashboardPanel:
-    """One panel.
+    """A panel of the dashboard.
 
     Args:
-        title: over it.
-        shows: the logged name: a metric, or the key of a table.
-        kind: `curve`, by step; `bars`, the last value; `table`.
+        title: Title above the panel.
+        shows: Logged name of a metric, or key of a table.
+        kind: Type of the panel: `curve` by step, `bars` of the last value, or `table`.
     """
 
     title: str
@@ -98,7 +100,7 @@ class DashboardPanel:
 
 @dataclass(frozen=True)
 class DashboardSection:
-    """Panels under one heading."""
+    """Panels under one heading of the dashboard."""
 
     title: str
     panels: Sequence[DashboardPanel]
@@ -106,19 +108,19 @@ class DashboardSection:
 
 @dataclass(frozen=True)
 class LoggedStudy:
-    """What a dashboard must know of a study: its arms, and what their settings let them log.
+    """The arms of a study, and the names that their settings let them log.
 
     Args:
-        name: of the study.
-        arms: in order.
-        baseline: one of them.
-        seeds: runs of each arm.
-        metric: the study's.
-        sets: validation sets, each with its samples a question.
-        slots: of operations that some arm fills.
-        kl: whether some arm holds a reference.
-        correction: whether some arm corrects for the sampler.
-        tables: keys of tables that some arm logs.
+        name: Name of the study.
+        arms: Names of the arms, in order.
+        baseline: Arm that the others are compared with.
+        seeds: Number of runs of each arm.
+        metric: Metric of the study's primary comparison.
+        sets: Number of samples a question, by validation set.
+        slots: Slots of operations that at least one arm fills.
+        kl: Whether at least one arm has a reference policy.
+        correction: Whether at least one arm corrects for the sampler.
+        tables: Keys of the tables that at least one arm logs.
     """
 
     name: str
@@ -134,13 +136,13 @@ class LoggedStudy:
 
     @property
     def colours(self) -> dict[str, str]:
-        """A colour for each arm, as in the study's report; the baseline, in ink there, is grey."""
+        """Colour of each arm, as in the study's report; the baseline is grey."""
         others = [arm for arm in self.arms if arm != self.baseline]
         return {arm: colour(others.index(arm) if arm in others else -1) for arm in self.arms}
 
 
 def sections(study: LoggedStudy) -> list[DashboardSection]:
-    """The dashboard of a study, from what decides to what explains; a section that would be empty is left out."""
+    """Lists the sections, the most important first; empty sections are left out."""
     reference = {"Reference (s)": "time/reference"} if study.kl else {}
     policy = {"KL to the reference": "policy/kl"} if study.kl else {}
     found = [
@@ -163,7 +165,8 @@ def _curves(title: str, metrics: Mapping[str, str]) -> DashboardSection:
 
 def _set(name: str, k: int) -> list[DashboardPanel]:
     panels = [DashboardPanel(f"{name}: avg@{k}", f"val/{name}/avg@{k}")]
-    if k > 1:  # pass@1 is avg@1 where scores are 0 or 1
+    # With scores of 0 or 1, pass@1 equals avg@1.
+    if k > 1:
         n = 2 ** (k.bit_length() - 1)  # pass@n is logged for powers of two
         panels.append(DashboardPanel(f"{name}: pass@{n}", f"val/{name}/pass@{n}"))
     return [*panels, DashboardPanel(f"{name}: share cut by max_tokens", f"val/{name}/truncated_frac")]

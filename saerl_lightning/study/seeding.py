@@ -1,0 +1,120 @@
+"""Random seeds of a study's runs: which stage products and which `seed` arguments a seed changes. Pure functions.
+
+Everything random is drawn again for each seed. Otherwise an interval over seeds that share one SAE, its labels or its
+clusters would ignore how much results vary with these. Parts named in `share` are common to all seeds, and the report
+says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from saerl_lightning.study.spec import Stage, StudySpec
+
+Config = Mapping[str, Any]  # parsed configuration of an arm
+
+# Arguments of `data` that are equal for all seeds: the training pool and the questions.
+QUESTIONS = ("train", "val", "test", "val_sampling")
+# The argument of `model` that gets the run's seed itself.
+SAMPLING = "sampling"
+# Factor of a seed that an arm's own file gives: arms with different seeds for one operation stay different in every run.
+SEED_FACTOR = 1000
+# numpy and scikit-learn take seeds below this.
+SEED_END = 2**32
+
+
+def product_path(spec: StudySpec, stage: Stage, seed: int) -> str:
+    """Path of a stage's product for a seed, relative to the study's `shared` folder."""
+    return stage.makes if stage.name in spec.share else f"seed-{seed}/{stage.makes}"
+
+
+def with_paths_of(text: str, spec: StudySpec, shared: str, seed: int) -> str:
+    """Replaces `{shared}` in a text: `{shared}/sae` becomes `<shared>/seed-1/sae`, or `<shared>/sae` if shared by all.
+
+    Args:
+        text: Part of a command line of an arm or a stage.
+        spec: Study whose stages are known.
+        shared: Path of the study's `shared` folder.
+        seed: Seed of the run.
+    """
+    for stage in sorted(spec.shared, key=lambda stage: -len(stage.makes)):
+        place = f"{shared}/{product_path(spec, stage, seed)}"
+        text = re.sub(stage.pattern, lambda _, place=place: place, text)
+    return text.replace("{shared}", shared)
+
+
+def stage_products(spec: StudySpec) -> list[tuple[Stage, int | None]]:
+    """Lists the products that the study needs, in order: a stage and its seed, or None if shared by all seeds."""
+    return [(stage, seed) for stage in spec.shared for seed in (spec.seeds if stage.name not in spec.share else [None])]
+
+
+def product_name(stage: Stage, seed: int | None) -> str:
+    """Name under which the seconds of a product are stored."""
+    return stage.name if seed is None else f"{stage.name}, seed {seed}"
+
+
+def seed_flags(config: Config, spec: StudySpec, seed: int) -> list[str]:
+    """Builds the flags that give a run's seed to every `seed` argument of an arm, at any depth.
+
+    The pool and the questions do not depend on the seed. A seed that the arm's own file gives is combined with the
+    run's seed.
+
+    Args:
+        config: Configuration of the arm, with paths written as in the study's file.
+        spec: Study, whose `share` names the parts that keep the arm's seed.
+        seed: Seed of the run.
+    """
+    order = [] if "order" in spec.share else [f"--data.shuffle_seed={seed}"]
+    flags = [f"--seed_everything={seed}", *order, f"--model.sampling.seed={seed}"]
+    for part, fixed in (("data", QUESTIONS), ("model", (SAMPLING,))):
+        for name, value in (config.get(part) or {}).get("init_args", {}).items():
+            if name not in (*fixed, *spec.share):
+                flags += _flags(f"--{part}.{name}", value, seed)
+    return flags
+
+
+def with_seed(config: Config, spec: StudySpec, seed: int) -> Config:
+    """Returns an arm's configuration with a run's seed, equal to parsing it with `seed_flags`."""
+    data, model = dict(config["data"]["init_args"]), dict(config["model"]["init_args"])
+    for given, fixed in ((data, QUESTIONS), (model, (SAMPLING,))):
+        given |= {name: reseeded(value, seed) for name, value in given.items() if name not in (*fixed, *spec.share)}
+    if "order" not in spec.share:
+        data["shuffle_seed"] = seed
+    model[SAMPLING] = {**model[SAMPLING], "seed": seed}
+    parts = {"data": data, "model": model}
+    return {**config, **{name: {**config[name], "init_args": part} for name, part in parts.items()}}
+
+
+def _flags(name: str, value: Any, seed: int) -> list[str]:
+    # A flag can't change an element of a list, so the whole list is given.
+    if isinstance(value, list):
+        again = reseeded(value, seed)
+        return [f"{name}={json.dumps(again)}"] if again != value else []
+    if not isinstance(value, dict):
+        return []
+    flags = []
+    for key, part in value.items():
+        inner = name if key == "init_args" else f"{name}.{key}"
+        flags += [f"{inner}={_run_seed(part, seed)}"] if _is_seed(key, part) else _flags(inner, part, seed)
+    return flags
+
+
+def reseeded(value: Any, seed: int) -> Any:
+    """Returns a configuration with every seed replaced by the run's."""
+    if isinstance(value, list):
+        return [reseeded(each, seed) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _run_seed(part, seed) if _is_seed(key, part) else reseeded(part, seed) for key, part in value.items()}
+
+
+def _is_seed(key: str, value: Any) -> bool:
+    return key == "seed" and isinstance(value, int) and not isinstance(value, bool)
+
+
+def _run_seed(own: int, seed: int) -> int:
+    """Seed of an argument in a run, computed from the arm's own seed (0 by default) and the run's."""
+    return (SEED_FACTOR * own + seed) % SEED_END
