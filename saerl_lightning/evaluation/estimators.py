@@ -1,6 +1,6 @@
-"""Estimates from several samples a question. Pure; NaN says that the grader failed, and has no say.
+"""Estimators from several samples per question (avg@k, pass@k, maj@k, bootstrap interval). NaN scores are left out.
 
-Q questions, k or n samples a question.
+Pure functions. A NaN score means that the grader failed. Q questions, k or n samples per question.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from torch import Tensor
 
 
 def avg_at_k(scores: Float[Tensor, "Q k"]) -> Float[Tensor, " Q"]:
-    """Averages each question's scores; NaN for a question with no graded sample."""
+    """Averages the scores of each question; NaN for a question without graded samples."""
     return scores.nanmean(1)
 
 
 def pass_at_k(correct: Float[Tensor, "Q n"], k: int) -> Float[Tensor, " Q"]:
-    """Estimates without bias the chance that at least one of k samples is correct: 1 - C(n-c, k) / C(n, k).
+    """Computes the unbiased estimate of the probability that at least one of k samples is correct: 1 - C(n-c, k) / C(n, k).
 
-    Written as a product of k factors below 1, so that no binomial overflows.
+    It is computed as a product of k factors below 1, so that no binomial coefficient overflows.
 
     Args:
-        correct: 1 for a correct sample, 0 for a wrong one, NaN where the grader failed.
-        k: samples drawn.
+        correct: 1 for a correct sample, 0 for a wrong one, NaN if the grader failed.
+        k: Number of samples drawn per question.
 
     Returns:
-        One estimate a question; NaN for a question with fewer than k graded samples.
+        One estimate per question; NaN for a question with fewer than k graded samples.
 
     Source: Chen et al., arXiv 2107.03374, eq. 1.
     """
@@ -42,16 +42,16 @@ def pass_at_k(correct: Float[Tensor, "Q n"], k: int) -> Float[Tensor, " Q"]:
 
 
 def maj_at_k(answers: Sequence[Sequence[str]], scores: Float[Tensor, "Q k"]) -> Float[Tensor, " Q"]:
-    """Scores each question's most frequent answer; tied answers give the mean of their scores.
+    """Scores each question's most frequent answer. Tied answers give the mean of their scores.
 
-    An empty answer and a sample with a NaN score have no vote.
+    Empty answers and samples with NaN scores are not counted.
 
     Args:
-        answers: the extracted answer of each sample, "" where there is none.
-        scores: of the same samples.
+        answers: Extracted answer of each sample, "" for none.
+        scores: Score of each sample, (Q, k).
 
     Returns:
-        One score a question: 0 where no sample gave an answer, NaN where no sample was graded.
+        One score per question: 0 if no sample has an answer, NaN if no sample was graded.
 
     Source: self-consistency, Wang et al., arXiv 2203.11171.
     """
@@ -74,16 +74,16 @@ def _majority(answers: Sequence[str], scores: Sequence[float]) -> float:
 def bootstrap_interval(
     per_question: Float[np.ndarray, " Q"], level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Gives a percentile bootstrap interval of the mean over questions.
+    """Computes a percentile bootstrap interval of the mean over questions.
 
     Args:
-        per_question: one estimate a question; NaN questions are left out.
-        level: share of resampled means inside the interval.
-        resamples: samples of the questions, with replacement.
-        seed: of the resampling.
+        per_question: One estimate per question. NaN estimates are left out.
+        level: Confidence level, the share of resampled means inside the interval.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; both NaN if no question is left.
+        Lower and upper end of the interval; both NaN if no question is left.
     """
     values = np.asarray(per_question, dtype=np.float64)
     values = values[~np.isnan(values)]

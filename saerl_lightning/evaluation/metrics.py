@@ -1,4 +1,4 @@
-"""Accuracy over a set of questions, several samples each, accumulated over batches and ranks."""
+"""Accuracy over a set of questions with several samples each, accumulated over batches and ranks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NO_TOPIC = -1
 
 
 class SampledAccuracy(Metric):
-    """Accumulates avg@k, pass@k, maj@k, the truncated share, and accuracy by topic and level.
+    """Accumulates avg@k, pass@k, maj@k, the share of truncated samples, and accuracy by topic and level.
 
-    A sample is correct where its score is 1 or more. Questions that the grader failed on are left out.
+    A sample is correct if its score is 1 or more. Samples that the grader failed on are left out.
 
     Args:
-        k: samples a question.
-        topics: every topic that is reported on its own, the same list on every rank.
-        extract: finds the answer that a text votes for in maj@k; "" abstains.
+        k: Number of samples per question.
+        topics: Topics that are reported separately, the same list on every rank.
+        extract: Function that returns the answer in a text, for maj@k; "" is not counted.
     """
 
     full_state_update = False
@@ -42,10 +42,11 @@ class SampledAccuracy(Metric):
         self.extract = extract
         for state in ("scores", "majority", "truncated", "topic", "level"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
-        self.uids: list[str] = []  # of the questions that this rank has seen; texts can't be a state
+        # A plain list of this rank's questions, because metric states can't hold texts.
+        self.uids: list[str] = []
 
     def reset(self) -> None:
-        """Forgets all questions."""
+        """Removes all questions."""
         super().reset()
         self.uids = []
 
@@ -53,36 +54,37 @@ class SampledAccuracy(Metric):
         """Adds a batch of questions.
 
         Args:
-            prompts: P questions.
-            rollouts: their P * k samples.
-            scores: of the samples; NaN where the grader failed.
+            prompts: Questions of the batch (P).
+            rollouts: Samples of the questions, P * k rows.
+            scores: Score of each sample, (P, k); NaN if the grader failed.
         """
         scores = scores.detach().float()
         self.uids += [prompt.uid for prompt in prompts]
         votes = [self.extract(text) for text in rollouts.texts]
         groups = [votes[start : start + self.k] for start in range(0, len(votes), self.k)]
         codes = {topic: code for code, topic in enumerate(self.topics)}
-        self.scores.append(scores.flatten())  # (P * k,): all states are flat, as a rank without questions has it
+        # All states are flat, because the state of a rank without questions is flat too.
+        self.scores.append(scores.flatten())  # (P * k,)
         self.majority.append(maj_at_k(groups, scores))  # (P,)
         self.truncated.append(rollouts.truncated.float().view(len(prompts), self.k).mean(1).to(scores))  # (P,)
         self.topic.append(scores.new_tensor([codes.get(prompt.topic or "", NO_TOPIC) for prompt in prompts]))  # (P,)
         self.level.append(scores.new_tensor([prompt.labels.get("level", torch.nan) for prompt in prompts]))  # (P,)
 
     def per_question(self) -> Float[Tensor, " Q"]:
-        """Gives avg@k of each question seen, for intervals over questions."""
+        """Computes avg@k of each question, for intervals over questions."""
         return avg_at_k(self._scores())
 
     def topic_of_question(self) -> list[str]:
-        """Gives the topic of each question seen, "" where it has none."""
+        """Returns the topic of each question, "" for none."""
         codes = dim_zero_cat(self.topic).long().tolist()
         return ["" if code == NO_TOPIC else self.topics[code] for code in codes]
 
     def level_of_question(self) -> list[float]:
-        """Gives the level of each question seen, NaN where it has none."""
+        """Returns the level of each question, NaN for none."""
         return dim_zero_cat(self.level).tolist()
 
     def compute(self) -> dict[str, Tensor]:
-        """Gives each estimate under its name: avg@8, pass@1 … pass@8, maj@8, truncated_frac, acc/topic/…, acc/level/…."""
+        """Computes all estimates by name: avg@8, pass@1 … pass@8, maj@8, truncated_frac, acc/topic/…, acc/level/…."""
         scores = self._scores()
         correct = torch.where(scores.isnan(), torch.nan, (scores >= 1).float())  # (Q, k)
         average = avg_at_k(scores)  # (Q,)
@@ -110,12 +112,12 @@ class SampledAccuracy(Metric):
 
 
 def macro_average(sets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Averages over named sets every estimate that all of them have, each set with the same weight.
+    """Averages each estimate over named sets with equal weights. Only estimates that all sets have are included.
 
-    avg@k and maj@k stand for each set's own k; breakdowns (`acc/…`) belong to one set and are left out.
+    avg@k and maj@k are averaged over different k. Breakdowns (`acc/…`) belong to one set and are left out.
 
     Args:
-        sets: set name -> estimate name -> value.
+        sets: Estimates of each set, by set name and estimate name.
     """
     tables = [{_family(name): float(value) for name, value in values.items()} for values in sets.values()]
     shared = [name for name in (tables[0] if tables else {}) if all(name in table for table in tables)]
@@ -123,7 +125,7 @@ def macro_average(sets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def measures(k: int) -> list[str]:
-    """Names of the estimates that k samples a question give, without those by topic and level."""
+    """Lists the names of the estimates from k samples per question, without those by topic and level."""
     return [f"avg@{k}", *(f"pass@{n}" for n in _powers_of_two(k)), f"maj@{k}", "truncated_frac"]
 
 

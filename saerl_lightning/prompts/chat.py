@@ -1,4 +1,4 @@
-"""From a prompt to token ids: system prompt, chat template, one BOS. Nothing is ever cut."""
+"""Converts prompts to token ids: system prompt, chat template, one BOS token. Prompts are never cut."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How a prompt is written for the policy.
+    """The system message and the maximum length of prompts for the policy.
 
     Args:
-        system: system message for prompts that bring none; null adds none.
-        max_prompt_tokens: longest prompt that is trained on, in tokens with the template; longer ones are dropped.
+        system: System message for prompts without one; null adds none.
+        max_prompt_tokens: Maximum length of a training prompt, in tokens with the chat template. Longer prompts are
+            dropped.
     """
 
     system: str | None = None
     max_prompt_tokens: Count = 1024
 
     def __post_init__(self) -> None:
-        """Refuses a length that no prompt has."""
+        """Refuses a maximum length below 1."""
         require_in_range(self)
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Applies the tokenizer's chat template, up to where the assistant begins.
+        """Applies the tokenizer's chat template, up to the start of the assistant's answer.
 
         Returns:
-            One list of token ids a prompt, never truncated, with the BOS token at most once in front.
+            One list of token ids per prompt, never truncated, with at most one BOS token at the start.
 
         Raises:
-            InputError: if the tokenizer has no chat template, or its template refuses the messages.
+            InputError: if the tokenizer has no chat template, or the template refuses the messages.
         """
         from jinja2.exceptions import TemplateError
 
@@ -59,7 +60,7 @@ class ChatTemplate:
         return [_one_bos(ids, tokenizer.bos_token_id) for ids in encoded["input_ids"]]  # type: ignore[index]
 
     def too_long(self, ids: Sequence[Sequence[int]]) -> dict[int, str]:
-        """Names the rows whose prompt is longer than `max_prompt_tokens`, each with the reason to drop it."""
+        """Returns the rows of prompts longer than `max_prompt_tokens`, with the reason to drop each."""
         return {
             row: f"longer than max_prompt_tokens {self.max_prompt_tokens}"
             for row, prompt in enumerate(ids)
@@ -73,7 +74,7 @@ class ChatTemplate:
 
 
 def _one_bos(ids: Sequence[int], bos: int | None) -> list[int]:
-    """The ids with a run of BOS tokens in front reduced to one: a template and its tokenizer may both write it."""
+    """Reduces repeated BOS tokens at the start to one, because template and tokenizer may both add one."""
     start = 0
     while bos is not None and list(ids[start : start + 2]) == [bos, bos]:
         start += 1

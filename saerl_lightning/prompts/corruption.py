@@ -1,7 +1,8 @@
-"""Copies of prompts that are broken on purpose: what a quality probe learns from where nobody has rated the prompts.
+"""Corrupted copies of prompts, from which a quality probe learns if no quality labels exist.
 
-Every corruption is a pure function of a text and a random generator, and returns the text unchanged where it does not apply.
-None of them understands the text, so now and then a corrupted copy can still be solved; they are ours, not the paper's.
+Each corruption is a pure function of a text and a random generator, and returns the text unchanged if it can't be
+applied. The corruptions don't understand the text, so some corrupted copies can still be solved. They are not from the
+paper.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from saerl_lightning.ranges import CountFrom2, Seed, require_in_range
 from saerl_lightning.records import Prompt
 
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
-REMOVED = re.compile(rf" ?\\?\$?(?:{NUMBER.pattern})(?:\\?%)?|{NUMBER.pattern}")  # with its currency or per cent sign
+REMOVED = re.compile(rf" ?\\?\$?(?:{NUMBER.pattern})(?:\\?%)?|{NUMBER.pattern}")  # with a currency or per cent sign
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-SHORTEST_SENTENCE = 3  # words; "Mr." and "i.e." end no sentence
+SHORTEST_SENTENCE = 3  # words; a shorter part, such as "Mr." or "i.e.", is not a sentence
 
 Corruption = Callable[[str, np.random.Generator], str]
 
 
 def number_removed(text: str, rng: np.random.Generator) -> str:
-    """Takes one number out: "sold 48 clips" becomes "sold clips"."""
+    """Removes one number: "sold 48 clips" becomes "sold clips"."""
     found = list(REMOVED.finditer(text))
     if not found:
         return text
@@ -35,7 +36,7 @@ def number_removed(text: str, rng: np.random.Generator) -> str:
 
 
 def sentence_dropped(text: str, rng: np.random.Generator) -> str:
-    """Takes one sentence out, never the last: it asks the question."""
+    """Removes one sentence, but never the last, which asks the question."""
     parts = sentences(text)
     if len(parts) < 2:
         return text
@@ -44,9 +45,9 @@ def sentence_dropped(text: str, rng: np.random.Generator) -> str:
 
 
 def quantity_contradicted(text: str, rng: np.random.Generator) -> str:
-    """Says a sentence again with another number in it: "He has 3 cats. He has 5 cats. How many ...?".
+    """Repeats a sentence with another number: "He has 3 cats. He has 5 cats. How many ...?".
 
-    The last sentence is taken only where no other has a number.
+    The last sentence is repeated only if no other sentence has a number.
     """
     parts = sentences(text)
     counted = [i for i, part in enumerate(parts) if NUMBER.search(part)]
@@ -61,7 +62,7 @@ def quantity_contradicted(text: str, rng: np.random.Generator) -> str:
 
 
 def question_cut(text: str, rng: np.random.Generator) -> str:
-    """Cuts the last sentence off between a quarter and three quarters of its words; never less than one word."""
+    """Cuts the last sentence after a quarter to three quarters of its words, but after at least one word."""
     parts = sentences(text)
     words = list(re.finditer(r"\S+", parts[-1])) if parts else []
     if len(words) < 2:
@@ -76,7 +77,7 @@ KINDS: dict[str, Corruption] = {
 
 
 def sentences(text: str) -> list[str]:
-    """Cuts a text behind its sentences' ends; joined together, the parts are the text again."""
+    """Splits a text after each sentence. The joined sentences are the text again."""
     parts, start = [], 0
     for end in [*(found.end() for found in SENTENCE_END.finditer(text)), len(text)]:
         if len(text[start:end].split()) >= SHORTEST_SENTENCE:
@@ -88,25 +89,25 @@ def sentences(text: str) -> list[str]:
 
 
 def another_number(number: str, rng: np.random.Generator) -> str:
-    """A different number of about the same size, with as many decimals: 1 more to twice as much and 2 more."""
+    """Returns a different number with as many decimals, from 1 more to twice as much plus 2."""
     digits = number.replace(",", "")
     decimals = len(digits.partition(".")[2])
-    unit = int(digits.replace(".", ""))  # 2.50 is 250 hundredths
+    unit = int(digits.replace(".", ""))  # 2.50 becomes 250 hundredths
     other = str(unit + int(rng.integers(1, min(unit, 10**6) + 3))).zfill(decimals + 1)
     return f"{other[:-decimals]}.{other[-decimals:]}" if decimals else other
 
 
 class CorruptedCopies(ProbeReference):
-    """Copies of a sample of the pool, every second one corrupted: labels `quality` 1 (intact) and 0 (corrupted).
+    """Copies a sample of the pool and corrupts every second copy. Labels: `quality` 1 (intact) or 0 (corrupted).
 
-    A corruption is drawn for each prompt: a number removed, a sentence dropped, a contradictory quantity inserted, or the
-    question cut off mid-way. Where it can't be done the next kind is tried; a prompt that no kind can change is left
-    out. Of several messages the last of the user's is corrupted. A copy's source tells what was done to it, as in
-    `corrupted:number_removed`; intact ones have the source `intact`.
+    A random corruption is applied to each prompt: number removed, sentence dropped, contradictory quantity inserted, or
+    question cut. If it can't be applied, the next kind is tried; prompts that no kind changes are left out. Of several
+    messages, the user's last one is corrupted. The source of a copy names the kind, as `corrupted:number_removed`, or
+    is `intact`.
 
     Args:
-        samples: prompts to copy; all, where the pool has fewer.
-        seed: of the sample and of the corruptions.
+        samples: Number of prompts to copy; all, if the pool has fewer.
+        seed: Seed of the sample and of the corruptions.
 
     Raises:
         InputError: if `samples` is below 2.
@@ -118,7 +119,7 @@ class CorruptedCopies(ProbeReference):
         require_in_range(self)
 
     def prompts(self, pool: Sequence[Prompt]) -> list[Prompt]:
-        """Samples and copies."""
+        """Draws the sample, and returns its copies without labels of the pool."""
         drawn = np.random.default_rng(self.seed).permutation(len(pool))[: self.samples]
         copies = [
             corrupted_copy(pool[i], self.seed) if place % 2 else _copy(pool[i], pool[i].messages, "intact", 1.0)
@@ -128,7 +129,7 @@ class CorruptedCopies(ProbeReference):
 
 
 def corrupted_copy(prompt: Prompt, seed: int, kinds: Sequence[str] = tuple(KINDS)) -> Prompt | None:
-    """Corrupts the last message of the user's by one of the kinds, drawn by seed and uid.
+    """Corrupts the user's last message by one of the kinds, chosen by seed and uid.
 
     Returns:
         The copy, with `quality` 0 as its only label; None if no kind changes the text.
@@ -137,6 +138,7 @@ def corrupted_copy(prompt: Prompt, seed: int, kinds: Sequence[str] = tuple(KINDS
     if not places:
         return None
     message = prompt.messages[places[-1]]
+    # Seeded by the uid, so that a prompt is corrupted in the same way in every pool.
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}:{prompt.uid}".encode()).digest()))
     first = int(rng.integers(len(kinds)))
     for kind in [*kinds[first:], *kinds[:first]]:

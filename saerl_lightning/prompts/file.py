@@ -1,4 +1,4 @@
-"""Prompts from one file: JSON lines or parquet. Does not download, guess formats or repair records."""
+"""Reads prompts from a JSON lines or parquet file."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Record = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Table:
-    """Records as they were read, with what messages about them need."""
+    """Records as read from a source, with the names that error messages need."""
 
-    origin: str  # what the user named
-    stem: str  # source of the records that name none
-    columns: Sequence[str]  # all of the origin's columns, also those that were not read
-    records: Sequence[tuple[str, Record]]  # place and content
+    origin: str  # source as the user named it
+    stem: str  # default `source` of the prompts
+    columns: Sequence[str]  # all columns of the source, also those that were not read
+    records: Sequence[tuple[str, Record]]  # position (for messages) and content
 
 
 def checked_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
-    """Maps every field to the column that holds it; a field without a mapping keeps its own name.
+    """Maps each prompt field to its column. Fields without a mapping use their own name.
 
     Raises:
-        InputError: if `columns` names a field that prompts don't have.
+        InputError: if `columns` names an unknown field.
     """
     given = dict(columns or {})
     for field in given:
@@ -46,10 +46,10 @@ def checked_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def used_columns(columns: Mapping[str, str] | None, present: Sequence[str], origin: str) -> list[str]:
-    """Selects from the columns of an origin those that prompts are made of.
+    """Selects the columns that prompts need.
 
     Raises:
-        InputError: if `columns` names a field that prompts don't have, or a column that the origin lacks.
+        InputError: if `columns` names an unknown field, or a column that does not exist.
     """
     names = checked_columns(columns)
     for field in columns or {}:
@@ -61,14 +61,14 @@ def used_columns(columns: Mapping[str, str] | None, present: Sequence[str], orig
 
 
 def prompts_from_table(table: Table, columns: Mapping[str, str] | None) -> list[Prompt]:
-    """Turns records into prompts, in their order.
+    """Converts records to prompts, in the same order.
 
     Args:
-        table: the records.
-        columns: our field name -> the table's column name, where they differ.
+        table: Records to convert.
+        columns: Column name for each prompt field, where the names differ.
 
     Raises:
-        InputError: if there is no record, a column is missing, or a record lacks what a prompt needs.
+        InputError: if there is no record, a column is missing, or a record lacks a required field.
     """
     if not table.records:
         raise InputError(f"{table.origin} is empty; give it at least one prompt")
@@ -127,7 +127,8 @@ def _text(value: object) -> str:
 def _answer(record: Record, column: str, place: str) -> str:
     value = record.get(column)
     if isinstance(value, list | tuple) and all(isinstance(each, str | int | float) for each in value):
-        value = ", ".join(map(_digits, value))  # benchmarks with several right values list them
+        # Benchmarks with several correct values give them as a list.
+        value = ", ".join(map(_digits, value))
     if isinstance(value, Mapping | list | tuple):
         raise InputError(f"{place}: {column!r} is {value!r}; an answer is a text or a number, or a list of them")
     if not _text(value):
@@ -136,13 +137,13 @@ def _answer(record: Record, column: str, place: str) -> str:
 
 
 def _digits(value: object) -> str:
-    """A number without an exponent (0.00001, not 1e-05), anything else as its text."""
+    """Writes a number without an exponent (0.00001, not 1e-05), and anything else as its text."""
     number = isinstance(value, float) and math.isfinite(value)
     return format(Decimal(repr(value)), "f") if number else str(value)
 
 
 def _messages(record: Record, names: Mapping[str, str], place: str) -> tuple[Message, ...]:
-    """The chat of a record: its messages, else its prompt (a text, or itself a list of messages)."""
+    """Returns the chat of a record: its `messages`, or else its `prompt` (a text or a list of messages)."""
     chat = record.get(names["messages"])
     value = record.get(names["prompt"]) if chat is None else chat
     if isinstance(value, str) and value.strip():
@@ -167,7 +168,7 @@ def _checked_chat(chat: Sequence[object], place: str) -> tuple[Message, ...]:
 
 
 def _number(value: object, column: str, place: str) -> float | None:
-    """A label as a number: 5, "5" and "Level 5" are 5.0; null, NaN, "" and "Level ?" are unknown."""
+    """Converts a label to a number: 5, "5" and "Level 5" give 5.0; null, NaN, "" and "Level ?" give None (unknown)."""
     if isinstance(value, str):
         found = re.fullmatch(r"[A-Za-z ]*([+-]?\d+(?:\.\d+)?)|[A-Za-z ]*\?|\s*", value.strip())
         if found is None:
@@ -184,7 +185,7 @@ def _number(value: object, column: str, place: str) -> float | None:
 
 
 def as_float(value: float) -> float | None:
-    """A number as a float; None where it is NaN, infinite, or an integer beyond all floats."""
+    """Converts a number to a float; returns None if it is NaN, infinite, or an integer too large for a float."""
     try:
         number = float(value)
     except OverflowError:
@@ -193,7 +194,7 @@ def as_float(value: float) -> float | None:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text can be written to a file: half characters (lone surrogates, from broken JSON escapes) can't."""
+    """Whether a text can be encoded as UTF-8. Lone surrogates (from broken JSON escapes) can't."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -204,13 +205,13 @@ def is_whole(text: str) -> bool:
 class FilePrompts(PromptSource):
     """Prompts from a `.jsonl` or `.parquet` file.
 
-    A record has `prompt` (a text, or a list of messages) or `messages`, and `answer`; `id`, `topic`, `level`,
-    `difficulty`, `quality` and `source` are optional. Where both are given, `messages` is used.
+    A record has `prompt` (a text, or a list of messages) or `messages`, and `answer`. The fields `id`, `topic`,
+    `level`, `difficulty`, `quality` and `source` are optional. `messages` takes precedence over `prompt`.
 
     Args:
-        path: the file.
-        columns: our field name -> the file's column name, where they differ, as in {"answer": "final_answer"}.
-        limit: read this many prompts from the top of the file; null reads all.
+        path: Path of the `.jsonl` or `.parquet` file.
+        columns: Column name for each prompt field, where the names differ, such as {"answer": "final_answer"}.
+        limit: Number of prompts to read from the start of the file; null reads all.
     """
 
     def __init__(self, path: str, columns: dict[str, str] | None = None, limit: Count | None = None) -> None:
@@ -220,10 +221,10 @@ class FilePrompts(PromptSource):
         require_in_range(self)
 
     def load(self) -> list[Prompt]:
-        """Reads the file's prompts, in its order.
+        """Reads the prompts in the order of the file.
 
         Raises:
-            InputError: if the file is missing, empty, of another kind, or a record can't be read (named by its line).
+            InputError: if the file is missing, empty or of another format, or a record is invalid (named by its line).
         """
         path = Path(self.path)
         checked_columns(self.columns)
@@ -240,7 +241,7 @@ class FilePrompts(PromptSource):
             )
         try:
             table = readers[path.suffix](path)
-        except OSError as error:  # no permission, a broken disk
+        except OSError as error:  # for example, no permission or a damaged disk
             raise InputError(f"prompts file {path} can't be read: {error.strerror or first_line(error)}") from error
         return prompts_from_table(table, self.columns)
 
@@ -250,7 +251,7 @@ class FilePrompts(PromptSource):
         return Table(str(path), path.stem, present, records)
 
     def _parquet(self, path: Path) -> Table:
-        """Reads only the columns that prompts are made of: data sets often carry long solutions beside them."""
+        """Reads only the columns that prompts need, because data sets often contain long solutions too."""
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
 
@@ -259,15 +260,15 @@ class FilePrompts(PromptSource):
                 present = table.schema_arrow.names
                 used = used_columns(self.columns, present, str(path))
                 rows = (row for batch in table.iter_batches(columns=used) for row in batch.to_pylist())
-                places = (f"{path.name}:{number}" for number in count(1))  # rows count from 1, as lines do
+                places = (f"{path.name}:{number}" for number in count(1))  # rows count from 1, like lines
                 records = list(islice(zip(places, rows, strict=False), self.limit))
-        except (ArrowException, OSError, UnicodeDecodeError) as error:  # by where the damage is
+        except (ArrowException, OSError, UnicodeDecodeError) as error:  # depends on where the damage is
             raise InputError(f"prompts file {path} is no readable parquet file: {first_line(error)}") from error
         return Table(str(path), path.stem, present, records)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Record]]:
-    """Place and record of every line that is not blank."""
+    """Yields position and record of every line that is not blank."""
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(_decoded(lines, path), start=1):
             if line.strip():

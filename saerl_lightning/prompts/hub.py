@@ -1,4 +1,4 @@
-"""Prompts from a Hugging Face data set: a name on the hub, or a local data-set folder."""
+"""Reads prompts from a Hugging Face data set: a name on the hub, or a local data-set folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class HubPrompts(PromptSource):
     `zwhe99/DeepMath-103K` needs columns={"prompt": "question", "answer": "final_answer"}.
 
     Args:
-        path: name on the hub (`owner/name`) or a local folder with parquet, JSON lines or CSV files.
-        split: the split to read.
-        name: configuration of the data set, where it has several.
-        columns: our field name -> the data set's column name, where they differ.
-        limit: read this many prompts from the top of the split; null reads all.
-        revision: branch, tag or commit on the hub; pin a commit for a run that others can repeat.
+        path: Name on the hub (`owner/name`), or a local folder with parquet, JSON lines or CSV files.
+        split: Name of the split to read.
+        name: Configuration of the data set, if it has several.
+        columns: Column name for each prompt field, where the names differ, such as {"answer": "final_answer"}.
+        limit: Number of prompts to read from the start of the split; null reads all.
+        revision: Branch, tag or commit on the hub. Name a commit to make a run reproducible.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class HubPrompts(PromptSource):
         require_in_range(self)
 
     def load(self) -> list[Prompt]:
-        """Downloads the split unless it is cached, and reads its prompts, in its order.
+        """Reads the prompts in the split's order; downloads the split if it is not cached.
 
         Raises:
             InputError: if the data set, configuration, split or a column is unknown, the hub can't be reached, or a
-                record can't be read (named by its row, counted from 1).
+                record is invalid (named by its row, from 1).
         """
         checked_columns(self.columns)
         dataset = self._dataset()
@@ -68,11 +68,11 @@ class HubPrompts(PromptSource):
         look_up(self.path)
         try:
             dataset = load_dataset(self.path, name=self.name, split=self.split, revision=self.revision)
-        except FileNotFoundError as error:  # DatasetNotFoundError and DataFilesNotFoundError too
+        except FileNotFoundError as error:  # includes DatasetNotFoundError and DataFilesNotFoundError
             raise InputError(f"unknown data set {self.path!r}: {first_line(error)}{self._advice}") from error
         except ConnectionError as error:
             raise InputError(f"data set {self.path!r}: {first_line(error)}{self._advice}") from error
-        except (ValueError, OSError) as error:  # an unknown split or configuration, unreadable files
+        except (ValueError, OSError) as error:  # unknown split or configuration, or unreadable files
             raise InputError(f"data set {self.path!r}, split {self.split!r}: {first_line(error)}") from error
         return cast("Dataset", dataset)
 

@@ -1,8 +1,8 @@
-"""Measured labels: a file beside the prompts, one line a prompt, that only ever grows.
+"""Measured labels: an append-only JSON lines file with one line per prompt.
 
-A line is `{"uid": ..., "pass_rate": ..., "pass_rate_se": ..., "difficulty": ..., "samples": ...}`; whoever writes a file by
-hand may put any numbers there. The first line may say how the labels were measured (`{"measured": {...}}`). A file is
-appended to and never rewritten, so that a killed measurement goes on: it knows nothing of how labels are measured.
+A line is `{"uid": ..., "pass_rate": ..., "pass_rate_se": ..., "difficulty": ..., "samples": ...}`. Files written by
+hand may contain any numbers. The first line may state how the labels were measured (`{"measured": {...}}`). Lines are
+only appended, so that an interrupted measurement can be resumed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from saerl_lightning.prompts.file import as_float, is_whole
 from saerl_lightning.records import Prompt
 
 HEADER = "measured"
-BEGIN = f'{{"{HEADER}"'.encode()  # of a file that was begun here
+BEGIN = f'{{"{HEADER}"'.encode()  # first bytes of a file written by `LabelFile`
 
 Labels = Mapping[str, Mapping[str, float]]  # uid -> label -> value
 Setting = str | int | float | None
@@ -27,12 +27,12 @@ Setting = str | int | float | None
 
 @dataclass(frozen=True)
 class PassRate:
-    """How often the policy answered a prompt right.
+    """How often the policy answered a prompt correctly.
 
     Args:
-        uid: of the prompt.
-        correct: sum of the grades, each from 0 (wrong) to 1 (right).
-        samples: completions that were graded (n).
+        uid: Uid of the prompt.
+        correct: Sum of the grades, each from 0 (wrong) to 1 (correct).
+        samples: Number of graded completions (n).
     """
 
     uid: str
@@ -40,9 +40,9 @@ class PassRate:
     samples: int
 
     def record(self) -> dict[str, str | float | None]:
-        """The line of the file: p = correct / n, its standard error sqrt(p (1 - p) / n), difficulty = 100 (1 - p).
+        """Returns the line of the file: p = correct / n, its standard error sqrt(p (1 - p) / n), difficulty = 100 (1 - p).
 
-        A prompt without one graded completion has null for all three, so it gets no label.
+        A prompt without a graded completion gets null for all three, and so no label.
         """
         n = self.samples
         if not n:
@@ -53,10 +53,10 @@ class PassRate:
 
 
 def read_labels(file: str) -> Labels:
-    """Reads the numbers of each uid; null, NaN and texts are no labels.
+    """Reads the labels of each uid. Values other than finite numbers are ignored.
 
     Raises:
-        InputError: if the file is missing or empty, or a line is broken, has no uid, or has one for the second time.
+        InputError: if the file is missing or empty, or a line is invalid, has no uid, or repeats a uid.
     """
     path = Path(file)
     if not path.is_file():
@@ -85,10 +85,10 @@ def read_labels(file: str) -> Labels:
 
 
 def with_labels(prompts: Sequence[Prompt], labels: Labels, origin: str = "labels") -> list[Prompt]:
-    """Adds labels to the prompts they belong to; a label that a prompt has already is replaced.
+    """Adds labels to the prompts that they belong to. Existing labels of the same name are replaced.
 
     Raises:
-        InputError: if none of the labels belongs to a prompt.
+        InputError: if no label belongs to a prompt.
     """
     known = sum(prompt.uid in labels for prompt in prompts)
     if not known:
@@ -100,11 +100,11 @@ def with_labels(prompts: Sequence[Prompt], labels: Labels, origin: str = "labels
 
 
 class LabelFile:
-    """A file of measured labels that can be gone on with.
+    """A file of measured labels, whose measurement can be resumed.
 
     Args:
-        file: its path.
-        settings: how the labels are measured; a file that was measured in another way is refused.
+        file: Path of the label file.
+        settings: Settings of the measurement. A file that was measured with other settings is refused.
     """
 
     def __init__(self, file: str, settings: Mapping[str, Setting]) -> None:
@@ -112,13 +112,13 @@ class LabelFile:
         self.settings = settings
 
     def open(self) -> set[str]:
-        """Makes the file, or checks and mends the one that is there; a torn last line, left by a kill, is cut off.
+        """Makes the file, or checks an existing one. An incomplete last line, left by an interruption, is removed.
 
         Returns:
-            The uids that are labelled already.
+            The uids that already have labels.
 
         Raises:
-            InputError: if the file was measured with other settings, or is no file of measured labels.
+            InputError: if the file was measured with other settings, or does not hold measured labels.
         """
         if self.path.is_dir():
             raise InputError(f"'{self.path}' is a folder; name a file, e.g. labels.jsonl")
@@ -132,7 +132,7 @@ class LabelFile:
         return set(read_labels(str(self.path))) if whole.count(b"\n") > 1 else set()
 
     def append(self, records: Iterable[Mapping[str, object]]) -> None:
-        """Adds lines; they are on their way to the disk when this returns."""
+        """Appends lines, and flushes them to the operating system."""
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(dict(record)) + "\n" for record in records)
 
@@ -163,7 +163,7 @@ def _object(text: str, place: str) -> dict[str, object]:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{place}: broken JSON ({error}): {text[:80]}") from error
-    except (RecursionError, ValueError) as error:  # also a number of thousands of digits
+    except (RecursionError, ValueError) as error:  # ValueError: a number with thousands of digits
         raise InputError(f"{place}: JSON that nobody can read ({error}): {text[:80]}") from error
     if not isinstance(record, dict):
         raise InputError(f'{place}: {text[:80]}; write one object a line, as {{"uid": "...", "difficulty": 40.0}}')

@@ -1,4 +1,4 @@
-"""Prompts made by reasoning-gym's procedural tasks. `ReasoningGymReward` grades them with the task's own scorer."""
+"""Generates prompts with reasoning-gym's procedural tasks, which `ReasoningGymReward` grades with the tasks' own scorers."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from saerl_lightning.records import Prompt
 if TYPE_CHECKING:
     from reasoning_gym.factory import ProceduralDataset
 
-# Measured on reasoning-gym 0.1.25: these iterate over sets of strings, so a question depends on Python's hash seed.
+# Measured with reasoning-gym 0.1.25: these tasks iterate over sets of strings, so their questions depend on Python's
+# hash seed.
 HASH_SEEDED = frozenset({"codeio", "isomorphic_strings", "list_functions", "polynomial_multiplication", "ransom_note"})
 
-# Measured too: a policy would learn to please these scorers, not to solve the task.
+# Also measured: a policy would learn to exploit these scorers instead of solving the task.
 BROKEN_SCORERS = {
     "coin_flip": "gives full marks to any prefix of the gold answer, such as 0 for 0.5",
     "game_of_life_halting": "gives full marks to every text",
 }
 
 
-TRIES = 100  # questions drawn for one that is wanted, at most
+# Largest number of questions generated per wanted question, if `part` or `distinct` rejects some.
+TRIES = 100
 
 
 class ReasoningGymPrompts(PromptSource):
-    """A mix of reasoning-gym tasks: the same arguments make the same prompts.
+    """A mixture of reasoning-gym tasks. Equal arguments give equal prompts.
 
     Args:
-        tasks: task -> weight; a task gets weight / (sum of weights) of the prompts, rounded to whole prompts.
-        size: prompts in all.
-        seed: of the questions and of their order; give validation sets another seed than training.
-        configs: task -> arguments of its reasoning-gym configuration, as in {"chain_sum": {"max_terms": 3}}.
-        part: of all the questions there could be, those from one share to another, by a hash of their text; sets with parts
-            that do not overlap have no question in common, however small a task is. Null takes all.
-        distinct: ask each question once.
+        tasks: Weight of each task. Its share of the prompts is weight / (sum of weights), rounded to whole prompts.
+        size: Total number of prompts.
+        seed: Seed of the questions and of their order. Give validation sets another seed than training.
+        configs: Arguments of each task's reasoning-gym configuration, such as {"chain_sum": {"max_terms": 3}}.
+        part: Range of shares, such as [0, 0.8], that selects questions by a hash of their text. Sets with disjoint
+            ranges have no question in common, however small a task is; null takes all questions.
+        distinct: Whether each question may occur only once.
     """
 
     def __init__(
@@ -64,10 +66,10 @@ class ReasoningGymPrompts(PromptSource):
         require_in_range(self)
 
     def load(self) -> list[Prompt]:
-        """Makes the prompts, tasks shuffled among each other.
+        """Generates the prompts and shuffles them.
 
         Raises:
-            InputError: if a task, weight, size or configuration is not valid, or a task has no gold answer.
+            InputError: if a task, weight, size or configuration is invalid, or a task gives no correct answer.
         """
         self._check()
         prompts = [
@@ -119,7 +121,7 @@ class ReasoningGymPrompts(PromptSource):
         return prompts
 
     def _wanted(self, made: Iterable[Prompt]) -> Iterator[Prompt]:
-        """Leaves out questions of other parts, and those that were there."""
+        """Yields the prompts whose question is inside `part`, and new if `distinct` is set."""
         low, high = self.part or (0.0, 1.0)
         seen: set[str] = set()
         for prompt in made:
@@ -130,19 +132,21 @@ class ReasoningGymPrompts(PromptSource):
 
 
 def _place(text: str) -> float:
-    """Where a text stands among all texts, from 0 to below 1."""
+    """Maps a text to a pseudo-random number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def _far_seed(task: str, seed: int) -> int:
-    """A seed far from those of other seeds: reasoning-gym makes entry i of seed s from s + i, so that the sets of
-    seeds 0 and 1 would share all but one entry, and validation would see the training questions.
+    """Derives a seed that is far from those of neighbouring seeds.
+
+    reasoning-gym generates entry i of seed s from s + i. Seeds 0 and 1 would share all questions but one, and
+    validation would contain training questions.
     """
     return int.from_bytes(hashlib.sha256(f"{task}/{seed}".encode()).digest()[:4], "big") >> 1  # 31 bits, for numpy
 
 
 def _shares(tasks: dict[str, float], size: int) -> dict[str, int]:
-    """Prompts of each task, by the largest remainder: they add up to `size` and are within one of the exact share."""
+    """Computes the number of prompts per task by the largest-remainder method, so that they add up to `size`."""
     exact = {task: size * weight / math.fsum(tasks.values()) for task, weight in tasks.items()}
     counts = {task: int(share) for task, share in exact.items()}
     by_remainder = sorted(tasks, key=lambda task: counts[task] - exact[task])
@@ -161,7 +165,7 @@ def _dataset(task: str, config: str, size: int, seed: int) -> ProceduralDataset:
 
 
 def _prompt(uid: str, entry: dict, recipe: dict) -> Prompt:
-    """One entry as a prompt; `recipe` lets the grader rebuild the entry, which is not always plain JSON."""
+    """Converts an entry to a prompt. `recipe` lets the grader rebuild the entry, which is not always plain JSON."""
     answer = "" if entry["answer"] is None else str(entry["answer"])
     if not answer.strip():
         raise InputError(f"task {recipe['task']!r} gives no gold answer ({uid}); leave the task out")

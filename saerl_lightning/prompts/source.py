@@ -1,4 +1,4 @@
-"""The seam of prompt sources: anything that yields prompts."""
+"""PromptSource and ProbeReference: the interfaces of prompt sources."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from saerl_lightning.records import Prompt
 
 
 class PromptSource(ABC):
-    """A place prompts come from. The constructor only stores; `load` reads."""
+    """A source of prompts. The constructor only stores its arguments; `load` reads."""
 
     @abstractmethod
     def load(self) -> list[Prompt]:
-        """Reads every prompt, in the source's own order.
+        """Reads all prompts, in the source's own order.
 
         Raises:
-            InputError: if the source is missing, empty, or holds a record that can't be read (named by its place).
+            InputError: if the source is missing or empty, or a record is invalid (named by its position).
         """
 
 
 class ProbeReference(ABC):
-    """Makes the prompts that only probes see. The constructor only stores."""
+    """Makes labelled prompts that are only used to fit probes. The constructor only stores its arguments."""
 
     @abstractmethod
     def prompts(self, pool: Sequence[Prompt]) -> list[Prompt]:
-        """Returns labelled prompts, each with a uid that the pool has not; the same pool gives the same prompts."""
+        """Returns labelled prompts with uids that are not in the pool. Equal pools give equal prompts."""

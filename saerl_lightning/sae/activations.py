@@ -1,7 +1,7 @@
-"""ActivationDataModule: text becomes residual-stream activations, served in shuffled batches from blocks in memory.
+"""ActivationDataModule: harvests residual-stream activations from text and serves them in shuffled batches.
 
-It decides what is read and in which order, and owns the cursor, so that a resumed run goes on with the next batch. It
-trains nothing: the norm that activations are scaled to is the module's.
+It holds the position in the data, so that a resumed run continues with the next batch. Activations are scaled in
+`SAEModule`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from saerl_lightning.signals.prefix_tree import Tokens
 
 
 def cut(sizes: Sequence[int], block_size: int) -> list[slice]:
-    """Cuts a sequence of sizes into as few even blocks as keep each near `block_size`.
+    """Cuts a sequence of sizes into blocks of about `block_size` and similar size.
 
-    Even, because a small last block would leave out a large share of its positions.
+    A small last block would lose a large share of its positions, because incomplete batches are not served.
 
     Args:
-        sizes: positions of each token list.
-        block_size: positions that a block should hold; a block may be over by less than one list.
+        sizes: Number of positions of each token list.
+        block_size: Number of positions per block, exceeded by less than one list.
     """
     ends = np.cumsum(sizes)
     blocks = max(1, -(-int(ends[-1]) // block_size))
@@ -45,19 +45,19 @@ def cut(sizes: Sequence[int], block_size: int) -> list[slice]:
 
 
 class BlockLoader:
-    """Serves batches of activations without end, from the batch that comes next in the run.
+    """Serves batches of activations without end, starting after the batches that were already served.
 
-    Its length is that of an epoch, which is how Lightning counts. It is a plain iterable and no torch `DataLoader`, which
-    would draw from torch's global random state.
+    Its length is one epoch, which Lightning uses to count. It is not a torch `DataLoader`, because that would draw from
+    torch's global random state.
 
     Args:
-        blocks: token lists of each block, of this rank.
-        batches: batches of each block, the same on every rank.
-        size: positions a batch, of this rank.
-        harvest: makes activations of token lists.
-        seed: of the orders.
-        rank: of this process; ranks go through the same blocks, each through its own positions.
-        served: batches that the run has served before.
+        blocks: Token lists of each block, for this rank.
+        batches: Number of batches of each block, equal on all ranks.
+        size: Number of positions per batch, on this rank.
+        harvest: Function that computes the activations of token lists.
+        seed: Seed of the shuffling.
+        rank: Rank of this process. All ranks read the same blocks in the same order, and shuffle their own positions.
+        served: Number of batches that the run has already served.
     """
 
     def __init__(
@@ -81,18 +81,18 @@ class BlockLoader:
         self._order: tuple[tuple[int, int], Int[np.ndarray, " n"]] | None = None
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Returns the number of batches in an epoch."""
         return sum(self.batches)
 
     def __iter__(self) -> Iterator[Float[Tensor, "size d"]]:
-        """Starts behind the last batch that was served; ends never, for Lightning stops at the length."""
+        """Yields batches without end, from the first one not yet served. Lightning stops after `len` batches."""
         step = self.served
         while True:
             yield self.batch(step)
             step += 1
 
     def batch(self, step: int) -> Float[Tensor, "size d"]:
-        """The batch that a run serves as number `step`, from 0."""
+        """Returns batch number `step` of the run, from 0."""
         epoch, place = divmod(step, len(self))
         for index in self._rng(epoch).permutation(len(self.blocks)).tolist():
             if place < self.batches[index]:
@@ -102,14 +102,14 @@ class BlockLoader:
         raise AssertionError("an epoch's batches are those of its blocks")
 
     def block(self, index: int) -> Float[Tensor, "n d"]:
-        """The activations of a block; the last one asked for is kept."""
+        """Returns the activations of a block. Only the last block is kept in memory."""
         if self._held is None or self._held[0] != index:
-            self._held = None  # its memory goes before the next block's comes
+            self._held = None  # frees the memory before the next block is harvested
             self._held = index, self.harvest(self.blocks[index])
         return self._held[1]
 
     def first(self) -> Float[Tensor, "n d"]:
-        """The block that a run begins with."""
+        """Returns the first block of the run."""
         return self.block(int(self._rng(0).permutation(len(self.blocks))[0]))
 
     def _rows(self, epoch: int, index: int) -> Int[np.ndarray, " n"]:
@@ -121,34 +121,35 @@ class BlockLoader:
         return np.random.default_rng([self.seed, *place])
 
     def state_dict(self) -> dict[str, Any]:
-        """Holds nothing: it tells Lightning that this loader resumes; the datamodule's state has the cursor."""
+        """Returns an empty state, which tells Lightning that the loader can resume. The datamodule saves the position."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing back, see `state_dict`."""
+        """Ignores the state, see `state_dict`."""
 
 
 class ActivationDataModule(lightning.LightningDataModule):
-    """Serves activations of a causal language model at one layer, harvested while training goes on.
+    """Serves activations of a causal language model at one layer, harvested during training.
 
-    Layers behind the one that is read are never run. The first position of a prompt and padding are left out. Text that
-    fits the buffer is harvested once; more text is harvested block by block, in every epoch again unless `cache` keeps it.
+    Layers after the one that is read are not run. The first position of each prompt and padding are left out. Text that
+    fits into the buffer is harvested once. Longer text is harvested block by block in every epoch, unless `cache` is
+    set.
 
     Args:
-        model: whose residual stream is read.
-        prompts: path of a prompts file, or a source: the text, through the chat template where the tokenizer has one.
-        batch_tokens: positions a step, over all processes.
-        buffer_tokens: positions in memory, over all processes, which are shuffled among each other.
-        token_budget: tokens of a forward pass while harvesting.
-        max_tokens: longest prompt in tokens; longer ones lose their end.
-        token_limit: read prompts, in shuffled order, up to this many tokens; null reads all.
-        validation: share of the prompts that is held out.
-        validation_prompts: hold out at most this many.
-        seed: of the split and of the order.
-        cache: folder where harvested blocks are kept for other runs over the same text; null keeps none.
+        model: Model and layer whose residual stream is read.
+        prompts: Path of a prompts file, or a prompt source. The chat template is applied if the tokenizer has one.
+        batch_tokens: Number of positions per step, over all processes.
+        buffer_tokens: Number of positions in memory, over all processes. Positions are shuffled within this buffer.
+        token_budget: Number of tokens per forward pass while harvesting.
+        max_tokens: Maximum number of tokens per prompt. Longer prompts are cut at the end.
+        token_limit: Number of tokens to read from the shuffled prompts; null reads all.
+        validation: Share of the prompts that is held out.
+        validation_prompts: Maximum number of prompts that are held out.
+        seed: Seed of the split and of the shuffling.
+        cache: Folder where harvested blocks are kept for other runs on the same text; null keeps none.
 
     Raises:
-        InputError: if a number is out of its range.
+        InputError: if a number is out of range.
     """
 
     def __init__(
@@ -180,34 +181,37 @@ class ActivationDataModule(lightning.LightningDataModule):
         self.validation_prompts = validation_prompts
         self.seed = seed
         self.harvester = Harvester(model, max_tokens, token_budget, cache)
-        self._text: tuple[list[Tokens], list[Tokens]] | None = None  # to train on, held out
+        self._text: tuple[list[Tokens], list[Tokens]] | None = None  # for training, held out
         self._loader: BlockLoader | None = None
         self._held_out_block: Float[Tensor, "n d"] | None = None
         self.resume = ResumePoint()
-        self._served = 0  # batches of this run that came before the loader was made
+        self._served = 0  # batches of this run before the loader was made
         require_in_range(self, token_budget=token_budget)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the text and splits it; the model itself is loaded with the first batch.
+        """Reads and splits the text. The model is loaded with the first batch.
 
         Raises:
-            InputError: if the model or its layer does not exist, or there is too little text.
+            InputError: if the model or the layer does not exist, or there is too little text.
         """
         self.model.config()
         if self._text is None:
             self._text = self._read()
         if stage == "fit" and self.trainer is not None and not self._text[1]:
-            self.trainer.limit_val_batches = 0  # Lightning takes an empty list of batches for one empty loader
+            # Lightning would take an empty list of batches for one empty loader.
+            self.trainer.limit_val_batches = 0
 
     def _read(self) -> tuple[list[Tokens], list[Tokens]]:
         source = FilePrompts(self.prompts) if isinstance(self.prompts, str) else self.prompts
         encoded = encode(source.load(), self.model.load_tokenizer(), self.max_tokens)
-        ids = [list(row) for row in dict.fromkeys(map(tuple, encoded)) if len(row) > 1]  # the same text once
+        # The dictionary removes duplicate texts. Texts of one token are dropped, because the first position is never
+        # used.
+        ids = [list(row) for row in dict.fromkeys(map(tuple, encoded)) if len(row) > 1]
         order = np.random.default_rng(self.seed).permutation(len(ids))
         ids = [ids[row] for row in order]
         held_out = min(round(self.validation * len(ids)), self.validation_prompts)
         if held_out or (self.validation and self.validation_prompts):
-            held_out = max(held_out, self._place[1])  # every process has one
+            held_out = max(held_out, self._place[1])  # at least one per process
         training = ids[held_out:]
         if self.token_limit is not None:
             before = accumulate(map(len, training), initial=0)
@@ -222,18 +226,18 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     @property
     def training(self) -> list[Tokens]:
-        """Token lists that are trained on."""
+        """Token lists for training."""
         assert self._text is not None, "setup reads the text"
         return self._text[0]
 
     @property
     def held_out(self) -> list[Tokens]:
-        """Token lists that are validated on."""
+        """Token lists for validation."""
         assert self._text is not None, "setup reads the text"
         return self._text[1]
 
     def train_dataloader(self) -> BlockLoader:
-        """Serves this process's share of the activations, from the checkpoint's cursor on."""
+        """Serves this process's share of the activations, from the position in the checkpoint."""
         if self._loader is None:
             self._loader = self._blocks()
         return self._loader
@@ -249,6 +253,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         sizes = [len(row) - 1 for row in self.training]
         blocks = [self.training[part] for part in cut(sizes, self.buffer_tokens)]
         shares = [[block[other::world] for other in range(world)] for block in blocks]
+        # Every rank must serve equally many batches, so the rank with the fewest positions decides.
         batches = [min(positions(share) for share in each) // size for each in shares]
         if not sum(batches):
             raise InputError(
@@ -265,16 +270,16 @@ class ActivationDataModule(lightning.LightningDataModule):
         return block
 
     def _release_reader(self) -> None:
-        """Gives the model's memory back where no text is left to be harvested."""
+        """Frees the model's memory if all text is harvested."""
         if self._loader is not None and len(self._loader.blocks) == 1:
             self.harvester.release()
 
     def first_block(self) -> Float[Tensor, "n d"]:
-        """This process's activations of the block that a run begins with, to measure them."""
+        """Returns this process's activations of the first block, for measurements."""
         return self.train_dataloader().first()
 
     def val_dataloader(self) -> TextLoader:
-        """Serves this process's share of the held-out text, as token rows: the whole model reads them."""
+        """Serves this process's share of the held-out text as token rows, which the complete model reads."""
         if not self.held_out:
             raise InputError("nothing to validate on: data.validation or data.validation_prompts is 0; raise it")
         rank, world = self._place
@@ -283,7 +288,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         return TextLoader([TokenRows.pad([ids[i] for i in group], [shared[i] for i in group]) for group in groups])
 
     def held_out_block(self) -> Float[Tensor, "n d"] | None:
-        """This process's share of the held-out text as activations, equal positions once; None where none is held out."""
+        """Returns this process's share of the held-out activations, equal positions once; None without held-out text."""
         if self._held_out_block is None and self.held_out:
             rank, world = self._place
             shared = shared_prefixes(self.held_out)
@@ -298,24 +303,24 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     @property
     def served(self) -> int:
-        """Batches that this run has trained on."""
+        """Number of batches that this run has trained on."""
         return self._served if self._loader is None else self._loader.served
 
     def advance(self) -> None:
-        """Counts one batch as trained, however many were fetched."""
+        """Counts one batch as trained. Batches that were only prefetched don't count."""
         self.train_dataloader().served += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Holds the cursor and a digest of what is served; nothing before the text is read."""
+        """Returns the position in the data and a digest of the data; an empty state before the text is read."""
         if self._text is None:
             return {}
         return {"served": self.served, "text": self._digest(), **self.resume.state(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where the checkpoint stopped; `validate` takes nothing from it.
+        """Continues at the checkpoint's position. Validation ignores it.
 
         Raises:
-            InputError: if the checkpoint was trained on other batches.
+            InputError: if the checkpoint was trained on other data.
         """
         if self._text is None or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
             return

@@ -1,6 +1,6 @@
-"""sae-lens's training SAEs: made by name, refused with the names that there are, turned into what is saved.
+"""Builds sae-lens's training SAEs by name, checks their options, and converts them to the form that is saved.
 
-It holds no architecture of its own; what sae-lens registers can be trained.
+Every architecture in sae-lens's registry can be trained.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ if TYPE_CHECKING:
 
 Options = Mapping[str, bool | int | float | str | list[int] | None]
 
+# Fields of sae-lens's configuration that we set, and users don't.
 OURS = frozenset({"d_in", "d_sae", "dtype", "device", "normalize_activations", "reshape_activations", "metadata"})
 
 
 def build(architecture: str, d_in: int, d_sae: int, options: Options, seed: int) -> TrainingSAE[Any]:
-    """Makes an SAE with random weights.
+    """Builds an SAE with random weights.
 
     Args:
-        architecture: name in sae-lens's registry.
-        d_in: width of what is reconstructed (d).
-        d_sae: number of features (F).
-        options: further fields of the architecture's configuration.
-        seed: of the weights; the global random state is left as it was.
+        architecture: Name in sae-lens's registry.
+        d_in: Width of the activations (d).
+        d_sae: Number of features (F).
+        options: Further fields of the architecture's configuration.
+        seed: Seed of the weights. The global random state does not change.
 
     Raises:
-        InputError: if there is no such architecture or option, or an option's value does not fit.
+        InputError: if the architecture or an option does not exist, or an option's value is invalid.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # within a library that sae-lens imports
+        warnings.simplefilter("ignore", DeprecationWarning)  # from a library that sae-lens imports
         import sae_lens  # noqa: F401  # fills the registry
     from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 
@@ -66,7 +67,8 @@ def build(architecture: str, d_in: int, d_sae: int, options: Options, seed: int)
                 "option use_sparse_activations is true, and torch has no gradient for sparse activations that are rescaled; "
                 "write rescale_acts_by_decoder_norm: false beside it"
             )
-        torch.sparse.check_sparse_tensor_invariants.disable()  # as they are by default, but without torch's warning
+        # Torch's default, set explicitly because torch warns if it was never set.
+        torch.sparse.check_sparse_tensor_invariants.disable()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -76,7 +78,7 @@ def build(architecture: str, d_in: int, d_sae: int, options: Options, seed: int)
 
 
 def _checked(architecture: str, config: type[TrainingSAEConfig], options: Options) -> dict[str, Any]:
-    """The options with their types checked against the configuration's fields."""
+    """Returns the options, with their types checked against the fields of the configuration class."""
     allowed = {field.name: field.default for field in fields(config) if field.name not in OURS}
     listed = ", ".join(f"{name} ({default})" for name, default in allowed.items())
     if unknown := sorted(options.keys() - allowed):
@@ -96,9 +98,9 @@ def _checked(architecture: str, config: type[TrainingSAEConfig], options: Option
 
 
 def coefficients(sae: TrainingSAE[Any], step: int) -> dict[str, float]:
-    """The weights of an SAE's sparsity penalties at a step, warmed up as sae-lens does.
+    """Returns the weights of an SAE's sparsity penalties at a step, with sae-lens's warm-up.
 
-    They follow from the step alone, so that no checkpoint needs to hold them.
+    They depend on the step alone, so checkpoints need not store them.
     """
     from sae_lens.saes.sae import TrainCoefficientConfig
     from sae_lens.training.optim import CoefficientScheduler
@@ -113,10 +115,11 @@ def coefficients(sae: TrainingSAE[Any], step: int) -> dict[str, float]:
 
 
 def inference(sae: TrainingSAE[Any], scale: float) -> SAE[Any]:
-    """Copies a training SAE into the SAE that is saved: for activations as the model gives them.
+    """Copies a training SAE into the SAE that is saved, which reads unscaled activations.
 
-    The training SAE, which reads activations times `scale`, is left as it is. What sae-lens does on saving is done here:
-    TopK kinds get decoder rows of norm 1, BatchTopK becomes a JumpReLU with the threshold it learned (see `threshold_for`).
+    The training SAE reads activations times `scale` and is not changed. The copy is converted as sae-lens does when it
+    saves: TopK kinds get decoder rows of norm 1, and BatchTopK becomes a JumpReLU with a threshold (see
+    `threshold_for`).
     """
     from sae_lens.saes.sae import SAE
 
@@ -131,7 +134,7 @@ def inference(sae: TrainingSAE[Any], scale: float) -> SAE[Any]:
 
 
 def active_on_average(sae: TrainingSAE[Any]) -> float | None:
-    """The k of a BatchTopK kind, which is saved as a JumpReLU and needs a threshold; None of any other kind."""
+    """Returns the k of a BatchTopK SAE, which is saved as a JumpReLU and needs a threshold; None for other kinds."""
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE
 
     return sae.cfg.k if isinstance(sae, BatchTopKTrainingSAE) else None
@@ -139,22 +142,24 @@ def active_on_average(sae: TrainingSAE[Any]) -> float | None:
 
 @torch.no_grad()
 def threshold_for(saved: Any, activations: Float[Tensor, "n d"], k: float) -> float:
-    """Finds the threshold at which a JumpReLU has k active features a position, on average over some activations.
+    """Finds the threshold at which a JumpReLU has k active features per position, on average over the activations.
 
-    The threshold that BatchTopK learns follows the batches' own with a delay of hundreds of steps, so a short run would be
-    saved with far too many active features.
+    The threshold that BatchTopK learns lags behind by hundreds of steps, so after a short run far too many features
+    would be active.
 
     Args:
-        saved: with one threshold for all features; it is left as it is.
-        activations: as the model gives them.
-        k: wanted active features a position.
+        saved: SAE with one threshold for all features. It is not changed.
+        activations: Unscaled activations of the model.
+        k: Desired number of active features per position.
 
     Returns:
-        A number between the last feature that is active and the first that is not; 0 where fewer are positive than wanted.
+        A number between the last active feature's value and the next one; 0 if fewer than the desired number are
+        positive.
     """
     given, wanted = saved.threshold.clone(), round(k * len(activations))
     saved.threshold.zero_()
     largest = saved.threshold.new_zeros(0)
+    # Only the largest wanted + 1 values are kept, because all values of all positions may not fit into memory.
     for block in activations.split(1024):
         acts = saved.encode(block.to(saved.W_dec)).flatten()
         largest = torch.cat([largest, acts[acts > 0]])
@@ -164,10 +169,10 @@ def threshold_for(saved: Any, activations: Float[Tensor, "n d"], k: float) -> fl
 
 
 def require_same_shapes(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
-    """Refuses the weights of another SAE.
+    """Refuses weights of a different SAE.
 
     Raises:
-        InputError: naming the first weight that differs.
+        InputError: with the first weight that differs.
     """
     there, here = ({name: tuple(tensor.shape) for name, tensor in each.items()} for each in (saved, own))
     if differing := sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name)):
@@ -179,14 +184,14 @@ def require_same_shapes(saved: Mapping[str, torch.Tensor], own: Mapping[str, tor
 
 
 def require_replaceable(folder: Path, replace: bool) -> None:
-    """Refuses a place that holds something else than an SAE, or an SAE that is not to be replaced.
+    """Refuses a folder that holds something other than an SAE, or an SAE that must not be replaced.
 
     Args:
-        folder: that the finished SAE goes to.
-        replace: whether an SAE may be replaced.
+        folder: Folder for the finished SAE.
+        replace: Whether an existing SAE may be replaced.
 
     Raises:
-        InputError: if the folder may not be written over.
+        InputError: if the folder must not be overwritten.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "cfg.json").is_file()):
         raise InputError(
@@ -199,12 +204,12 @@ def require_replaceable(folder: Path, replace: bool) -> None:
 
 
 def describe(sae: SAE[Any], model: ReadModel, explained_variance: float) -> None:
-    """Writes into an SAE's metadata which model and layer it reads, under the names that sae-lens knows.
+    """Writes the model and the layer that an SAE reads into its metadata, under sae-lens's names.
 
     Args:
-        sae: that is going to be saved.
-        model: whose residual stream it was trained on.
-        explained_variance: as last measured; NaN is left out.
+        sae: SAE that will be saved.
+        model: Model and layer that the SAE was trained on.
+        explained_variance: Explained variance as last measured; NaN is left out.
     """
     layer = model.config()[0]
     sae.cfg.metadata["model_name"] = model.path
@@ -216,10 +221,10 @@ def describe(sae: SAE[Any], model: ReadModel, explained_variance: float) -> None
 
 
 def save(sae: SAE[Any], folder: Path) -> None:
-    """Writes an SAE's weights and configuration; the folder is whole or absent, and an older SAE there is replaced.
+    """Writes an SAE's weights and configuration to a folder, atomically. An SAE in the folder is replaced.
 
     Raises:
-        InputError: if the folder holds something else than an SAE.
+        InputError: if the folder holds something other than an SAE.
     """
     require_replaceable(folder, replace=True)
     with whole_folder(folder, replace=True) as staged:

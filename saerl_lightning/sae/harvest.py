@@ -1,8 +1,7 @@
-"""Harvesting: token lists become residual-stream activations in memory, one row a position.
+"""Harvests residual-stream activations of token lists into memory, one row per position.
 
-It trains nothing and shuffles nothing. Rows come out in an order that depends on the token lists alone, so that a block
-harvested twice is the same block. Prefixes that lists share are computed once and stand in the block as often as in the
-text. n positions, d the width of the stream.
+The order of rows depends on the token lists alone, so that harvesting the same block twice gives the same rows. Shared
+prefixes are computed once, and appear in the block as often as in the text. n positions, d the width of the stream.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ from saerl_lightning.signals.model import ReadModel, pooled_positions
 from saerl_lightning.signals.prefix_tree import Tokens, by_prefix, common_prefix
 from saerl_lightning.signals.reading import Forward, suited_forward
 
-FORMAT = "1"  # raise it when the meaning of a file changes
+FORMAT = "1"  # raise it when the content of a file changes its meaning
 
 
 class BlockCache:
-    """A folder of blocks, one safetensors file each, named by a fingerprint of all that they depend on.
+    """Stores blocks of activations in a folder, one safetensors file per block, named by a fingerprint of its inputs.
 
     Args:
-        folder: made when the first block is written.
-        model: that is harvested.
+        folder: Folder of the cache, made when the first block is written.
+        model: Model and layer whose activations are stored.
     """
 
     def __init__(self, folder: str, model: ReadModel) -> None:
@@ -43,14 +42,14 @@ class BlockCache:
         self.model = model
 
     def read(self, ids: Sequence[Sequence[int]], shape: tuple[int, int]) -> Float[Tensor, "n d"] | None:
-        """Finds a block.
+        """Reads a block.
 
         Args:
-            ids: the token lists that it was harvested from.
-            shape: that it must have, (n, d).
+            ids: Token lists that the block was harvested from.
+            shape: Expected shape of the block, (n, d).
 
         Returns:
-            The block, or None where there is none that can be trusted.
+            The block, or None if the file is missing, damaged or of another kind.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -65,7 +64,7 @@ class BlockCache:
         return block if tuple(block.shape) == shape and block.dtype == getattr(torch, self.model.dtype) else None
 
     def write(self, ids: Sequence[Sequence[int]], block: Float[Tensor, "n d"]) -> None:
-        """Keeps a block; the file is whole or absent."""
+        """Writes a block to the cache, atomically."""
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -75,11 +74,11 @@ class BlockCache:
             save_file({"activations": block.contiguous()}, staged, metadata=_header(fingerprint))
 
     def alone(self, ids: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
-        """Lets one process at a time harvest a block: others wait for it, say for whom, and then read what it wrote."""
+        """Locks a block, so that one process harvests it. Other processes wait, log for whom, and then read the result."""
         return lock.awaited(self._path(self.fingerprint(ids)).with_suffix(".lock"), f"a block in {self.folder}")
 
     def fingerprint(self, ids: Sequence[Sequence[int]]) -> str:
-        """Names a block by the model's files, the layer, the dtype, and the tokens."""
+        """Returns a digest of the model's files, the layer, the dtype and the tokens."""
         digest = hashlib.sha256((FORMAT + self._read_model).encode())
         for row in ids:
             digest.update(np.array([len(row), *row], dtype="<i8").tobytes())
@@ -98,15 +97,15 @@ def _header(fingerprint: str) -> dict[str, str]:
 
 
 class TokenRows(NamedTuple):
-    """Right-padded token lists. A named tuple, which Lightning moves to a device by itself."""
+    """Right-padded token lists. A named tuple, because Lightning can move it to a device."""
 
     tokens: Int[Tensor, "B T"]
-    mask: Bool[Tensor, "B T"]  # true where a token is real
-    fresh: Bool[Tensor, "B T"]  # of these, harvested positions that no earlier row has with everything before them
+    mask: Bool[Tensor, "B T"]  # true for real tokens
+    fresh: Bool[Tensor, "B T"]  # true for harvested positions whose whole prefix occurs in no earlier row
 
     @classmethod
     def pad(cls, rows: Sequence[Tokens], shared: Sequence[int]) -> TokenRows:
-        """Pads token lists; the first `shared` tokens of each stand in another row too."""
+        """Pads token lists. The first `shared` tokens of each list occur in another row too."""
         width = max(len(row) for row in rows)
         lengths, known = torch.tensor([[len(row)] for row in rows]), torch.tensor(shared)[:, None]
         tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
@@ -115,28 +114,28 @@ class TokenRows(NamedTuple):
 
 
 class TextLoader:
-    """Serves token rows, batch by batch. A class of its own, for Lightning takes a list for several loaders."""
+    """Serves token rows batch by batch. A class, because Lightning would take a list for several loaders."""
 
     def __init__(self, batches: Sequence[TokenRows]) -> None:
         self.batches = batches
 
     def __len__(self) -> int:
-        """Batches of a pass."""
+        """Returns the number of batches."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[TokenRows]:
-        """The batches, always in the same order."""
+        """Iterates over the batches, always in the same order."""
         return iter(self.batches)
 
 
 class Harvester:
-    """Reads activations of a model at its layer; the model is loaded when it is first needed.
+    """Computes the activations of a model at its layer. The model is loaded when it is first needed.
 
     Args:
-        model: to read.
-        max_tokens: of the longest list.
-        token_budget: tokens of a forward pass.
-        cache: where harvested blocks are kept; null keeps none.
+        model: Model and layer whose activations are harvested.
+        max_tokens: Length of the longest token list.
+        token_budget: Number of tokens per forward pass.
+        cache: Folder where harvested blocks are kept; null keeps none.
     """
 
     def __init__(self, model: ReadModel, max_tokens: int, token_budget: int = 1024, cache: str | None = None) -> None:
@@ -147,17 +146,18 @@ class Harvester:
         self._forward: Forward | None = None
 
     def block(self, ids: Sequence[Tokens], show: bool = False) -> Float[Tensor, "n d"]:
-        """Harvests every position but the first of each list, or reads them from the cache.
+        """Harvests all positions but the first of each list, or reads them from the cache.
 
         Args:
-            ids: token lists.
-            show: draw a progress bar.
+            ids: Token lists to harvest.
+            show: Whether to draw a progress bar.
         """
         if self.cache is None:
             return self._harvest(ids, [1] * len(ids), show)
         shape = positions(ids), self.model.config()[2]
         if (found := self.cache.read(ids, shape)) is not None:
             return found
+        # Read again under the lock: another process may have written the block meanwhile.
         with self.cache.alone(ids):
             if (found := self.cache.read(ids, shape)) is None:
                 found = self._harvest(ids, [1] * len(ids), show)
@@ -165,16 +165,16 @@ class Harvester:
             return found
 
     def distinct(self, ids: Sequence[Tokens], shared: Sequence[int]) -> Float[Tensor, "n d"]:
-        """Harvests the positions of each list behind those that it shares with others; the first one never.
+        """Harvests only the positions after the shared prefix of each list, and never the first position.
 
         Args:
-            ids: token lists.
-            shared: tokens at the start of each list that are left out.
+            ids: Token lists to harvest.
+            shared: Number of tokens to leave out at the start of each list.
         """
         return self._harvest(ids, [max(1, count) for count in shared], show=False)
 
     def _harvest(self, ids: Sequence[Tokens], skipped: Sequence[int], show: bool) -> Float[Tensor, "n d"]:
-        """Harvests every list behind its skipped tokens."""
+        """Harvests every list from behind its skipped tokens."""
         from tqdm.auto import tqdm
 
         forward = self._forward or suited_forward(self.model.load()[0], self.max_tokens)
@@ -184,7 +184,7 @@ class Harvester:
         with tqdm(desc="harvesting", total=sum(map(len, ids)), unit="token", disable=not show, mininterval=1) as bar:
             for rows in forward.batches(ids, self.token_budget):
                 reading = forward([ids[row] for row in rows])
-                # never the first position: an attention sink
+                # The first position is always skipped, because it is an attention sink.
                 kept = np.concatenate([path[skipped[row] :] for row, path in zip(rows, reading.paths, strict=True)])
                 block[filled : filled + len(kept)] = reading.hidden[torch.from_numpy(kept)].cpu()
                 filled += len(kept)
@@ -192,21 +192,21 @@ class Harvester:
         return block
 
     def release(self) -> None:
-        """Gives the model's memory back."""
+        """Frees the model's memory."""
         self._forward = None
 
 
 def positions(ids: Sequence[Tokens]) -> int:
-    """Number of positions that token lists are harvested for: all but the first of each."""
+    """Counts the positions that are harvested from token lists: all but the first of each."""
     return sum(max(0, len(row) - 1) for row in ids)
 
 
 def by_length(ids: Sequence[Tokens], token_budget: int) -> Iterator[list[int]]:
-    """Groups lists of similar length, so that a group padded to its longest fits the budget.
+    """Groups lists of similar length, so that each group fits the budget after padding.
 
     Args:
-        ids: token lists, none empty.
-        token_budget: rows times longest row; a list that is longer gets a group of its own.
+        ids: Token lists, none of them empty.
+        token_budget: Maximum of rows times longest row. A longer list gets a group of its own.
 
     Yields:
         Positions in `ids`, each exactly once over all groups, shortest first.
@@ -222,9 +222,9 @@ def by_length(ids: Sequence[Tokens], token_budget: int) -> Iterator[list[int]]:
 
 
 def shared_prefixes(ids: Sequence[Tokens]) -> list[int]:
-    """Counts the tokens of each list that another list has too, with everything before them: equal activations.
+    """Counts the tokens at the start of each list whose activations also occur in another list (equal prefixes).
 
-    Of the lists that share a prefix, all but one count it, so that each distinct prefix is left over exactly once.
+    Of the lists that share a prefix, one does not count it, so that each distinct prefix is harvested exactly once.
     """
     shared, order = [0] * len(ids), by_prefix(ids)
     for before, index in pairwise(order):

@@ -1,6 +1,6 @@
-"""What an SAE is judged by: sparsity, explained variance, dead and dense features, and the model's loss with it.
+"""Metrics of an SAE: sparsity, explained variance, dead and dense features, and the model's loss with the SAE spliced in.
 
-The sums are kept over batches and reduced over ranks; nothing here knows a model or a trainer. n positions, F features.
+Sums are accumulated over batches and reduced over ranks. n positions, F features.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Replacement = Callable[[Float[Tensor, "n d"]], Float[Tensor, "n d"]]
 def spliced_loss(
     model: PreTrainedModel, layer: int, rows: TokenRows, replacement: Replacement | None = None
 ) -> Float[Tensor, ""]:
-    """Sums the next-token loss over the predictions made at replaced positions.
+    """Sums the next-token loss of predictions at the replaced positions.
 
     Args:
-        model: whole, in evaluation mode, on the rows' device.
-        layer: whose output is replaced, from 0.
-        rows: what the model reads.
-        replacement: makes new outputs of old ones, for all replaced positions at once; null leaves them.
+        model: Complete model in evaluation mode, on the rows' device.
+        layer: Layer whose output is replaced, from 0.
+        rows: Token rows that the model reads.
+        replacement: Function that maps the layer's outputs at all replaced positions to new ones; null keeps them.
     """
     where = pooled_positions(rows.mask)
 
@@ -54,28 +54,28 @@ def spliced_loss(
 
 
 def predictions(rows: TokenRows) -> Bool[Tensor, "B T-1"]:
-    """Replaced positions with a real token after them."""
+    """Returns the replaced positions that are followed by a real token."""
     return pooled_positions(rows.mask)[:, :-1] & rows.mask[:, 1:]
 
 
 def firing_counts(acts: Tensor) -> Float[Tensor, " F"]:
-    """Counts the positions that each feature is positive at.
+    """Counts the positions at which each feature is positive.
 
     Args:
-        acts: feature activations, (n, F), dense or sparse.
+        acts: Feature activations, (n, F), dense or sparse.
     """
     acts = acts.detach()
     if not acts.is_sparse:
         return (acts > 0).sum(0).float()
-    fired = acts._indices()[1][acts._values() > 0]  # each (position, feature) stands there once
+    fired = acts._indices()[1][acts._values() > 0]  # each pair (position, feature) occurs once
     return torch.bincount(fired, minlength=acts.shape[1]).float()
 
 
 class Reconstruction(Metric):
-    """Accumulates mean active features and explained variance.
+    """Accumulates the mean number of active features and the explained variance.
 
-    Explained variance is 1 - E|x - y|^2 / (E|x|^2 - |E x|^2) over all positions seen, with y the reconstruction of x: the
-    share of the total variance, summed over dimensions, that the reconstruction gets right (R^2).
+    Explained variance is 1 - E|x - y|^2 / (E|x|^2 - |E x|^2) over all positions, where y is the reconstruction of x.
+    This is the share of the total variance, summed over dimensions, that is reconstructed (R^2).
     """
 
     full_state_update = False
@@ -92,22 +92,23 @@ class Reconstruction(Metric):
         self.add_state("total", torch.zeros(width, dtype=torch.float64), "sum")  # (d,)
 
     def update(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], active: Tensor) -> None:
-        """Adds positions.
+        """Adds positions to the sums.
 
         Args:
-            x: activations.
-            y: their reconstructions.
-            active: number of features that fired, summed over the positions.
+            x: Activations, (n, d).
+            y: Reconstructions of the activations, (n, d).
+            active: Number of active features, summed over the positions.
         """
         x, y = x.detach(), y.detach()
         self.positions += len(x)
         self.active += active
         self.total += x.sum(0)
-        self.squares += x.double().pow(2).sum()  # a difference of large sums follows
+        # float64, because `compute` subtracts two large sums.
+        self.squares += x.double().pow(2).sum()
         self.residual += (x - y).pow(2).sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """`l0` and `explained_variance`; NaN before any position was seen."""
+        """Computes `l0` and `explained_variance`; NaN if no position was added."""
         mean = self.total / self.positions
         variance = self.squares / self.positions - mean.pow(2).sum()
         return {
@@ -117,12 +118,12 @@ class Reconstruction(Metric):
 
 
 class SplicedLoss(Metric):
-    """Accumulates the model's next-token loss: as it is, and with something else in place of the layer's output.
+    """Accumulates the model's next-token loss: unchanged, and with the layer's output replaced.
 
-    `ce_score` is (zeroed - spliced) / (zeroed - clean), the field's usual score: 1 where the reconstruction loses nothing, 0
-    where it is no better than zeros. Zeros are so far from any activation that a constant, the mean, already scores well
-    above 0; so `ce_score_mean` is the same with means in the place of zeros. A score is NaN, not defined, where the model
-    does no better with its own layer than with the zeros or means: on text that it was never trained to predict, for one.
+    `ce_score` is (zeroed - spliced) / (zeroed - clean), the usual score: 1 if the reconstruction loses nothing, 0 if it
+    is no better than zeros. Because zeros are far from all activations, even a constant (the mean) scores well above 0;
+    therefore `ce_score_mean` uses means instead of zeros. A score is NaN if the unchanged model's loss is not below the
+    loss with zeros or means, for example on text that the model was never trained to predict.
     """
 
     full_state_update = False
@@ -138,7 +139,7 @@ class SplicedLoss(Metric):
             self.add_state(state, torch.zeros((), dtype=torch.float64), "sum")
 
     def update(self, clean: Tensor, spliced: Tensor, zeroed: Tensor, averaged: Tensor, predictions: int) -> None:
-        """Adds sums of losses over so many predictions: of the model, with reconstructions, zeros and means."""
+        """Adds summed losses over `predictions` predictions: unchanged, with reconstructions, with zeros, with means."""
         self.clean += clean
         self.spliced += spliced
         self.zeroed += zeroed
@@ -146,7 +147,7 @@ class SplicedLoss(Metric):
         self.predictions += predictions
 
     def compute(self) -> dict[str, Tensor]:
-        """Losses in nats a token, and the scores."""
+        """Computes the losses in nats per token, and the scores."""
         losses = (each / self.predictions for each in (self.clean, self.spliced, self.zeroed, self.averaged))
         clean, spliced, zeroed, averaged = losses
         return {
@@ -160,16 +161,16 @@ class SplicedLoss(Metric):
 
 
 def _share_kept(clean: Tensor, spliced: Tensor, without: Tensor) -> Tensor:
-    """How much of what the layer earns is left; NaN where it earns nothing."""
+    """Computes the share of the layer's benefit that is kept; NaN if the layer has no benefit."""
     return torch.where(without > clean, (without - spliced) / (without - clean), math.nan)
 
 
 class FeatureActivity(nn.Module):
-    """Which features have fired lately, and how often: buffers, so that checkpoints hold them.
+    """Tracks how often each feature fires, and how long it has not. The buffers are saved in checkpoints.
 
     Args:
-        features: F.
-        dead_after: positions without firing after which a feature is dead; densities forget at the same pace.
+        features: Number of features (F).
+        dead_after: Number of positions without firing after which a feature is dead. Densities average over as many.
     """
 
     silent_for: Tensor
@@ -180,28 +181,29 @@ class FeatureActivity(nn.Module):
     def __init__(self, features: int, dead_after: int) -> None:
         super().__init__()
         self.dead_after = dead_after
-        self.register_buffer("silent_for", torch.zeros(features, dtype=torch.int64))  # positions since it last fired
+        self.register_buffer("silent_for", torch.zeros(features, dtype=torch.int64))  # positions since it fired
         self.register_buffer("fired", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("trained", torch.zeros((), dtype=torch.int64))  # positions in all
+        self.register_buffer("trained", torch.zeros((), dtype=torch.int64))  # positions in total
 
     def update(self, counts: Float[Tensor, " F"], positions: int) -> None:
-        """Adds a step's firing counts, over all ranks."""
+        """Adds the firing counts of a step, summed over all ranks."""
         self.silent_for += positions
         self.silent_for[counts > 0] = 0
         self.trained += positions
         self.fired += counts
         self.seen += positions
-        if self.seen >= 2 * self.dead_after:  # forget: the sums then stand for the last `dead_after` positions or more
+        # Halving both sums forgets old steps: the sums then stand for the last `dead_after` positions or more.
+        if self.seen >= 2 * self.dead_after:
             self.fired /= 2
             self.seen /= 2
 
     def dead(self) -> Bool[Tensor, " F"]:
-        """Features that have not fired for `dead_after` positions."""
+        """Returns which features have not fired for `dead_after` positions."""
         return self.silent_for >= self.dead_after
 
     def metrics(self) -> dict[str, float]:
-        """Dead share, and the spread of densities (the share of positions that a feature fires at)."""
+        """Computes the share of dead features, and the spread of densities (share of positions at which a feature fires)."""
         density = self.fired / self.seen.clamp(min=1)
         median = density.median().item()
         return {
@@ -213,33 +215,34 @@ class FeatureActivity(nn.Module):
 
 
 class HeldOutText(nn.Module):
-    """Accumulates the numbers of one validation.
+    """Accumulates the metrics of one validation.
 
-    Sparsity and explained variance count equal positions once: the head of a chat template, which is the same for every
-    prompt and learned by heart at once, would otherwise flatter the SAE. The loss counts every prediction.
+    Sparsity and explained variance count equal positions once. Otherwise the beginning of the chat template, which is
+    the same for all prompts and easy to reconstruct, would improve the result. The loss counts every prediction.
 
     Args:
-        width: of the activations (d).
+        width: Width of the activations (d).
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.reconstruction = Reconstruction(width)
         self.loss = SplicedLoss()
-        self._references: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # losses that no SAE is in
+        self._references: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # losses without an SAE, per batch
 
     def begin(self, model: PreTrainedModel, layer: int, sae: SAE[Any]) -> None:
-        """Takes what is judged, and the whole model that it is judged in."""
-        self._parts = model, layer, sae.to(model.device)  # in a tuple, so that they are no submodules
+        """Starts a validation of an SAE inside a complete model."""
+        # A tuple, because torch would register modules in attributes as submodules and save them.
+        self._parts = model, layer, sae.to(model.device)
         self.reconstruction.reset()
         self.loss.reset()
 
     @torch.inference_mode()
     def add(self, rows: TokenRows, index: int) -> None:
-        """Runs the model with the reconstruction in place of the layer's output; on a batch's first visit also without.
+        """Adds the losses of a batch with the reconstruction, and (computed once per batch) without it.
 
-        Args:
-            rows: held-out text.
+        rows: Held-out token rows.
+            index: Number of the batch, which identifies its rows.
             index: that names these rows.
         """
         model, layer, sae = self._parts
@@ -263,11 +266,11 @@ class HeldOutText(nn.Module):
         self.loss.update(clean, spliced, zeroed, averaged, int(predictions(rows).sum()))
 
     def end(self) -> dict[str, Tensor]:
-        """The numbers over all ranks; lets go of the model."""
+        """Computes the metrics over all ranks, and releases the model."""
         del self._parts
         return {**self.reconstruction.compute(), **self.loss.compute()}
 
 
 def average(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """The mean of some activations in place of each."""
+    """Replaces each activation by the mean of all."""
     return x.mean(0, keepdim=True).expand_as(x)

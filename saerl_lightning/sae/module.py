@@ -1,8 +1,7 @@
-"""SAEModule: trains a sparse autoencoder of sae-lens on the activations that `ActivationDataModule` serves.
+"""SAEModule: trains a sparse autoencoder of sae-lens on activations from `ActivationDataModule`.
 
-sae-lens brings the architectures, their losses and the file format; Lightning the loop. Here stand the learning-rate
-schedule, the count of dead features, the scaling of activations, and the numbers an SAE is judged by. Where the text comes
-from and in which order is the datamodule's.
+sae-lens provides the architectures, their losses and the file format; Lightning provides the loop. This module adds the
+learning-rate schedule, the count of dead features, the scaling of activations, and the metrics.
 """
 
 from __future__ import annotations
@@ -49,53 +48,53 @@ if TYPE_CHECKING:
 
 
 def adam(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam at a learning rate of 1e-3."""
+    """Builds Adam with a learning rate of 1e-3."""
     return torch.optim.Adam(params, lr=1e-3, fused=True)
 
 
 def rate_factor(step: int, steps: float, warmup_steps: int, decay: float) -> float:
-    """What the learning rate is multiplied by at a step: up to 1 in `warmup_steps`, down to 0 at the run's end.
+    """Computes the factor of the learning rate: up to 1 during warm-up, down to 0 at the end of the run.
 
     Args:
-        step: optimiser steps taken so far.
-        steps: of the whole run.
-        warmup_steps: the first step has 1 / warmup_steps of the full rate; 0 warms nothing.
-        decay: share of the steps, at the end, that the fall is spread over; the step after the last would have rate 0.
+        step: Number of optimiser steps taken so far.
+        steps: Number of steps of the whole run.
+        warmup_steps: Number of warm-up steps. The first step has 1 / warmup_steps of the full rate; 0 means no warm-up.
+        decay: Share of the steps at the end during which the rate falls. It would reach 0 one step after the last.
     """
     rise = (step + 1) / max(1, warmup_steps)
     fall = (steps - step) / (decay * steps) if decay else 1.0
     return max(0.0, min(1.0, rise, fall))
 
 
-MEASURED_ON = 16_384  # positions that a threshold is set on where no text is held out
+MEASURED_ON = 16_384  # positions used to set a threshold if no text is held out
 
 
 class SAEModule(lightning.LightningModule):
     """Trains a sparse autoencoder (SAE) to reconstruct activations from few active features.
 
-    Activations are scaled so that their mean norm is the root of their width, and the decoder's bias starts at their mean;
-    the scale is folded into the weights that are saved. BatchTopK takes its k on each process's share of a batch; its
-    threshold is set on held-out text when it is judged and saved, so that k features are active on average there.
+    Activations are scaled to a mean norm of sqrt(d), and the decoder's bias starts at their mean. The scale is folded
+    into the saved weights. BatchTopK applies k to each process's share of a batch; its final threshold is set on
+    held-out text.
 
     Args:
-        architecture: of the SAE, a name that sae-lens knows: topk, batchtopk, jumprelu, standard, gated, ...
-        expansion: features for each dimension of the activations (F / d).
-        d_sae: number of features (F), in place of `expansion`.
-        options: further settings of the architecture, as in {k: 32}; sae-lens's own defaults stand for the rest.
-        save_to: folder of the finished SAE; null takes `sae` in the run's folder.
-        replace: replace an SAE that is in that folder already; a run that is resumed does so unasked.
-        optimizer: built over the trained weights.
-        warmup_steps: optimiser steps until the full learning rate.
-        decay: share of the run, at its end, over which the learning rate falls linearly to 0.
-        max_grad_norm: gradients are scaled down to this norm; null does not.
-        freeze_decoder: keep the decoder's rows at their random start, and train the rest: the control for what training a
-            dictionary adds (arXiv 2602.14111).
-        dead_after: positions, over all processes, without firing after which a feature counts as dead; architectures with
-            an auxiliary loss revive such features.
-        seed: of the weights.
+        architecture: Architecture of the SAE, by sae-lens's name: topk, batchtopk, jumprelu, standard, gated, ...
+        expansion: Number of features per dimension of the activations (F / d).
+        d_sae: Number of features (F), instead of `expansion`.
+        options: Further settings of the architecture, such as {k: 32}. Others keep sae-lens's defaults.
+        save_to: Folder of the finished SAE; null takes `sae` in the run's folder.
+        replace: Whether to replace an SAE in the folder. A resumed run always does.
+        optimizer: Optimiser of the trained weights.
+        warmup_steps: Number of optimiser steps until the full learning rate.
+        decay: Share of the run, at the end, during which the learning rate falls linearly to 0.
+        max_grad_norm: Maximum norm of the gradients, which are scaled down to it; null does not clip.
+        freeze_decoder: Whether to keep the decoder's random initial weights (control for learned directions, arXiv
+            2602.14111).
+        dead_after: Number of positions without firing, over all processes, after which a feature is dead. Some
+            architectures revive dead features by an auxiliary loss.
+        seed: Seed of the initial weights.
 
     Raises:
-        InputError: if a number is out of its range.
+        InputError: if a number is out of range.
     """
 
     scale: Tensor
@@ -131,14 +130,14 @@ class SAEModule(lightning.LightningModule):
         self.dead_after = dead_after
         self.seed = seed
         self.gradients = Gradients()
-        self._explained_variance = math.nan  # as last measured
+        self._explained_variance = math.nan  # last measured value
         self._is_saved = False
-        self.register_buffer("scale", torch.zeros(()))  # 0 until it is measured
+        self.register_buffer("scale", torch.zeros(()))  # 0 means not yet measured
         require_in_range(self)
 
     @property
     def data(self) -> ActivationDataModule:
-        """The datamodule that serves this run."""
+        """The datamodule of this run."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if not isinstance(datamodule, ActivationDataModule):
             raise InputError(
@@ -148,11 +147,11 @@ class SAEModule(lightning.LightningModule):
 
     @property
     def folder(self) -> Path:
-        """Where the finished SAE goes."""
+        """Folder of the finished SAE."""
         return Path(self.trainer.default_root_dir, "sae") if self.save_to is None else Path(self.save_to)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
-        """Refuses what can be refused before text or model are read: the first hook of a run. Adds no callbacks."""
+        """Checks the settings before text or model are read, because this is a run's first hook. Adds no callbacks."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             require_float32_weights(self.trainer.precision)
             require_steps(self.optimizer, None, self.trainer.strategy.root_device)
@@ -161,12 +160,12 @@ class SAEModule(lightning.LightningModule):
         return []
 
     def setup(self, stage: str) -> None:
-        """Refuses a place to save to before anything is trained."""
+        """Refuses an unsuitable folder for the SAE before training starts."""
         if stage == "fit":
             require_replaceable(self.folder, self.replace or self.trainer.ckpt_path is not None)
 
     def configure_model(self) -> None:
-        """Makes the SAE, once."""
+        """Builds the SAE, once."""
         if hasattr(self, "sae"):
             return
         _, _, width = self.data.model.config()
@@ -174,11 +173,11 @@ class SAEModule(lightning.LightningModule):
         self.sae: TrainingSAE[Any] = build(self.architecture, width, features, self.options, self.seed)
         self.sae.W_dec.requires_grad_(not self.freeze_decoder)
         self.activity = FeatureActivity(features, self.dead_after)
-        self.window = Reconstruction(width)  # since the last log line
+        self.window = Reconstruction(width)  # sums since the last log line
         self.held_out = HeldOutText(width)
 
     def configure_optimizers(self) -> Any:
-        """Builds the optimiser over what is trained, and the schedule over the whole run."""
+        """Builds the optimiser of the trained weights, and the schedule over the whole run."""
         steps = self.trainer.estimated_stepping_batches
         if self.decay and not math.isfinite(steps):
             raise InputError(
@@ -189,13 +188,13 @@ class SAEModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Measures the activations, and makes the validation that a resumed run's checkpoint left to be made."""
+        """Measures the activations, and runs the validation that was due when a resumed run's checkpoint was saved."""
         self._measure()
         self.data.resume.validate_if_due(self.trainer)
 
     @torch.no_grad()
     def _measure(self) -> None:
-        """Takes the activations' norm and mean, unless a checkpoint brought them."""
+        """Measures the norm and the mean of the activations, unless a checkpoint contains them."""
         self._last = time.perf_counter(), int(self.activity.trained)
         if self.scale > 0:
             return
@@ -207,7 +206,7 @@ class SAEModule(lightning.LightningModule):
         self.sae.b_dec.copy_(torch.stack(mean) / count * self.scale)
 
     def training_step(self, batch: Float[Tensor, "n d"], batch_idx: int) -> Tensor:
-        """Descends the architecture's own loss on one batch."""
+        """Computes the architecture's own loss on one batch."""
         from sae_lens.saes.sae import TrainStepInput
 
         logs = (self.global_step + 1) % cast("Any", self.trainer).log_every_n_steps == 0
@@ -227,10 +226,10 @@ class SAEModule(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clips, and refuses to step on a gradient that is no number.
+        """Clips the gradients, and stops the run if their norm is NaN or infinite.
 
         Raises:
-            RunStopped: before the step, so the last checkpoint is good.
+            RunStopped: before the optimiser step, so that the last checkpoint is valid.
         """
         limit = self.max_grad_norm if gradient_clip_val is None else gradient_clip_val
         step = self.global_step
@@ -265,14 +264,15 @@ class SAEModule(lightning.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def on_validation_start(self) -> None:
-        """Loads the whole model, for as long as the validation lasts."""
+        """Loads the complete model for the validation."""
         model = self.data.model
         self.held_out.begin(model.load_whole(), model.config()[0], self._finished())
 
     def _finished(self) -> Any:
-        """The SAE as it would be saved now: BatchTopK kinds with a threshold that lets k features be active on average.
+        """Returns the SAE as it would be saved now. BatchTopK kinds get a threshold with k active features on average.
 
-        The threshold is set on held-out text, or on what is in memory where none is held out; the mean over processes.
+        The threshold is set on held-out text, or on the first block if no text is held out, and averaged over
+        processes.
         """
         sae: Any = inference(self.sae, float(self.scale) or 1.0)
         k = active_on_average(self.sae)
@@ -285,13 +285,13 @@ class SAEModule(lightning.LightningModule):
         return sae
 
     def validation_step(self, batch: TokenRows, batch_idx: int) -> None:
-        """Judges the SAE on a batch of held-out text."""
+        """Measures the SAE on a batch of held-out text."""
         self.held_out.add(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/l0`, `val/explained_variance`, the model's losses and the scores they give.
+        """Logs `val/l0`, `val/explained_variance`, the losses of the model, and the scores.
 
-        A score is NaN, and a line says so, where the model does no better with its layer than without it.
+        A score is NaN, with a message, if the model's loss is no lower than with zeros or means instead of the layer.
         """
         measured = self.held_out.end()
         for score, loss, others in (("ce_score", "ce_zeroed", "zeros"), ("ce_score_mean", "ce_mean", "means")):
@@ -303,7 +303,7 @@ class SAEModule(lightning.LightningModule):
         self._explained_variance = float(measured["explained_variance"])
         shown = {"explained_variance", "ce_score"}
         for name, value in measured.items():
-            self.log(f"val/{name}", value.float(), prog_bar=name in shown, sync_dist=True)  # the same on all ranks
+            self.log(f"val/{name}", value.float(), prog_bar=name in shown, sync_dist=True)  # equal on all ranks
 
     # -- checkpoints and the result ------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class SAEModule(lightning.LightningModule):
         """Refuses a checkpoint of another SAE or optimiser before any weight is loaded.
 
         Raises:
-            InputError: naming the first weight that differs, or what the optimisers keep.
+            InputError: with the first weight that differs, or the optimisers' different states.
         """
         require_same_shapes(checkpoint["state_dict"], self.state_dict())
         require_finite_weights(checkpoint["state_dict"], "the checkpoint")
@@ -321,7 +321,7 @@ class SAEModule(lightning.LightningModule):
         self._explained_variance = checkpoint.get("explained_variance", math.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what the finished SAE's folder says of it."""
+        """Saves the explained variance, which the finished SAE's metadata report."""
         checkpoint["explained_variance"] = self._explained_variance
 
     def on_train_end(self) -> None:
@@ -329,12 +329,12 @@ class SAEModule(lightning.LightningModule):
         self._finish()
 
     def on_fit_end(self) -> None:
-        """Saves it also where the run was killed between its last checkpoint and the folder: then no step was left."""
+        """Saves the SAE also if the run was interrupted after its last checkpoint, when no step is left to train."""
         if not self._is_saved:
             self._finish()
 
     def _finish(self) -> None:
-        """Saves the finished SAE, as `sae_lens.SAE.load_from_disk` opens it."""
+        """Saves the finished SAE in the format of `sae_lens.SAE.load_from_disk`."""
         self._is_saved = True
         sae = self._finished()
         if self.trainer.is_global_zero:
