@@ -11,7 +11,6 @@ PACKAGE = Path(__file__).parent.parent / "saerl_lightning"
 EXEMPT: tuple[str, ...] = (
     "causal",
     "cli.py",
-    "data",
     "objective",
     "plan_page",
     "reward",

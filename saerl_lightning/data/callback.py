@@ -1,8 +1,8 @@
-"""The seam of data operations: anything that turns a plan into a plan, and the four roles of the method.
+"""DataCallback: the interface of data operations, which turn a plan into a plan, and the four roles of the method.
 
-`apply` is written once a role; an operation of the paper fills in one method. It decides before training starts and
-looks at no reward; an operation that learns from outcomes does so in `observe` and keeps what it learned in its state.
-N prompts in the pool, M planned, P a batch, B batches, F feature columns.
+Each role implements `apply` once; an operation implements one method of its role. `apply` runs before training and
+knows no rewards. An operation that learns from rewards does so in `observe`, and keeps the result in its state. N
+prompts in the pool, M planned, P a batch, B batches, F feature columns.
 """
 
 from __future__ import annotations
@@ -26,67 +26,67 @@ if TYPE_CHECKING:
 
 
 class DataCallback(ABC):
-    """An operation on the order of training. The constructor only stores."""
+    """An operation on the training order. The constructor only stores its arguments."""
 
-    _report: Mapping[str, float] = MappingProxyType({})  # what the roles' last `apply` did, in numbers
-    _idle: str = ""  # what the roles' last `apply` failed to do
+    _report: Mapping[str, float] = MappingProxyType({})  # numbers about the last `apply`
+    _idle: str = ""  # why the last `apply` had no effect
 
     @property
     def needs_features(self) -> bool:
-        """Whether `apply` reads feature rows, so that a signal source must be configured."""
+        """Whether `apply` reads feature rows, and thus needs a signal source."""
         return False
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses prompts that `apply` can't work with, before feature rows are computed; by default none.
+        """Refuses prompts that `apply` can't work with, before features are computed. By default refuses nothing.
 
         Args:
-            prompts: the pool with the reference prompts behind it, as `apply` gets them.
-            planned: rows that are certain to be planned when `apply` is called; none where a filter comes before.
+            prompts: Prompts of the pool, followed by the reference prompts, as in `apply`.
+            planned: Rows that are certainly planned when `apply` is called; none after a filter.
 
         Raises:
-            InputError: naming what is missing, and what to write instead.
+            InputError: with what is missing, and what to write instead.
         """
 
     @abstractmethod
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
-        """Returns the next plan: deterministic, and the input stays as it was.
+        """Returns the next plan. Deterministic; the given plan does not change.
 
         Args:
-            plan: what is served so far.
-            prompts: the pool, N prompts; the plan's rows are positions in it.
-            features: (N, F) rows about the pool, in its order; None where no signal is configured.
+            plan: Plan so far.
+            prompts: Prompts of the pool (N). The plan's rows are positions in this list.
+            features: Feature rows of the pool, (N, F); None without a signal source.
         """
 
     def observe(self, outcomes: Outcomes) -> None:
-        """Learns from the rewards of one trained batch; by default nothing."""
+        """Learns from the rewards of one trained batch. By default does nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold to go on exactly: plain numbers, strings, lists and tensors."""
+        """Returns the state that a checkpoint needs to resume exactly: numbers, strings, lists and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
 
     def idle(self) -> str:
-        """Says why the last `apply` did nothing, as in "no prompt is dropped"; empty where it did something.
+        """Returns why the last `apply` had no effect, such as "no prompt is dropped"; "" if it had one.
 
-        The four roles say it. An operation that only observes has nothing to say.
+        The four roles implement this. Operations that only observe return "".
         """
         return self._idle
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for the logs; the datamodule puts the slot's name in front.
+        """Returns numbers for the logs. The datamodule adds the slot's name as a prefix.
 
-        The four roles fill in what holds for all of their kind. A subclass that has more to tell adds it to theirs.
+        Each role provides the numbers common to its kind. A subclass may add more.
         """
         return dict(self._report)
 
 
 class Filtering(DataCallback):
-    """Drops prompts, each with a reason in the ledger. The order of the others stays."""
+    """Drops prompts, each with a reason in the ledger. The order of the others does not change."""
 
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
-        """Rates the pool, then drops the planned prompts that `keep` refuses."""
+        """Rates the pool, then drops the planned prompts that `keep` rejects."""
         rated = replace(plan, quality=self.quality(plan, prompts, features))
         refused = plan.rows[~self.keep(rated, prompts, features)[plan.rows]]
         self._report = {"kept": float(len(plan.rows) - len(refused)), "dropped": float(len(refused))}
@@ -96,23 +96,23 @@ class Filtering(DataCallback):
     def quality(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Rates every prompt of the pool, higher is better; NaN where it has no rating."""
+        """Rates every prompt of the pool, higher is better; NaN for no rating."""
         return np.full(len(prompts), np.nan)
 
     @abstractmethod
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
-        """Says which prompts stay; `plan.quality` holds the ratings already."""
+        """Returns which prompts to keep. `plan.quality` already contains the ratings."""
 
     def reason(self) -> str:
-        """Why a prompt was dropped, for the ledger."""
+        """Returns the reason for dropping a prompt, for the ledger."""
         return f"dropped by {type(self).__name__}"
 
 
 class Clustering(DataCallback):
-    """Labels every prompt and lays batches cluster-first: as many batches as can be hold one cluster only."""
+    """Assigns every prompt to a cluster and builds batches cluster-first, so that most batches hold a single cluster."""
 
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
-        """Stores the labels; inside a cluster the present order stays."""
+        """Stores the cluster of each prompt and reorders the plan. The order inside a cluster does not change."""
         cluster = self.label(plan, prompts, features)
         unrated = np.full(len(prompts), np.nan)
         labelled = replace(plan, cluster=cluster)
@@ -123,14 +123,14 @@ class Clustering(DataCallback):
 
     @abstractmethod
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
-        """Gives every prompt of the pool the number of its cluster, from 0."""
+        """Returns the cluster of every prompt of the pool, numbered from 0."""
 
 
 class Curriculum(DataCallback):
-    """Rates every prompt and orders each cluster easy-to-hard, so that all clusters get harder together."""
+    """Rates every prompt and orders each cluster from easy to hard, so that all clusters get harder at the same time."""
 
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
-        """Stores the ratings and lays batches cluster-first by them; without clusters the pool is one cluster."""
+        """Stores the ratings and reorders the plan cluster-first. Without clusters, the pool is one cluster."""
         rated = replace(plan, difficulty=self.difficulty(plan, prompts, features))
         known = plan.rows[~np.isnan(rated.difficulty[plan.rows])]
         length = np.array([len(prompts[row].text) for row in known.tolist()], dtype=np.float64)
@@ -142,14 +142,14 @@ class Curriculum(DataCallback):
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Rates every prompt of the pool, lower is served earlier; NaN (no rating) is served last in its cluster."""
+        """Rates every prompt of the pool. Lower is served earlier; NaN (no rating) is served last in its cluster."""
 
 
 class Mixing(DataCallback):
-    """Moves prompts between whole batches; the left-over that fills no batch stays where it is."""
+    """Moves prompts between whole batches. Prompts that fill no batch are not moved."""
 
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
-        """Writes the blended batches back and notes, for each moved prompt, the batch it stood in before."""
+        """Reorders the plan by `blend`, and records the previous batch of each moved prompt."""
         before = plan.batches()  # (B, P)
         blended = self.blend(before.copy())  # (B, P)
         mixed = plan.reorder(np.concatenate([blended.ravel(), plan.rows[before.size :]]))
@@ -160,17 +160,17 @@ class Mixing(DataCallback):
 
     @abstractmethod
     def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
-        """Returns the same pool rows, laid into batches anew."""
+        """Returns the same pool rows in other batches."""
 
 
 def note_moves(before: SamplePlan, after: SamplePlan) -> SamplePlan:
-    """Writes into `mixed_from` of each prompt that changed its batch the one it stood in before."""
+    """Records in `mixed_from` the previous batch of each prompt whose batch changed."""
     old, new = before.batch_of(), after.batch_of()
     return replace(after, mixed_from=np.where(old != new, old, before.mixed_from))
 
 
 def share_moved(before: SamplePlan, after: SamplePlan) -> float:
-    """Share of the served prompts that stand in another batch than before; 0 where none is served."""
+    """Computes the share of the served prompts whose batch changed; 0 if none is served."""
     served = before.batches().ravel()
     return float((before.batch_of() != after.batch_of())[served].mean()) if len(served) else 0.0
 
@@ -180,7 +180,7 @@ def _unmoved(batches: Int[np.ndarray, "B P"]) -> str:
 
 
 def _sizes(cluster: Int[np.ndarray, " M"]) -> dict[str, float]:
-    """How many clusters occur, and how many prompts they hold."""
+    """Computes the number of clusters, and their smallest, median and largest size."""
     sizes = np.unique(cluster, return_counts=True)[1]
     if not len(sizes):
         return {"clusters": 0.0}

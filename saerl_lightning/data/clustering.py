@@ -1,4 +1,4 @@
-"""Which prompts are alike: clusters of feature rows by direction. Its nulls are in `clustering_controls.py`."""
+"""Clustering: k-means of feature rows by direction, and its controls (topics, random, same sizes, permuted members)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class KMeansClusters(Clustering):
-    """Clusters prompts by spherical k-means of their feature rows, numbered by size, the largest first.
+    """Clusters prompts by spherical k-means of their feature rows. Cluster 0 is the largest.
 
-    The centres are found on the planned prompts; every prompt of the pool gets the label of the nearest.
+    The centres are fitted to the planned prompts. Every prompt of the pool is assigned to its nearest centre.
 
     Source: clusters in SAE space are SAERL's (arXiv 2605.27354); spherical k-means and its settings are ours.
 
     Args:
-        clusters: how many (K).
-        components: reduce the unit rows to so many columns by truncated SVD first; null, or as many columns as there are,
-            leaves them. Real topics were found as well with 128 as with all columns, in a third of the time; planted
-            groups need as many components as there are groups, and half as many lose them.
-        seed: of the SVD and of the starting points.
-        minibatch_above: start from mini-batch k-means where more prompts than this are planned.
+        clusters: Number of clusters (K).
+        components: Number of columns after reduction of the unit rows by truncated SVD; null does not reduce. With 128,
+            real topics are found as well as with all columns, in a third of the time. Use at least as many components
+            as expected groups.
+        seed: Seed of the SVD and of the starting points.
+        minibatch_above: Number of planned prompts above which mini-batch k-means finds the starting points.
 
     Raises:
         InputError: if an argument is out of range.
@@ -51,14 +51,14 @@ class KMeansClusters(Clustering):
 
     @property
     def needs_features(self) -> bool:
-        """Clusters are made of feature rows."""
+        """True, because clusters are made from feature rows."""
         return True
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
-        """Gives every prompt its nearest centre; one whose row is all zeros is as near to every centre, and gets one.
+        """Assigns every prompt to its nearest centre. A row of zeros is equally near to all centres and gets the first.
 
         Raises:
-            InputError: if there are fewer planned prompts than clusters, or a feature row is not finite.
+            InputError: if fewer prompts than clusters are planned, or a feature row is not finite.
         """
         count = len(plan.rows)
         if self.clusters > count:
@@ -66,22 +66,23 @@ class KMeansClusters(Clustering):
                 f"KMeansClusters.clusters is {self.clusters}, but {count} prompts are planned; write fewer"
             )
         rows = require_features(type(self).__name__, prompts, features)
-        members = np.sort(plan.rows)  # the same clusters in whatever order the prompts are served
+        # Sorted, so that the clusters don't depend on the order in which prompts are served.
+        members = np.sort(plan.rows)
         units = reduced_units(rows, members, self.components, self.seed)
         centres = spherical_kmeans(units[members], self.clusters, self.seed, count > self.minibatch_above)
         return largest_first(nearest(units, centres), members, self.clusters)
 
 
 class TopicClusters(Clustering):
-    """One cluster a topic, in alphabetical order; prompts without a topic are the last cluster."""
+    """One cluster per topic, in alphabetical order. Prompts without a topic form the last cluster."""
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses prompts none of which has a topic."""
+        """Refuses prompts that all have no topic."""
         if all(prompt.topic is None for prompt in prompts):
             raise InputError("TopicClusters found no prompt with a topic; name its column, or cluster by another class")
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
-        """Numbers the topics.
+        """Numbers the topics alphabetically.
 
         Raises:
             InputError: if no prompt has a topic.
@@ -93,11 +94,11 @@ class TopicClusters(Clustering):
 
 
 class RandomClusters(Clustering):
-    """Random clusters of equal size (to one prompt).
+    """Random clusters of equal size, up to one prompt.
 
     Args:
-        clusters: how many.
-        seed: of the draw.
+        clusters: Number of clusters (K).
+        seed: Seed of the random assignment.
 
     Raises:
         InputError: if `clusters` is below 1.
@@ -109,18 +110,18 @@ class RandomClusters(Clustering):
         require_in_range(self)
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
-        """Deals the pool into clusters."""
+        """Assigns the prompts of the pool at random."""
         return np.random.default_rng(self.seed).permutation(len(prompts)) % self.clusters
 
 
 class SameSizeClusters(Clustering):
-    """Random clusters, each as large as one of another clustering.
+    """Random clusters with the sizes of another clustering's clusters.
 
-    What is left of the other's effect comes from the sizes of its clusters, not from who is in them.
+    An effect that remains comes from the sizes of the clusters, not from their members.
 
     Args:
-        inner: the clustering whose sizes, among the planned prompts, are kept.
-        seed: of the draw.
+        inner: Clustering whose sizes, among the planned prompts, are kept.
+        seed: Seed of the random assignment.
     """
 
     def __init__(self, inner: Clustering, seed: Seed = 0) -> None:
@@ -130,7 +131,7 @@ class SameSizeClusters(Clustering):
 
     @property
     def needs_features(self) -> bool:
-        """As the inner clustering."""
+        """Whether the inner clustering reads feature rows."""
         return self.inner.needs_features
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
@@ -138,21 +139,21 @@ class SameSizeClusters(Clustering):
         self.inner.check(prompts, planned)
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
-        """Deals the inner clustering's labels anew among the planned prompts."""
+        """Permutes the inner clustering's labels among the planned prompts."""
         labels = self.inner.label(plan, prompts, features)
         return permute_within(labels, np.zeros_like(labels), plan.rows, self.seed)
 
 
 class PermutedClusters(Clustering):
-    """Another clustering's members, exchanged at random among prompts of like difficulty.
+    """Another clustering, with members exchanged at random among prompts of similar difficulty.
 
-    Each cluster keeps its size and its profile of difficulties, and loses its content.
+    Each cluster keeps its size and its distribution of difficulty, but loses its content.
 
     Args:
-        inner: the clustering whose members are exchanged.
-        label: a label of the data or of the labels file that says how hard a prompt is; every planned prompt must have it.
-        bins: quantile bins of the label; prompts of one bin are of like difficulty.
-        seed: of the exchange.
+        inner: Clustering whose members are exchanged.
+        label: Name of the difficulty label, from the data or the labels file. Every planned prompt must have it.
+        bins: Number of quantile bins of the label. Prompts are exchanged within a bin.
+        seed: Seed of the random exchange.
 
     Raises:
         InputError: if `bins` is below 1.
@@ -167,7 +168,7 @@ class PermutedClusters(Clustering):
 
     @property
     def needs_features(self) -> bool:
-        """As the inner clustering."""
+        """Whether the inner clustering reads feature rows."""
         return self.inner.needs_features
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
@@ -176,10 +177,10 @@ class PermutedClusters(Clustering):
         require_label(type(self).__name__, self.by, prompts, planned)
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
-        """Deals the inner clustering's labels anew inside each bin.
+        """Permutes the inner clustering's labels inside each bin.
 
         Raises:
-            InputError: if a planned prompt lacks the label.
+            InputError: if a planned prompt does not have the label.
         """
         bins = bin_by(require_label(type(self).__name__, self.by, prompts, plan.rows), plan.rows, self.bins)
         return permute_within(self.inner.label(plan, prompts, features), bins, plan.rows, self.seed)

@@ -1,4 +1,4 @@
-"""How hard a prompt is, by what its features say. Orders without a model are in `curriculum_controls.py`."""
+"""Curricula: EasyToHard by a difficulty probe, and its controls (labels, length, shuffled, features removed)."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 
 
 class EasyToHard(Curriculum):
-    """Orders by difficulty as a probe predicts it, lowest first; equal predictions keep the present order.
+    """Orders prompts by the difficulty that a probe predicts, lowest first. Equal predictions keep their order.
 
-    The labelled prompts are ordered by predictions too, so that all prompts are on one scale: by those of fits that have not
-    seen the prompt's own label, nor that of a duplicate.
+    Labelled prompts are ordered by predictions too, so that all prompts are on the same scale. Their predictions come
+    from fits that have not seen the label of the prompt or of a duplicate.
 
-    Source: an ElasticNet probe on a small labelled subset, easy-to-hard inside clusters, is SAERL's (arXiv 2605.27354, as
+    Source: an elastic-net probe on a small labelled subset and easy-to-hard inside clusters are SAERL's (arXiv
+        2605.27354, as
     summarised by others); the number of labels is ours.
 
     Args:
-        label: what the probe learns: a label of the data or of the labels file, higher is harder.
-        probe: what predicts it from feature rows.
-        labels: labelled prompts to learn from, drawn at random; null takes all.
-        descending: serve the hardest first; the plan then holds the negated prediction.
-        seed: of that draw.
+        label: Name of the label that the probe learns, from the data or the labels file. Higher means harder.
+        probe: Probe that predicts the label from feature rows.
+        labels: Number of labelled prompts to learn from, drawn at random; null takes all.
+        descending: Whether to serve the hardest prompts first. The plan then contains the negated prediction.
+        seed: Seed of the random draw of labelled prompts.
 
     Raises:
         InputError: if `labels` is below 2.
@@ -62,7 +63,7 @@ class EasyToHard(Curriculum):
 
     @property
     def needs_features(self) -> bool:
-        """The probe reads feature rows."""
+        """True, because the probe reads feature rows."""
         return True
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
@@ -75,7 +76,7 @@ class EasyToHard(Curriculum):
         """Predicts the label of every prompt.
 
         Raises:
-            InputError: if the label is missing, constant or rarer than there are folds, or a feature row is not finite.
+            InputError: if the label is missing, constant or rarer than the folds, or a feature row is not finite.
         """
         self._prediction = self.probe.predict_label(
             type(self).__name__, self.label, prompts, features, self.labels, self.seed
@@ -83,7 +84,7 @@ class EasyToHard(Curriculum):
         return -self._prediction.values if self.descending else self._prediction.values
 
     def idle(self) -> str:
-        """Says so too where the probe has no weight: its ratings are then chance."""
+        """Returns why the order is arbitrary: the probe has no non-zero weight, or all ratings are equal."""
         return (self._prediction.idle if self._prediction else "") or super().idle()
 
     def metrics(self) -> dict[str, float]:
@@ -92,11 +93,12 @@ class EasyToHard(Curriculum):
 
 
 class LabelOrder(Curriculum):
-    """Orders by a number that the data brings, lowest first: its own level, or a measured difficulty (the oracle).
+    """Orders prompts by a known label, lowest first: the data's own level, or a measured difficulty (oracle).
 
     Args:
-        label: name of the label, as in `Prompt.labels`; every planned prompt must have it.
-        descending: serve the highest first (hard-to-easy, or by a pass rate); the plan then holds the negated label.
+        label: Name of the label, as in `Prompt.labels`. Every planned prompt must have it.
+        descending: Whether to serve the highest first (hard to easy, or by pass rate). The plan then contains the
+            negated label.
     """
 
     def __init__(self, label: str = "difficulty", descending: bool = False) -> None:
@@ -110,33 +112,33 @@ class LabelOrder(Curriculum):
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Reads the label; NaN where an unplanned prompt lacks it.
+        """Reads the label; NaN for unplanned prompts without it.
 
         Raises:
-            InputError: if a planned prompt lacks the label.
+            InputError: if a planned prompt does not have the label.
         """
         values = require_label(type(self).__name__, self.label, prompts, plan.rows)
         return -values if self.descending else values
 
 
 class LengthOrder(Curriculum):
-    """Orders by the number of characters of the user's words, shortest first."""
+    """Orders prompts by the number of characters of their text, shortest first."""
 
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Counts characters."""
+        """Counts the characters of each prompt's text."""
         return lengths(prompts)
 
 
 class ShuffledOrder(Curriculum):
     """Another curriculum's ratings, permuted at random within each cluster.
 
-    Each cluster keeps its ratings and the streams their shape; the link from a prompt to its rating is cut.
+    Each cluster keeps its set of ratings and its number of batches, but ratings no longer belong to their prompts.
 
     Args:
-        inner: the curriculum whose ratings are permuted.
-        seed: of the permutation.
+        inner: Curriculum whose ratings are permuted.
+        seed: Seed of the random permutation.
     """
 
     def __init__(self, inner: Curriculum, seed: Seed = 0) -> None:
@@ -146,7 +148,7 @@ class ShuffledOrder(Curriculum):
 
     @property
     def needs_features(self) -> bool:
-        """As the inner curriculum."""
+        """Whether the inner curriculum reads feature rows."""
         return self.inner.needs_features
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
@@ -154,28 +156,30 @@ class ShuffledOrder(Curriculum):
         self.inner.check(prompts, planned)
 
     def idle(self) -> str:
-        """Says so too where the inner curriculum's probe has no weight."""
+        """Returns why the order is arbitrary, also if the reason lies in the inner curriculum."""
         return self.inner.idle() or super().idle()
 
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Permutes the inner ratings of the planned prompts of each cluster."""
+        """Permutes the inner ratings of the planned prompts within each cluster."""
         return permute_within(self.inner.difficulty(plan, prompts, features), plan.cluster, plan.rows, self.seed)
 
 
 class WithoutFeatures(Curriculum):
-    """Orders easy to hard by the same probe, after its weightiest columns were set to 0 in every prompt.
+    """EasyToHard with some feature columns set to zero (dose-response ablation).
 
-    The probe is not fitted again: what these columns said is lost to the order. With none taken out this is `EasyToHard`.
+    The probe is not fitted again, so the order loses the information in these columns. With a count of 0 it equals
+    `EasyToHard`.
 
     Source: the fifth causal test of docs/method.md; ours.
 
     Args:
-        inner: the curriculum whose probe rates the prompts; its probe must be linear.
-        count: columns taken out, by |weight| times the column's standard deviation; more than have a weight is all of them.
-        random: take out as many random columns that are active in as many prompts, in their place: the control.
-        seed: of the random columns.
+        inner: Curriculum whose probe rates the prompts. The probe must be linear.
+        count: Number of columns set to zero, by largest |weight| times standard deviation. A larger count than there
+            are non-zero weights removes all.
+        random: Whether to remove random columns of similar activity instead (control).
+        seed: Seed of the random columns.
 
     Raises:
         InputError: if `count` is below 0.
@@ -192,7 +196,7 @@ class WithoutFeatures(Curriculum):
 
     @property
     def needs_features(self) -> bool:
-        """The probe reads feature rows."""
+        """True, because the probe reads feature rows."""
         return True
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
@@ -202,10 +206,10 @@ class WithoutFeatures(Curriculum):
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Rates every prompt by what the probe still sees.
+        """Rates every prompt by the probe without the removed columns.
 
         Raises:
-            InputError: as `EasyToHard`, and if the probe is not linear.
+            InputError: as for `EasyToHard`, and if the probe is not linear.
         """
         reader, inner = type(self).__name__, self.inner
         labels, rows = read_label(reader, inner.label, prompts), require_features(reader, prompts, features)
@@ -225,9 +229,9 @@ class WithoutFeatures(Curriculum):
         return -left if inner.descending else left
 
     def idle(self) -> str:
-        """Says so too where no column with a weight is left: what differs between folds is chance."""
+        """Returns why the order is arbitrary: no column with a non-zero weight is left, or all ratings are equal."""
         return "its probe has no feature left to go by" if self._blind else super().idle()
 
     def metrics(self) -> dict[str, float]:
-        """Adds how many columns were taken out, and Kendall's tau between the ratings with and without them."""
+        """Adds the number of removed columns, and Kendall's tau between the ratings with and without them."""
         return super().metrics() | self._metrics

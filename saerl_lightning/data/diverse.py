@@ -1,4 +1,4 @@
-"""Batches that hold unlike prompts: the opposite of cluster-first, as a rival to it."""
+"""Batches of dissimilar prompts, selected by log-determinant. They are an alternative to cluster-first batches."""
 
 from __future__ import annotations
 
@@ -21,32 +21,36 @@ if TYPE_CHECKING:
 
 
 def deal_diverse(units: Float[np.ndarray, "C D"], batches: int, size: int, scale: float) -> Int[np.ndarray, "W P"]:
-    """Deals all candidates into batches, which take turns: each takes the row that adds most to its log-determinant.
+    """Assigns candidates to batches in turns; each batch takes the row that increases its log-determinant most.
 
-    A batch holds M = I + scale * (sum of phi phi^T over its rows) and takes argmax log(1 + scale * phi^T M^-1 phi), which is
-    the gain in log det M; M^-1 follows by a rank-one update. Equal gains go to the earlier candidate.
+    A batch has M = I + scale * (sum of phi phi^T over its rows) and takes argmax log(1 + scale * phi^T M^-1 phi), which
+    is the increase of log det M. M^-1 is updated by a rank-one formula. Of equal increases, the earlier candidate is
+    taken.
 
     Args:
-        units: rows of norm 1 (or 0, taken last), (C, D) with C = batches * size.
-        batches: how many (W).
-        size: of a batch (P).
-        scale: weight of a row against the identity, above 0.
+        units: Rows of norm 1 (or 0, taken last), (C, D) with C = batches * size.
+        batches: Number of batches (W).
+        size: Number of rows per batch (P).
+        scale: Weight of a row relative to the identity, above 0.
 
     Returns:
-        The candidates of each batch, in their present order.
+        The candidates of each batch, in their original order.
 
-    Source: greedy selection by log-determinant is IRDS' (arXiv 2605.28247), with equal weights here; dealing a whole window,
-    in turns, is ours.
+    Source: greedy selection by log-determinant is IRDS' (arXiv 2605.28247), here with equal weights; assigning a whole
+        window in
+    turns is ours.
     """
     units = units.astype(np.float64)
     inverse = np.repeat(np.eye(units.shape[1])[None], batches, axis=0)  # (W, D, D)
-    norms = (units * units).sum(axis=1).round(6)  # rounded, so that all units are equal at first
-    gain = np.repeat(norms[None], batches, axis=0)  # (W, C): phi^T M^-1 phi, -inf once dealt
+    # Rounded, so that all unit rows have equal norms and the first choice does not depend on rounding errors.
+    norms = (units * units).sum(axis=1).round(6)
+    gain = np.repeat(norms[None], batches, axis=0)  # (W, C): phi^T M^-1 phi, -inf once assigned
     dealt = np.empty((batches, size), dtype=np.int64)
     for turn in range(size):
         for b in range(batches):
             taken = int(gain[b].argmax())
             dealt[b, turn] = taken
+            # Sherman-Morrison: M^-1 and the gains of all candidates follow from one matrix-vector product.
             towards = inverse[b] @ units[taken]
             shrink = scale / (1 + scale * gain[b, taken])
             inverse[b] -= shrink * np.outer(towards, towards)
@@ -56,23 +60,23 @@ def deal_diverse(units: Float[np.ndarray, "C D"], batches: int, size: int, scale
 
 
 def log_determinant(units: Float[np.ndarray, "P D"], scale: float) -> float:
-    """Log det(I + scale * sum of phi phi^T): 0 for no rows, highest where all rows are orthogonal."""
+    """Computes log det(I + scale * sum of phi phi^T): 0 without rows, highest for orthogonal rows."""
     rows = units.astype(np.float64)
     return float(np.linalg.slogdet(np.eye(rows.shape[1]) + scale * rows.T @ rows)[1])
 
 
 class DiverseBatches(DataCallback):
-    """Deals the prompts of neighbouring batches anew, so that every batch spans as many directions as it can.
+    """Reassigns the prompts of neighbouring batches so that each batch spans as many directions as possible.
 
-    Prompts stay inside their window, so the order of difficulty survives from window to window. For the slot `extra`.
+    Prompts stay inside their window, so the order of difficulty between windows is kept. For the slot `extra`.
 
     Source: greedy log-determinant selection is IRDS' (arXiv 2605.28247), without its weights.
 
     Args:
-        window: neighbouring batches that are dealt together.
-        components: columns that the unit rows are reduced to by truncated SVD.
-        scale: weight of a prompt's direction against the identity that the determinant starts from.
-        seed: of the SVD.
+        window: Number of neighbouring batches whose prompts are reassigned together.
+        components: Number of columns of the unit rows after truncated SVD.
+        scale: Weight of a prompt's direction relative to the identity in the determinant.
+        seed: Seed of the SVD.
 
     Raises:
         InputError: if an argument is out of range.
@@ -87,11 +91,11 @@ class DiverseBatches(DataCallback):
 
     @property
     def needs_features(self) -> bool:
-        """Diversity is that of feature rows."""
+        """True, because diversity is computed from feature rows."""
         return True
 
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
-        """Deals every window; inside a batch the present order stays, and what fills no batch stays where it is.
+        """Reassigns each window. The order inside a batch is kept, and prompts that fill no batch are not moved.
 
         Raises:
             InputError: if a feature row is not finite.

@@ -1,6 +1,6 @@
-"""What is asked of feature rows, sparse or dense, without ever making sparse ones dense. Pure; N rows, F columns.
+"""Functions of feature rows, sparse or dense, that never make sparse rows dense. Pure; N rows, F columns.
 
-Sparse matrices go through `Any` here, because their stubs know too little; nowhere else need one.
+Sparse matrices are typed as `Any` here, because their type stubs are incomplete. Other modules need no `Any` for them.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 
-BLOCK = 65_536  # rows that are worked on at once
+BLOCK = 65_536  # rows processed at once
 
 
 def blocks(count: int) -> Iterator[slice]:
-    """Cuts rows into blocks, so that what is made of them stays small."""
+    """Cuts rows into blocks, so that intermediate results stay small."""
     return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
 
 
 def row_count(features: Features) -> int:
-    """Number of rows."""
+    """Counts the rows."""
     given: Any = features
     return int(given.shape[0])
 
 
 def column_count(features: Features) -> int:
-    """Number of columns."""
+    """Counts the columns."""
     given: Any = features
     return int(given.shape[1])
 
 
 def nonfinite_rows(features: Features) -> Int[np.ndarray, " n"]:
-    """Rows that hold a NaN or an infinite number."""
+    """Returns the rows that contain NaN or infinity."""
     given: Any = features
     dense = isinstance(features, np.ndarray)
     values = given if dense else given.data
-    if not values.size or (np.isfinite(values.min()) and np.isfinite(values.max())):  # nothing of their size is made
+    # NaN and infinity show in minimum or maximum, so the usual case allocates nothing of the features' size.
+    if not values.size or (np.isfinite(values.min()) and np.isfinite(values.max())):
         return np.zeros(0, dtype=np.int64)
     if dense:
         return np.flatnonzero(~np.isfinite(given).all(axis=1))
@@ -51,7 +52,7 @@ def nonfinite_rows(features: Features) -> Int[np.ndarray, " n"]:
 
 
 def deviation(features: Features) -> Float[np.ndarray, " F"]:
-    """Standard deviation of every column, of sparse ones from sums that leave zeros alone."""
+    """Computes the standard deviation of every column, for sparse columns from the sums of their entries."""
     given: Any = features
     if isinstance(features, np.ndarray):
         return features.std(axis=0)
@@ -60,7 +61,7 @@ def deviation(features: Features) -> Float[np.ndarray, " F"]:
 
 
 def divided(features: Features, scale: Float[np.ndarray, " F"]) -> Features:
-    """Every column over its own number."""
+    """Divides every column by its own number."""
     given: Any = features
     if isinstance(features, np.ndarray):
         return features / scale
@@ -68,36 +69,36 @@ def divided(features: Features, scale: Float[np.ndarray, " F"]) -> Features:
 
 
 def float64(features: Features) -> Features:
-    """The same numbers in double precision."""
+    """Converts to double precision."""
     given: Any = features
     return given.astype(np.float64)
 
 
 def columns_first(features: Features) -> Any:
-    """The layout that coordinate descent walks along."""
+    """Converts to column-major layout, which coordinate descent reads."""
     given: Any = features
     return np.asfortranarray(given) if isinstance(features, np.ndarray) else given.tocsc()
 
 
 def plain(features: Features) -> Any:
-    """The class of sparse matrix that older libraries know; the numbers are shared."""
+    """Converts to the class of sparse matrices that older libraries accept. The numbers are shared."""
     return features if isinstance(features, np.ndarray) else sparse.csr_matrix(features)
 
 
 def dense(features: Features) -> np.ndarray:
-    """A handful of rows with their zeros written out."""
+    """Converts a few rows to dense rows."""
     given: Any = features
     return given if isinstance(features, np.ndarray) else given.toarray()
 
 
 def unit_rows(features: Features) -> Any:
-    """Divides every row by its norm, in float32; a row of zeros stays one."""
+    """Divides every row by its norm, in float32. Rows of zeros stay zero."""
     given: Any = features
     if isinstance(features, np.ndarray):
         norms = np.linalg.norm(features, axis=1, keepdims=True)
         return np.divide(features, norms, out=np.zeros(features.shape, np.float32), where=norms > 0, casting="unsafe")
     values = given.data.astype(np.float32)
-    filled = np.flatnonzero(np.diff(given.indptr))  # reduceat takes the next number for an empty stretch
+    filled = np.flatnonzero(np.diff(given.indptr))  # reduceat would use the next entry for an empty row
     norms = np.zeros(row_count(features), dtype=np.float32)
     norms[filled] = np.sqrt(np.add.reduceat(values * values, given.indptr[filled])) if len(filled) else 0
     norms[norms == 0] = 1.0
@@ -105,19 +106,19 @@ def unit_rows(features: Features) -> Any:
     return sparse.csr_array((values, given.indices, given.indptr), given.shape)
 
 
-NEAREST = 10  # columns of about the same activity that a random one is drawn from
+NEAREST = 10  # a random column is drawn from this many columns of similar activity
 
 
 def top_columns(weights: Float[np.ndarray, " F"], features: Features, count: int) -> Int[np.ndarray, " j"]:
-    """Gives the columns that move a linear probe's predictions most: by |weight| times the column's standard deviation.
+    """Returns the columns with the largest effect on a linear probe: |weight| times the column's standard deviation.
 
     Args:
-        weights: of the probe, (F,).
-        features: the rows it rates, (N, F).
-        count: columns wanted; fewer come back if fewer move anything.
+        weights: Weights of the probe, (F,).
+        features: Feature rows that the probe rates, (N, F).
+        count: Number of columns wanted. Fewer are returned if fewer have an effect.
 
     Raises:
-        InputError: if `count` is below 0, or weights and columns differ in number.
+        InputError: if `count` is below 0, or the numbers of weights and columns differ.
     """
     if count < 0 or len(weights) != column_count(features):
         raise InputError(f"{count} top columns of {len(weights)} weights and {column_count(features)} columns")
@@ -127,7 +128,7 @@ def top_columns(weights: Float[np.ndarray, " F"], features: Features, count: int
 
 
 def activity(features: Features) -> Float[np.ndarray, " F"]:
-    """Share of rows in which each column is not 0."""
+    """Computes the share of rows in which each column is not 0."""
     given: Any = features
     if isinstance(features, np.ndarray):
         return (features != 0).mean(axis=0)
@@ -136,15 +137,15 @@ def activity(features: Features) -> Float[np.ndarray, " F"]:
 
 
 def equally_active(columns: Int[np.ndarray, " j"], features: Features, seed: int) -> Int[np.ndarray, " j"]:
-    """Draws for each of the columns another one that is active in about as many rows; none twice, none of the columns.
+    """Draws, for each column, another column that is active in about as many rows. All drawn columns are different.
 
     Args:
-        columns: to be matched, (j,).
-        features: (N, F).
-        seed: of the draw: one of the 10 columns of nearest activity that are left.
+        columns: Columns to match, (j,).
+        features: Feature rows, (N, F).
+        seed: Seed of the random draw, which chooses among the 10 remaining columns of most similar activity.
 
     Raises:
-        InputError: if there are not as many other columns that are ever active.
+        InputError: if too few other columns are active.
     """
     share, random = activity(features), np.random.default_rng(seed)
     left = np.setdiff1d(np.flatnonzero(share > 0), columns)
@@ -161,11 +162,11 @@ def equally_active(columns: Int[np.ndarray, " j"], features: Features, seed: int
 
 
 def without(features: Features, columns: Int[np.ndarray, " j"]) -> Features:
-    """A copy of the rows with these columns at 0.
+    """Copies the rows with some columns set to 0.
 
     Args:
-        features: (N, F).
-        columns: (j,).
+        features: Feature rows, (N, F).
+        columns: Columns to set to 0, (j,).
     """
     keep = np.ones(column_count(features))
     keep[columns] = 0

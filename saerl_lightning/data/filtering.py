@@ -1,7 +1,7 @@
-"""Which prompts to drop: those of low predicted quality.
+"""Filters: QualityFilter by a quality probe, and its controls (random, length, matched on difficulty).
 
-The probe learns from prompts that have the label, planned or not (corrupted copies that are never served, for one); the cut
-is made among the planned ones. Its nulls are in `filtering_controls.py`.
+The probe learns from all prompts with the label, also from those that are never served, such as corrupted copies. The
+share to drop is computed among the planned prompts.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 class QualityFilter(Filtering):
     """Drops the prompts of lowest predicted quality.
 
-    A prompt is rated by a fit that has not seen its own label, nor that of its copies and duplicates.
+    Each prompt is rated by a fit that has not seen its own label, or that of a copy or duplicate.
 
     Source: a linear probe for quality is SAERL's (arXiv 2605.27354, as summarised by others); ridge and the share are ours.
 
     Args:
-        label: what the probe learns, higher is better; a label of the data or of the reference prompts.
-        probe: what predicts it from feature rows.
-        drop: share of the planned prompts that goes, in [0, 1): those below this quantile of the predictions. Equal
-            predictions at the cut stay.
-        threshold: drop everything predicted below this instead; null goes by the share.
-        labels: labelled prompts to learn from, drawn at random; null takes all.
-        seed: of that draw.
+        label: Name of the label that the probe learns, from the data or the reference prompts. Higher is better.
+        probe: Probe that predicts the label from feature rows.
+        drop: Share of the planned prompts to drop, in [0, 1): those below this quantile of the predictions. Predictions
+            equal to the quantile are kept.
+        threshold: Prediction below which prompts are dropped, instead of a share; null uses `drop`.
+        labels: Number of labelled prompts to learn from, drawn at random; null takes all.
+        seed: Seed of the random draw of labelled prompts.
 
     Raises:
         InputError: if an argument is out of range.
@@ -64,7 +64,7 @@ class QualityFilter(Filtering):
 
     @property
     def needs_features(self) -> bool:
-        """The probe reads feature rows."""
+        """True, because the probe reads feature rows."""
         return True
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
@@ -77,7 +77,7 @@ class QualityFilter(Filtering):
         """Predicts the label of every prompt.
 
         Raises:
-            InputError: if the label is missing, constant or rarer than there are folds, or a feature row is not finite.
+            InputError: if the label is missing, constant or rarer than the folds, or a feature row is not finite.
         """
         self._prediction = self.probe.predict_label(
             type(self).__name__, self.label, prompts, features, self.labels, self.seed
@@ -85,7 +85,7 @@ class QualityFilter(Filtering):
         return self._prediction.values
 
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
-        """Keeps predictions at or above the cut."""
+        """Keeps predictions at or above the threshold."""
         if self.threshold is None:
             self._cut = float(np.quantile(plan.quality[plan.rows], self.drop))
         else:
@@ -93,16 +93,16 @@ class QualityFilter(Filtering):
         return plan.quality >= self._cut
 
     def reason(self) -> str:
-        """Names the score and the cut; the prompt's own prediction is in the ledger's `quality`."""
+        """Describes the label and the threshold. The prompt's own prediction is in the ledger's `quality`."""
         rule = f"the {self.drop:g} quantile" if self.threshold is None else "the threshold"
         return f"predicted {self.label} below {self._cut:.4g}, {rule}"
 
     def idle(self) -> str:
-        """Says so too where the probe has no weight: its ratings are then chance."""
+        """Returns why the choice is arbitrary or empty: the probe has no non-zero weight, or no prompt is dropped."""
         return (self._prediction.idle if self._prediction else "") or super().idle()
 
     def metrics(self) -> dict[str, float]:
-        """Adds the cut and the probe's scores."""
+        """Adds the threshold and the probe's scores."""
         if self._prediction is None:
             return super().metrics()
         return {**super().metrics(), "threshold": self._cut, **self._prediction.metrics()}
@@ -112,8 +112,8 @@ class RandomFilter(Filtering):
     """Drops a share of the planned prompts at random.
 
     Args:
-        fraction: share to drop, in [0, 1); the number is rounded to the nearest whole.
-        seed: of the draw.
+        fraction: Share to drop, in [0, 1), rounded to whole prompts.
+        seed: Seed of the random draw.
 
     Raises:
         InputError: if `fraction` is out of range.
@@ -125,23 +125,23 @@ class RandomFilter(Filtering):
         require_in_range(self)
 
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
-        """Keeps all but the drawn rows."""
+        """Keeps all prompts but the drawn ones."""
         drawn = round(self.fraction * len(plan.rows))
         kept = np.ones(len(prompts), dtype=bool)
         kept[np.random.default_rng(self.seed).permutation(plan.rows)[:drawn]] = False
         return kept
 
     def reason(self) -> str:
-        """Names the draw."""
+        """Describes the share and the seed."""
         return f"random {self.fraction:g} of the prompts (seed {self.seed})"
 
 
 class LengthFilter(Filtering):
-    """Drops the longest planned prompts, by characters of the user's words.
+    """Drops the longest planned prompts, by number of characters.
 
     Args:
-        fraction: share to drop, in [0, 1); the number is rounded to the nearest whole. Of equally long prompts those that
-            are served later go first.
+        fraction: Share to drop, in [0, 1), rounded to whole prompts. Of equally long prompts, those served later are
+            dropped first.
 
     Raises:
         InputError: if `fraction` is out of range.
@@ -154,11 +154,11 @@ class LengthFilter(Filtering):
     def quality(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """Rates a prompt by its length, negated."""
+        """Rates a prompt by its negated length."""
         return -lengths(prompts)
 
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
-        """Keeps all but the longest."""
+        """Keeps all prompts but the longest."""
         drawn = round(self.fraction * len(plan.rows))
         shortest_first = plan.rows[np.argsort(-plan.quality[plan.rows], kind="stable")]
         kept = np.ones(len(prompts), dtype=bool)
@@ -166,21 +166,20 @@ class LengthFilter(Filtering):
         return kept
 
     def reason(self) -> str:
-        """Names the share."""
+        """Describes the share."""
         return f"one of the longest {self.fraction:g} of the prompts"
 
 
 class MatchedFilter(Filtering):
-    """Drops at random, from every bin of a label, as many prompts as another filter would drop from it.
+    """Drops random prompts, as many from each bin of a label as another filter would drop.
 
-    What is left of the other filter's effect then comes from its count and from the difficulties it leaves behind, not from
-    the prompts it chose.
+    An effect that remains comes from the number and the difficulty of the dropped prompts, not from their choice.
 
     Args:
-        inner: the filter to match; its ratings stay in the ledger.
-        label: a label of the data or of the labels file, which every planned prompt must have.
-        bins: quantile bins of the label.
-        seed: of the draw.
+        inner: Filter to match. Its ratings are shown in the ledger.
+        label: Name of the label, from the data or the labels file. Every planned prompt must have it.
+        bins: Number of quantile bins of the label.
+        seed: Seed of the random draw.
 
     Raises:
         InputError: if `bins` is below 1.
@@ -195,7 +194,7 @@ class MatchedFilter(Filtering):
 
     @property
     def needs_features(self) -> bool:
-        """As the inner filter."""
+        """Whether the inner filter reads feature rows."""
         return self.inner.needs_features
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
@@ -206,14 +205,14 @@ class MatchedFilter(Filtering):
     def quality(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
-        """The inner filter's ratings."""
+        """Returns the inner filter's ratings."""
         return self.inner.quality(plan, prompts, features)
 
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
-        """Drops as many of each bin as the inner filter does, others.
+        """Drops as many random prompts from each bin as the inner filter drops.
 
         Raises:
-            InputError: if a planned prompt lacks the label.
+            InputError: if a planned prompt does not have the label.
         """
         bins = bin_by(require_label(type(self).__name__, self.label, prompts, plan.rows), plan.rows, self.bins)
         refused = ~self.inner.keep(plan, prompts, features)[plan.rows]
@@ -225,9 +224,9 @@ class MatchedFilter(Filtering):
         return kept
 
     def idle(self) -> str:
-        """Says so too where there is nothing to match, because the inner filter's probe has no weight."""
+        """Returns why nothing is dropped, also if the reason lies in the inner filter."""
         return self.inner.idle() or super().idle()
 
     def reason(self) -> str:
-        """Names what was matched."""
+        """Describes the label and the matched filter."""
         return f"random, as many in each bin of {self.label} as {type(self.inner).__name__} drops (seed {self.seed})"

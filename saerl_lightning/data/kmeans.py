@@ -1,7 +1,7 @@
 """Spherical k-means: groups rows by direction. Pure functions over matrices; sparse rows stay sparse.
 
-scikit-learn's (mini-batch) k-means of the unit rows finds where to start; rounds of assigning by cosine and averaging bring
-it to a fixed point of the spherical objective. M rows, F columns, D reduced columns, K clusters.
+scikit-learn's (mini-batch) k-means of the unit rows gives the starting points. Rounds of assignment by cosine and
+averaging then lead to a fixed point of the spherical objective. M rows, F columns, D reduced columns, K clusters.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from saerl_lightning.data.features import blocks, column_count, row_count, unit_
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
-ROUNDS = 20  # of assigning and averaging, at most
-SKETCHED = 50_000  # rows that the reduced columns are found on, at most
+ROUNDS = 20  # largest number of rounds
+SKETCHED = 50_000  # largest number of rows from which the reduced columns are computed
 
 
 def directions(features: Features, rows: Int[np.ndarray, " M"], components: int, seed: int) -> Float[np.ndarray, "F D"]:
-    """Finds the directions that the unit rows vary most along: right singular vectors, by randomised SVD.
+    """Computes the directions of largest variation of the unit rows: right singular vectors, by randomised SVD.
 
     Args:
-        features: (N, F).
-        rows: which to look at; beyond 50,000 a random sample of as many.
-        components: how many (D).
-        seed: of the sample and of the SVD.
+        features: Feature rows, (N, F).
+        rows: Rows to use; above 50,000, a random sample of 50,000.
+        components: Number of directions (D).
+        seed: Seed of the sample and of the SVD.
     """
     from sklearn.utils.extmath import randomized_svd
 
@@ -39,7 +39,7 @@ def directions(features: Features, rows: Int[np.ndarray, " M"], components: int,
 
 
 def project(features: Features, onto: Float[np.ndarray, "F D"]) -> Float[np.ndarray, "N D"]:
-    """Unit rows of the reduced features, in float32, block by block; a row of zeros stays one."""
+    """Projects unit rows onto the directions and scales them to norm 1, in float32 and by blocks. Zero rows stay zero."""
     reduced = np.empty((row_count(features), onto.shape[1]), dtype=np.float32)
     for block in blocks(len(reduced)):
         reduced[block] = unit_rows(unit_rows(features[block]) @ onto)
@@ -47,23 +47,23 @@ def project(features: Features, onto: Float[np.ndarray, "F D"]) -> Float[np.ndar
 
 
 def reduced_units(features: Features, rows: Int[np.ndarray, " M"], components: int | None, seed: int) -> Features:
-    """Unit rows, reduced to `components` columns if there are more than that, else as they are."""
+    """Returns unit rows, reduced to `components` columns if they have more."""
     if components is None or components >= min(len(rows), row_count(features), column_count(features)):
         return unit_rows(features)
     return project(features, directions(features, rows, components, seed))
 
 
 def spherical_kmeans(units: Features, clusters: int, seed: int, minibatch: bool) -> Float[np.ndarray, "K D"]:
-    """Finds centres of unit length that lie close, by cosine, to the rows.
+    """Finds cluster centres of norm 1 by cosine similarity.
 
     Args:
-        units: (M, D), unit rows.
-        clusters: how many (K), M at most.
-        seed: of the starting points.
-        minibatch: start from mini-batch k-means, for many rows.
+        units: Unit rows, (M, D).
+        clusters: Number of clusters (K), at most M.
+        seed: Seed of the starting points.
+        minibatch: Whether mini-batch k-means finds the starting points, for many rows.
 
     Returns:
-        The centres; one without members stays where it started.
+        The centres. A centre without members stays at its starting point.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -71,7 +71,7 @@ def spherical_kmeans(units: Features, clusters: int, seed: int, minibatch: bool)
     chosen: Any = MiniBatchKMeans if minibatch else KMeans
     settings = {"batch_size": 4096, "n_init": 3, "max_iter": 20} if minibatch else {"n_init": 4}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: some stay empty
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters leave some empty
         start = chosen(clusters, random_state=seed, **settings).fit(units)
     centres = unit_rows(start.cluster_centers_)
     labels = nearest(units, centres)
@@ -85,7 +85,7 @@ def spherical_kmeans(units: Features, clusters: int, seed: int, minibatch: bool)
 
 
 def nearest(units: Features, centres: Float[np.ndarray, "K D"]) -> Int[np.ndarray, " M"]:
-    """The centre of largest cosine for each row, block by block; the first of equal ones."""
+    """Returns the centre with the largest cosine for each row, by blocks. Of equal ones, the first is taken."""
     count = row_count(units)
     labels = np.empty(count, dtype=np.int64)
     for block in blocks(count):
@@ -94,7 +94,7 @@ def nearest(units: Features, centres: Float[np.ndarray, "K D"]) -> Int[np.ndarra
 
 
 def largest_first(labels: Int[np.ndarray, " N"], rows: Int[np.ndarray, " M"], clusters: int) -> Int[np.ndarray, " N"]:
-    """Numbers clusters by their size among the planned rows, largest first; of equal sizes, the old number decides."""
+    """Renumbers clusters by their size among the planned rows, largest first. Equal sizes keep their order."""
     sizes = np.bincount(labels[rows], minlength=clusters)
     number = np.empty(clusters, dtype=np.int64)
     number[np.argsort(-sizes, kind="stable")] = np.arange(clusters)
@@ -104,7 +104,7 @@ def largest_first(labels: Int[np.ndarray, " N"], rows: Int[np.ndarray, " M"], cl
 def _averages(
     units: Features, labels: Int[np.ndarray, " M"], centres: Float[np.ndarray, "K D"]
 ) -> Float[np.ndarray, "K D"]:
-    """Mean direction of each cluster's members; the old centre where they have none."""
+    """Computes the mean direction of each cluster's members, or keeps the old centre if there are none."""
     count, ones = len(labels), np.ones(len(labels), dtype=np.float32)
     member = sparse.csr_array((ones, (labels, np.arange(count))), shape=(len(centres), count))
     sums: Any = member @ units

@@ -1,7 +1,6 @@
-"""What operations learn from and are checked against: labels of prompts, bins of equal difficulty, whole feature rows.
+"""Labels and feature rows that operations read: checks, bins of equal difficulty, and families of duplicates.
 
-Reads prompts and names the bad ones; fits nothing. N prompts in the pool, M planned, n labelled. The labels of a prompt are
-in `Prompt.labels`; where they come from is not known here.
+N prompts in the pool, M planned, n labelled. The labels of a prompt are in `Prompt.labels`.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def read_label(reader: str, label: str, prompts: Sequence[Prompt]) -> Float[np.ndarray, " N"]:
-    """Reads one label of every prompt; NaN where a prompt lacks it.
+    """Reads one label of every prompt; NaN for prompts without it.
 
     Args:
-        reader: class that asks, for the message.
-        label: name of the label, as in `Prompt.labels`.
-        prompts: the pool, N prompts.
+        reader: Name of the class that reads the label, for messages.
+        label: Name of the label, as in `Prompt.labels`.
+        prompts: Prompts of the pool (N).
 
     Raises:
         InputError: if no prompt has the label.
@@ -46,16 +45,16 @@ def read_label(reader: str, label: str, prompts: Sequence[Prompt]) -> Float[np.n
 def require_label(
     reader: str, label: str, prompts: Sequence[Prompt], rows: Int[np.ndarray, " M"]
 ) -> Float[np.ndarray, " N"]:
-    """Reads one label that every planned prompt must have; NaN where an unplanned one lacks it.
+    """Reads one label that every planned prompt must have; NaN for unplanned prompts without it.
 
     Args:
-        reader: class that asks, for the message.
-        label: name of the label, as in `Prompt.labels`.
-        prompts: the pool, N prompts.
-        rows: planned rows, (M,).
+        reader: Name of the class that reads the label, for messages.
+        label: Name of the label, as in `Prompt.labels`.
+        prompts: Prompts of the pool (N).
+        rows: Planned rows, (M,).
 
     Raises:
-        InputError: if a planned prompt lacks the label, with their count and the first one's uid.
+        InputError: if planned prompts do not have the label; the message gives their number and the first uid.
     """
     values = read_label(reader, label, prompts)
     lacking = np.sort(rows[np.isnan(values[rows])])
@@ -69,7 +68,7 @@ def require_label(
 
 
 def sample_labelled(values: Float[np.ndarray, " N"], limit: int | None, seed: int) -> Int[np.ndarray, " n"]:
-    """Positions of labelled prompts, in order: all, or a random sample of `limit`."""
+    """Returns the positions of all labelled prompts, or of a random sample of `limit`, in order."""
     labelled = np.flatnonzero(np.isfinite(values))
     if limit is None or limit >= len(labelled):
         return labelled
@@ -77,10 +76,10 @@ def sample_labelled(values: Float[np.ndarray, " N"], limit: int | None, seed: in
 
 
 def families(prompts: Sequence[Prompt]) -> Int[np.ndarray, " N"]:
-    """Groups prompts whose labels would give each other's away: copies of one prompt, and prompts of the same words.
+    """Groups prompts whose labels would reveal each other's: copies of one prompt, and prompts with equal text.
 
     Returns:
-        The position of the first prompt of each one's family, (N,).
+        The position of the first prompt of each prompt's family, (N,).
     """
     place = {prompt.uid: row for row, prompt in enumerate(prompts)}
     origin = [place.get(prompt.copied_from, row) for row, prompt in enumerate(prompts)]
@@ -94,15 +93,15 @@ def families(prompts: Sequence[Prompt]) -> Int[np.ndarray, " N"]:
 
 
 def bin_by(values: Float[np.ndarray, " N"], rows: Int[np.ndarray, " M"], bins: int) -> Int[np.ndarray, " N"]:
-    """Bins a label at the quantiles of the planned prompts; equal values share a bin, NaN is a bin of its own.
+    """Bins a label at the quantiles of the planned prompts. Equal values share a bin; NaN is a bin of its own.
 
     Args:
-        values: label of every prompt, (N,).
-        rows: planned rows, (M,).
-        bins: how many; fewer come out where many values are equal.
+        values: Label of every prompt, (N,).
+        rows: Planned rows, (M,).
+        bins: Number of bins. Fewer result if many values are equal.
 
     Returns:
-        The bin of every prompt, from 0; the highest number holds the prompts without a value.
+        The bin of every prompt, from 0. The highest number is the bin of prompts without a value.
     """
     known = values[rows][~np.isnan(values[rows])]
     edges = np.quantile(known, np.arange(1, bins) / bins) if len(known) else np.zeros(0)
@@ -110,10 +109,11 @@ def bin_by(values: Float[np.ndarray, " N"], rows: Int[np.ndarray, " M"], bins: i
 
 
 def require_features(reader: str, prompts: Sequence[Prompt], features: Features | None) -> Features:
-    """The feature rows, once every number in them is finite.
+    """Returns the feature rows after a check that all numbers are finite.
 
     Raises:
-        InputError: if there are none, they are not one a prompt, or a row holds a NaN; names the prompts.
+        InputError: if there are no features, not one row per prompt, or a row with NaN or infinity; the message names
+            prompts.
     """
     if features is None:
         raise InputError(f"{reader} reads feature rows, but there are none; name a signal source in data.signals")
@@ -132,5 +132,5 @@ def require_features(reader: str, prompts: Sequence[Prompt], features: Features 
 
 
 def lengths(prompts: Sequence[Prompt]) -> Float[np.ndarray, " N"]:
-    """Characters of the user's words, of every prompt."""
+    """Counts the characters of each prompt's text."""
     return np.fromiter((len(prompt.text) for prompt in prompts), dtype=np.float64, count=len(prompts))

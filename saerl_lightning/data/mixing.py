@@ -1,4 +1,4 @@
-"""How much of each batch comes from elsewhere: tail mixing, and full mixing as its far end."""
+"""Mixing: exchanges prompts between neighbouring batches (tail mixing), or shuffles windows of batches (full mixing)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from jaxtyping import Int
 from saerl_lightning.data.callback import Mixing
 from saerl_lightning.ranges import CountFrom2, Range, Seed, require_in_range
 
-HalfShare = Annotated[float, Range(0, 0.5)]  # beyond one half two batches only trade places
+HalfShare = Annotated[float, Range(0, 0.5)]  # above one half, two batches only exchange their places
 
 
 class TailMixing(Mixing):
-    """Swaps the last m = round(fraction * P) prompts of neighbouring batches.
+    """Exchanges the last m = round(fraction * P) prompts of neighbouring batches.
 
-    The paper says "adjacent batches" and no more. Ours: pairs (0, 1), (2, 3), ... that do not overlap, so a prompt
-    moves by one batch at most; going through every b in turn would carry batch 0's tail to the end of the epoch. A
-    last batch without a partner stays whole.
+    The paper says only "adjacent batches". We use the pairs (0, 1), (2, 3), ..., so that a prompt moves by at most one
+    batch. With overlapping pairs, the tail of batch 0 would move to the end of the epoch. A last batch without a
+    partner is not changed.
 
     Args:
-        fraction: share of a batch that is swapped, in [0, 0.5]; beyond one half the two batches only trade places.
+        fraction: Share of a batch that is exchanged, in [0, 0.5]. Above one half, the two batches would only exchange
+            places.
 
     Raises:
         InputError: if `fraction` is out of range.
@@ -32,12 +33,12 @@ class TailMixing(Mixing):
         require_in_range(self)
 
     def idle(self) -> str:
-        """Names the fraction, which may be too small for the batch."""
+        """Returns why nothing moved, with the fraction, which may be too small for the batch size."""
         why = super().idle()
         return f"{why}: a share of {self.fraction:g} must be half a prompt of a batch or more" if why else ""
 
     def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
-        """Swaps the tails of each pair."""
+        """Exchanges the tails of each pair."""
         count, size = batches.shape
         head = size - int(self.fraction * size + 0.5)
         paired = count - count % 2
@@ -48,13 +49,14 @@ class TailMixing(Mixing):
 
 
 class FullMixing(Mixing):
-    """Deals all prompts of neighbouring batches anew, at random: the far end of mixing.
+    """Shuffles all prompts of neighbouring batches: the extreme of mixing.
 
-    With a window the order survives from window to window; without one nothing of it does, and clusters are gone.
+    With a window, the order between windows is kept. Without one, order and clusters are lost completely.
 
     Args:
-        window: neighbouring batches that are dealt together; null takes the whole plan. The last window may be shorter.
-        seed: of the draw.
+        window: Number of neighbouring batches that are shuffled together; null takes the whole plan. The last window
+            may be shorter.
+        seed: Seed of the shuffling.
 
     Raises:
         InputError: if `window` is below 2.
@@ -66,7 +68,7 @@ class FullMixing(Mixing):
         require_in_range(self)
 
     def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
-        """Permutes each window."""
+        """Permutes the prompts of each window."""
         random = np.random.default_rng(self.seed)
         window = self.window or max(1, len(batches))
         mixed = batches.copy()

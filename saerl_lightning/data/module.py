@@ -1,8 +1,7 @@
-"""PromptDataModule: the pool, the plan that the operations made of it, and the loaders that serve it.
+"""PromptDataModule: reads the prompts, has the operations plan their order, and serves the plan.
 
-It decides nothing about order itself: operations do, in the order the science fixes (filtering, clustering, curriculum,
-mixing, extra). It reads, lets a `Planner` plan, and hands what came of it (a `PlannedPool`, the evaluation pools) to
-Lightning. How named sets are evaluated stands in its base class.
+The operations are applied in a fixed order: filtering, clustering, curriculum, mixing, extra. Evaluation sets are
+handled in the base class.
 """
 
 from __future__ import annotations
@@ -39,27 +38,27 @@ class PromptDataModule(EvaluationDataModule):
     """Serves prompts in the order that the configured operations planned.
 
     Args:
-        train: path of the training prompts, or a source.
-        val: named sets to validate on: a path, a source, or a set with its own sampling. Questions whose text stands in
-            `train` too are dropped, with their count.
-        test: named sets for `test` and `predict`; null uses those of `val`.
-        batch_size: prompts a step (P), over all processes.
-        chat: how prompts become token ids, and how long they may be.
-        signals: what computes feature rows for the operations that read them; null for none.
-        signal_cache: folder that feature rows are kept in, part by part as they are computed; null keeps none.
-        filtering: which prompts to drop; null for none.
-        clustering: what makes batches of one cluster each; null for none.
-        curriculum: what orders them easy-to-hard; null for none.
-        mixing: what blends neighbouring batches; null for none.
-        extra: further operations, applied after the four.
-        shuffle_seed: of the order that operations start from; null keeps the source's order.
-        val_sampling: how completions are drawn for sets without a sampling of their own.
-        val_batch_size: prompts a validation batch, on each process.
-        labels: file of measured labels that `label` wrote, added to the training prompts; null for none.
-        reference: prompts that only teach the operations' probes and are never served; null for none.
+        train: Path of the training prompts, or a prompt source.
+        val: Named validation sets: each a path, a prompt source, or a set with its own sampling. Questions whose text
+            is also in `train` are dropped, with a message.
+        test: Named sets for `test` and `predict`; null uses those of `val`.
+        batch_size: Number of prompts per step (P), over all processes.
+        chat: System message and maximum length of the prompts.
+        signals: Signal source that computes the feature rows for operations; null for none.
+        signal_cache: Folder where feature rows are cached while they are computed; null for no cache.
+        filtering: Operation that drops prompts; null for none.
+        clustering: Operation that groups prompts into batches of one cluster each; null for none.
+        curriculum: Operation that orders prompts from easy to hard; null for none.
+        mixing: Operation that exchanges prompts between neighbouring batches; null for none.
+        extra: Further operations, applied after the other four.
+        shuffle_seed: Seed of the initial shuffling, before the operations; null keeps the source's order.
+        val_sampling: Sampling for evaluation sets without their own.
+        val_batch_size: Number of prompts per validation batch, on each process.
+        labels: File of measured labels, written by `label`, which are added to the training prompts; null for none.
+        reference: Source of prompts that only probes learn from, and that are never served; null for none.
 
     Raises:
-        InputError: if a number is out of its range, or a set's name can't be part of a metric's.
+        InputError: if a number is out of range, or the name of a set can't be part of a metric's name.
     """
 
     def __init__(
@@ -99,11 +98,11 @@ class PromptDataModule(EvaluationDataModule):
         self.val_batch_size = val_batch_size
         self.labels = labels
         self.reference = reference
-        self.tokenizer = None  # set it before `setup` where there is no trainer
+        self.tokenizer = None  # set it before `setup` if there is no trainer
         self.keep_features = False  # set it before `setup` to have `features` afterwards
         self.features: Features | None = None  # (N, F) of the pool, on the first process
         self.resume = ResumePoint()
-        self.plan_seconds = 0.0  # that making the plan took: feature rows that no cache had, probes, clusters
+        self.plan_seconds = 0.0  # duration of planning: features that were not cached, probes, clusters
         self._pool: PromptPool | None = None
         self._planned: PlannedPool | None = None
         self._val_pools: list[EvaluationPool] = []
@@ -112,7 +111,7 @@ class PromptDataModule(EvaluationDataModule):
 
     @property
     def pool(self) -> PromptPool:
-        """The training prompts with their token ids, in the source's order; read when first asked for."""
+        """The training prompts with their token ids, in the source's order. Read at the first access."""
         if self._pool is None:
             pool = PromptPool.read("data.train", self.train, self.chat, self.find_tokenizer())
             self._pool = pool.labelled(self.labels)
@@ -120,34 +119,35 @@ class PromptDataModule(EvaluationDataModule):
 
     @property
     def planned(self) -> PlannedPool:
-        """The pool with its plan, and how far training is in it."""
+        """The pool with its plan and the progress of training."""
         assert self._planned is not None, "setup('fit') or set_up_plan() makes the plan"
         return self._planned
 
     @property
     def plan(self) -> SamplePlan:
-        """The order of training, with the reason for every prompt's fate."""
+        """The order of training, with the reason why each prompt is served or not."""
         return self.planned.plan
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads what the stage needs and was not read yet; None reads everything.
+        """Reads what the stage needs and was not read before; None reads everything.
 
         Raises:
-            InputError: if a source can't be read, an operation lacks its input, or too few prompts are left.
+            InputError: if a source can't be read, an operation's input is missing, or too few prompts are left.
         """
         if stage in (None, "fit", "validate") and not self._val_pools:
             self._val_pools = self._unseen(self.read_sets(self.val))
         if stage in (None, "test") and not self._test_pools:
             self._test_pools = self._unseen(self.read_sets(self.test))
         if stage == "predict" and not self._test_pools:
-            self._test_pools = self.read_sets(self.test)  # each prompt that is given gets its completions
+            self._test_pools = self.read_sets(self.test)  # `predict` answers all prompts, also those trained on
         if stage in (None, "fit") and self._planned is None:
             self.set_up_plan()
         if stage == "fit" and self.trainer is not None and not self.val:
-            self.trainer.limit_val_batches = 0  # Lightning takes an empty list of loaders for one empty loader
+            # Lightning would take an empty list of loaders for one empty loader.
+            self.trainer.limit_val_batches = 0
 
     def _unseen(self, sets: list[EvaluationPool]) -> list[EvaluationPool]:
-        """The sets without questions that are trained on: `validate` and `test` ask what `fit` asks."""
+        """Removes questions that are trained on, so that `validate` and `test` use the same questions as `fit`."""
         if all(each.keep_trained for each in sets):
             return sets
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
@@ -162,12 +162,12 @@ class PromptDataModule(EvaluationDataModule):
         return [each.unseen(trained) for each in sets]
 
     def set_up_plan(self) -> None:
-        """Reads the training prompts and plans, without a look at validation sets; `setup` calls it.
+        """Reads the training prompts and makes the plan, without evaluation sets. `setup` calls it.
 
-        On several processes the first one plans for all: the others get its plan and its operations.
+        With several processes, the first one plans, and sends its plan and operations to the others.
 
         Raises:
-            InputError: on every process, if an operation lacks its input, or too few prompts are left.
+            InputError: on every process, if an operation's input is missing, or too few prompts are left.
         """
         pool, began = self.pool, time.perf_counter()
         plan, self.operations = made_once(self.trainer, lambda: (self._plan(pool), self.operations))
@@ -187,40 +187,40 @@ class PromptDataModule(EvaluationDataModule):
         return plan
 
     def train_dataloader(self) -> PromptLoader:
-        """Serves this process's share of the plan, on the first pass from where the checkpoint stopped."""
+        """Serves this process's share of the plan, from the checkpoint's position in the first epoch."""
         return self.planned.loader(*self.place)
 
     def transfer_batch_to_device(self, batch: PromptBatch, device: Any, dataloader_idx: int) -> PromptBatch:
-        """Returns the batch as it is: it holds no tensors."""
+        """Returns the batch unchanged, because it contains no tensors."""
         return batch
 
     def next_prompts(self, counts: Sequence[int]) -> PromptBatch | None:
-        """Takes further prompts into the step in hand: the plan's next ones, also those that fill no whole batch.
+        """Takes the plan's next prompts into the current step, also those that fill no whole batch.
 
-        The next batch begins behind them, and `advance` counts them with the step. All processes must call it with the
-        same list. At the plan's end there are fewer, the first processes' first.
+        The next batch starts after them, and `advance` counts them with the step. All processes must call this with the
+        same list. At the end of the plan, the first processes are served first.
 
         Args:
-            counts: how many prompts each process asks for.
+            counts: Number of prompts that each process requests.
 
         Returns:
-            This process's share, None where it gets none.
+            This process's share; None if it gets no prompt.
         """
         return self.planned.take_next(counts)
 
     def advance(self) -> None:
-        """Counts one batch as trained, with what its step took besides.
+        """Counts one batch as trained, with the prompts that its step took in addition.
 
-        `observe` does so; a module without outcomes calls this instead.
+        `observe` calls this. Modules without outcomes call it directly.
         """
         self.planned.sampler.advance()
         self._validate_at_the_end()
 
     def _validate_at_the_end(self) -> None:
-        """Lets a validation that is due at a share of the epoch (1.0: its end) take place also if the epoch is cut short.
+        """Runs a validation that is due at a share of the epoch (1.0 is its end) also if the epoch ends early.
 
-        Lightning counts that share of the epoch's full length, and learns of an early end only by asking for a batch in
-        vain, too late to validate.
+        Lightning counts this share of the epoch's full length. It notices an early end only when it asks for a batch
+        and gets none, which is too late for the validation.
         """
         trainer = self.trainer
         if trainer is None or trainer.val_check_batch is None or not isinstance(trainer.val_check_interval, float):
@@ -229,18 +229,18 @@ class PromptDataModule(EvaluationDataModule):
         trainer.val_check_batch = self.planned.sampler.cut_short_at or share
 
     def observe(self, outcomes: Outcomes) -> None:
-        """Tells the operations what a step learned about its prompts, and counts its batch."""
+        """Passes the rewards of a step to the operations, and counts its batch."""
         for operation in self.operations.values():
             operation.observe(outcomes)
         self.advance()
 
     def metrics(self) -> dict[str, float]:
-        """The operations' numbers, named `data/<slot>/<metric>`."""
+        """Returns the operations' numbers, named `data/<slot>/<metric>`."""
         named = [(slot, operation.metrics()) for slot, operation in self.operations.items()]
         return {f"data/{slot}/{key}": value for slot, metrics in named for key, value in metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Holds the progress, a digest of the plan, and the operations' states; nothing before training is set up."""
+        """Returns the progress, a digest of the plan, and the operations' states; {} before training is set up."""
         if self._planned is None:
             return {}
         batches = self.plan.batches().shape[0] if self.trainer is None else self.trainer.num_training_batches
@@ -249,7 +249,7 @@ class PromptDataModule(EvaluationDataModule):
         return {**self.planned.state_dict(batches), **place, "operations": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where the checkpoint stopped; `validate`, `test` and `predict` take nothing from it.
+        """Continues at the checkpoint's position. `validate`, `test` and `predict` ignore it.
 
         Raises:
             InputError: if the checkpoint served another plan.

@@ -1,6 +1,6 @@
-"""Cluster-first order with easy-to-hard streams, in numpy. Knows positions and numbers only, no prompts.
+"""Cluster-first, easy-to-hard order, as pure functions of positions and numbers.
 
-M planned prompts, N in the pool, P a batch. Sorting is the only step above O(M), and nothing loops over prompts,
+M planned prompts, N in the pool, P a batch. All steps but the sorting are O(M), without Python loops over prompts,
 clusters or batches.
 """
 
@@ -13,29 +13,29 @@ from jaxtyping import Bool, Float, Int, Shaped
 def cluster_first(
     rows: Int[np.ndarray, " M"], cluster: Int[np.ndarray, " N"], difficulty: Float[np.ndarray, " N"], batch_size: int
 ) -> Int[np.ndarray, " M"]:
-    """Orders rows so that batches hold one cluster each and every cluster's stream of batches gets harder.
+    """Orders rows so that each batch holds one cluster and the batches of every cluster get harder.
 
-    Each cluster is sorted by difficulty and cut into batches of P; what a cluster has beyond whole batches (evenly
-    spaced members, so that the rest stays a fair picture of it) goes to a pool of left-overs, sorted alike: one more
-    stream. Batch k of a stream of n stands at (k + 0.5) / n of the epoch, so all streams start and end together.
+    Each cluster is sorted by difficulty and cut into batches of P. Members beyond whole batches (evenly spaced, so that
+    the rest remains representative) form a pool of left-overs, which is sorted in the same way and treated as one more
+    cluster. Batch k of n of a cluster is placed at (k + 0.5) / n of the epoch, so all clusters start and end together.
 
     Args:
-        rows: pool rows to order, (M,). Equal difficulties, and NaN which sorts last, keep this order.
-        cluster: label of every prompt of the pool, (N,).
-        difficulty: rating of every prompt of the pool, (N,); all NaN keeps the present order inside clusters.
-        batch_size: prompts a batch (P).
+        rows: Pool rows to order, (M,). Equal difficulties keep this order; NaN sorts last.
+        cluster: Cluster of every prompt of the pool, (N,).
+        difficulty: Rating of every prompt of the pool, (N,). If all are NaN, the order inside clusters does not change.
+        batch_size: Number of prompts per batch (P).
 
     Returns:
-        A permutation of `rows`. Whole batches come first; the M % P rows that fill none (evenly spaced members of the
-        left-overs) stand at the end.
+        A permutation of `rows`: whole batches first, then the M % P rows that fill none (evenly spaced left-overs).
 
-    Source: cluster-first and easy-to-hard inside clusters are SAERL's (arXiv 2605.27354, as summarised by others);
-    the proportional interleaving and the treatment of left-overs are ours.
+    Source: cluster-first and easy-to-hard inside clusters are SAERL's (arXiv 2605.27354, as summarised by others); the
+    proportional interleaving and the treatment of left-overs are ours.
     """
     labels, sizes = np.unique(cluster[rows], return_inverse=True, return_counts=True)[1:]
-    order = np.argsort(difficulty[rows], kind="stable")  # easy to hard, NaN last
-    order = order[np.argsort(labels[order], kind="stable")]  # cluster by cluster
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # 0.. inside each cluster
+    # Two stable sorts: by difficulty (NaN last), then by cluster, so that ties keep the given order.
+    order = np.argsort(difficulty[rows], kind="stable")
+    order = order[np.argsort(labels[order], kind="stable")]
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # position inside the cluster, from 0
     beyond = spread(place, np.repeat(sizes, sizes), np.repeat(sizes % batch_size, sizes))
 
     pool = np.sort(order[beyond])
@@ -52,8 +52,8 @@ def spread(
 ) -> Bool[np.ndarray, " M"]:
     """Picks `count` evenly spaced places out of `size`: floor((j + 0.5) * size / count) for j = 0 .. count - 1.
 
-    Asked place by place, so that many groups are answered at once: `place` p is picked if some j falls into it, that
-    is if ceil(p * count / size - 0.5) grows from p to p + 1. In whole numbers, hence exact.
+    Computed for each place, so that many groups are handled at once: place p is picked if some j falls into it, which
+    is the case if ceil(p * count / size - 0.5) increases from p to p + 1. Integer arithmetic makes this exact.
     """
 
     def below(p: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
@@ -63,10 +63,13 @@ def spread(
 
 
 def interleave(streams: Int[np.ndarray, " S"]) -> Int[np.ndarray, " B"]:
-    """Merges streams of the given lengths, laid end to end, each spread evenly over the whole.
+    """Merges streams of batches so that each is spread evenly over the epoch.
+
+    Args:
+        streams: Number of batches in each stream. The streams' batches are numbered one after the other.
 
     Returns:
-        Positions of the batches in the order they are served; at equal places the earlier stream goes first.
+        Positions of the batches in the order they are served. At equal places, the earlier stream is first.
     """
     lengths = np.repeat(streams, streams)
     k = np.arange(len(lengths)) - np.repeat(np.cumsum(streams) - streams, streams)
@@ -76,16 +79,17 @@ def interleave(streams: Int[np.ndarray, " S"]) -> Int[np.ndarray, " B"]:
 def permute_within(
     values: Shaped[np.ndarray, " N"], groups: Int[np.ndarray, " N"], rows: Int[np.ndarray, " M"], seed: int
 ) -> Shaped[np.ndarray, " N"]:
-    """Permutes values at random among the planned rows of each group; the other rows keep theirs.
+    """Permutes values at random among the planned rows of each group. Other rows keep their values.
 
     Args:
-        values: (N,).
-        groups: group of every row, (N,).
-        rows: planned rows, (M,); their order does not matter.
-        seed: of the permutation.
+        values: Value of every row, (N,).
+        groups: Group of every row, (N,).
+        rows: Planned rows, (M,), in any order.
+        seed: Seed of the random permutation.
     """
     given = np.sort(rows)
     drawn = np.random.default_rng(seed).permutation(given)
+    # A stable sort by group aligns each planned row with a randomly drawn row of its own group.
     given, drawn = (each[np.argsort(groups[each], kind="stable")] for each in (given, drawn))  # both group by group
     permuted = values.copy()
     permuted[given] = values[drawn]

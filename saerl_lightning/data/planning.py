@@ -1,6 +1,6 @@
-"""Making the plan: the fold over the operations, and the checks that it can be served and resumed.
+"""Applies the operations to the pool in order, and checks that the plan can be served and resumed.
 
-It never looks inside an operation: each gets the plan so far, the prompts, and the feature rows that were computed once.
+Each operation gets the plan so far, the prompts, and the feature rows, which are computed once.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Planner:
-    """Everything that decides the order of training, once the pool is known.
+    """Settings that determine the order of training for a given pool.
 
     Args:
-        batch_size: prompts a batch (P).
-        shuffle_seed: of the order that the operations start from; None keeps the pool's.
-        signals: what computes feature rows, if an operation reads them.
-        operations: by slot name, in the order they are applied.
-        reference: prompts that only teach probes; None for none.
+        batch_size: Number of prompts per batch (P).
+        shuffle_seed: Seed of the initial shuffling; None keeps the pool's order.
+        signals: Signal source for operations that read feature rows.
+        operations: Operations by slot name, in the order of application.
+        reference: Source of prompts that only probes learn from; None for none.
     """
 
     batch_size: int
@@ -49,28 +49,28 @@ class Planner:
     reference: ProbeReference | None = None
 
     def plan(self, pool: Sequence[Prompt], unservable: Mapping[int, str]) -> tuple[SamplePlan, Features | None]:
-        """Folds the operations, in their order, over the shuffled pool.
+        """Applies the operations, in order, to the shuffled pool.
 
-        Only the plan's rows are shuffled. The pool keeps the source's order, so feature rows and their cache key are the
-        same for every shuffle seed. Reference prompts stand behind the pool while the operations work, are in no plan's
-        rows, and are cut away in the end.
+        Only the plan's rows are shuffled. The pool keeps the source's order, so that features and their cache key are
+        the same for every shuffle seed. Reference prompts follow the pool while the operations work. They are never
+        planned, and are removed at the end.
 
         Args:
-            pool: N prompts.
-            unservable: pool rows that must not be served, each with the reason. They have feature rows all the same.
+            pool: Prompts of the pool (N).
+            unservable: Reason for each pool row that must not be served. These rows have features nevertheless.
 
         Returns:
-            The plan of the pool, and the feature rows: the pool's N, then the reference's; None where no operation
-            reads any.
+            The plan of the pool, and the feature rows of the pool and the reference prompts (None if no operation reads
+            them).
 
         Raises:
-            InputError: if an operation misses a label, reads features and there is no signal, a feature is no number, or
-                too few prompts are left.
+            InputError: if a label or a signal source is missing, a feature is not finite, or too few prompts are left.
         """
         prompts = [*pool, *(self.reference.prompts(pool) if self.reference is not None else [])]
         plan = replace(SamplePlan.sequential(len(prompts), self.batch_size), rows=self._start(len(pool)))
         plan = plan.drop(unservable)
         require_served(plan, len(pool))
+        # A filter may drop any row, so no row is certain to be planned for the operations after it.
         certain = plan.rows
         for operation in self.operations.values():
             operation.check(prompts, certain)
@@ -82,7 +82,7 @@ class Planner:
         return first_prompts(plan, len(pool)), features
 
     def _start(self, count: int) -> Int[np.ndarray, " N"]:
-        """The order that the operations start from."""
+        """Returns the order before the operations."""
         return (
             np.arange(count)
             if self.shuffle_seed is None
@@ -98,12 +98,12 @@ def make_plan(
     signals: SignalSource | None,
     operations: Mapping[str, DataCallback],
 ) -> SamplePlan:
-    """Makes a plan without a datamodule, for tests and notebooks; see `Planner`."""
+    """Makes a plan without a datamodule, for tests and notebooks. See `Planner`."""
     return Planner(batch_size, shuffle_seed, signals, operations).plan(prompts, unservable)[0]
 
 
 def first_prompts(plan: SamplePlan, count: int) -> SamplePlan:
-    """The plan as if only the first `count` prompts had ever been there; it serves none of the others."""
+    """Reduces a plan to the first `count` prompts of the pool. It must not serve any other."""
     return replace(
         plan,
         cluster=plan.cluster[:count],
@@ -117,10 +117,10 @@ def first_prompts(plan: SamplePlan, count: int) -> SamplePlan:
 def compute_features(
     prompts: Sequence[Prompt], signals: SignalSource | None, operations: Mapping[str, DataCallback]
 ) -> Features | None:
-    """Computes the feature rows once for all operations; None where none reads them.
+    """Computes the feature rows once for all operations; returns None if no operation reads them.
 
     Raises:
-        InputError: if an operation reads features and there is no signal, or a feature is no number.
+        InputError: if an operation reads features and there is no signal source, or a feature is not finite.
     """
     readers = [f"data.{slot} ({type(op).__name__})" for slot, op in operations.items() if op.needs_features]
     if not readers:
@@ -136,7 +136,7 @@ def compute_features(
 
 
 def with_small_indices(features: Features) -> Features:
-    """Sparse rows with 32-bit indices where those suffice: half the memory, and scikit-learn's solvers take no others."""
+    """Converts sparse rows to 32-bit indices if possible: half the memory, and required by scikit-learn's solvers."""
     if isinstance(features, np.ndarray) or features.nnz > np.iinfo(np.int32).max:
         return features
     indices, starts = features.indices.astype(np.int32, copy=False), features.indptr.astype(np.int32, copy=False)
@@ -144,16 +144,16 @@ def with_small_indices(features: Features) -> Features:
 
 
 def idle_slots(operations: Mapping[str, DataCallback]) -> dict[str, str]:
-    """Slots whose operation was applied and did nothing: by slot, a sentence that says why."""
+    """Returns, for each slot whose operation had no effect, a sentence with the reason."""
     said = {slot: (type(operation).__name__, operation.idle()) for slot, operation in operations.items()}
     return {slot: f"{name} is on, but does nothing: {why}" for slot, (name, why) in said.items() if why}
 
 
 def require_rows(features: Features, prompts: Sequence[Prompt], name: str) -> None:
-    """Refuses features that are not one row of finite numbers a prompt. Sparse rows are never made dense.
+    """Refuses features that are not one row of finite numbers per prompt. Sparse rows stay sparse.
 
     Raises:
-        InputError: naming the source, and the first prompt whose row holds a NaN or an infinity.
+        InputError: with the source, and the first prompt whose row contains NaN or infinity.
     """
     count = row_count(features)
     if count != len(prompts):
@@ -170,7 +170,7 @@ def require_served(plan: SamplePlan, pool: int) -> None:
     """Refuses a plan that fills no batch.
 
     Raises:
-        InputError: naming how many prompts of the pool are left and why the others went.
+        InputError: with the number of remaining prompts, and the reasons why the others were dropped.
     """
     reasons = Counter(plan.dropped.values()).most_common(5)
     why = "; ".join(f"{count} dropped: {reason}" for reason, count in reasons) or "none was dropped"
@@ -184,7 +184,7 @@ def require_served(plan: SamplePlan, pool: int) -> None:
 
 
 def plan_digest(plan: SamplePlan, prompts: Sequence[Prompt]) -> str:
-    """Names what is served and in which order: equal digests, equal training data."""
+    """Returns a digest of the served prompts and their order. Equal digests mean equal training data."""
     digest = hashlib.sha256(f"{plan.batch_size}".encode())
     for row in plan.rows.tolist():
         digest.update("\0".join((prompts[row].uid, prompts[row].text, prompts[row].answer, "")).encode())
@@ -192,14 +192,14 @@ def plan_digest(plan: SamplePlan, prompts: Sequence[Prompt]) -> str:
 
 
 def made_once(trainer: lightning.Trainer | None, make: Callable[[], T]) -> T:
-    """Makes something on the first process and hands it to all; without a trainer it is simply made.
+    """Calls a function on the first process and sends its result to all. Without a trainer, only calls it.
 
-    The others wait as long as the process group lets them (10 minutes with NCCL, 30 with gloo): where features of many
-    prompts are still to be computed, fill their cache with `main.py plan` before.
+    The other processes wait until the process group's time-out (10 minutes with NCCL, 30 with gloo). If many features
+    must be computed, fill their cache with `main.py plan` first.
 
     Raises:
         InputError: on every process, if the first one raised it.
-        RunStopped: on the other processes, if the first one failed in another way; that one raises what it met.
+        RunStopped: on the other processes, if the first one raised another exception.
     """
     if trainer is None:
         return make()
@@ -213,7 +213,8 @@ def made_once(trainer: lightning.Trainer | None, make: Callable[[], T]) -> T:
             failure = error
         except Exception as error:
             met, failure = error, RunStopped(f"the first process failed: {error!r}", everywhere=True)
-    made, failure = trainer.strategy.broadcast((made, failure))  # also what failed: the others wait for it
+    # A failure is sent too, because the other processes wait for this message.
+    made, failure = trainer.strategy.broadcast((made, failure))
     if failure is not None:
         raise met or failure
     return made[0]

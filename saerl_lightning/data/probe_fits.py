@@ -1,9 +1,9 @@
-"""Fits that predict a number about a prompt from its feature row: ridge, elastic net, boosted trees.
+"""Fits that predict a label of a prompt from its feature row: ridge, elastic net, boosted trees.
 
-Pure functions over matrices and labels; sparse rows stay sparse. Penalties are chosen by cross-validation inside the labels
-that a fit is given, so predictions of `out_of_fold` have seen nothing of their own label, the choice of the penalty included.
-Rows of one family (a prompt, its copies and its duplicates) share a fold: one would give the other's label away.
-What the labels mean, and which prompts have one, is not known here. n labelled rows, N rows, F columns.
+Pure functions over matrices and labels; sparse rows stay sparse. Penalties are chosen by cross-validation within the
+given labels, so a prediction by `out_of_fold` uses its own label nowhere, not even for the penalty. Rows of one family
+(a prompt, its copies and its duplicates) share a fold, because each would reveal the other's label. n labelled rows, N
+rows, F columns.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from saerl_lightning.errors import InputError
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
-TUNED_ON = 2_000  # labels that penalties are chosen on, at most
-PENALTIES = 12  # elastic net: penalties tried for each l1 ratio, from the largest useful one down to a hundredth of it
+TUNED_ON = 2_000  # largest number of labels from which penalties are chosen
+PENALTIES = 12  # elastic net: penalties per l1 ratio, from the largest useful one down to a hundredth of it
 
 
 Split = tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]  # rows to fit, rows held out
@@ -49,27 +49,27 @@ class Fit(ABC):
     @property
     @abstractmethod
     def nonzero(self) -> int:
-        """Feature columns that take part."""
+        """Number of feature columns that are used."""
 
 
 @dataclass(frozen=True)
 class LinearFit(Fit):
-    """weights . z + intercept."""
+    """A linear function: weights . z + intercept."""
 
     weights: Float[np.ndarray, " F"]
     intercept: float
 
     def predict(self, features: Features) -> Float[np.ndarray, " N"]:
-        """Predicts block by block, so that no second copy of the features is made."""
+        """Predicts by blocks, so that the features are not copied as a whole."""
         return _by_block(lambda block: block @ self.weights, features) + self.intercept
 
     @property
     def nonzero(self) -> int:
-        """Columns whose weight is not 0."""
+        """Number of columns whose weight is not 0."""
         return int(np.count_nonzero(self.weights))
 
     def without(self, columns: Int[np.ndarray, " k"]) -> LinearFit:
-        """The same fit, blind to some columns."""
+        """Returns the same fit with the weights of some columns set to 0."""
         weights = self.weights.copy()
         weights[columns] = 0.0
         return LinearFit(weights, self.intercept)
@@ -82,12 +82,12 @@ class TreeFit(Fit):
     booster: Any
 
     def predict(self, features: Features) -> Float[np.ndarray, " N"]:
-        """Predicts block by block."""
+        """Predicts by blocks."""
         return _by_block(lambda block: self.booster.predict(plain(block), num_threads=1), features)
 
     @property
     def nonzero(self) -> int:
-        """Columns that some tree splits on."""
+        """Number of columns that any tree splits on."""
         return int(np.count_nonzero(self.booster.feature_importance()))
 
 
@@ -101,7 +101,8 @@ class CrossFit:
     Attributes:
         whole: fit to all labels.
         others: fit to the labels outside each fold, by fold.
-        fold: (N,); the fold whose labels must not rate this row, because one of its family is in there. -1 where none is.
+        fold: For each row, (N,), the fold that contains its family's labels, and whose labels must not rate it; -1 for
+            none.
     """
 
     whole: Fit
@@ -111,7 +112,7 @@ class CrossFit:
     def predict(self, features: Features) -> Float[np.ndarray, " N"]:
         """Rates every row by a fit that has not seen the label of the row or of its family.
 
-        A probe without a weight rates all rows alike.
+        If all weights are 0, all rows get the same rating.
         """
         predicted = self.whole.predict(features)
         for fold, fit in enumerate(self.others if self.whole.nonzero else ()):
@@ -129,19 +130,19 @@ def cross_fit(
     folds: int,
     seed: int,
 ) -> CrossFit:
-    """Fits all labels, and once a fold the labels of the other folds.
+    """Fits all labels, and for each fold the labels of the other folds.
 
     Args:
-        fit: fits rows (n, F), their labels (n,) and their families (n,).
-        features: (N, F).
-        rows: the labelled rows, (n,).
-        labels: their labels, (n,).
-        families: (N,); rows with equal numbers are copies or duplicates of one prompt.
-        folds: number of folds.
+        fit: Function that fits rows (n, F) to their labels (n,), given their families (n,).
+        features: Feature rows, (N, F).
+        rows: Labelled rows, (n,).
+        labels: Labels of the labelled rows, (n,).
+        families: Family of every row, (N,). Rows of one family are copies or duplicates of one prompt.
+        folds: Number of folds of the cross-validation.
         seed: Seed of the folds.
 
     Raises:
-        InputError: if there are fewer labelled families than folds, or all labels are the same.
+        InputError: if there are fewer labelled families than folds, or all labels are equal.
     """
     known, own = features[rows], families[rows]
     require_learnable(labels, own, folds)
@@ -162,16 +163,16 @@ def fit_ridge(
     seed: int,
     families: Int[np.ndarray, " n"] | None = None,
 ) -> LinearFit:
-    """Fits least squares with a squared penalty.
+    """Fits least squares with a squared penalty (ridge regression).
 
     Args:
-        features: (n, F); sparse rows are neither centred nor scaled, so they stay sparse.
-        labels: (n,); labels that are all the same give that constant.
-        alphas: penalties to try, in units of the columns' summed variance: at 1 an average direction of n rows in general
-            position is shrunk by half, whatever the features' scale and number.
-        folds: Folds of the cross-validation that chooses the penalty by squared error.
+        features: Labelled feature rows, (n, F). They are neither centred nor scaled, so sparse rows stay sparse.
+        labels: Labels, (n,). If all are equal, the fit is constant.
+        alphas: Penalties to try, in units of the summed variance of the columns. A penalty of 1 halves the coefficient
+            of an average direction, for any scale and number of features.
+        folds: Number of folds of the cross-validation that chooses the penalty by squared error.
         seed: Seed of the folds.
-        families: (n,); rows of one family share a fold. None: every row is its own.
+        families: Family of each row, (n,). Rows of one family share a fold. None: every row is its own family.
     """
     if _constant(labels):
         return _constant_fit(features, labels)
@@ -191,19 +192,19 @@ def fit_elastic_net(
     seed: int,
     families: Int[np.ndarray, " n"] | None = None,
 ) -> LinearFit:
-    """Fits least squares with an absolute and a squared penalty, so that few columns get a weight.
+    """Fits least squares with an absolute and a squared penalty (elastic net), so that few columns have a weight.
 
-    Columns are divided by their standard deviation and not centred, which keeps them sparse. Strength and mix of the
-    penalties are those of least cross-validated error. Beyond 2,000 labels they are chosen on as many, drawn at random, and
-    the strength goes down with the square root of the number, as the noise does that it must exceed.
+    Columns are divided by their standard deviation but not centred, so sparse columns stay sparse. Strength and ratio
+    of the penalties are chosen by cross-validation, on at most 2,000 random labels. With more labels, the strength
+    decreases with the square root of their number, like the noise that it must exceed.
 
     Args:
-        features: (n, F).
-        labels: (n,); labels that are all the same give that constant.
-        l1_ratios: shares of the absolute penalty to try, in (0, 1].
-        folds: Folds of the cross-validation.
+        features: Labelled feature rows, (n, F).
+        labels: Labels, (n,). If all are equal, the fit is constant.
+        l1_ratios: Shares of the absolute penalty to try, in (0, 1].
+        folds: Number of folds of the cross-validation.
         seed: Seed of the folds.
-        families: (n,); rows of one family share a fold. None: every row is its own.
+        families: Family of each row, (n,). Rows of one family share a fold. None: every row is its own family.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import ElasticNet, ElasticNetCV
@@ -217,7 +218,8 @@ def fit_elastic_net(
     sample = _sample(len(labels), seed)
     search: Any = ElasticNetCV
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a penalty too weak to converge is judged like any other
+        # A penalty too weak to converge gets its cross-validated error like any other.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         splits = list(_splits(labels[sample], folds, seed, None if families is None else families[sample]))
         best = search(l1_ratio=list(l1_ratios), alphas=PENALTIES, eps=1e-2, cv=splits, tol=1e-2)
         best.fit(columns_first(rows[sample]), labels[sample])
@@ -227,14 +229,14 @@ def fit_elastic_net(
 
 
 def fit_trees(features: Features, labels: Float[np.ndarray, " n"], trees: int, leaves: int, seed: int) -> TreeFit:
-    """Fits gradient-boosted regression trees by LightGBM, on one thread, so that equal input gives equal trees.
+    """Fits gradient-boosted regression trees with LightGBM, on one thread, so that results are reproducible.
 
     Args:
-        features: (n, F).
-        labels: (n,).
-        trees: how many.
-        leaves: of a tree, at most.
-        seed: of LightGBM.
+        features: Labelled feature rows, (n, F).
+        labels: Labels of the rows, (n,).
+        trees: Number of trees.
+        leaves: Largest number of leaves of a tree.
+        seed: Seed of LightGBM.
     """
     import lightgbm
 
@@ -260,10 +262,10 @@ def out_of_fold(
     folds: int,
     seed: int,
 ) -> Float[np.ndarray, " n"]:
-    """Predicts every label by a fit to the other folds; every row is a family of its own.
+    """Predicts every label by a fit to the other folds. Every row is its own family.
 
     Raises:
-        InputError: if there are fewer labels than folds, or all labels are the same.
+        InputError: if there are fewer labels than folds, or all labels are equal.
     """
     require_learnable(labels, np.arange(len(labels)), folds)
     predicted = np.empty(len(labels))
@@ -275,9 +277,9 @@ def out_of_fold(
 def fold_of(
     labels: Float[np.ndarray, " n"], folds: int, seed: int, families: Int[np.ndarray, " n"] | None = None
 ) -> Int[np.ndarray, " n"]:
-    """Deals families of rows into folds at random, the largest first, as many families to each fold as can be.
+    """Assigns families to folds at random, the largest first, with equal numbers of families per fold.
 
-    Labels of 0 and 1 are spread evenly over the folds. Without families every row is its own.
+    Labels of 0 and 1 are spread evenly over the folds. Without families, every row is its own family.
     """
     own = np.arange(len(labels)) if families is None else np.unique(families, return_inverse=True)[1]
     size = np.bincount(own)
@@ -285,6 +287,7 @@ def fold_of(
     if np.isin(labels, (0.0, 1.0)).all():
         ones = np.bincount(own, weights=labels) / size
         order = order[np.argsort(ones[order], kind="stable")]
+    # The last stable sort decides: family size first, then the share of ones, then the random order.
     order = order[np.argsort(-size[order], kind="stable")]
     fold = np.empty(len(size), dtype=np.int64)
     fold[order] = np.arange(len(size)) % folds
@@ -304,7 +307,7 @@ def require_learnable(labels: Float[np.ndarray, " n"], families: Int[np.ndarray,
     """Refuses labels that no probe can learn from.
 
     Raises:
-        InputError: if there are fewer labelled families than folds, or all labels are the same.
+        InputError: if there are fewer labelled families than folds, or all labels are equal.
     """
     count = len(np.unique(families))
     if count < folds:
@@ -324,6 +327,7 @@ def _squared_error(alpha: float, rows: Features, labels: Float[np.ndarray, " n"]
 def _ridge(rows: Features, labels: Float[np.ndarray, " n"], alpha: float) -> LinearFit:
     from sklearn.linear_model import Ridge
 
+    # "sparse_cg" leaves sparse rows sparse; "cholesky" is exact and fast for dense ones.
     solver = "cholesky" if isinstance(rows, np.ndarray) else "sparse_cg"
     fit: Any = Ridge(alpha, solver=solver, tol=1e-4).fit(rows, labels)
     return LinearFit(np.ravel(fit.coef_), float(fit.intercept_))

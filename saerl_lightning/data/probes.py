@@ -1,8 +1,7 @@
-"""Probes as settings: which fit, with which penalties, judged by how many folds.
+"""Probes as configurable classes: the kind of fit, its penalties, and the number of folds.
 
-The mathematics is in `probe.py`, the scores in `scores.py`. A probe reports itself by cross-validation before it is believed:
-every score, and every rating that is served, comes from a fit that had not seen the prompt's label, nor that of a copy or
-duplicate of the prompt.
+The fits are in `probe_fits.py`, the scores in `scores.py`. Every score and every rating comes from a fit that has not
+seen the label of the prompt, of its copies or of its duplicates.
 """
 
 from __future__ import annotations
@@ -42,22 +41,21 @@ Folds = Annotated[int, Range(2, 1000)]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a probe says of every prompt, and how far it can be trusted."""
+    """A probe's predictions for all prompts, and their cross-validated scores."""
 
-    values: Float[
-        np.ndarray, " N"
-    ]  # a labelled prompt, its copies and duplicates are rated by fits without their labels
-    rows: Int[np.ndarray, " n"]  # the labelled prompts it learned from
-    scores: dict[str, Score]  # of their ratings: r2, pearson, spearman, for 0/1 labels also auc
-    nonzero: int  # feature columns that take part
+    # Labelled prompts, their copies and their duplicates are rated by fits without their labels.
+    values: Float[np.ndarray, " N"]
+    rows: Int[np.ndarray, " n"]  # labelled prompts that the probe learned from
+    scores: dict[str, Score]  # of the labelled prompts' ratings: r2, pearson, spearman, for 0/1 labels also auc
+    nonzero: int  # number of feature columns that are used
 
     @property
     def idle(self) -> str:
-        """What is wrong with a prediction that reads nothing of the features; empty where it reads something."""
+        """Why the prediction does not depend on the features; "" if it does."""
         return "" if self.nonzero else "its probe found no feature to go by (all its weights are 0)"
 
     def metrics(self) -> dict[str, float]:
-        """The scores with their 95 % intervals, named `probe/<score>`, `probe/<score>_low` and `probe/<score>_high`."""
+        """Returns the scores and 95 % intervals: `probe/<score>`, `probe/<score>_low` and `probe/<score>_high`."""
         named = {"probe/labels": float(len(self.rows)), "probe/nonzero": float(self.nonzero)}
         for name, score in self.scores.items():
             named |= {f"probe/{name}": score.value, f"probe/{name}_low": score.low, f"probe/{name}_high": score.high}
@@ -65,10 +63,10 @@ class Prediction:
 
 
 class Probe(ABC):
-    """Predicts a label from feature rows. A subclass stores its settings and `folds` and `seed`.
+    """Predicts a label from feature rows. Subclasses store their settings, `folds` and `seed`.
 
     Attributes:
-        folds: Folds of the cross-validation.
+        folds: Number of folds of the cross-validation.
         seed: Seed of the folds and of the intervals.
     """
 
@@ -79,9 +77,9 @@ class Probe(ABC):
     def fit(
         self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
     ) -> Fit:
-        """Fits labelled rows, (n, F) and (n,), and chooses its penalties from them alone.
+        """Fits labelled rows, (n, F) and (n,), and chooses the penalties by cross-validation.
 
-        Rows of one family (equal numbers, (n,)) share a fold of that choice; None: every row is its own.
+        Rows with equal `families` share a fold. None: every row is its own family.
         """
 
     def cross_fit(
@@ -91,16 +89,16 @@ class Probe(ABC):
         labels: Float[np.ndarray, " n"],
         families: Int[np.ndarray, " N"] | None = None,
     ) -> CrossFit:
-        """Fits the probe to all labels, and once a fold to those of the other folds.
+        """Fits the probe to all labels, and for each fold to the labels of the other folds.
 
         Args:
-            features: (N, F), finite.
-            rows: the labelled rows, (n,).
-            labels: their labels, (n,).
-            families: (N,); rows with equal numbers are copies or duplicates of one prompt. None: every row is its own.
+            features: Feature rows, (N, F), finite.
+            rows: Labelled rows, (n,).
+            labels: Labels of the labelled rows, (n,).
+            families: Family of every row, (N,): copies or duplicates of one prompt. None: every row is its own family.
 
         Raises:
-            InputError: if there are fewer labelled families than folds, or all labels are the same.
+            InputError: if there are fewer labelled families than folds, or all labels are equal.
         """
         own = np.arange(row_count(features)) if families is None else families
         return cross_fit(self.fit, features, rows, labels, own, self.folds, self.seed)
@@ -112,21 +110,21 @@ class Probe(ABC):
         labels: Float[np.ndarray, " n"],
         families: Int[np.ndarray, " N"] | None = None,
     ) -> Prediction:
-        """Rates every row by fits that have not seen its label, and scores the ratings of the labelled ones.
+        """Rates every row by a fit that has not seen its label, and scores the ratings of the labelled rows.
 
-        The arguments and errors are those of `cross_fit`.
+        Arguments and errors are those of `cross_fit`.
         """
         fits = self.cross_fit(features, rows, labels, families)
         values = fits.predict(features)
         return Prediction(values, rows, agreement(values[rows], labels, self.seed), fits.whole.nonzero)
 
     def check_label(self, reader: str, label: str, prompts: Sequence[Prompt], limit: int | None, seed: int) -> None:
-        """Refuses labels that `predict_label` would refuse, without feature rows.
+        """Refuses labels that `predict_label` would refuse, before features are computed.
 
-        The arguments are those of `predict_label`.
+        Arguments are those of `predict_label`.
 
         Raises:
-            InputError: if the label is missing, constant or rarer than there are folds.
+            InputError: if the label is missing, constant or rarer than the folds.
         """
         values = read_label(reader, label, prompts)
         rows = sample_labelled(values, limit, seed)
@@ -144,18 +142,18 @@ class Probe(ABC):
         limit: int | None,
         seed: int,
     ) -> Prediction:
-        """Learns a label from the prompts that have it and predicts it for all.
+        """Learns a label from the prompts that have it, and predicts it for all.
 
         Args:
-            reader: class that asks, for messages.
-            label: name of the label.
-            prompts: the pool, N prompts.
-            features: (N, F).
-            limit: labelled prompts to learn from, drawn at random; None takes all.
+            reader: Name of the class that reads the label, for messages.
+            label: Name of the label, as in `Prompt.labels`.
+            prompts: Prompts of the pool (N).
+            features: Feature rows of the pool, (N, F).
+            limit: Number of labelled prompts to learn from, drawn at random; None takes all.
             seed: Seed of the random draw.
 
         Raises:
-            InputError: if the label is missing, constant or rarer than there are folds, or a feature row is not finite.
+            InputError: if the label is missing, constant or rarer than the folds, or a feature row is not finite.
         """
         values = read_label(reader, label, prompts)
         rows = sample_labelled(values, limit, seed)
@@ -167,11 +165,11 @@ class Probe(ABC):
 
 
 class RidgeProbe(Probe):
-    """Least squares with a squared penalty: every column takes part.
+    """Least squares with a squared penalty (ridge regression), which uses every column.
 
     Args:
-        alphas: penalties to choose from by cross-validation, in units of the columns' summed variance.
-        folds: Folds of the cross-validation.
+        alphas: Penalties to choose from by cross-validation, in units of the summed variance of the columns.
+        folds: Number of folds of the cross-validation.
         seed: Seed of the folds and of the intervals.
 
     Raises:
@@ -194,17 +192,17 @@ class RidgeProbe(Probe):
     def fit(
         self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
     ) -> Fit:
-        """Fits the ridge of least cross-validated error."""
+        """Fits ridge regression with the penalty of lowest cross-validated error."""
         return fit_ridge(features, labels, self.alphas, self.folds, self.seed, families)
 
 
 class ElasticNetProbe(Probe):
-    """Least squares with an absolute and a squared penalty: few columns take part.
+    """Least squares with an absolute and a squared penalty (elastic net), which uses few columns.
 
     Args:
-        l1_ratios: shares of the absolute penalty to choose from by cross-validation, in (0, 1]; the strengths to choose
-            from follow from the data.
-        folds: Folds of the cross-validation.
+        l1_ratios: Shares of the absolute penalty to choose from by cross-validation, in (0, 1]. The strengths follow
+            from the data.
+        folds: Number of folds of the cross-validation.
         seed: Seed of the folds and of the intervals.
 
     Raises:
@@ -222,17 +220,17 @@ class ElasticNetProbe(Probe):
     def fit(
         self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
     ) -> Fit:
-        """Fits the elastic net of least cross-validated error."""
+        """Fits the elastic net with the penalties of lowest cross-validated error."""
         return fit_elastic_net(features, labels, self.l1_ratios, self.folds, self.seed, families)
 
 
 class TreeProbe(Probe):
-    """Gradient-boosted regression trees (LightGBM): the non-linear alternative.
+    """Gradient-boosted regression trees (LightGBM), a non-linear probe.
 
     Args:
-        trees: how many.
-        leaves: of a tree, at most.
-        folds: Folds of the cross-validation that scores it.
+        trees: Number of trees.
+        leaves: Largest number of leaves of a tree.
+        folds: Number of folds of the cross-validation that gives the scores.
         seed: Seed of the trees, the folds and the intervals.
 
     Raises:
@@ -249,10 +247,11 @@ class TreeProbe(Probe):
     def fit(
         self, features: Features, labels: Float[np.ndarray, " n"], families: Int[np.ndarray, " n"] | None = None
     ) -> Fit:
-        """Boosts the trees."""
+        """Fits the boosted trees."""
         return fit_trees(features, labels, self.trees, self.leaves, self.seed)
 
 
-# Defaults of the operations. Lazy, so that a recorded configuration spells out their settings and flags can change one.
+# Defaults of the operations. Lazy instances, so that recorded configurations contain their settings and flags can
+# change one.
 RIDGE = lazy_instance(RidgeProbe)
 ELASTIC_NET = lazy_instance(ElasticNetProbe)

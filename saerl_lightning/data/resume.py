@@ -1,8 +1,8 @@
-"""Where a checkpoint stands in Lightning's loops, and how a run goes on from there.
+"""Resumes a run exactly: corrects the position of Lightning's loops in a checkpoint.
 
-Lightning goes on rightly from one place only: right behind a batch, before its validation. A checkpoint that was saved
-elsewhere (at an epoch's end, after `fit`) is read as if it had been saved there, and a validation that was due there and had
-not ended is made first. Knows the loops' state as plain numbers, and no Lightning.
+Lightning resumes correctly only from a checkpoint saved directly after a batch, before its validation. A checkpoint
+saved elsewhere (at the end of an epoch, after `fit`) is rewritten as if it had been saved there. A validation that was
+due and had not ended is run first.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stands when it is saved.
+    """Position of a run in Lightning's loops when it is saved.
 
     Args:
-        epoch_over: The batch trained last was the epoch's last one.
-        batches: Of a whole epoch.
-        validation_due: A validation follows that batch and has not ended.
+        epoch_over: Whether the last trained batch was the last of its epoch.
+        batches: Number of batches in a whole epoch.
+        validation_due: Whether a validation after this batch is due and has not ended.
     """
 
     epoch_over: bool
@@ -29,11 +29,11 @@ class Place:
 
     @classmethod
     def of(cls, trainer: Any, cut_short: bool = False) -> Self:
-        """The place of a trainer that fits.
+        """Reads the position of a trainer during `fit`.
 
         Args:
-            trainer: Lightning's.
-            cut_short: The epoch is over before its last batch, which Lightning learns only by asking for another.
+            trainer: Lightning trainer that runs `fit`.
+            cut_short: Whether the epoch ended before its last batch, which Lightning does not know yet.
         """
         loop = trainer.fit_loop.epoch_loop
         over = loop.batch_progress.current.processed > 0 and (cut_short or loop._num_ready_batches_reached())
@@ -51,11 +51,11 @@ def _validation_due(trainer: Any, loop: Any) -> bool:
 
 
 def settle(checkpoint: dict[str, Any], place: Place) -> None:
-    """Rewrites the loops' progress in a checkpoint to what it was right behind the last batch.
+    """Rewrites the progress of the loops in a checkpoint to the position directly after the last batch.
 
     Args:
-        checkpoint: As Lightning has loaded it, before the loops are restored.
-        place: Where it was saved.
+        checkpoint: Checkpoint as loaded by Lightning, before the loops are restored.
+        place: Position at which the checkpoint was saved.
     """
     loops = checkpoint["loops"]["fit_loop"]
     batch, epoch = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
@@ -78,24 +78,24 @@ def settle(checkpoint: dict[str, Any], place: Place) -> None:
 
 
 class ResumePoint:
-    """Where a datamodule's run was saved: goes into its state, and lets Lightning go on from there."""
+    """Saves the position of a run in a datamodule's state, and restores it in Lightning."""
 
     def __init__(self) -> None:
-        self.validation_due = False  # before the first step
+        self.validation_due = False  # whether to validate before the first step
 
     def state(self, trainer: Any, cut_short: bool = False) -> dict[str, Any]:
-        """What the datamodule's state holds of it; nothing without a trainer."""
+        """Returns the position for the datamodule's state; {} without a trainer."""
         return {} if trainer is None else {"place": asdict(Place.of(trainer, cut_short))}
 
     def load(self, trainer: Any, state: dict[str, Any]) -> None:
-        """Takes it from the datamodule's state; older checkpoints have none."""
+        """Restores the position from the datamodule's state. Older checkpoints have none."""
         if trainer is not None and "place" in state:
             place = Place(**state["place"])
             settle(trainer._checkpoint_connector._loaded_checkpoint, place)
             self.validation_due = place.validation_due
 
     def validate_if_due(self, trainer: Any) -> None:
-        """Makes the validation that was due where the checkpoint was saved; modules call it as training begins."""
+        """Runs the validation that was due when the checkpoint was saved. Modules call this when training starts."""
         if not self.validation_due:
             return
         self.validation_due = False
@@ -109,10 +109,10 @@ class ResumePoint:
 
 @contextmanager
 def before_any_step(trainer: Any) -> Iterator[None]:
-    """Lets `EarlyStopping` do without numbers that only a step logs, in a validation that comes before the first one.
+    """Lets `EarlyStopping` ignore missing metrics in the block, because only training steps log some of them.
 
     Args:
-        trainer: of Lightning's.
+        trainer: Lightning trainer whose callbacks are changed.
     """
     strict = [each for each in trainer.early_stopping_callbacks if each.strict]
     try:

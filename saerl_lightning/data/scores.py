@@ -1,8 +1,8 @@
-"""How well predictions agree with labels: R^2, Pearson, Spearman, AUC, partial Spearman, and bootstrap intervals.
+"""Scores of predictions against labels: R^2, Pearson, Spearman, AUC, partial Spearman, with bootstrap intervals.
 
-Pure functions over numbers. A statistic here takes `counts`, how often each prompt stands in each of D samples: a row of
-ones gives the value itself, bootstrap draws give resampled ones. Ranks in a draw then need no sorting, so a thousand draws
-of exact Spearman and AUC are cheap. Nothing here fits anything. n labelled prompts, C covariates.
+Pure functions. Each statistic takes `counts`, how often each prompt occurs in each of D samples: a row of ones gives
+the value itself, and resampled counts give bootstrap values. Ranks in a sample then need no sorting, so a thousand
+bootstrap samples of exact Spearman and AUC are cheap. n labelled prompts, C covariates.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-DRAWS = 1000  # of the bootstrap
+# Bootstrap samples per interval. Above 20,000 labels there are fewer, so that time stays bounded.
+DRAWS = 1000
 FEWEST_DRAWS = 200
-DRAWN_IN_ALL = 20_000_000  # prompts over all draws of one interval; beyond 20,000 labels there are fewer draws
+DRAWN_IN_ALL = 20_000_000  # prompts over all samples of one interval
 DRAWN_AT_ONCE = 500_000
 
 Statistic = Callable[[Int[np.ndarray, "D n"]], Float[np.ndarray, " D"]]
@@ -24,7 +25,7 @@ Statistic = Callable[[Int[np.ndarray, "D n"]], Float[np.ndarray, " D"]]
 
 @dataclass(frozen=True)
 class Score:
-    """A value with the 95 % percentile interval of its bootstrap over prompts."""
+    """A value with its 95 % percentile bootstrap interval over prompts."""
 
     value: float
     low: float
@@ -32,15 +33,15 @@ class Score:
 
 
 def agreement(predictions: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"], seed: int = 0) -> dict[str, Score]:
-    """Scores predictions that were made without the labels they are held against.
+    """Scores predictions that were made without knowledge of their labels.
 
     Args:
-        predictions: (n,).
-        labels: (n,), not all the same.
-        seed: of the bootstrap; all scores see the same draws.
+        predictions: Predicted values, (n,).
+        labels: Labels, (n,), not all equal.
+        seed: Seed of the bootstrap. All scores use the same samples.
 
     Returns:
-        `r2`, `pearson` and `spearman`; for labels that are all 0 or 1 also `auc`.
+        `r2`, `pearson` and `spearman`, and `auc` if all labels are 0 or 1.
     """
     statistics: dict[str, Statistic] = {
         "r2": lambda counts: r_squared(predictions, labels, counts),
@@ -58,16 +59,16 @@ def partial_spearman(
     covariates: Real[np.ndarray, "n C"],
     seed: int = 0,
 ) -> Score:
-    """Spearman's correlation of what is left of predictions and labels once the covariates' ranks are regressed out.
+    """Computes Spearman's correlation of predictions and labels after the covariates' ranks are regressed out.
 
     Args:
-        predictions: (n,).
-        labels: (n,).
-        covariates: (n, C), such as the prompt's length, or one 0/1 column a topic.
-        seed: of the bootstrap.
+        predictions: Predicted values, (n,).
+        labels: Labels of the prompts, (n,).
+        covariates: Covariates, (n, C), such as the prompt's length, or one 0/1 column per topic.
+        seed: Seed of the bootstrap.
 
     Returns:
-        The correlation, 0 where the covariates leave nothing of either.
+        The correlation; 0 if the covariates explain either side completely.
     """
     rankings = [_Ranking(column) for column in (predictions, labels, *np.asarray(covariates, dtype=np.float64).T)]
 
@@ -78,12 +79,12 @@ def partial_spearman(
 
 
 def bootstrap(statistics: Mapping[str, Statistic], n: int, seed: int = 0) -> dict[str, Score]:
-    """Puts a 95 % percentile interval around each statistic by drawing n prompts with replacement.
+    """Computes a 95 % percentile bootstrap interval of each statistic, by drawing n prompts with replacement.
 
     Args:
-        statistics: each takes how often every prompt was drawn; a draw where one is NaN is left out of its interval.
-        n: prompts.
-        seed: of the draws.
+        statistics: Functions of how often every prompt was drawn. NaN values are left out of the interval.
+        n: Number of prompts.
+        seed: Seed of the bootstrap samples.
     """
     random = np.random.default_rng(seed)
     draws = int(np.clip(DRAWN_IN_ALL // n, FEWEST_DRAWS, DRAWS))
@@ -102,7 +103,7 @@ def bootstrap(statistics: Mapping[str, Statistic], n: int, seed: int = 0) -> dic
 def r_squared(
     predictions: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"], counts: Int[np.ndarray, "D n"]
 ) -> Float[np.ndarray, " D"]:
-    """1 - squared error / squared deviation from the mean; below 0 is worse than the mean, NaN for equal labels."""
+    """Computes 1 - squared error / squared deviation from the mean. Below 0 is worse than the mean; NaN for equal labels."""
     spread = _covariance(labels[None, None], counts)[:, 0, 0]
     error = counts @ (labels - predictions) ** 2
     return 1 - np.divide(error, spread, out=np.full(len(counts), np.nan), where=spread > 0)
@@ -111,17 +112,17 @@ def r_squared(
 def pearson(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], counts: Int[np.ndarray, "D n"]
 ) -> Float[np.ndarray, " D"]:
-    """Pearson's correlation; 0 where one side is constant, for a constant tells nothing apart."""
+    """Computes Pearson's correlation; 0 if either side is constant."""
     return _correlation(_covariance(np.stack([x, y])[:, None], counts))
 
 
 def spearman(x: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"]) -> float:
-    """Spearman's rank correlation without an interval; equal values share their mean rank, 0 where a side is constant."""
+    """Computes Spearman's rank correlation without an interval. Ties share their mean rank; 0 if a side is constant."""
     return float(_rank_correlation(x, y)(np.ones((1, len(x)), dtype=np.int64))[0]) if len(x) else 0.0
 
 
 def kendall(x: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"]) -> float:
-    """Kendall's tau-b of two orders; 0 where either tells nothing apart."""
+    """Computes Kendall's tau-b of two rankings; 0 if either is constant."""
     from scipy.stats import kendalltau
 
     if (x == x[0]).all() or (y == y[0]).all():
@@ -136,17 +137,17 @@ def is_binary(labels: Float[np.ndarray, " n"]) -> bool:
 
 
 class _Ranking:
-    """A column sorted once, so that the ranks of any resample of it cost no further sort."""
+    """A column sorted once, so that ranks in any resample need no further sorting."""
 
     def __init__(self, column: Real[np.ndarray, " n"]) -> None:
         self._order = np.argsort(column, kind="stable")
-        fresh = np.diff(column[self._order], prepend=np.nan) != 0  # NaN differs from everything
-        self._starts = np.flatnonzero(fresh)  # where a new value begins
+        fresh = np.diff(column[self._order], prepend=np.nan) != 0  # NaN differs from everything, so the first is fresh
+        self._starts = np.flatnonzero(fresh)  # first position of each distinct value
         self._group = np.empty(len(column), dtype=np.int64)
         self._group[self._order] = np.cumsum(fresh) - 1
 
     def ranks(self, counts: Int[np.ndarray, "D n"]) -> Float[np.ndarray, "D n"]:
-        """Mean rank, from 1, of each prompt's value in each sample; equal values share one."""
+        """Computes the mean rank, from 1, of each prompt's value in each sample. Equal values share a rank."""
         sizes = np.add.reduceat(counts[:, self._order], self._starts, axis=1)
         return (np.cumsum(sizes, axis=1) - (sizes - 1) / 2)[:, self._group]
 
@@ -157,7 +158,7 @@ def _rank_correlation(x: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"]) -> S
 
 
 def _auc(predictions: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]) -> Statistic:
-    """Chance that a prompt labelled 1 is predicted above one labelled 0, a tie counting half (Mann-Whitney)."""
+    """Estimates the probability that a prompt labelled 1 is rated above one labelled 0; ties count half (Mann-Whitney)."""
     ranking = _Ranking(predictions)
 
     def statistic(counts: Int[np.ndarray, "D n"]) -> Float[np.ndarray, " D"]:
@@ -170,13 +171,13 @@ def _auc(predictions: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]) 
 
 
 def _draw(random: np.random.Generator, draws: int, n: int) -> Int[np.ndarray, "D n"]:
-    """How often each of n prompts comes up in n draws with replacement."""
+    """Counts how often each of n prompts occurs in n draws with replacement."""
     drawn = random.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n)
 
 
 def _covariance(columns: Float[np.ndarray, "C d n"], counts: Int[np.ndarray, "D n"]) -> Float[np.ndarray, "D C C"]:
-    """Sums of products of deviations from the mean; columns are one for all samples (d = 1) or one a sample."""
+    """Sums products of deviations from the mean. Columns are equal for all samples (d = 1) or differ per sample."""
     means = (columns * counts).sum(axis=2, keepdims=True) / counts.sum(axis=1)[:, None]
     centred = columns - means  # (C, D, n)
     return np.einsum("adn,bdn->dab", centred * counts, centred, optimize=True)
@@ -188,10 +189,11 @@ def _correlation(covariance: Float[np.ndarray, "D 2 2"]) -> Float[np.ndarray, " 
 
 
 def _partial_correlation(covariance: Float[np.ndarray, "D C C"]) -> Float[np.ndarray, " D"]:
-    """Correlation of the first two columns given the others: what the Schur complement leaves of them."""
+    """Computes the correlation of the first two columns given the others, by the Schur complement."""
     scale = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))  # (D, C)
     scale = np.where(scale > 0, scale, 1.0)
-    unit = covariance / (scale[:, :, None] * scale[:, None])  # one scale for all, so that `rcond` means one thing
+    # Unit variances, so that `rcond` is relative to the same scale for all columns.
+    unit = covariance / (scale[:, :, None] * scale[:, None])
     cross, inverse = unit[:, :2, 2:], np.linalg.pinv(unit[:, 2:, 2:], rcond=1e-10, hermitian=True)
     left = unit[:, :2, :2] - cross @ inverse @ cross.transpose(0, 2, 1)
     something = np.diagonal(left, axis1=1, axis2=2).min(axis=1) > 1e-9
@@ -207,16 +209,16 @@ def _middle(drawn: Float[np.ndarray, " D"]) -> tuple[float, float]:
 
 
 def grouping_agreement(labels: Int[np.ndarray, " M"], topics: Sequence[str | None]) -> dict[str, float]:
-    """Compares clusters with topics over the prompts that have a topic.
+    """Compares clusters with topics, over the prompts that have a topic.
 
     Args:
-        labels: cluster of each prompt, (M,).
-        topics: topic of each, None where unknown; M of them.
+        labels: Cluster of each prompt, (M,).
+        topics: Topic of each prompt, (M,); None if unknown.
 
     Returns:
-        `nmi` (normalised mutual information, arithmetic mean), `ami` (the same, adjusted for chance) and `ari` (adjusted
-        Rand index): 1 for equal groupings; around 0 for unrelated ones in `ami` and `ari`, while `nmi` grows with the number
-        of groups. Empty where fewer than two topics occur.
+        `nmi` (normalised mutual information, arithmetic mean), `ami` (adjusted for chance) and `ari` (adjusted Rand
+        index). Equal groupings give 1. Unrelated groupings give about 0 in `ami` and `ari`, while `nmi` grows with the
+        number of groups. Empty if fewer than two topics occur.
     """
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 

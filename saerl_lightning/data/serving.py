@@ -1,4 +1,4 @@
-"""Pools of prompts with their token ids, and the pool that is trained on: its plan, and how far training has come."""
+"""Pools of prompts with token ids, and the training pool: its plan, its sampler, and the progress of training."""
 
 from __future__ import annotations
 
@@ -26,33 +26,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come in an epoch."""
+    """The progress of training in an epoch."""
 
     batches: int = 0
-    prompts: int = 0  # of the plan, from its first one on: those of the batches and those that steps took besides
+    prompts: int = 0  # planned prompts used so far, by batches and by steps that took more
 
 
 EPOCH_START = Progress()
 
 
 class PlanSampler:
-    """Yields this rank's share of each batch of the plan, once from a start and from the first prompt afterwards.
+    """Yields this rank's share of each batch of the plan, first from the given progress, later from the first prompt.
 
-    A step may take further prompts (`take_next`): the next batch begins behind them, and the epoch ends when no whole
-    batch is left. What fills no batch at the plan's end is served as none, but a step may take it.
+    A step may take further prompts (`take_next`). The next batch then starts after them, and the epoch ends when no
+    whole batch is left. Prompts at the end that fill no batch are not served, but a step may take them.
 
-    Its length is the whole epoch also where it starts later or steps take more: Lightning counts the batches done
-    before a checkpoint against it. Ranks take every world-th prompt of a batch, so that each gets easy and hard ones
-    alike.
+    Its length is always the whole epoch, because Lightning counts the batches done before a checkpoint against it. Each
+    rank takes every world-th prompt of a batch, so that all ranks get easy and hard prompts.
 
     Args:
-        plan: the order of training.
-        start: what is trained already.
-        rank: of this process.
-        world: number of processes.
+        plan: Plan with the order of training.
+        start: Progress of training so far.
+        rank: Rank of this process.
+        world: Number of processes.
 
     Raises:
-        InputError: if the ranks can't share a batch evenly.
+        InputError: if the batch size is not a multiple of the number of processes.
     """
 
     def __init__(self, plan: SamplePlan, start: Progress = EPOCH_START, rank: int = 0, world: int = 1) -> None:
@@ -66,16 +65,16 @@ class PlanSampler:
         self.world = world
         self._start = start
         self._trained = start
-        self._drawn = start.prompts  # position in the plan behind what was handed out, trained or not
-        self._untrained: deque[int] = deque()  # prompts of each batch that was handed out and is not trained yet
-        self._over = False  # a batch was asked for, and there was none left
+        self._drawn = start.prompts  # position in the plan after the prompts handed out, trained or not
+        self._untrained: deque[int] = deque()  # number of prompts of each batch handed out and not yet trained
+        self._over = False  # whether a batch was requested when none was left
 
     def __len__(self) -> int:
-        """Batches of a whole epoch in which no step takes more (B)."""
+        """Returns the number of batches (B) of an epoch in which no step takes further prompts."""
         return len(self.plan.rows) // self.plan.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Takes the start with its first batch, for Lightning makes iterators that it never draws from."""
+        """Iterates over batches. The start is used with the first batch, because Lightning makes iterators it never uses."""
         self._trained, self._start = self._start, EPOCH_START
         self._drawn, self._untrained, self._over = self._trained.prompts, deque(), False
         while len(self.plan.rows) - self._drawn >= self.plan.batch_size:
@@ -86,30 +85,31 @@ class PlanSampler:
 
     @property
     def progress(self) -> Progress:
-        """What is trained of the epoch; nothing, once it is over."""
+        """The progress in this epoch; zero once the epoch is over."""
         return EPOCH_START if self._over and not self._untrained else self._trained
 
     @property
     def cut_short_at(self) -> int | None:
-        """Batches of the epoch, once its last one is trained, if steps that took more made them fewer than B."""
+        """Number of batches of a finished epoch, if steps that took more prompts made it shorter than B; else None."""
         ended = len(self.plan.rows) - self._trained.prompts < self.plan.batch_size
         return self._trained.batches if ended and self._trained.batches < len(self) else None
 
     def advance(self) -> None:
-        """Counts one batch as trained, with what its step took besides, however many were fetched."""
+        """Counts one batch as trained, with the prompts its step took. Batches that were only prefetched don't count."""
         prompts = self._trained.prompts + self._untrained.popleft()
         self._trained = Progress(self._trained.batches + 1, prompts)
 
     def take_next(self, counts: Sequence[int]) -> list[int]:
-        """Hands the step in hand this rank's share of the plan's next prompts, as many as are left.
+        """Takes the plan's next prompts into the current step, as many as are left, and returns this rank's share.
 
-        All ranks must call it with the same list, so that they stay at one place.
+        All ranks must call this with the same list, so that their positions stay equal.
 
         Args:
-            counts: how many prompts each rank asks for; they are handed out in the ranks' order.
+            counts: Number of prompts that each rank requests. Lower ranks are served first.
 
         Raises:
-            RuntimeError: if not exactly one batch is in hand: after a look ahead the next prompts are a batch's.
+            RuntimeError: unless exactly one batch is in progress, because a prefetched batch would already contain the
+                next prompts.
         """
         if len(self._untrained) != 1:
             raise RuntimeError(
@@ -131,8 +131,8 @@ class PromptLoader:
     """Turns lists of pool rows into prompt batches.
 
     Args:
-        batches: lists of pool rows, sized and iterable again each epoch.
-        collate: makes a batch of one list of rows.
+        batches: Lists of pool rows, sized, and iterable in each epoch.
+        collate: Function that makes a batch from a list of rows.
     """
 
     def __init__(self, batches: PlanSampler | Sequence[list[int]], collate: Callable[[Iterable[int]], PromptBatch]):
@@ -140,27 +140,27 @@ class PromptLoader:
         self.collate = collate
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Returns the number of batches of a whole epoch."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[PromptBatch]:
-        """Collates batch by batch."""
+        """Yields one prompt batch per list of rows."""
         return map(self.collate, iter(self.batches))
 
     def state_dict(self) -> dict[str, Any]:
-        """Holds nothing: it tells Lightning that this loader resumes; the datamodule's state has the progress.
+        """Returns an empty state, which tells Lightning that the loader can resume. The datamodule saves the progress.
 
-        Lightning restores loaders too late for it: `trainer.estimated_stepping_batches` begins the epoch before.
+        Lightning restores loaders too late for this: `trainer.estimated_stepping_batches` starts the epoch earlier.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing back, see `state_dict`."""
+        """Ignores the state, see `state_dict`."""
 
 
 @dataclass(frozen=True)
 class PromptPool:
-    """N prompts, their token ids, and why some can't be served."""
+    """Prompts with their token ids, and the reason why some are too long to be served."""
 
     prompts: list[Prompt]  # N
     ids: list[list[int]]  # N
@@ -175,7 +175,7 @@ class PromptPool:
         tokenizer: PreTrainedTokenizerBase,
         limit: int | None = None,
     ) -> PromptPool:
-        """Loads a source, or the file at a path, encodes its first `limit` prompts, and says how many are too long."""
+        """Loads a source or a file, encodes its first `limit` prompts, and logs how many are too long."""
         prompts = read_prompts(source)[:limit]
         ids = chat.encode(prompts, tokenizer)
         pool = cls(prompts, ids, chat.too_long(ids))
@@ -184,20 +184,20 @@ class PromptPool:
         return pool
 
     def labelled(self, file: str | None) -> PromptPool:
-        """The pool with the labels that stand in a file; None leaves it as it is."""
+        """Returns the pool with labels from a file added; None adds nothing."""
         return self if file is None else replace(self, prompts=with_labels(self.prompts, read_labels(file), file))
 
     def batch(self, rows: Iterable[int]) -> PromptBatch:
-        """Collates the prompts at the given rows."""
+        """Makes a batch of the prompts at the given rows."""
         members = list(rows)
         return PromptBatch([self.prompts[r] for r in members], [self.ids[r] for r in members], members)
 
     def servable(self) -> list[int]:
-        """Rows that are not too long, in order."""
+        """Returns the rows that are not too long, in order."""
         return [row for row in range(len(self.prompts)) if row not in self.too_long]
 
     def without(self, texts: Set[str]) -> PromptPool:
-        """The pool without the prompts that have one of these normalised texts."""
+        """Returns the pool without prompts whose normalised text is among the given ones."""
         kept = [row for row, prompt in enumerate(self.prompts) if prompt.normalised_text not in texts]
         place = {row: i for i, row in enumerate(kept)}
         too_long = {place[row]: why for row, why in self.too_long.items() if row in place}
@@ -205,11 +205,11 @@ class PromptPool:
 
 
 class PlannedPool:
-    """A pool, its plan, and how far training is in it: what a checkpoint names so that the very next prompt comes next.
+    """A pool with its plan and the progress of training, which a checkpoint stores to resume at the next prompt.
 
     Args:
-        pool: that the plan's rows are positions in.
-        plan: the order of training.
+        pool: Pool that the plan's rows refer to.
+        plan: Plan with the order of training.
     """
 
     def __init__(self, pool: PromptPool, plan: SamplePlan) -> None:
@@ -217,46 +217,46 @@ class PlannedPool:
         self.plan = plan
         self.digest = plan_digest(plan, pool.prompts)
         self._sampler: PlanSampler | None = None
-        self._start = EPOCH_START  # what the next loader begins behind
+        self._start = EPOCH_START  # where the next loader starts
 
     def loader(self, rank: int, world: int) -> PromptLoader:
-        """Serves a process's share of the plan, on the first pass from where the checkpoint stopped."""
+        """Serves a process's share of the plan, from the checkpoint's position in the first epoch."""
         self._sampler = PlanSampler(self.plan, self._start, rank, world)
         self._start = EPOCH_START
         return PromptLoader(self._sampler, self.pool.batch)
 
     @property
     def sampler(self) -> PlanSampler:
-        """What serves the plan."""
+        """The sampler that serves the plan."""
         assert self._sampler is not None, "train_dataloader() comes first"
         return self._sampler
 
     @property
     def progress(self) -> Progress:
-        """What is trained of this epoch."""
+        """The progress in this epoch."""
         return self._start if self._sampler is None else self._sampler.progress
 
     @property
     def cut_short(self) -> bool:
-        """Whether this epoch is over before its last batch, for steps took more prompts than their batch."""
+        """Whether this epoch ended before its last batch, because steps took further prompts."""
         return self._sampler is not None and self._sampler.cut_short_at is not None
 
     def take_next(self, counts: Sequence[int]) -> PromptBatch | None:
-        """This rank's share of the plan's next prompts for the step in hand; None where it gets none."""
+        """Returns this rank's share of the plan's next prompts for the current step; None if it gets none."""
         rows = self.sampler.take_next(counts)
         return self.pool.batch(rows) if rows else None
 
     def state_dict(self, batches: float) -> dict[str, Any]:
-        """Holds the progress and a digest of the plan; `batches` are an epoch's, which a trainer may cut short."""
+        """Returns the progress and a digest of the plan. `batches` is the trainer's number of batches per epoch."""
         over = self.cut_short or not self.progress.batches % batches
         done = EPOCH_START if over else self.progress
         return {"served": done.prompts, "batches": done.batches, "plan": self.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where the checkpoint stopped.
+        """Continues at the checkpoint's position.
 
         Raises:
-            InputError: if the checkpoint served another plan.
+            InputError: if the checkpoint was made with another plan.
         """
         if state["plan"] != self.digest:
             raise InputError(
@@ -264,11 +264,11 @@ class PlannedPool:
                 "batch_size, shuffle_seed or an operation differs; give those of the checkpoint's config.yaml, or "
                 "start a new run from its weights without --ckpt_path"
             )
-        if "cursor" in state:  # batches, of a version whose steps took their batch and no more
+        if "cursor" in state:  # in batches, from a version whose steps took no further prompts
             state = {"served": state["cursor"] * self.plan.batch_size, "batches": state["cursor"]}
         self._start, self._sampler = Progress(state["batches"], state["served"]), None
 
 
 def read_prompts(source: str | PromptSource) -> list[Prompt]:
-    """Loads a source, or the file at a path."""
+    """Loads a source, or a prompts file if a path is given."""
     return (FilePrompts(source) if isinstance(source, str) else source).load()

@@ -1,4 +1,4 @@
-"""Named sets to evaluate on, each with its own sampling."""
+"""Named evaluation sets, each with its own sampling, and the datamodule that serves them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """A set to evaluate on, with its own sampling.
+    """An evaluation set with its own sampling.
 
     Args:
-        source: path of a prompts file, or a source.
-        sampling: how completions are drawn; null takes the datamodule's `val_sampling`.
-        limit: how many of its first prompts to use; null uses all.
-        keep_trained: keep questions whose text stands in the training prompts too, to measure how well those are learned.
+        source: Path of a prompts file, or a prompt source.
+        sampling: Sampling of the completions; null takes the datamodule's `val_sampling`.
+        limit: Number of prompts to use, from the start of the set; null uses all.
+        keep_trained: Whether to keep questions that are also in the training prompts, to measure how well these are
+            learned.
     """
 
     source: str | PromptSource
@@ -38,18 +39,18 @@ class ValidationSet:
     keep_trained: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses a limit that leaves nothing."""
+        """Refuses a limit below 1."""
         require_in_range(self)
 
 
 @dataclass(frozen=True)
 class EvaluationPool:
-    """A named pool that is evaluated, and how its completions are drawn."""
+    """A named pool for evaluation, with its sampling."""
 
     name: str
     pool: PromptPool
     sampling: Sampling
-    keep_trained: bool = False  # whether questions that are trained on may be asked
+    keep_trained: bool = False  # whether questions that are also trained on are kept
 
     @classmethod
     def read(
@@ -60,10 +61,10 @@ class EvaluationPool:
         tokenizer: PreTrainedTokenizerBase,
         default: Sampling,
     ) -> EvaluationPool:
-        """Reads a named set; `default` is for sets without a sampling of their own.
+        """Reads a named set. `default` is the sampling of sets without their own.
 
         Raises:
-            InputError: if no prompt of it is short enough.
+            InputError: if no prompt of the set is short enough.
         """
         wanted = given if isinstance(given, ValidationSet) else ValidationSet(given)
         pool = PromptPool.read(name, wanted.source, chat, tokenizer, wanted.limit)
@@ -72,15 +73,15 @@ class EvaluationPool:
         return cls(name, pool, wanted.sampling or default, wanted.keep_trained)
 
     def batches(self, size: int, rank: int, world: int) -> list[list[int]]:
-        """Rows of this rank (every world-th), cut into batches of at most `size`."""
+        """Cuts this rank's rows (every world-th) into batches of at most `size`."""
         rows = self.pool.servable()[rank::world]
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
     def unseen(self, trained: Set[str]) -> EvaluationPool:
-        """The set without the questions that are trained on, which it says with their count.
+        """Returns the set without the questions that are trained on, and reports their number.
 
         Args:
-            trained: normalised texts of the training prompts.
+            trained: Normalised texts of the training prompts.
 
         Raises:
             InputError: if no question is left.
@@ -101,10 +102,10 @@ class EvaluationPool:
 
 
 def require_set_names(names: Iterable[str]) -> None:
-    """Refuses names of sets that would make metrics' names mean something else.
+    """Refuses names of sets that would be ambiguous in metric names.
 
     Raises:
-        InputError: for the first one.
+        InputError: for the first such name.
     """
     for name in names:
         require_name("the set", name)
@@ -113,7 +114,7 @@ def require_set_names(names: Iterable[str]) -> None:
 
 
 class EvaluationDataModule(lightning.LightningDataModule, ABC):
-    """The half of a datamodule that serves named sets. A subclass stores the fields below and reads the sets in `setup`."""
+    """Base of datamodules that serve named sets. Subclasses store the fields below, and read the sets in `setup`."""
 
     chat: ChatTemplate
     tokenizer: PreTrainedTokenizerBase | None
@@ -135,27 +136,27 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
 
     @property
     def samples_a_question(self) -> dict[str, int]:
-        """How many completions a question of each validation set gets; known before the sets are read."""
+        """Number of completions per question for each validation set; known before the sets are read."""
         own = {name: each.sampling for name, each in self.val.items() if isinstance(each, ValidationSet)}
         return {name: (own.get(name) or self.val_sampling).group_size for name in self.val}
 
     @property
     def samplings(self) -> list[Sampling]:
-        """How completions are drawn for each set that is read."""
+        """Sampling of each set that was read."""
         return [each.sampling for each in self._val_pools + self._test_pools]
 
     @property
     def topics(self) -> list[str]:
-        """Topics that occur in the sets that are read, sorted."""
+        """Topics in the sets that were read, sorted."""
         pools = [each.pool for each in self._val_pools + self._test_pools]
         return sorted({prompt.topic for pool in pools for prompt in pool.prompts if prompt.topic is not None})
 
     def val_set(self, index: int) -> Sampling:
-        """How completions are drawn for the validation set of a loader."""
+        """Returns the sampling of a validation loader's set."""
         return self._val_pools[index].sampling
 
     def test_set(self, index: int) -> Sampling:
-        """How completions are drawn for the test set of a loader."""
+        """Returns the sampling of a test loader's set."""
         return self._test_pools[index].sampling
 
     def read_sets(self, sets: dict[str, str | ValidationSet | PromptSource]) -> list[EvaluationPool]:
@@ -168,10 +169,10 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
         return [EvaluationPool.read(n, given, self.chat, tokenizer, self.val_sampling) for n, given in sets.items()]
 
     def find_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that was set, else the model's.
+        """Returns the tokenizer that was set, or else the model's.
 
         Raises:
-            InputError: if there is neither.
+            InputError: if there is no tokenizer.
         """
         if self.tokenizer is None:
             self.tokenizer = getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
@@ -185,11 +186,11 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> list[PromptLoader]:
-        """Serves the validation sets, one loader a set."""
+        """Serves the validation sets, one loader per set."""
         return self._loaders(self._val_pools)
 
     def test_dataloader(self) -> list[PromptLoader]:
-        """Serves the test sets, one loader a set."""
+        """Serves the test sets, one loader per set."""
         return self._loaders(self._test_pools)
 
     predict_dataloader = test_dataloader
