@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from saerl_lightning import __version__
+from saerl_lightning import __version__, launcher
 from saerl_lightning.errors import InputError, did_you_mean
 from saerl_lightning.mistakes import printed
 from saerl_lightning.verbs.names import EVERY, QUICK
@@ -30,6 +30,7 @@ HELP = {
 def main() -> None:
     """Runs the command line; bad input ends with a line and code 2."""
     args = sys.argv[1:]
+    launcher.follow()
     try:
         if answered(args):
             return

@@ -49,7 +49,7 @@ class Holder:
     @classmethod
     def here(cls) -> Holder:
         """Describes this process, with a new token."""
-        born = _born(os.getpid()) or ""
+        born = start_time(os.getpid()) or ""
         return cls(socket.gethostname(), os.getpid(), born, _world(), uuid.uuid4().hex)
 
     @classmethod
@@ -73,7 +73,7 @@ class Holder:
     @property
     def is_gone(self) -> bool:
         """Whether the holder's process was looked up and has ended."""
-        return self.is_near and _born(self.process) != self.born
+        return self.is_near and start_time(self.process) != self.born
 
     def text(self) -> str:
         """Returns the content of the lock file."""
@@ -236,7 +236,7 @@ def _world() -> str:
         return ""
 
 
-def _born(process: int) -> str | None:
+def start_time(process: int) -> str | None:
     """Returns the start time of a process in clock ticks, "" if unknown, or None if there is no such process."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()

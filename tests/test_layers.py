@@ -23,6 +23,7 @@ ORDER = [
         "ranges",
         "hub",
         "lock",
+        "launcher",
         "moved",
         "shipped",
     ),

@@ -17,10 +17,10 @@ from saerl_lightning.run_folder import TRAINING, RunFolder
 ROOT = Path(__file__).parents[2]
 
 
-def start(workplace, *command: str) -> subprocess.Popen[str]:
+def start(workplace, *command: str, program: Path = ROOT / "main.py") -> subprocess.Popen[str]:
     """A launcher that leads a process group, as a shell's job does."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-W", "ignore", "main.py", *command]
+    line = [sys.executable, "-W", "ignore", str(program), *command]
     return subprocess.Popen(
         line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         start_new_session=True,
@@ -106,6 +106,36 @@ def test_a_signal_while_the_other_process_starts_ends_both(workplace):
     assert launcher.returncode == 143 and "Traceback" not in said, said[-3000:]
     assert "SIGTERM: stopped at step 0; nothing was saved yet: give the same command again" in said
     assert not workplace.run_dir.exists()
+
+
+# Sends a signal to the first process when the second exists and its launcher has not noted it yet; a window of microseconds.
+CAUGHT_STARTING = """
+import os, signal, subprocess, sys
+
+class Caught(subprocess.Popen):
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        if (more.get("env") or {}).get("LOCAL_RANK") == "1":
+            os.kill(os.getpid(), signal.SIGNAL)
+
+subprocess.Popen = Caught
+from saerl_lightning.door import main
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGKILL", -signal.SIGKILL)])
+def test_a_process_whose_launcher_is_gone_does_not_wait_for_it(workplace, tmp_path, name, code):
+    """It would wait in the rendezvous for half an hour."""
+    program = tmp_path / "main.py"
+    program.write_text(CAUGHT_STARTING.replace("SIGNAL", name))
+    launcher = start(workplace, *on_two(workplace), program=program)
+    said = ended(launcher)
+    assert launcher.returncode == code and "Traceback" not in said, said[-3000:]
+    assert said.count("SIGTERM: stopped at step 0") == (name == "SIGTERM")
 
 
 @pytest.mark.parametrize(("rank", "everywhere", "lines"), [(0, True, 1), (1, True, 0), (0, False, 1), (1, False, 1)])
