@@ -12,8 +12,6 @@ EXEMPT: tuple[str, ...] = (
     "causal",
     "cli.py",
     "objective",
-    "plan_page",
-    "reward",
     "tools",
     "verbs",
     "training",

@@ -1,1 +1,1 @@
-"""Models that are made here: the tiny policy of tests and demo, and SmolLM2 from a wheel."""
+"""Models built locally: the tiny policy of tests and demo, and SmolLM2 from a PyPI package."""

@@ -1,1 +1,1 @@
-"""The operations on the plan: filtering, clustering, curriculum, mixing; and the datamodule that applies them."""
+"""Operations that plan the training order (filtering, clustering, curriculum, mixing), and the datamodule that serves it."""

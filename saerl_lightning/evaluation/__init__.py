@@ -1,1 +1,1 @@
-"""Estimates from several samples a question: avg@k, pass@k, maj@k."""
+"""Estimates from several samples per question: avg@k, pass@k, maj@k."""

@@ -1,1 +1,1 @@
-"""A plan's page and files: the ledger of its prompts, cards of its clusters, charts, and the comparison of two plans."""
+"""The page and the files of a plan: ledger of prompts, cluster cards, charts, and comparison of two plans."""

@@ -1,4 +1,4 @@
-"""Cluster cards: what each cluster is made of, in numbers, features, words and examples."""
+"""Cluster cards: each cluster of a plan described by numbers, features, words and examples."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 
-WORD = r"\\?[^\W\d_]{3,}"  # a backslash before it makes it a LaTeX command: \frac is a word of mathematics
-PRIOR = 500.0  # texts that the whole pool is worth beside a group
-SURE = 1.96  # standard errors from "as frequent as elsewhere"
-TEXTS = 20_000  # that words are counted in; more change no list
+WORD = r"\\?[^\W\d_]{3,}"  # LaTeX commands such as \frac count as words
+PRIOR = 500.0  # weight of the whole pool as prior, in texts
+SURE = 1.96  # smallest score of a listed word, in standard errors
+TEXTS = 20_000  # largest number of texts whose words are counted; more hardly change the result
 
 
 def distinctive_words(texts: Sequence[str], group: Int[np.ndarray, " N"], most: int = 8) -> dict[int, list[str]]:
-    """Finds the words that stand in many texts of a group and in few of the others.
+    """Finds words that are frequent in a group's texts and rare in the others.
 
     Args:
-        texts: N.
-        group: of each text; negative ones are background only.
-        most: words a group.
+        texts: Texts of the prompts (N).
+        group: Group of each text, (N,). Texts with negative numbers are only background.
+        most: Largest number of words per group.
 
     Returns:
-        By group, its words, the most distinctive first; none where no word is beyond chance.
+        The words of each group, the most distinctive first. Words within chance are left out.
     """
     rows = np.arange(len(texts))
     if len(texts) > TEXTS:
@@ -51,14 +51,15 @@ def distinctive_words(texts: Sequence[str], group: Int[np.ndarray, " N"], most: 
 
 
 def log_odds(inside: Float[np.ndarray, " W"], outside: Float[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:
-    """How many standard errors each word's log-odds inside lie above those outside.
+    """Computes how many standard errors each word's log-odds inside the group lie above those outside.
 
     Args:
-        inside: texts of the group with the word.
-        outside: other texts with it.
+        inside: Number of texts with the word inside the group, (W,).
+        outside: Number of texts with the word outside the group, (W,).
 
     Source: log-odds with an informative Dirichlet prior, Monroe, Colaresi and Quinn 2008, eq. 16, 20 and 22, with
-    numbers of texts for numbers of words (ours: a text that repeats a word is no better evidence).
+        counts of
+    texts instead of counts of words (ours: a repeated word is no better evidence).
     """
     prior = PRIOR * (inside + outside) / max((inside + outside).sum(), 1)
     scores = np.zeros(len(prior))
@@ -69,48 +70,48 @@ def log_odds(inside: Float[np.ndarray, " W"], outside: Float[np.ndarray, " W"]) 
 
 
 def _present_words(texts: Sequence[str]) -> tuple[list[str], Any]:
-    """Vocabulary, and which text has which word (N, W)."""
+    """Returns the vocabulary, and which text contains which word, (N, W)."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
     common = sorted(word for word in ENGLISH_STOP_WORDS if len(word) > 2)
     counter = CountVectorizer(token_pattern=WORD, binary=True, stop_words=common, max_features=20_000)
     try:
         present = counter.fit_transform(texts)
-    except ValueError:  # scikit-learn's way of saying that there is no word
+    except ValueError:  # scikit-learn raises this if there is no word
         return [], None
     return counter.get_feature_names_out().tolist(), present
 
 
-ROUNDING = 1e-9  # of sums; a column that is the same everywhere has a lift of 1
-COMMON = 0.2  # a feature that fewer members than this share have tells little about the group
+ROUNDING = 1e-9  # tolerance of sums: a column with equal values everywhere has a lift of 1
+COMMON = 0.2  # smallest share of members that must have a feature
 
 
 @dataclass(frozen=True)
 class Strength:
-    """A feature that a group has more of than the pool."""
+    """A feature that is stronger in a group than in the pool."""
 
-    feature: str  # its name, or its number
-    effect: float  # lift: mean in the group over mean in the pool; signed columns: difference in standard deviations
-    inside: float  # share of the group that has it; NaN for signed columns, which every row has
-    everywhere: float  # share of the pool that has it
+    feature: str  # name or number of the column
+    effect: float  # lift (mean in the group / mean in the pool), or for signed columns difference / standard deviation
+    inside: float  # share of the group with the feature; NaN for signed columns
+    everywhere: float  # share of the pool with the feature; NaN for signed columns
 
 
 def strongest_features(
     features: Features, group: Int[np.ndarray, " N"], names: Sequence[str] | None = None, most: int = 6
 ) -> dict[int, list[Strength]]:
-    """Finds the columns that lie furthest above the pool in each group.
+    """Finds the columns that exceed the pool most in each group.
 
-    Columns without negative entries (SAE activations, TF-IDF) are ranked by lift, and only those that a fifth of the
-    group has; signed ones (hidden states, random numbers) by the difference of means in standard deviations.
+    Columns without negative entries (SAE activations, TF-IDF) are ranked by lift, if at least a fifth of the group has
+    them. Signed columns (hidden states, random numbers) are ranked by the difference of means in standard deviations.
 
     Args:
-        features: (N, F).
-        group: of each row; negative ones belong to the pool only.
-        names: of the columns; null shows their numbers.
-        most: features a group.
+        features: Feature rows, (N, F).
+        group: Group of each row, (N,). Rows with negative numbers belong only to the pool.
+        names: Names of the columns; null shows their numbers.
+        most: Largest number of features per group.
 
     Returns:
-        By group, its features, the strongest first.
+        The features of each group, the strongest first.
     """
     import scipy.sparse as sparse
 
@@ -124,7 +125,7 @@ def strongest_features(
 
 
 def _by_lift(features: Any, pick: Any, size: int, names: Sequence[str] | None, most: int) -> list[Strength]:
-    has = features != 0  # (N, F) booleans, sparse where the rows are
+    has = features != 0  # (N, F) booleans, sparse if the rows are sparse
     inside, everywhere = _row(pick @ has.astype(np.float64)) / size, _row(has.mean(0))
     pool = _row(features.mean(0))
     lift = _row(pick @ features) / size / np.where(pool > 0, pool, np.inf)
@@ -146,7 +147,7 @@ def _by_difference(features: Any, pick: Any, size: int, names: Sequence[str] | N
 
 
 def nearest_to_centre(features: Features, members: Int[np.ndarray, " n"], most: int = 3) -> Int[np.ndarray, " m"]:
-    """The members whose rows point most nearly where the group's mean unit row points, nearest first."""
+    """Returns the members whose rows are closest, by cosine, to the group's mean unit row, nearest first."""
     from sklearn.preprocessing import normalize
 
     rows: Any = normalize(features[members])
@@ -163,14 +164,14 @@ def _name(names: Sequence[str] | None, column: int) -> str:
     return str(names[column]) if names is not None else f"#{column}"
 
 
-LARGEST = 48  # clusters that get a card
-EXAMPLE = 200  # characters of an example
-SAMPLE = 20_000  # prompts that features are weighed on; more change little
+LARGEST = 48  # largest number of clusters with a card
+EXAMPLE = 200  # largest number of characters of an example
+SAMPLE = 20_000  # largest number of prompts whose features are compared; more hardly change the result
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt that stands for its cluster."""
+    """A typical prompt of a cluster."""
 
     uid: str
     topic: str
@@ -180,27 +181,27 @@ class Example:
 
 @dataclass(frozen=True)
 class Card:
-    """One cluster, described. Sizes and ratings are over planned prompts."""
+    """The description of one cluster. Sizes and ratings count planned prompts."""
 
     number: int
     size: int
     served: int
-    topics: list[tuple[str, int]]  # most frequent first; "" is no topic
-    difficulty: tuple[float, float, float]  # mean, lowest and highest; NaN without ratings
+    topics: list[tuple[str, int]]  # most frequent first; "" for prompts without a topic
+    difficulty: tuple[float, float, float]  # mean, lowest and highest rating; NaN without ratings
     features: list[Strength]
     words: list[str]
     examples: list[Example]
 
     @property
     def title(self) -> str:
-        """Its number and the two words that tell most."""
+        """The cluster's number and its two most distinctive words."""
         return f"{self.number} {', '.join(self.words[:2])}".strip()
 
 
 def make_cards(run: PlannedRun) -> list[Card]:
-    """Describes the clusters, the largest first; none where nothing clustered.
+    """Describes the clusters, the largest first; returns [] without clusters.
 
-    Without feature rows there are no strongest features, and the examples are the middle ones by difficulty.
+    Without feature rows, cards list no features, and the examples have medium difficulty.
     """
     ledger = run.ledger
     group = np.where(ledger.planned, ledger.cluster, -1)

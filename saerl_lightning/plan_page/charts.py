@@ -1,6 +1,6 @@
-"""The page's charts, as plotly figures without colours of paper and ink: the page's script gives those, light or dark.
+"""Charts of the plan page, as plotly figures. The page's script adds the colours of the light or the dark theme.
 
-A trace whose `meta` is "ink" gets the colour of the text. Steps are counted from 1, as people do.
+A trace with `meta` "ink" gets the text's colour. Steps are counted from 1.
 """
 
 from __future__ import annotations
@@ -22,54 +22,54 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
 MARKS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
-PATTERNS = ("", "/", "x", ".", "-", "|", "+")  # of bars, as plotly names them
-GLYPHS = ("●", "◆", "■", "▲", "✚", "✖", "★")  # the marks, as text
+PATTERNS = ("", "/", "x", ".", "-", "|", "+")  # plotly's names of bar patterns
+GLYPHS = ("●", "◆", "■", "▲", "✚", "✖", "★")  # characters for the marks
 
 KEPT, DROPPED = COLOURS[0], COLOURS[1]
-NOTHING = "#8C8C8C"  # no cluster, no topic
+NOTHING = "#8C8C8C"  # without cluster or topic
 
 
 def colour(category: int) -> str:
-    """Colour of a category; grey for a negative one."""
+    """Returns the colour of a category; grey for negative numbers."""
     return COLOURS[category % len(COLOURS)] if category >= 0 else NOTHING
 
 
 def mark(category: int) -> str:
-    """Plotly's name of the category's mark."""
+    """Returns plotly's name of a category's mark."""
     return MARKS[category // len(COLOURS) % len(MARKS)] if category >= 0 else MARKS[0]
 
 
 def pattern(category: int) -> str:
-    """Plotly's name of the category's hatching; from the eighth on a colour has another one."""
+    """Returns plotly's name of a category's pattern. From the eighth category on, each colour has a second pattern."""
     return PATTERNS[(category + category // len(COLOURS)) % len(PATTERNS)]
 
 
 def glyph(category: int) -> str:
-    """The category's mark as a character."""
+    """Returns a category's mark as a character."""
     return GLYPHS[MARKS.index(mark(category))]
 
 
-MAJORITY = 0.5  # of a batch makes it the cluster's
-TREND = 60  # points of the overall trend
-WINDOW = 0.1  # of the epoch that a point of the trend averages: longer than a round through all clusters
+MAJORITY = 0.5  # share of a batch that one cluster must fill
+TREND = 60  # largest number of points of the overall trend
+WINDOW = 0.1  # share of the epoch averaged per point of the trend: longer than one round through all clusters
 
 
 @dataclass(frozen=True, eq=False)
 class BatchTable:
-    """One row a batch, B of them, and one a served prompt, S of them."""
+    """Numbers per batch (B) and per served prompt (S)."""
 
     step: Int[np.ndarray, " B"]  # from 0
-    cluster: Int[np.ndarray, " B"]  # that fills at least half of the batch; -1 for none
-    difficulty: Float[np.ndarray, " B"]  # mean over its rated prompts; NaN without
+    cluster: Int[np.ndarray, " B"]  # cluster that fills at least half of the batch; -1 for none
+    difficulty: Float[np.ndarray, " B"]  # mean of the batch's ratings; NaN without ratings
     prompt_step: Int[np.ndarray, " S"]
     prompt_cluster: Int[np.ndarray, " S"]
     prompt_difficulty: Float[np.ndarray, " S"]
 
     def trend(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """A tenth of the epoch around each of at most 60 steps, over its rated prompts.
+        """Summarises the ratings in a tenth of the epoch around each of at most 60 steps.
 
         Returns:
-            The steps (from 1), and there the tenth percentile, the mean and the ninetieth percentile.
+            The steps (from 1), the tenth percentile, the mean and the ninetieth percentile.
         """
         rated = np.isfinite(self.prompt_difficulty)
         order = np.argsort(self.prompt_step[rated], kind="stable")
@@ -82,7 +82,7 @@ class BatchTable:
         return numbers[:, 0].astype(int), numbers[:, 1], numbers[:, 3], numbers[:, 2]
 
     def shares(self, clusters: Sequence[int], most: int) -> tuple[Float[np.ndarray, "K C"], Int[np.ndarray, " C"]]:
-        """Share of each stretch of the epoch that each cluster fills, in at most `most` stretches, with first steps."""
+        """Computes each cluster's share in up to `most` sections of the epoch, and the first step of each section."""
         columns = min(most, len(self.step))
         which = self.prompt_step * columns // len(self.step)
         counts = np.zeros((len(clusters), columns))
@@ -93,7 +93,7 @@ class BatchTable:
 
 
 def batch_table(ledger: Ledger) -> BatchTable:
-    """Counts what each batch of a ledger holds."""
+    """Collects the numbers of each batch from a ledger."""
     served = np.flatnonzero(ledger.served)
     step, cluster, difficulty = ledger.batch[served], ledger.cluster[served], ledger.difficulty[served]
     rated = np.isfinite(difficulty)
@@ -104,7 +104,7 @@ def batch_table(ledger: Ledger) -> BatchTable:
 
 
 def binned(x: np.ndarray, y: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Averages neighbouring points until at most `most` are left; points without a y are left out."""
+    """Averages neighbouring points until at most `most` are left. Points whose y is NaN are left out."""
     known = np.isfinite(y)
     x, y = x[known], y[known]
     if len(x) <= most:
@@ -118,23 +118,23 @@ def _majority(step: np.ndarray, cluster: np.ndarray, ledger: Ledger) -> Int[np.n
     owner = np.full(ledger.batches, -1, dtype=np.int64)
     cells, sizes = np.unique(np.stack([step, cluster]), axis=1, return_counts=True)
     full = (sizes >= MAJORITY * ledger.batch_size) & (cells[1] >= 0)
-    owner[cells[0, full]] = cells[1, full]  # of two halves, the cluster of the higher number
+    owner[cells[0, full]] = cells[1, full]  # of two equal halves, the cluster with the higher number
     return owner
 
 
-POINTS = 240  # a stream shows; more are averaged
-COLUMNS = 1200  # of the strip of batches
-TOPICS = 6  # shown by name; the others are one
+POINTS = 240  # largest number of points per cluster's line; more are averaged
+COLUMNS = 1200  # largest number of columns in the chart of batches
+TOPICS = 6  # largest number of topics shown by name
 OTHERS = "other topics"
-LINES = 49  # clusters drawn as lines of their own: colours times marks
+LINES = 49  # largest number of clusters with a line of their own: colours times marks
 
 
 def difficulty_by_step(ledger: Ledger, names: Mapping[int, str]) -> Figure:
-    """Mean difficulty of every batch: a line a cluster, the overall trend, and the band of four fifths of the prompts.
+    """Draws the mean difficulty of every batch: a line per cluster, the overall trend, and a band of 80 % of the prompts.
 
     Args:
-        ledger: of a plan that rates difficulty.
-        names: of the clusters, by number; empty without clusters.
+        ledger: Ledger of a plan with difficulty ratings.
+        names: Name of each cluster by number; empty without clusters.
     """
     from plotly.graph_objects import Figure, Scatter
 
@@ -165,7 +165,7 @@ def difficulty_by_step(ledger: Ledger, names: Mapping[int, str]) -> Figure:
 
 
 def composition(ledger: Ledger, names: Mapping[int, str]) -> Figure:
-    """Which clusters each step serves: a row a cluster, darker where it fills more of the batch."""
+    """Draws the clusters that each step serves: a row per cluster, darker for larger shares of the batch."""
     from plotly.graph_objects import Figure, Heatmap
 
     clusters = sorted(names)
@@ -186,7 +186,7 @@ def composition(ledger: Ledger, names: Mapping[int, str]) -> Figure:
 
 
 def cluster_sizes(ledger: Ledger, names: Mapping[int, str]) -> Figure:
-    """Planned prompts of each cluster, stacked by topic; the largest cluster is on top."""
+    """Draws the number of planned prompts per cluster, stacked by topic, with the largest cluster at the top."""
     from plotly.graph_objects import Bar, Figure
 
     planned = ledger.planned
@@ -209,17 +209,18 @@ def cluster_sizes(ledger: Ledger, names: Mapping[int, str]) -> Figure:
 
 
 def quality_histogram(ledger: Ledger, reason: str, cut: float | None) -> Figure:
-    """How the filter rates the pool, with what it dropped in another colour.
+    """Draws a histogram of the filter's ratings, with dropped prompts in another colour.
 
     Args:
-        ledger: of a plan that rates quality.
-        reason: the filter's own, as the ledger has it.
-        cut: the rating below which it drops, where it says so.
+        ledger: Ledger of a plan with quality ratings.
+        reason: Reason in the ledger for the prompts that the filter dropped.
+        cut: Rating below which the filter drops prompts; null if unknown.
     """
     from plotly.graph_objects import Bar, Figure
 
     dropped = ledger.reason == reason
-    rated = np.isfinite(ledger.quality) & (ledger.planned | dropped)  # what went before the filter came is not its
+    # Prompts that were dropped before the filter are not part of its decision.
+    rated = np.isfinite(ledger.quality) & (ledger.planned | dropped)
     dropped &= rated
     edges = np.histogram_bin_edges(ledger.quality[rated], bins=60)
     centres, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
@@ -244,7 +245,7 @@ def quality_histogram(ledger: Ledger, reason: str, cut: float | None) -> Figure:
 
 
 def _topics(ledger: Ledger) -> Sequence[tuple[str, np.ndarray]]:
-    """The most frequent topics and who has them, (N,); the others together."""
+    """Returns the most frequent topics and their members, (N,), with the others combined."""
     frequent = [topic for topic, _ in Counter(ledger.topic[ledger.planned].tolist()).most_common()]
     shown = frequent if len(frequent) <= TOPICS + 1 else frequent[:TOPICS]
     named = [(html.escape(topic, quote=False) or "no topic", ledger.topic == topic) for topic in shown]

@@ -1,6 +1,6 @@
-"""Two plans over the same prompts: where they agree, how much of the order is left, and which prompts move most.
+"""Compares two plans over the same prompts: agreement, correlation of the order, and the prompts that move most.
 
-It reads ledgers only, so that a plan can be held against one that was made long ago, or against what a run served.
+Only ledgers are read, so a plan can be compared with an older one, or with the order that a run served.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ MOVERS = 10
 
 @dataclass(frozen=True)
 class Mover:
-    """A prompt that both plans serve, at far apart times."""
+    """A prompt that both plans serve at very different steps."""
 
     uid: str
     topic: str
     text: str
     before: int  # step in the other plan, from 0
-    after: int  # step in this plan
+    after: int  # step in this plan, from 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A plan held against another one; a number is NaN where one of the two has nothing to compare."""
+    """A comparison of a plan with another one. A number is NaN if either plan has nothing to compare."""
 
-    digests: tuple[str, str]  # of the other plan, of this one
-    batches: tuple[int, int]  # likewise
+    digests: tuple[str, str]  # other plan, this plan
+    batches: tuple[int, int]  # other plan, this plan
     prompts: int  # N
-    fates: Mapping[tuple[str, str], int]  # (fate there, fate here) -> prompts
-    served: int  # prompts that both serve
-    same_step: int  # of them, at the same step
-    kendall: float  # tau-b of the steps of prompts that both serve; ties are batches
+    fates: Mapping[tuple[str, str], int]  # (fate in the other plan, fate in this one) -> number of prompts
+    served: int  # number of prompts that both serve
+    same_step: int  # number of those served at the same step
+    kendall: float  # tau-b of the steps of prompts that both serve; prompts of one batch are tied
     clusters: float  # adjusted Rand index of the clusters
-    difficulty: float  # Spearman correlation of the ratings
-    quality: float  # likewise
-    movers: tuple[Mover, ...]  # furthest first
+    difficulty: float  # Spearman correlation of the difficulty ratings
+    quality: float  # Spearman correlation of the quality ratings
+    movers: tuple[Mover, ...]  # largest distance first
 
     @property
     def changed(self) -> int:
-        """Prompts whose fate differs."""
+        """Number of prompts whose fate differs."""
         return sum(count for (before, after), count in self.fates.items() if before != after)
 
     @property
     def identical(self) -> bool:
-        """Whether both serve the same prompts in the same order."""
+        """Whether both plans serve the same prompts in the same order."""
         return self.digests[0] == self.digests[1]
 
 
 def compare(before: Ledger, after: Ledger) -> Comparison:
-    """Holds a plan (`after`) against another one (`before`) over the same prompts, in whatever order those stand.
+    """Compares a plan (`after`) with another one (`before`) over the same prompts. The prompts may be in any order.
 
     Raises:
-        InputError: if the two know different prompts.
+        InputError: if the plans contain different prompts.
     """
-    rows = _same_prompts(before, after)  # of `before`, in the order of `after`
+    rows = _same_prompts(before, after)  # rows of `before`, in the order of `after`
     fates = Counter(zip(before.fate[rows].tolist(), after.fate.tolist(), strict=True))
     both = before.served[rows] & after.served
     steps = before.batch[rows][both], after.batch[both]
@@ -94,7 +94,7 @@ def _same_prompts(before: Ledger, after: Ledger) -> Int[np.ndarray, " N"]:
 
 
 def _movers(before: Ledger, after: Ledger, rows: Int[np.ndarray, " N"], both: np.ndarray) -> tuple[Mover, ...]:
-    """Distance is in shares of the epoch: the plans may have different numbers of steps."""
+    """Finds the prompts that move furthest, as a share of the epoch, because the numbers of steps may differ."""
     there = before.batch[rows] / max(1, before.batches - 1)
     moved = np.where(both, np.abs(after.batch / max(1, after.batches - 1) - there), 0.0)
     furthest = np.argsort(-moved, kind="stable")[:MOVERS]

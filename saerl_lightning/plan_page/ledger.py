@@ -1,4 +1,4 @@
-"""The ledger in a file: one row a prompt, its fate and the reason. Written whole or not at all, and read with suspicion."""
+"""The ledger file: one row per prompt with its fate and the reason. Written atomically, and checked when read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from saerl_lightning.plan import NOT_SERVED, SamplePlan
 from saerl_lightning.records import Prompt
 
 FILE = "ledger.parquet"
-FORMAT = 1  # of the file; a reader refuses one that it does not know
-EXCERPT = 200  # characters of a prompt that the ledger keeps
+FORMAT = 1  # version of the file; unknown versions are refused
+EXCERPT = 200  # largest number of characters of a prompt in the ledger
 COLUMNS = ["row", "uid", "fate", "reason", "cluster", "difficulty", "quality", "batch", "mixed_from", "topic", "text"]
 TEXTS = {"uid", "fate", "reason", "topic", "text"}
 RATINGS = {"difficulty", "quality"}
@@ -27,24 +27,24 @@ RATINGS = {"difficulty", "quality"}
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """What became of every prompt of a pool, in the pool's order."""
+    """The fate of every prompt of a pool, in the pool's order."""
 
-    digest: str  # of the plan
+    digest: str  # digest of the plan
     batch_size: int  # P
-    uid: np.ndarray  # (N,) texts, as the other columns without a type
+    uid: np.ndarray  # (N,) texts, like all columns without a type
     fate: np.ndarray  # "served", "not served" (fills no batch) or "dropped"
-    reason: np.ndarray  # "" where served
-    cluster: Int[np.ndarray, " N"]  # -1 where nothing clustered
-    difficulty: Float[np.ndarray, " N"]  # NaN where nothing rated
-    quality: Float[np.ndarray, " N"]  # NaN where nothing rated
+    reason: np.ndarray  # "" for served prompts
+    cluster: Int[np.ndarray, " N"]  # -1 without clustering
+    difficulty: Float[np.ndarray, " N"]  # NaN where not rated
+    quality: Float[np.ndarray, " N"]  # NaN where not rated
     batch: Int[np.ndarray, " N"]  # step that serves the prompt, from 0; -1 for none
-    mixed_from: Int[np.ndarray, " N"]  # step it stood in before mixing moved it; -1 where it stayed
-    topic: np.ndarray  # "" where unknown
-    text: np.ndarray  # how the prompt begins
+    mixed_from: Int[np.ndarray, " N"]  # step of the prompt before mixing moved it; -1 if not moved
+    topic: np.ndarray  # "" if unknown
+    text: np.ndarray  # beginning of the prompt
 
     @classmethod
     def of(cls, plan: SamplePlan, prompts: Sequence[Prompt], digest: str) -> Ledger:
-        """The ledger of a plan over the pool `prompts`."""
+        """Makes the ledger of a plan over the pool `prompts`."""
         columns = {name: values for name, values in plan.ledger().items() if name != "row"}
         texts = {
             "uid": _texts(prompt.uid for prompt in prompts),
@@ -54,12 +54,12 @@ class Ledger:
         return cls(digest, plan.batch_size, **columns, **texts)
 
     def __len__(self) -> int:
-        """Prompts in the pool (N)."""
+        """Returns the number of prompts in the pool (N)."""
         return len(self.uid)
 
     @property
     def batches(self) -> int:
-        """Steps of one epoch (B)."""
+        """Number of steps in one epoch (B)."""
         return int(self.batch.max(initial=NOT_SERVED)) + 1
 
     @property
@@ -73,11 +73,11 @@ class Ledger:
         return self.fate != "dropped"
 
     def column(self, name: str) -> np.ndarray:
-        """One of `COLUMNS`."""
+        """Returns one of the `COLUMNS`."""
         return np.arange(len(self)) if name == "row" else getattr(self, name)
 
     def write(self, path: Path) -> None:
-        """Writes the ledger as parquet, by a temporary name, so that a reader never sees half of it."""
+        """Writes the ledger as parquet, atomically, so that readers never see an incomplete file."""
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
@@ -91,7 +91,7 @@ class Ledger:
         """Reads a ledger that `write` wrote.
 
         Raises:
-            InputError: if the file is missing, unreadable, or no ledger of this format.
+            InputError: if the file is missing or not readable, or is not a ledger of this format.
         """
         import pyarrow as pa
         import pyarrow.parquet as parquet
@@ -110,13 +110,13 @@ class Ledger:
 
 
 def excerpt(text: str, length: int = EXCERPT) -> str:
-    """How a text begins, on one line."""
+    """Returns the beginning of a text, on one line."""
     line = _storable(" ".join(text[: 4 * length].split()))
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the order depends on."""
+    """Returns the versions of the packages that the order depends on."""
     return {name: version(name) for name in ("saerl-lightning", "numpy", "scipy", "scikit-learn")}
 
 
@@ -151,7 +151,7 @@ def _texts(values: Any) -> np.ndarray:
 
 
 def _storable(text: str) -> str:
-    """The text with half characters (lone surrogates, from broken JSON escapes) replaced: no file can hold those."""
+    """Replaces lone surrogates (from broken JSON escapes), which can't be written to a file."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -159,10 +159,10 @@ PAGE = "plan.html"
 
 
 def require_place(folder: Path) -> None:
-    """Refuses a place that a plan must not be written to; call it before the work is done.
+    """Refuses a folder that a plan must not be written to. Call this before the plan is made.
 
     Raises:
-        InputError: if a file is there, or a ledger without a page: a run's own record.
+        InputError: if the path is a file, or holds a ledger without a page, which is a run's own record.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out '{folder}' is a file; name a folder")
@@ -174,16 +174,18 @@ def require_place(folder: Path) -> None:
 
 
 def write_plan(folder: Path, ledger: Ledger, page: str) -> None:
-    """Writes ledger and page. A folder that is there keeps what else it holds; each file is replaced in one move.
+    """Writes ledger and page into a folder. Other files in the folder are kept; each of ours is replaced atomically.
 
     Args:
-        folder: a new one appears whole; see `require_place` for one that exists.
-        ledger: of the plan.
-        page: HTML.
+        folder: Folder for the files. A new one appears with both files at once; for an existing one see
+            `require_place`.
+        ledger: Ledger of the plan.
+        page: Page of the plan, as HTML.
     """
     require_place(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        write_whole(folder / PAGE, page)  # first: a ledger that stands alone would be taken for a run's
+        # The page comes first, because a ledger without a page would be taken for a run's record.
+        write_whole(folder / PAGE, page)
         ledger.write(folder / FILE)
         return
     with whole_folder(folder) as staged:

@@ -1,7 +1,7 @@
-"""The plan as one HTML file: readable from a disk, with no request to any host.
+"""The plan as one HTML file, which works from a local disk and loads nothing from other hosts.
 
-Everything that comes from the data is escaped: by the template engine in the page, and as JSON in the script blocks. The
-browser is told to load nothing (Content-Security-Policy), so a prompt that got through would still reach nobody.
+All data is escaped, by the template engine in the page and as JSON in script blocks. In addition, a
+Content-Security-Policy forbids the browser to load anything, so that a prompt with code could not send data anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-MEANINGS = {  # of the operations' numbers; an operation of one's own may report others, which stand without a note
+MEANINGS = {  # explanations of the operations' numbers; other numbers are shown without one
     "kept": "prompts the filter leaves in the plan",
     "dropped": "prompts the filter takes out",
     "threshold": "rating below which a prompt is dropped",
@@ -57,14 +57,14 @@ SLOT_NOTES = {
 
 
 def headline(run: PlannedRun) -> list[str]:
-    """The plan in sentences, those about slots that are off left out."""
+    """Describes the plan in sentences, without the slots that are off."""
     ledger = run.ledger
     said = [_served(ledger), _clusters(ledger), _difficulty(ledger), _mixing(ledger)]
     return [sentence for sentence in said if sentence]
 
 
 def absences(run: PlannedRun) -> list[tuple[str, str]]:
-    """Slots without effect on the plan or on the page, and why."""
+    """Returns slots that have no effect on the plan or the page, with the reason."""
     missing = [(each.slot, f"{each.name} is on, but does nothing: {each.idle}.") for each in run.idle()]
     missing += [(slot, SLOT_NOTES[slot]) for slot in run.off()]
     if run.signal and run.features is None:
@@ -132,7 +132,7 @@ class Glimpse:
 
 
 def glimpses(run: PlannedRun) -> list[Glimpse]:
-    """The first, the middle and the last batch; fewer where there are fewer."""
+    """Returns prompts of the first, the middle and the last batch, or of fewer if there are fewer batches."""
     last = run.ledger.batches - 1
     steps = {"At the start": 0, "Half way": last // 2, "At the end": last}
     seen: dict[int, str] = {}
@@ -151,18 +151,18 @@ def _prompts(run: PlannedRun, step: int) -> list[tuple[str, str, float]]:
     ]
 
 
-PACKAGE = __name__.rpartition(".")[0]  # where the page's own files lie
-POINTS = 6000  # on the map
-HOVER = 160  # characters of a prompt that the map shows
+PACKAGE = __name__.rpartition(".")[0]  # package that contains the page's template, style and script
+POINTS = 6000  # largest number of points on the map
+HOVER = 160  # largest number of characters of a prompt on the map
 
 
 def render(run: PlannedRun, arithmetic: Sequence[str] = (), compared: Comparison | None = None) -> str:
-    """Writes the page. The same plan gives the same page.
+    """Renders the plan page. Equal plans give equal pages.
 
     Args:
-        run: the plan and what it was made from.
-        arithmetic: what a run of it will do, a fact a line.
-        compared: this plan held against another one; null leaves the section out.
+        run: Plan and the inputs it was made from.
+        arithmetic: Lines that say what a training run on the plan will do.
+        compared: Comparison with another plan; null leaves the section out.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -211,11 +211,11 @@ TITLES = {
 
 @dataclass(frozen=True)
 class OperationTable:
-    """An operation's numbers, explained."""
+    """An operation's numbers with explanations."""
 
     slot: str
     name: str
-    rows: list[tuple[str, str, str, str]]  # number, value, interval, what it means
+    rows: list[tuple[str, str, str, str]]  # name, value, interval, explanation
 
 
 def _operations(run: PlannedRun) -> list[OperationTable]:
@@ -233,7 +233,7 @@ def _operations(run: PlannedRun) -> list[OperationTable]:
 
 
 def _figures(run: PlannedRun, names: dict[int, str]) -> dict[str, Any]:
-    """The charts that this plan has something for, as plotly's JSON."""
+    """Makes the charts for which the plan has data, as plotly's JSON."""
     ledger, drawn = run.ledger, {}
     if run.rated:
         drawn["difficulty"] = charts.difficulty_by_step(ledger, names)
@@ -248,7 +248,7 @@ def _figures(run: PlannedRun, names: dict[int, str]) -> dict[str, Any]:
 
 
 def plain(figure: Figure) -> dict[str, Any]:
-    """The figure without plotly's default template: the page has its own looks."""
+    """Converts a figure to JSON without plotly's default template, because the page has its own style."""
     figure.update_layout(template="none")
     written = figure.to_json()
     assert written is not None
@@ -256,7 +256,7 @@ def plain(figure: Figure) -> dict[str, Any]:
 
 
 def _map(run: PlannedRun, names: dict[int, str]) -> dict[str, Any] | None:
-    """Points of a sample of the pool, and what the map can be coloured by; None without feature rows."""
+    """Returns points for a sample of the pool, and the values to colour them by; None without feature rows."""
     if run.features is None or len(run.prompts) < 3:
         return None
     ledger, rows = run.ledger, sample(len(run.ledger), POINTS)
@@ -277,18 +277,18 @@ def _map(run: PlannedRun, names: dict[int, str]) -> dict[str, Any] | None:
 
 
 def script_json(data: dict[str, Any]) -> str:
-    """JSON that may stand inside a script block: no text of the data can end it."""
+    """Encodes data as JSON for a script block, with characters escaped that could end the block."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def asset(name: str, package: str = PACKAGE) -> str:
-    """Reads one of a page's own files."""
+    """Reads a template, style or script file of a page."""
     return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def plotly_script() -> str:
-    """The charts' whole library, so that a page needs no host."""
+    """Returns plotly's whole script, so that the page loads nothing from a host."""
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()

@@ -1,4 +1,4 @@
-"""PlannedRun: everything a report needs to know about a plan that was made. It computes nothing about the data."""
+"""PlannedRun: a plan with everything that its page and its tables show."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from saerl_lightning.records import Prompt
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
-SLOTS = ("filtering", "clustering", "curriculum", "mixing")  # the method's own, in the order they are applied
+SLOTS = ("filtering", "clustering", "curriculum", "mixing")  # in the order of application
 
 
 @dataclass(frozen=True)
 class OperationReport:
-    """What one operation says of itself after it was applied."""
+    """What one operation reports after it was applied."""
 
     slot: str  # "filtering", "extra.0"
-    name: str  # of the class
+    name: str  # name of the class
     metrics: Mapping[str, float]
-    reason: str = ""  # what the ledger says of the prompts it drops; "" where it drops none
-    idle: str = ""  # why it does nothing although it is on; "" where it does something
+    reason: str = ""  # reason in the ledger for prompts it drops; "" if it drops none
+    idle: str = ""  # why it has no effect; "" if it has one
 
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """A plan with what it was made from.
+    """A plan with the inputs it was made from.
 
     Args:
-        prompts: the pool, N prompts.
-        plan: over the pool.
-        digest: names what is served and in which order.
-        operations: in the order they were applied.
-        signal: class of the signal source; null where the slot is empty.
-        features: (N, F) rows of the pool; null where no operation reads them.
-        feature_names: F names, where the columns have some (words).
+        prompts: Prompts of the pool (N).
+        plan: Plan over the pool.
+        digest: Digest of the served prompts and their order.
+        operations: Reports of the operations, in the order of application.
+        signal: Class name of the signal source; null for none.
+        features: Feature rows of the pool, (N, F); null if no operation reads them.
+        feature_names: Names of the F columns, such as words; null if they have none.
     """
 
     prompts: Sequence[Prompt]
@@ -54,23 +54,23 @@ class PlannedRun:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """One row a prompt."""
+        """The ledger of the plan, one row per prompt."""
         return Ledger.of(self.plan, self.prompts, self.digest)
 
     def operation(self, slot: str) -> OperationReport | None:
-        """What fills a slot; None where it is off."""
+        """Returns the report of the operation in a slot; None if the slot is off."""
         return next((each for each in self.operations if each.slot == slot), None)
 
     def off(self) -> list[str]:
-        """Slots that are empty."""
+        """Returns the slots that are empty."""
         signals = [] if self.signal else ["signals"]
         return signals + [slot for slot in SLOTS if self.operation(slot) is None]
 
     def idle(self) -> list[OperationReport]:
-        """Operations that are on and do nothing."""
+        """Returns the reports of operations that had no effect."""
         return [each for each in self.operations if each.idle]
 
     @property
     def rated(self) -> bool:
-        """Whether anything rated difficulty."""
+        """Whether any prompt has a difficulty rating."""
         return bool(np.isfinite(self.plan.difficulty).any())

@@ -1,4 +1,4 @@
-"""The plan in tables of text: the same rows go to the terminal, the page and W&B."""
+"""The plan as tables of text, which the terminal, the page and W&B show."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from saerl_lightning.plan_page.planned import PlannedRun
 
 
 def count(value: float) -> str:
-    """A number of things, in groups of three digits."""
+    """Formats a number of things, with separated thousands."""
     return f"{value:,.0f}"
 
 
 def number(value: float) -> str:
-    """A measured number with about three digits that matter; a dash where there is none."""
+    """Formats a measured number with about three significant digits; a dash if it is not finite."""
     if not np.isfinite(value):
         return "–"
-    if round(float(value), 9).is_integer() and abs(value) < 1e15:  # 0.9999999999 is a correlation of 1
+    # Rounded first, because rounding errors would show 0.9999999999 as 1.000 and not as 1.
+    if round(float(value), 9).is_integer() and abs(value) < 1e15:
         return count(value)
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def share(part: float, whole: float) -> str:
-    """A share in per cent; a dash of nothing."""
+    """Formats a share in per cent; a dash if the whole is 0."""
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def interval(low: float, high: float) -> str:
-    """A 95 % interval; a dash where there is none."""
+    """Formats a 95 % interval; a dash if there is none."""
     return f"{number(low)} to {number(high)}" if np.isfinite(low) and np.isfinite(high) else "–"
 
 
 def with_intervals(metrics: Mapping[str, float]) -> list[tuple[str, float, tuple[float, float]]]:
-    """Folds `x`, `x_low` and `x_high` into one entry: name, value, (low, high); NaN where there is no interval."""
+    """Combines `x`, `x_low` and `x_high` into one entry: name, value, (low, high); NaN without an interval."""
     ends = {f"{name}_{end}" for name in metrics for end in ("low", "high")}
     missing = float("nan")
     return [
@@ -51,29 +52,29 @@ def with_intervals(metrics: Mapping[str, float]) -> list[tuple[str, float, tuple
     ]
 
 
-PRINTED = 40  # rows of a table in a terminal
-EXCERPT = 48  # characters of a prompt there
+PRINTED = 40  # largest number of rows printed per table
+EXCERPT = 48  # largest number of printed characters of a prompt
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under named columns."""
+    """A table with named columns and rows of text."""
 
-    key: str  # its name in W&B
+    key: str  # name in W&B
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    left: int = 1  # columns of words, aligned left; the others are numbers
+    left: int = 1  # number of left-aligned columns (text); the others are numbers
 
 
 def summary(run: PlannedRun) -> list[Table]:
-    """The tables of a plan: what is served, what is not and why, the clusters, the operations' own numbers."""
+    """Makes the tables of a plan: overview, reasons for drops, clusters, and the operations' numbers."""
     tables = [overview(run), reasons(run.ledger), clusters(run.ledger), scores(run)]
     return [table for table in tables if table.rows]
 
 
 def overview(run: PlannedRun) -> Table:
-    """One line a fact."""
+    """Makes the overview table, one fact per row."""
     ledger = run.ledger
     dropped, moved = (ledger.fate == "dropped").sum(), (ledger.mixed_from[ledger.served] >= 0).sum()
     rows = [
@@ -93,14 +94,14 @@ def overview(run: PlannedRun) -> Table:
 
 
 def reasons(ledger: Ledger) -> Table:
-    """Why prompts are not served, the most frequent reason first."""
+    """Lists the reasons why prompts are not served, the most frequent first."""
     counted = Counter(ledger.reason[ledger.reason != ""].tolist()).most_common()
     rows = [(reason, count(prompts), share(prompts, len(ledger))) for reason, prompts in counted]
     return Table("not_served", "Not served", ("reason", "prompts", "of the pool"), rows)
 
 
 def clusters(ledger: Ledger) -> Table:
-    """The clusters in their order, over planned prompts."""
+    """Lists the clusters in their order, counted over planned prompts."""
     rows = []
     for cluster in np.unique(ledger.cluster[ledger.planned & (ledger.cluster >= 0)]):
         members = ledger.planned & (ledger.cluster == cluster)
@@ -114,7 +115,7 @@ def clusters(ledger: Ledger) -> Table:
 
 
 def scores(run: PlannedRun) -> Table:
-    """What the operations say of themselves."""
+    """Lists the numbers that the operations report."""
     rows = [
         (operation.slot, operation.name, name, number(value), interval(*ends))
         for operation in run.operations
@@ -125,7 +126,7 @@ def scores(run: PlannedRun) -> Table:
 
 
 def comparison(compared: Comparison) -> list[Table]:
-    """How far this plan is from the other one."""
+    """Makes the tables that compare a plan with another one."""
     facts = [
         ("digest, other and this", " / ".join(compared.digests)),
         ("batches, other and this", " / ".join(map(count, compared.batches))),
@@ -148,7 +149,7 @@ def comparison(compared: Comparison) -> list[Table]:
 
 
 def show(tables: Sequence[Table], console: Console) -> None:
-    """Prints tables; a long one ends by saying how many rows are left out."""
+    """Prints tables. If a table is long, prints the number of rows left out."""
     for table in tables:
         printed = RichTable(title=table.title, title_justify="left", show_header=any(table.columns))
         for position, column in enumerate(table.columns):
@@ -157,7 +158,8 @@ def show(tables: Sequence[Table], console: Console) -> None:
             justify = "left" if words else "right"
             printed.add_column(column, justify=justify, overflow=overflow, max_width=most, no_wrap=most is not None)
         for row in table.rows[:PRINTED]:
-            printed.add_row(*map(Text, row))  # as it is: a prompt may hold square brackets, rich's own markup
+            # As Text objects, because square brackets in a prompt would be read as rich's markup.
+            printed.add_row(*map(Text, row))
         console.print(printed)
         if len(table.rows) > PRINTED:
             console.print(f"… and {count(len(table.rows) - PRINTED)} more")

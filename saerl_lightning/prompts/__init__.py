@@ -1,1 +1,1 @@
-"""Where prompts come from, and how a prompt becomes token ids."""
+"""Sources of prompts, and the conversion of a prompt to token ids."""

@@ -1,1 +1,1 @@
-"""Numbers for completions."""
+"""Rewards, which score completions."""

@@ -1,7 +1,8 @@
-r"""Final answers of texts, and whether they are right: by strings and exact numbers, formulas where a grader can be killed.
+r"""Finds the final answer of a text and grades it: by strings and exact numbers, and by symbolic comparison of
+formulas.
 
-Imports neither torch nor lightning, because grader processes import it. Deliberately not here: deadlines (`workers.py`
-kills a grader that hangs, so math-verify's own timeouts, which need SIGALRM, are off).
+It imports neither torch nor lightning, because grader processes import it. math-verify's own timeouts are off, because
+they need SIGALRM; `workers.py` kills graders that take too long.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ANOTHER = re.compile(r"\([A-J]\)|\b(?:and|or)\s+[A-J]\b|^\s*\(?[A-J]\)?(?![\w']
 
 
 def choice(tidy: str) -> tuple[str, str] | None:
-    """The letter that a tidied answer is, and the text that stands with it; None if it is no choice, or two."""
+    """Reads a multiple-choice answer: its letter, and the text beside it; None if it is no single choice."""
     tidy = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", tidy).strip()
     alone = _ALONE.fullmatch(tidy)
     if alone is not None:
@@ -44,35 +45,35 @@ def choice(tidy: str) -> tuple[str, str] | None:
 
 
 def chosen(text: str) -> str:
-    """The letter that a text without marks picks last, as `(B)`, in bold, or after "option"; "" if none."""
+    """Returns the last letter that an unmarked text chooses, as `(B)`, in bold, or after "option"; "" if none."""
     letters = [next(group for group in found.groups() if group) for found in _IN_TEXT.finditer(text)]
     return letters[-1] if letters else ""
 
 
 def leading_choice(tidy: str) -> str:
-    """The letter that a sentence after "the answer is" begins with; "" if none."""
+    """Returns the letter at the start of a sentence after "the answer is"; "" if none."""
     found = _LEADING.match(tidy)
     return found[1] if found and not _ANOTHER.search(tidy[found.end() :]) else ""
 
 
-LONGEST = 4_000  # characters of an answer that are read
-LONGEST_GOLD = 300  # characters: beyond it, a gold answer is a solution, whose answer is looked for
+LONGEST = 4_000  # largest number of characters of an answer that are read
+LONGEST_GOLD = 300  # characters: a longer correct answer is taken for a solution, whose answer is extracted
 _YES_NO = ("yes", "no", "true", "false")
-_ABOUT = frozenset({r"\approx"})  # a value and its decimals: either is the answer, as the question may want
+_ABOUT = frozenset({r"\approx"})  # either side of it counts as the answer: the exact value or its decimals
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+[$€]?")
 
 prepare_symbolic = symbols.prepare
 
 
 class Undecided(Exception):
-    """Strings and numbers can't settle it."""
+    """Raised if strings and numbers are not enough to decide."""
 
     @staticmethod
     def equal(gold: str, answer: str) -> bool:
-        """True for equal strings.
+        """Returns True for equal strings.
 
         Raises:
-            Undecided: for all others.
+            Undecided: for different strings.
         """
         if compact(gold) == compact(answer):
             return True
@@ -80,7 +81,7 @@ class Undecided(Exception):
 
     @staticmethod
     def worth(formula: str, number: Number) -> NoReturn:
-        """Leaves a formula's value open.
+        """Never decides whether a formula has a value.
 
         Raises:
             Undecided: always.
@@ -89,7 +90,7 @@ class Undecided(Exception):
 
 
 def given_answer(text: str) -> str:
-    r"""The answer a completion gives: inside the last `<answer>` tags, else the last `\boxed`, else the whole text."""
+    r"""Returns a completion's answer: in the last `<answer>` tags, or else the last `\boxed`, or else the whole text."""
     answer = tagged(text)
     if answer is None:
         answer = boxed(text)
@@ -97,9 +98,9 @@ def given_answer(text: str) -> str:
 
 
 def last_answer(text: str) -> str:
-    r"""The answer of a text in one spelling, so that equal votes are equal strings; "" if it gives none.
+    r"""Returns a text's answer in a normalised spelling, so that equal answers are equal strings; "" if there is none.
 
-    Answers are read as they are graded. Percent signs, units and names are left out, and formulas are not simplified.
+    The answer is read as it is for grading. Percent signs, units and names are left out; formulas are not simplified.
     """
     answer = said(text)
     if not answer.marked and not re.search(r"\d|\\", "".join(answer.parts)) and len(text.split()) > 1:
@@ -108,7 +109,7 @@ def last_answer(text: str) -> str:
 
 
 def quick_verdict(gold: str, text: str) -> float | None:
-    """Grades a completion by strings and exact numbers, in microseconds; None where a formula must be understood."""
+    """Grades a completion by strings and exact numbers, within microseconds; None if a formula must be compared."""
     if not text.strip():
         return 0.0
     if not _gold(gold):
@@ -120,10 +121,10 @@ def quick_verdict(gold: str, text: str) -> float | None:
 
 
 def symbolic_verdict(gold: str, text: str) -> float:
-    """Grades a completion, formulas with math-verify. May hang: run it in a process that can be killed.
+    """Grades a completion, with formulas compared by math-verify. This may hang: run it in a process that can be killed.
 
     Raises:
-        ValueError: if nothing is left of the gold answer, so that no answer can be called wrong.
+        ValueError: if the correct answer is empty after normalisation, so that no answer can be judged.
     """
     if not _gold(gold):
         raise ValueError(f"can't read the gold answer {gold!r}: nothing is left of it")
@@ -134,7 +135,7 @@ def _verdict(gold: str, text: str, by: Formulas) -> bool:
     wanted, answer = _gold(gold), said(text)
     given = tidied(answer.parts[-1][:LONGEST])
     value = _gold_value(gold)
-    listed = isinstance(value, Number) and ", " in given  # 35, 280 is not 35,280
+    listed = isinstance(value, Number) and ", " in given  # "35, 280" is a list, not 35,280
     if len(answer.parts) == 1 and compact(given) == compact(wanted) and not listed:
         return True
     if isinstance(value, Number):
@@ -153,7 +154,8 @@ def _verdict(gold: str, text: str, by: Formulas) -> bool:
     return _right(value, given, by)
 
 
-@lru_cache(maxsize=4096)  # the completions of a group share their gold answer
+# Cached, because all completions of a group have the same correct answer.
+@lru_cache(maxsize=4096)
 def _gold(gold: str) -> str:
     return tidied(_whole(said(gold)) if "boxed" in gold or len(gold) > LONGEST_GOLD else gold)
 
@@ -173,7 +175,7 @@ def _value(answer: str) -> Value:
 
 def _right(gold: Value, given: str, by: Formulas) -> bool:
     if isinstance(gold, Number) and gold.places and _DECIMAL_COMMA.fullmatch(compact(given)):
-        given = given.replace(",", ".")  # where the gold answer has decimals, the comma is theirs
+        given = given.replace(",", ".")  # a decimal comma, because the correct answer has decimals
     if isinstance(gold, Words) and gold.text in _YES_NO:
         return words(given).text.partition(" ")[0] == gold.text
     sides, _ = parts(given, _ABOUT)
@@ -181,7 +183,7 @@ def _right(gold: Value, given: str, by: Formulas) -> bool:
 
 
 def _same_choice(gold: tuple[str, str], answer: Said, text: str, by: Formulas) -> bool:
-    """Whether the letter is picked; where the gold answer has a text beside it, that text alone does too."""
+    """Whether the letter is chosen, or the text beside it given, if the correct answer has such a text."""
     given = tidied(answer.parts[-1][:LONGEST])
     picked = choice(given) if len(answer.parts) == 1 else None
     if picked is not None:
@@ -193,7 +195,7 @@ def _same_choice(gold: tuple[str, str], answer: Said, text: str, by: Formulas) -
 
 
 def _ends_with(gold: Words, text: str) -> bool:
-    """Whether a text without marks is those words, or its last sentence says them last and without a 'not'."""
+    """Whether a text without marks consists of these words, or its last sentence ends in them and contains no negation."""
     sentences = [words(sentence).text for sentence in re.split(r"[.!?](?:\s|$)|\n", text)]
     sentences = [sentence for sentence in sentences if sentence]
     if not sentences:

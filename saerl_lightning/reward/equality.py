@@ -1,6 +1,6 @@
-r"""Whether two answers say the same. Numbers, lists, intervals, words and bases here; formulas by `symbols`.
+r"""Decides whether two answers are equal: numbers, lists, intervals, words and numerals; formulas by `symbols`.
 
-Order counts in brackets, not in bare lists and sets; a closed end is no open one; a name is not another name.
+Order matters inside brackets, but not in bare lists and sets. Closed and open ends differ, and so do different names.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from saerl_lightning.reward.values import Formula, Named, Numeral, Region, Resid
 
 
 class Formulas(Protocol):
-    """What decides on formulas: `symbols`, or `Undecided` where that would take too long."""
+    """Compares formulas: `symbols`, or `Undecided` if that would take too long."""
 
     def equal(self, gold: str, answer: str) -> bool:
         """Whether two formulas are equal."""
         ...
 
     def worth(self, formula: str, number: Number) -> bool:
-        """Whether a formula's value is a number."""
+        """Whether the value of a formula equals a number."""
         ...
 
 
 _RELATION = re.compile(r"[=<>]|\\[gl]e(?![a-zA-Z])")
-MOST = 60  # values of a list that are matched in any order; longer ones must be in order
+MOST = 60  # largest number of values that are matched in any order; longer lists must be in order
 
 
 def same(gold: Value, answer: Value, by: Formulas) -> bool:
-    """Whether an answer says what the gold answer says."""
+    """Whether an answer is equal to the correct answer."""
     if isinstance(gold, Named) or isinstance(answer, Named):
         return _same_named(gold, answer, by)
     if isinstance(gold, Number) and isinstance(answer, Number):
@@ -53,7 +53,7 @@ def same(gold: Value, answer: Value, by: Formulas) -> bool:
 
 
 def spelled(value: Value) -> str:
-    """The value in one spelling, so that equal answers are equal strings as far as no formula must be simplified."""
+    """Writes a value in a normalised spelling. Equal answers give equal strings, except for formulas to be simplified."""
     if isinstance(value, Number):
         return _fraction(value.value)
     if isinstance(value, Several):
@@ -101,14 +101,14 @@ def _bare_name(name: str) -> str:
 
 
 def _same_digits(gold: Value, answer: Value) -> bool:
-    """Whether the digits are those of the gold answer, whose base the question names and the answer leaves out."""
+    """Whether the digits are equal, if the answer leaves out the base (which the question names)."""
     if not (isinstance(gold, Numeral) and isinstance(answer, Number)):
         return False
-    return answer.places == 0 and str(answer.value) == gold.digits  # 1101_{10} names its base, and has no places
+    return answer.places == 0 and str(answer.value) == gold.digits  # 1101_{10} states a base, and has no places
 
 
 def _same_residue(gold: Value, answer: Value, by: Formulas) -> bool:
-    """Whether two values are equal modulo the same number; where one of them names no modulus, whether they are equal."""
+    """Whether two values are equal modulo the same number, or equal, if one of them states no modulus."""
     if not (isinstance(gold, Residue) and isinstance(answer, Residue)):
         bare = [each.value if isinstance(each, Residue) else each for each in (gold, answer)]
         return same(bare[0], bare[1], by)
@@ -124,7 +124,7 @@ def _same_residue(gold: Value, answer: Value, by: Formulas) -> bool:
 
 
 def _same_words(gold: str, answer: str) -> bool:
-    """Whether two texts are equal, plurals aside; a time of day with and without its a.m. is one."""
+    """Whether two texts are equal, except for plurals and a missing a.m. or p.m."""
     gold, answer = (re.sub(r"(\w{3})s\b", r"\1", text) for text in (gold, answer))
     times = {gold, answer} if ":" in gold and ":" in answer else set()
     return gold == answer != "" or {time.split()[0] for time in times} in ({gold}, {answer})
@@ -156,14 +156,14 @@ def _same_several(gold: Several, answer: Several, by: Formulas) -> bool:
 
 
 def _without_repeats(answer: Several) -> Several:
-    """A set or bare list without its repetitions."""
+    """Removes repeated values from a set or bare list."""
     if answer.opening not in ("", r"\{"):
         return answer
     return replace(answer, values=tuple({spelled(value): value for value in answer.values}.values()))
 
 
 def _brackets(value: Several) -> tuple[str, str]:
-    """The two brackets; at an infinite end they say nothing."""
+    """Returns the two brackets, always round at an infinite end."""
     ends = value.values[0], value.values[-1]
     opening = "(" if _is_infinite(ends[0]) else value.opening
     return opening, ")" if _is_infinite(ends[1]) else value.closing
@@ -174,7 +174,7 @@ def _is_infinite(value: Value) -> bool:
 
 
 def _matched(golds: Sequence[Value], answers: Sequence[Value], alike: Callable[[Value, Value], bool]) -> bool:
-    """Whether each gold value has an answer of its own, in any order."""
+    """Whether the values can be paired one to one, in any order."""
     if len(golds) > MOST:
         return all(map(alike, golds, answers))
     left = list(answers)

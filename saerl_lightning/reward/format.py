@@ -1,4 +1,4 @@
-"""Does a completion have the asked-for form?"""
+"""FormatReward: rewards completions that match a regular expression."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ class FormatReward(Reward):
     r"""Gives 1 to a completion that a regular expression matches, else 0.
 
     Args:
-        pattern: a Python regular expression in which a dot matches a line break too, as in `<answer>.+</answer>`.
-        whole: whether the whole completion must match, not only a part of it.
-        weight: factor of this reward in the sum that is maximised.
-        deadline_s: seconds one completion may take to match; past it its reward is NaN, not graded.
+        pattern: Python regular expression, such as `<answer>.+</answer>`. The dot also matches line breaks.
+        whole: Whether the whole completion must match, and not only a part of it.
+        weight: Weight of the reward in the weighted sum.
+        deadline_s: Largest time to match a completion, in seconds. Beyond it, the reward is NaN (not graded).
 
     Raises:
-        InputError: if `pattern` is no regular expression, or `deadline_s` is not positive.
+        InputError: if `pattern` is not a regular expression, or `deadline_s` is not positive.
     """
 
     def __init__(self, pattern: str, whole: bool = False, weight: Finite = 1.0, deadline_s: Deadline = 1.0) -> None:
         try:
-            self.pattern = regex.compile(pattern, regex.DOTALL)  # re's dialect; re itself can't be stopped
+            # The `regex` package, because matching with `re` can't be interrupted.
+            self.pattern = regex.compile(pattern, regex.DOTALL)
         except regex.error as error:
             raise InputError(f"pattern {pattern!r} is no regular expression: {error}") from error
         self.whole = whole
         self.weight = weight
         self.deadline_s = deadline_s
-        self.overruns = 0  # completions that took too long
+        self.overruns = 0  # number of completions that took too long
         require_in_range(self)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
-        """Matches every completion's text."""
+        """Scores every completion by whether its text matches."""
         scores = [self._score(text) for text in rollouts.texts]
         return torch.tensor(scores, device=rollouts.mask.device).view(len(prompts), rollouts.group_size)
 

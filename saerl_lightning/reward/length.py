@@ -1,4 +1,4 @@
-"""Is a completion too long? A slope before the limit says so earlier than truncation does."""
+"""LengthReward: a soft penalty on completions that come close to the length limit."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from saerl_lightning.reward.reward import Reward
 
 
 class LengthReward(Reward):
-    """Punishes overlong completions softly: 0 up to max_tokens - buffer, then linear down to -1 at max_tokens.
+    """Penalises long completions: 0 up to max_tokens - buffer, then linearly down to -1 at max_tokens.
 
     Source: DAPO, arXiv 2503.14476, eq. 13 (soft overlong punishment).
 
     Args:
-        max_tokens: length at which the punishment is full, in tokens; usually the sampling's max_tokens.
-        buffer: length of the slope before it, in tokens.
-        weight: factor of this reward in the sum that is maximised.
+        max_tokens: Length at which the penalty is full, in tokens; usually the `max_tokens` of the sampling.
+        buffer: Length of the linear part before it, in tokens.
+        weight: Weight of the reward in the weighted sum.
 
     Raises:
         InputError: if the buffer is empty or longer than max_tokens.

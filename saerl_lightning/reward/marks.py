@@ -1,6 +1,6 @@
-r"""Where a text says its answer: in boxes, in tags, after "the answer is", or in the last formula or number.
+r"""Finds the answer in a text: in boxes, in tags, after "the answer is", or as the last formula or number.
 
-Pure strings, in time linear in their length, because it runs in the trainer on whatever a policy writes.
+Pure string functions that take linear time, because they run in the trainer on arbitrary text of the policy.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from saerl_lightning.reward.numbers import SCALES, UNITS
 
-SENTENCE = 400  # characters of a sentence that are read
-TAILS = (400, 3000)  # characters at the end of a text that are searched first
+SENTENCE = 400  # largest number of characters read of a sentence
+TAILS = (400, 3000)  # numbers of characters at the end of a text, searched first
 _BRACES = re.compile(r"\\{1,2}f?boxed\s*\{|\\.|[{}]", re.DOTALL)
 _TAKEN_BACK = re.compile(
     r"\b(?:no|not|nope|wait|actually|instead|rather|but|oops|wrong|incorrect|mistake|correction|hmm|recheck|however|should"
@@ -52,12 +52,12 @@ _NEXT_WORD = re.compile(
 
 @dataclass(frozen=True)
 class Said:
-    """The answer of a text.
+    """The answer found in a text.
 
     Attributes:
-        parts: one text; several where several boxes stand side by side, of which the last is the answer to a question that
-            has one.
-        marked: whether a box, tags or a sentence says so.
+        parts: Text of the answer. If several boxes are side by side, there are several, and the last one answers a
+            question with a single answer.
+        marked: Whether a box, tags or a sentence marks the answer.
     """
 
     parts: tuple[str, ...]
@@ -65,7 +65,7 @@ class Said:
 
 
 def boxes(text: str) -> list[tuple[int, int, int]]:
-    r"""All closed `\boxed{...}`, braces nested: where each starts, where its content does, and where that ends."""
+    r"""Finds all closed `\boxed{...}` with nested braces: start of the box, and start and end of its content."""
     opened: list[tuple[int, int] | None] = []
     closed = []
     for token in _BRACES.finditer(text):
@@ -81,22 +81,23 @@ def boxes(text: str) -> list[tuple[int, int, int]]:
 
 
 def boxed(text: str) -> str | None:
-    r"""Cuts out the content of the last closed `\boxed{...}`, whose braces may nest; None if there is none."""
+    r"""Extracts the content of the last closed `\boxed{...}`; None if there is none."""
     found = boxes(text)
     return text[found[-1][1] : found[-1][2]].strip() if found else None
 
 
 def tagged(text: str) -> str | None:
-    """Cuts out the content of the last `<answer>...</answer>`; None if there is none."""
+    """Extracts the content of the last `<answer>...</answer>`; None if there is none."""
     head, close, _ = text.rpartition("</answer>")
     _, opening, inside = head.rpartition("<answer>")
     return inside.strip() if close and opening else None
 
 
 def said(text: str) -> Said:
-    r"""Finds the answer: the last box, tags or sentence that says it, else the last formula or number, else all of it.
+    r"""Finds the answer: the last box, tags or sentence that marks it, or else the last formula or number, or else the
+    text.
 
-    What a reasoning policy thinks (up to the last `</think>`) counts only where nothing after it says an answer.
+    Reasoning up to the last `</think>` counts only if the text after it gives no answer.
     """
     thought, _, rest = text.rpartition("</think>")
     if thought and rest.strip():
@@ -107,7 +108,7 @@ def said(text: str) -> Said:
 
 
 def _marked(text: str) -> Said | None:
-    """What the last mark says: a box, the tags, or a sentence that gives a value after the last box."""
+    """Finds the answer at the last mark: a box, tags, or a sentence with a value after the last box."""
     found = boxes(text) if "boxed" in text else []
     tags = text.rfind("</answer>")
     inside = tagged(text) if tags >= 0 else None
@@ -124,7 +125,7 @@ def _marked(text: str) -> Said | None:
 
 
 def _boxed_parts(text: str, found: list[tuple[int, int, int]]) -> tuple[str, ...]:
-    """The last box, and those before it that its sentence joins to it."""
+    """Returns the content of the last box, and of boxes before it that belong to the same answer."""
     last: list[tuple[int, int, int]] = []
     for box in reversed(found):
         if last and not (box[2] < last[-1][0] and _joined(text[box[2] + 1 : last[-1][0]])):
@@ -134,14 +135,14 @@ def _boxed_parts(text: str, found: list[tuple[int, int, int]]) -> tuple[str, ...
 
 
 def _joined(gap: str) -> bool:
-    """Whether what stands between two boxes makes them one answer."""
+    """Whether the text between two boxes joins them to one answer."""
     if len(gap) > 120 or _TAKEN_BACK.search(re.sub(r"\\?[$(\[]?\s*\$?[a-zA-Z](?:_\{?\w+\}?)?\s*=", " ", gap)):
         return False
     return not _ENDS.search(gap) and (not _JOINT.sub("", gap) or bool(re.search(r"[,;&]|\b(?:and|or)\b", gap)))
 
 
 def _statement(text: str, values_only: bool = False) -> Said | None:
-    """What the last "the answer is …" or "#### …" says; None if there is none, or it says nothing."""
+    """Finds the answer after the last "the answer is …" or "#### …"; None if there is none, or it is empty."""
     for found in reversed(list(_STATEMENT.finditer(text))):
         start = _LEAD.match(text, found.end()).end()  # type: ignore[union-attr]
         environment = _ENVIRONMENT.match(text, start)
@@ -187,7 +188,7 @@ def _last_item(text: str) -> Said | None:
 
 
 def _tails(text: str) -> Iterator[str]:
-    """The end of a text from the start of a sentence on, then more of it, then all."""
+    """Yields the end of a text from the start of a sentence, then a longer end, then the whole text."""
     for length in TAILS:
         if length < len(text):
             start = _SENTENCE.search(text, len(text) - length)
@@ -196,7 +197,7 @@ def _tails(text: str) -> Iterator[str]:
 
 
 def _items(text: str) -> list[tuple[int, int, str]]:
-    """Formulas and numbers of a text in order: where each starts and ends, and what it says."""
+    """Finds formulas and numbers in order: start, end and content of each."""
     text = _CALCULATOR.sub(lambda found: " " * len(found[0]), text)
     items, start = [], 0
     for environment in _ENVIRONMENT.finditer(text):
@@ -211,13 +212,13 @@ def _items(text: str) -> list[tuple[int, int, str]]:
 
 
 def _is_currency(environment: re.Match[str]) -> bool:
-    r"""Whether the text between two dollar signs is prose, so that both are prices."""
+    r"""Whether the text between two dollar signs is prose, so that the signs are prices."""
     inline = environment["inline"]
     return inline is not None and len(_LONG_WORD.findall(_LATEX_TEXT.sub(" ", inline))) > 1
 
 
 def _plain_items(text: str, start: int, end: int) -> list[tuple[int, int, str]]:
-    """Runs of numbers, operators, single letters and commands outside of math environments."""
+    """Finds runs of numbers, operators, single letters and commands outside of math environments."""
     items, run = [], []
     for chunk in re.finditer(r"\S+|\n", text[start:end]):
         mathy = chunk[0] != "\n" and not (len(chunk[0]) > 3 and chunk[0].isalpha()) and _is_mathy(chunk[0])
@@ -230,7 +231,7 @@ def _plain_items(text: str, start: int, end: int) -> list[tuple[int, int, str]]:
 
 
 def _is_mathy(chunk: str) -> bool:
-    """Whether a piece between spaces has no word in it, but for functions and the unit of a number."""
+    """Whether a chunk without spaces contains no words, except for functions and a number's unit."""
     if _PROSE.search(_LATEX_TEXT.sub(" ", chunk)) is None:
         return True
     found = _GLUED_UNIT.fullmatch(chunk)
@@ -238,7 +239,7 @@ def _is_mathy(chunk: str) -> bool:
 
 
 def _run_items(text: str, offset: int, run: list[re.Match[str]]) -> list[tuple[int, int, str]]:
-    """One run cut at its commas, without list marks and lone letters at its ends; nothing where it has no value."""
+    """Splits a run at commas and removes list marks and single letters at its ends; [] if it has no value."""
     first, last = 0, len(run)
     while first < last and _LOOSE.fullmatch(run[first][0]):
         first += 1
@@ -260,7 +261,7 @@ def _run_items(text: str, offset: int, run: list[re.Match[str]]) -> list[tuple[i
 
 
 def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, str]:
-    """The item, with a percent sign, a power of ten or a known unit that follows it in words."""
+    """Adds a percent sign, a power of ten or a known unit that follows the item in words."""
     word = _NEXT_WORD.match(text, end)
     if word and text[end - 1 : end] not in ",.;:!?":
         name = word["name"].lower()
@@ -268,7 +269,7 @@ def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, 
             "%" in name
             or name in ("percent", "percentage", "pct")
             or name in SCALES
-            or (len(name) > 1 and name != "in" and word["name"] in UNITS)  # "in" is a word here, not the inch
+            or (len(name) > 1 and name != "in" and word["name"] in UNITS)  # "in" is a preposition here, not the inch
         ):
             unit = (
                 word[0].strip()
@@ -280,7 +281,7 @@ def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, 
 
 
 def _told(items: list[tuple[int, int, str]], place: int, text: str) -> str:
-    """What the items around one say that only commas, `and` and `or` keep apart: a list, no value of which is the answer."""
+    """Joins the items around one that only commas, `and` and `or` separate, because they form one list."""
     first = last = place
     while first > 0 and _CONNECTED.fullmatch(text[items[first - 1][1] : items[first][0]]):
         first -= 1

@@ -1,4 +1,4 @@
-"""Is the mathematical answer right? Strings and numbers in process, symbols by math-verify in killable processes."""
+"""MathReward: grades mathematical answers, by exact numbers in the trainer and by math-verify in killable processes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from saerl_lightning.reward.workers import WorkerPool
 
 
 class MathReward(Reward):
-    r"""Gives 1 for the right mathematical answer and 0 for a wrong one.
+    r"""Gives 1 for a correct mathematical answer and 0 for a wrong one.
 
-    The answer is what the last mark says: a `\boxed`, `<answer>` tags, or a sentence such as "the answer is 5"; without
-    one it is the last formula or number. Numbers are compared exactly; lists, intervals, units, bases and choices (A to J) by
-    what they say; formulas by math-verify. `docs/howto/reward.md` has the rules.
+    The answer is at the last mark: a `\boxed`, `<answer>` tags, or a sentence such as "the answer is 5". Without a mark
+    it is the last formula or number. Numbers are compared exactly; lists, intervals, units, bases and choices (A to J)
+    by their meaning; formulas by math-verify. `docs/howto/reward.md` lists the rules.
 
     Args:
-        weight: factor of this reward in the sum that is maximised.
-        workers: grader processes.
-        deadline_s: seconds an answer may take to grade; past it the grader is killed, and the reward is NaN.
+        weight: Weight of the reward in the weighted sum.
+        workers: Number of grader processes.
+        deadline_s: Largest time to grade an answer, in seconds. Beyond it, the grader is killed, and the reward is NaN.
     """
 
     def __init__(self, weight: Finite = 1.0, workers: Workers = 2, deadline_s: Deadline = 10.0) -> None:
@@ -34,7 +34,7 @@ class MathReward(Reward):
         self.pool = WorkerPool(workers, deadline_s, prepare_symbolic)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
-        """Grades every completion; equal answers to a question are graded once."""
+        """Grades every completion. Equal answers to a question are graded once."""
         group = rollouts.group_size
         pairs = [(prompts[row // group].answer, text) for row, text in enumerate(rollouts.texts)]  # R
         verdicts = {pair: quick_verdict(*pair) for pair in pairs}
@@ -45,7 +45,7 @@ class MathReward(Reward):
 
     @property
     def last_failure(self) -> str:
-        """What the last job that failed did."""
+        """What the last failed job did."""
         return self.pool.last_failure
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-r"""Exact values of numbers in many spellings: 1,234.50, \frac{3}{4}, 2 1/2, 4.5 \times 10^{33}, 50%, 18 dollars.
+r"""Reads exact values of numbers in many spellings: 1,234.50, \frac{3}{4}, 2 1/2, 4.5 \times 10^{33}, 50%, 18 dollars.
 
-Everything here reads a tidied answer (`spelling.tidied`). Deliberately not here: expressions (`symbols`).
+All functions expect an answer normalised by `spelling.tidied`. Expressions are read in `symbols`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-LONGEST = 400  # digits: beyond it a number is compared as a text, so that none takes long
+LONGEST = 400  # digits: longer numbers are compared as text, so that none takes long
 _DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
 _UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)(?:\.\d+|\.(?!\w))?|\.\d+"
 _PLAIN = rf"(?:{_UNSIGNED})"
@@ -63,13 +63,13 @@ _PERCENT = re.compile(r"(?:%|\\text\{ ?(?:percent|percentage|pct|%) ?\}| ?percen
 
 @dataclass(frozen=True)
 class Number:
-    """A number with what was written beside it.
+    """A number, with its percent sign and unit.
 
     Attributes:
-        value: exact; of 50% it is 50.
-        places: decimals that were written; None unless it was written as one decimal number.
+        value: exact value; 50 for 50%.
+        places: number of decimals as written; None unless it was written as one decimal number.
         percent: whether a percent sign or word followed.
-        unit: the name of a known unit with its power, as "metre^2"; "" for none, and for words that are no known unit.
+        unit: known unit with its power, such as "metre^2"; "" for none or unknown words.
     """
 
     value: Fraction
@@ -79,7 +79,7 @@ class Number:
 
 
 def number(tidy: str) -> Number | None:
-    """Reads one number, its currency, percent sign and unit; None for anything else."""
+    """Reads one number with its currency, percent sign and unit; None for anything else."""
     if _DIGITS.fullmatch(tidy) and len(tidy) <= LONGEST:
         return Number(Fraction(tidy), len(tidy.partition(".")[2]))
     in_words = _IN_WORDS.get(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", tidy).strip().lower()) if len(tidy) <= 30 else None
@@ -99,15 +99,15 @@ def number(tidy: str) -> Number | None:
 
 
 def as_decimal(text: str) -> Fraction | None:
-    """The value of digits with thousands separators, as 1,234.5 or 1 234; None if they are too many or none."""
+    """Reads digits with thousands separators, such as 1,234.5 or 1 234; None if there are none or too many."""
     digits = text.replace(",", "").replace(" ", "")
     return Fraction(digits.rstrip(".")) if 0 < len(digits) <= LONGEST else None
 
 
 def agree(gold: Number, answer: Number) -> bool:
-    """Whether two numbers are one: exactly, as a percentage, or as a fraction and its decimals, rounded to four or more.
+    """Whether two numbers are equal: exactly, as a percentage, or as a fraction and its decimals (four or more, rounded).
 
-    A percentage is its number (`50` and `50%`) and its share (`0.5` and `50%`). Two known units must be the same.
+    A percentage equals its number (`50` and `50%`) and its share (`0.5` and `50%`). Two known units must be equal.
     """
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return False
@@ -118,12 +118,12 @@ def agree(gold: Number, answer: Number) -> bool:
 
 
 def rounds_to(exact: Number, rounded: Number) -> bool:
-    """Whether a number that was not written in decimals is, rounded, the one that was."""
+    """Whether a number not written in decimals equals the other one after rounding."""
     return exact.places is None and decimals_of(exact.value, rounded)
 
 
 def decimals_of(value: Fraction, rounded: Number) -> bool:
-    """Whether decimals, at least four of them and four significant, are a value's, rounded to the nearest."""
+    """Whether decimals (at least four, and four significant digits) are a value rounded to the nearest."""
     places = rounded.places or 0
     digits = abs(rounded.value) * 10**places
     return places >= 4 and digits >= 1000 and abs(value * 10**places - rounded.value * 10**places) * 2 <= 1
@@ -157,7 +157,7 @@ def _repeating(left: str, again: str) -> Fraction:
 
 
 def _unit(after: str, glued: bool) -> tuple[int, bool, str] | None:
-    """What stands after the digits: powers of ten, whether a percent sign, the unit's name; None if it is no unit."""
+    """Reads the text after the digits: power of ten, percent sign, and unit; None if it is no unit."""
     scale, after = 0, after.strip()
     percent = _PERCENT.match(after)
     after = after[percent.end() :].strip() if percent else after
@@ -175,7 +175,7 @@ def _unit(after: str, glued: bool) -> tuple[int, bool, str] | None:
 
 
 def unit_name(words: list[str]) -> str | None:
-    """The known unit that words are, "" where they are others, None where they can't be a unit."""
+    """Returns the known unit that words name, "" for other words, None for words that can't be a unit."""
     plain = [re.sub(r"\^\{?(?:-?\d|\\circ)\}?|[.,;()]", "", word) for word in words]
     if any(word.lower() in _NOT_A_UNIT for word in plain) or not all(
         re.fullmatch(r"[A-Za-z/$£€¥₹'°]*", word) for word in plain

@@ -1,4 +1,4 @@
-"""Scores answers to reasoning-gym questions with the task's own scorer. Grader processes import it: no torch here."""
+"""Scores answers to reasoning-gym questions with the task's own scorer. Grader processes import this: no torch."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ def prepare_procedural() -> None:
 
 
 def score(grading: str, question: str, answer: str) -> float:
-    """Scores an answer: 1 where the task's scorer gives full marks, else 0 (some scorers give crumbs for junk).
+    """Scores an answer: 1 if the task's scorer gives full marks, else 0 (some scorers give small marks for anything).
 
     Args:
-        grading: the recipe of the entry, as `ReasoningGymPrompts` wrote it.
-        question: what was asked, to be sure that the rebuilt entry is the same.
-        answer: what the completion answered.
+        grading: Recipe of the entry, written by `ReasoningGymPrompts`.
+        question: Text of the question, to check that the rebuilt entry is the same.
+        answer: Answer of the completion.
 
     Raises:
-        ValueError: if the entry can't be rebuilt, or its scorer fails even on the gold answer.
+        ValueError: if the entry can't be rebuilt, or the scorer fails on the correct answer too.
     """
     dataset, entry = _entry(grading)
     if entry["question"] != question:
         raise ValueError(f"the question rebuilt from {grading} is another one; is PYTHONHASHSEED the same?")
     try:
         return float(dataset.score_answer(answer, entry) == 1.0)
-    except Exception as error:  # a scorer may choke on junk, which is a wrong answer, or be broken, which is not
+    # A scorer that fails on an unusual text but accepts the correct answer works: the text is a wrong answer.
+    except Exception as error:
         if not answer or float(dataset.score_answer(str(entry["answer"]), entry)) == 1.0:
             return 0.0
         raise ValueError(f"the scorer of {grading} fails on the gold answer") from error
 
 
-@lru_cache(maxsize=4096)  # the G completions of a prompt share its entry, which may take a second to make
+# Cached, because the completions of a prompt share its entry, which may take a second to make.
+@lru_cache(maxsize=4096)
 def _entry(grading: str) -> tuple[ProceduralDataset, dict]:
     recipe = json.loads(grading)
     dataset = _dataset(recipe["task"], json.dumps(recipe["config"], sort_keys=True), recipe["size"], recipe["seed"])

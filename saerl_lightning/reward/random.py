@@ -1,4 +1,4 @@
-"""A reward that knows nothing: the control of every reward."""
+"""RandomReward: a control reward that does not depend on correctness."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from saerl_lightning.reward.reward import Reward
 
 
 class RandomReward(Reward):
-    """Gives 1 with a fixed chance and else 0, whatever the completion says.
+    """Gives 1 with a fixed probability and else 0, independently of the answer.
 
-    The draw is a function of the seed, the prompt's uid, the completion's text and its place in the group, so a resumed run
-    draws the same rewards. Some policies improve under such a reward (Qwen2.5-Math does): what they gain is not learned from
-    the answers.
+    Each reward is a function of the seed, the prompt's uid, the completion's text and its position in the group, so a
+    resumed run gives the same rewards. Some policies improve with such rewards (Qwen2.5-Math does), although the
+    rewards contain no information.
 
     Source: "spurious rewards", arXiv 2506.10947.
 
     Args:
-        p: chance of a 1.
-        seed: of the draw.
-        weight: factor of this reward in the sum that is maximised.
+        p: Probability of a reward of 1.
+        seed: Seed of the random rewards.
+        weight: Weight of the reward in the weighted sum.
 
     Raises:
-        InputError: if `p` is no probability.
+        InputError: if `p` is not between 0 and 1.
     """
 
     def __init__(self, p: Share = 0.5, seed: Seed = 0, weight: Finite = 1.0) -> None:
@@ -39,7 +39,7 @@ class RandomReward(Reward):
         require_in_range(self)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
-        """Draws for every completion."""
+        """Gives a random reward to every completion."""
         size = rollouts.group_size
         drawn = [self._draw(prompts[r // size].uid, text, r % size) for r, text in enumerate(rollouts.texts)]
         return torch.tensor(drawn).view(len(prompts), size)

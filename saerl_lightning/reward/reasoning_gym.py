@@ -1,4 +1,4 @@
-"""Is the answer to a reasoning-gym question right? The task's own scorer says so, in killable processes."""
+"""ReasoningGymReward: grades answers by the scorer of the reasoning-gym task, in killable processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from saerl_lightning.reward.workers import WorkerPool
 
 
 class ReasoningGymReward(Reward):
-    r"""Gives 1 where the scorer of the question's reasoning-gym task gives full marks, else 0.
+    r"""Gives 1 if the scorer of the question's reasoning-gym task gives full marks, else 0.
 
-    The answer is what stands in the last `<answer>` tags, else in the last `\boxed`, else the whole text.
+    The answer is inside the last `<answer>` tags, or else in the last `\boxed`, or else the whole text.
 
     Args:
-        weight: factor of this reward in the sum that is maximised.
-        workers: grader processes.
-        deadline_s: seconds an answer may take to grade; past it the grader is killed, and the reward is NaN.
+        weight: Weight of the reward in the weighted sum.
+        workers: Number of grader processes.
+        deadline_s: Largest time to grade an answer, in seconds. Beyond it, the grader is killed, and the reward is NaN.
     """
 
     def __init__(self, weight: Finite = 1.0, workers: Workers = 2, deadline_s: Deadline = 10.0) -> None:
@@ -34,7 +34,7 @@ class ReasoningGymReward(Reward):
         self.pool = WorkerPool(workers, deadline_s, prepare_procedural)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
-        """Grades every completion; equal answers to a question are graded once.
+        """Grades every completion. Equal answers to a question are graded once.
 
         Raises:
             InputError: if a prompt was not made by `ReasoningGymPrompts`.
@@ -55,12 +55,12 @@ class ReasoningGymReward(Reward):
         return scores.view(len(prompts), group)
 
     def vote(self, text: str) -> str:
-        """The answer given, words included: what stands in the tags or box, else the whole text."""
+        """Returns the answer, with words: the content of the tags or the box, or else the whole text."""
         return given_answer(text)
 
     @property
     def last_failure(self) -> str:
-        """What the last job that failed did."""
+        """What the last failed job did."""
         return self.pool.last_failure
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The seam of rewards: a number for every completion."""
+"""Reward: the interface of rewards, which score completions, and the weighted sum of several."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from saerl_lightning.reward.answer import last_answer
 
 
 class Reward(ABC):
-    """Scores completions. A subclass sets `weight` in its constructor.
+    """Scores completions. Subclasses set `weight` in the constructor.
 
     Attributes:
-        weight: factor of this reward in the sum that is maximised.
+        weight: factor in the weighted sum of the rewards.
     """
 
     weight: float = 1.0
@@ -30,27 +30,27 @@ class Reward(ABC):
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__.removesuffix("Reward")).lower()
 
     def vote(self, text: str) -> str:
-        """The answer a completion votes for in maj@k; "" abstains. By default the boxed answer or the last number."""
+        """Returns the answer that counts in maj@k; "" for none. By default the answer as it is graded."""
         return last_answer(text)
 
     @property
     def last_failure(self) -> str:
-        """Why the last grade that is NaN could not be given, as in "raised ValueError(...)"; "" where it is not known."""
+        """Reason of the last NaN, such as "raised ValueError(...)"; "" if it is not known."""
         return ""
 
     @abstractmethod
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
-        """Scores every completion; NaN where the grader itself failed (an overrun, a crash), which is not 'wrong'."""
+        """Scores every completion; NaN if the grader itself failed (time-out or crash), which is not a wrong answer."""
 
     def close(self) -> None:
-        """Frees processes the reward holds; nothing by default."""
+        """Ends processes that the reward started. By default does nothing."""
 
 
 def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollouts) -> dict[str, Float[Tensor, "P G"]]:
-    """Scores every completion by every reward, under the rewards' names.
+    """Scores every completion with every reward. Returns the scores by the rewards' names.
 
     Raises:
-        InputError: if a reward returns another shape than one number a completion, or infinity.
+        InputError: if a reward returns a wrong shape, or infinity.
     """
     shape = (len(prompts), rollouts.group_size)
     scores: dict[str, Tensor] = {}
@@ -79,7 +79,7 @@ def _refuse_infinity(
 
 
 def no_grades(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "P G"]]) -> str:
-    """What to say where no completion of a step has a grade: which rewards failed, how often, and why at last."""
+    """Explains that no completion of a step has a grade: which rewards failed, how often, and the last reason."""
     said = []
     for reward in rewards:
         failed, count = int(scores[reward.name].isnan().sum()), scores[reward.name].numel()
@@ -93,16 +93,16 @@ def no_grades(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "P G
 
 
 def weighted_sum(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "P G"]]) -> Float[Tensor, "P G"]:
-    """The number that is maximised; NaN where any grader with a weight failed."""
+    """Computes the weighted sum of the rewards; NaN if a grader with a non-zero weight failed."""
     weighted = [reward.weight * scores[reward.name] for reward in rewards if reward.weight != 0]
     return torch.stack(weighted).sum(0)
 
 
 def require_distinct(rewards: Sequence[Reward]) -> None:
-    """Refuses an empty list, a name that can't be part of a metric's, and two rewards that would share one in the logs.
+    """Refuses an empty list, names that can't be part of a metric's name, and rewards with equal names.
 
     Raises:
-        InputError: naming the rewards.
+        InputError: with the names of the rewards.
     """
     names = [reward.name for reward in rewards]
     for name in names:

@@ -1,6 +1,6 @@
-r"""One spelling for what LaTeX, Unicode and habit spell in many ways. Pure strings, in time linear in their length.
+r"""Normalises the many spellings of LaTeX, Unicode and habit. Pure string functions in linear time.
 
-Deliberately not here: what changes a meaning. Spaces between digits stay, so that `1 2` never becomes 12.
+The meaning must not change. For example, spaces between digits stay, so that `1 2` does not become 12.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FONT = re.compile(
     r"|\\textcolor\s*\{[^{}]*\}\s*\{([^{}]*)\}|\{\\(?:rm|bf|it)\s+([^{}]*)\}"
 )
 _FONT_OF_GROUP = re.compile(_FONTS + r"(?=\{)")
-_LONE_UNIT = re.compile(r"(?: |~|\\[ ,])\s*[msghLNWVK]\s*")  # no letter of a choice
+_LONE_UNIT = re.compile(r"(?: |~|\\[ ,])\s*[msghLNWVK]\s*")  # letters that are no choice
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .^0-9-]+")
 _SYNONYMS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge",
@@ -52,7 +52,7 @@ _SYNONYMS = {
 _COMMAND = re.compile(r"(?<!\\)\\([a-zA-Z]+)")
 _PLAIN_SIGN = re.compile(r"<=|>=|!=|==|⇒|\binfinity\b|(?<![a-zA-Z\\])(?:inf|pi)(?![a-zA-Z])")
 _SIGNS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "==": "=", "⇒": r"\Rightarrow ", "pi": r"\pi "}
-# A bare argument is one sign, as in TeX; a digit after two of them leaves open what was meant.
+# As in TeX, an argument without braces is one sign. After two such arguments, a further digit would be ambiguous.
 _SIGN = r"\d|[a-zA-Z]|\\(?:pi|theta|alpha|beta|gamma|lambda|mu|phi|omega|sigma|infty)(?![a-zA-Z])"
 _FRAC_BARE = re.compile(
     rf"\\frac(?![a-zA-Z])\s*(?:(?P<top>{_SIGN})\s*(?:(?=\{{)|(?P<below>{_SIGN})(?!\d))"
@@ -66,9 +66,9 @@ _LEFT_EDGE, _RIGHT_EDGE = " *,;:", " *.,;:"
 
 
 def tidied(answer: str) -> str:
-    r"""Spells an answer in one way: junk gone, fonts gone, one command for each meaning, single spaces.
+    r"""Normalises the spelling of an answer: no layout and fonts, one command per meaning, single spaces.
 
-    Text stays `\text{…}` (also what was `\mathrm` or `\mbox` of several letters), because words are read as words.
+    Text stays `\text{…}` (also from `\mathrm` or `\mbox` with several letters), because it is read as words.
     """
     if _PLAIN.fullmatch(answer):
         return answer
@@ -76,7 +76,8 @@ def tidied(answer: str) -> str:
     if not _ROWS.search(answer):
         answer = _DOUBLED.sub(r"\\", answer)
     answer = _GONE.sub("", _THIN_THOUSANDS.sub(",", answer))
-    for _ in range(4):  # fonts nest a few deep; each pass takes off the innermost
+    # Fonts are nested a few levels deep. Each pass removes the innermost level.
+    for _ in range(4):
         answer, count = _FONT.subn(_bare_font, _TEXT.sub(_as_text, answer))
         if not count:
             break
@@ -91,12 +92,12 @@ def tidied(answer: str) -> str:
 
 
 def compact(tidy: str) -> str:
-    """The tidied answer without spaces, but for those that keep two words or two numbers apart."""
+    """Removes the spaces of a normalised answer, except between two words or two numbers."""
     return re.sub(r"(?<![\w.]) | (?![\w.])", "", tidy)
 
 
 def unwrapped(tidy: str) -> str:
-    """Without a pair of braces around all of it."""
+    """Removes a pair of braces around the whole answer."""
     for _ in range(3):
         if not (tidy.startswith("{") and tidy.endswith("}") and closing(tidy, 0) == len(tidy) - 1):
             break
@@ -105,7 +106,7 @@ def unwrapped(tidy: str) -> str:
 
 
 def closing(tidy: str, start: int) -> int:
-    """Place of the bracket that closes the one at `start`, of any kind; -1 if none does."""
+    """Returns the position of the bracket, of any kind, that closes the one at `start`; -1 if none does."""
     depth = 0
     for bracket in re.finditer(r"\\.|[{}()\[\]]", tidy[start:]):
         if bracket[0] in ("\\{", "{", "(", "["):
@@ -165,15 +166,15 @@ _CLOSE = {")", "]", "}", "\\}", "\\rangle"}
 
 
 def parts(tidy: str, separators: frozenset[str], thousands: bool = True) -> tuple[list[str], list[str]]:
-    r"""Cuts at separators that stand outside of every bracket.
+    r"""Splits an answer at separators outside of all brackets.
 
     Args:
-        tidy: a tidied answer.
-        thousands: whether a comma before three digits is one of thousands; else only before a zero and two digits.
-        separators: as `,`, `;`, `and`, `or` (also in `\text{}`), or a command such as `\cup`.
+        tidy: Normalised text of an answer.
+        thousands: Whether a comma before three digits separates thousands. If false, only before a zero and two digits.
+        separators: Separators such as `,`, `;`, `and`, `or` (also in `\text{}`), or a command such as `\cup`.
 
     Returns:
-        The parts, and the separators between them. A comma between thousands separates nothing.
+        The texts between the separators, and the separators. A comma between thousands is not a separator.
     """
     found, between, start, depth = [], [], 0, 0
     for token in (_TOKEN if thousands else _ROUND_TOKEN).finditer(tidy):
@@ -190,9 +191,9 @@ def parts(tidy: str, separators: frozenset[str], thousands: bool = True) -> tupl
 
 
 def bracketed(tidy: str) -> tuple[str, str, str] | None:
-    r"""The opening bracket, the inside and the closing bracket, where one pair stands around all; None otherwise.
+    r"""Returns the opening bracket, the content and the closing bracket, if one pair encloses everything; else None.
 
-    The two need not be of one kind: `[0, 1)`.
+    The two brackets may be of different kinds: `[0, 1)`.
     """
     opening = re.match(r"\\\{|\\langle(?![a-zA-Z])|[(\[]", tidy)
     if opening is None:

@@ -1,8 +1,8 @@
-r"""Whether two formulas are equal: constants are compared to 40 digits, math-verify decides the rest.
+r"""Compares formulas symbolically: constants to 40 digits, everything else with math-verify.
 
-latex2sympy2-extended, on which math-verify is built, reads them. Any of it may hang (powers, factorials, integrals): call
-it in a process that can be killed. Deliberately not here: numbers, lists, intervals and words, which math-verify reads
-too, but takes for equal where they are not.
+latex2sympy2-extended, which math-verify is built on, parses them. All of this may hang (powers, factorials, integrals),
+so call it in a process that can be killed. Numbers, lists, intervals and words are compared in `equality`, because
+math-verify accepts some that are not equal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sympy import Basic
 
 DIGITS = 60
-LONGEST = 600  # characters of a formula: the parser takes seconds for longer ones
+LONGEST = 600  # characters: the parser takes seconds for longer formulas
 _POINTS = (
     (0.73, 1.31, 0.47, 1.89, 2.23, 0.59),
     (-0.61, 1.17, -1.43, 0.83, -0.39, 2.11),
@@ -30,14 +30,14 @@ _POINTS = (
 
 
 def prepare() -> None:
-    """Imports the parser and math-verify before the first job, and silences the notice that its timeouts are off."""
+    """Imports the parser and math-verify before the first job, and silences the message that timeouts are off."""
     import math_verify  # noqa: F401
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def equal(gold: str, answer: str) -> bool:
-    """Whether two formulas say the same."""
+    """Whether two formulas are equal."""
     if compact(gold) == compact(answer):
         return True
     first, second = expression(gold), expression(answer)
@@ -45,7 +45,7 @@ def equal(gold: str, answer: str) -> bool:
 
 
 def worth(formula: str, number: Number) -> bool:
-    """Whether a formula's value is a number, exactly or by decimals that are rounded right."""
+    """Whether the value of a formula equals a number, exactly or after rounding."""
     expr = expression(formula)
     if expr is None or not _is_constant(expr):
         return False
@@ -55,7 +55,7 @@ def worth(formula: str, number: Number) -> bool:
 
 @lru_cache(maxsize=512)
 def expression(latex: str) -> Any:  # a sympy object: expression, relation, set or matrix
-    """What the parser makes of a tidied formula; None if it can't read it."""
+    """Parses a normalised formula with the parser of math-verify; None if it can't be parsed."""
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
     from math_verify.grader import should_treat_as_complex
@@ -71,7 +71,7 @@ def expression(latex: str) -> Any:  # a sympy object: expression, relation, set 
         )
         units = [each for each in expr.free_symbols if each.name == "i"]
         return expr.subs(units[0], I) if units else expr
-    except Exception:  # the parser raises whatever its grammar meets
+    except Exception:  # the parser raises many types of exceptions
         return None
 
 
@@ -105,7 +105,7 @@ def _is_constant(expr: Any) -> bool:
 
 
 def _value(expr: Any) -> Any:
-    """The value to 60 digits, decimals taken as the exact fractions that they are; None if there is no finite one."""
+    """Computes the value to 60 digits, with decimals as exact fractions; None if it is not finite."""
     from sympy import Float, Rational
 
     exact = expr.xreplace({each: Rational(str(each)) for each in expr.atoms(Float)})
@@ -140,7 +140,7 @@ def _rounds_to(expr: Any, number: Number) -> bool:
 
 
 def _sampled(expr: Any, symbols: list) -> list:
-    """The value at a few fixed points, over the symbols in the given order."""
+    """Evaluates an expression at a few fixed points, with the symbols in the given order."""
     values = []
     for point in _POINTS:
         places = {symbol: point[i % len(point)] + i // len(point) for i, symbol in enumerate(symbols)}
@@ -149,7 +149,7 @@ def _sampled(expr: Any, symbols: list) -> list:
 
 
 def _refuted(gold: Any, answer: Any) -> bool:
-    """Whether the two differ at a point: math-verify rounds small coefficients away."""
+    """Whether two expressions differ at a point. Needed because math-verify ignores small coefficients."""
     from sympy import Expr
 
     if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
@@ -163,7 +163,7 @@ def _refuted(gold: Any, answer: Any) -> bool:
 
 
 def _proportion(gold: Any, answer: Any) -> Any:
-    """The factor between two expressions that are multiples of each other; None if they are not."""
+    """Returns the factor between two proportional expressions; None if they are not proportional."""
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     if gold.free_symbols != answer.free_symbols:
         return None
@@ -183,7 +183,8 @@ def _same_equation(gold: Any, answer: Any) -> bool:
     if gold.free_symbols != answer.free_symbols:
         return False
     try:
-        return bool(solve(gold)) and _verified(gold, answer)  # two that math-verify can't solve would be equal to it
+        # `solve` must succeed: math-verify would call two equations equal that it can't solve.
+        return bool(solve(gold)) and _verified(gold, answer)
     except Exception:
         return False
 

@@ -1,6 +1,6 @@
-r"""What an answer says: a number, a formula, words, several values, an interval, a value with a name.
+r"""Reads the value of an answer: a number, a formula, words, several values, an interval, or a named value.
 
-Deliberately not here: whether two of them are equal (`equality`), and what a formula is worth (`symbols`).
+`equality` compares values, and `symbols` evaluates formulas.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fractions import Fraction
 from saerl_lightning.reward.numbers import UNITS, Number, number, unit_name
 from saerl_lightning.reward.spelling import bracketed, compact, parts, unwrapped
 
-DEEPEST = 8  # brackets in brackets that are read; beyond it a text is compared as a text
+DEEPEST = 8  # largest depth of nested brackets; deeper ones are compared as text
 _LISTED = frozenset({",", ";", "and", "or"})
 _RELATIONS = frozenset({"<", ">", "=", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv"})
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
@@ -50,7 +50,7 @@ _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 
 @dataclass(frozen=True)
 class Formula:
-    """A mathematical expression, equation or set that is left to a symbolic parser; `unit` is a known one, or ""."""
+    """A mathematical expression, equation or set for the symbolic parser. `unit` is a known unit, or ""."""
 
     latex: str
     unit: str = ""
@@ -58,7 +58,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class Words:
-    """Plain language: lower case, single spaces, no articles, no punctuation."""
+    """Plain language in lower case, with single spaces, without articles and punctuation."""
 
     text: str
 
@@ -73,7 +73,7 @@ class Numeral:
 
 @dataclass(frozen=True)
 class Residue:
-    """A value modulo another."""
+    """A value modulo a number."""
 
     value: Value
     modulus: str
@@ -81,7 +81,7 @@ class Residue:
 
 @dataclass(frozen=True)
 class Named:
-    """A value said of a name, as x = 5 or x in [0, 1]; `latex` is all of it."""
+    """A value with a name, such as x = 5 or x in [0, 1]. `latex` is the whole text."""
 
     name: str
     value: Value
@@ -90,7 +90,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Several:
-    """Values in or out of brackets: `(`, `[`, `{`, `<`, or "" for a bare list, whose order says nothing (a set's neither)."""
+    """Values in brackets `(`, `[`, `{`, `<`, or "" for a bare list. The order of bare lists and sets does not matter."""
 
     values: tuple[Value, ...]
     opening: str = ""
@@ -110,7 +110,7 @@ Value = Number | Formula | Words | Numeral | Residue | Named | Several | Region
 
 
 def read(tidy: str, depth: int = 0) -> Value:
-    """Reads a tidied answer."""
+    """Reads a normalised answer."""
     tidy = unwrapped(tidy)
     plain = number(tidy)
     if plain is not None:
@@ -125,7 +125,7 @@ def read(tidy: str, depth: int = 0) -> Value:
 
 
 def words(text: str) -> Words:
-    """Plain language without what does not tell it apart."""
+    """Normalises plain language: lower case, without articles and punctuation."""
     text = re.sub(r"\\text ?\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"[^\w' ]", " ", text.casefold().replace("’", "'").replace("\\", " "))
     return Words(" ".join(word for word in text.split() if word not in ("the", "a", "an")))
@@ -143,7 +143,7 @@ def _numeral(tidy: str, depth: int) -> Value | None:
 
 
 def _clock(tidy: str, depth: int) -> Value | None:
-    """A ratio or a time, which is compared digit by digit: 12:00 is no quotient."""
+    """Reads a ratio or a time, which is compared digit by digit, because 12:00 is not a quotient."""
     found = _CLOCK.fullmatch(tidy)
     if found is None or not _WORDY.fullmatch(found[1] or " "):
         return None
@@ -184,7 +184,7 @@ def _regions(values: list[Value]) -> list[Value]:
 
 
 def _both_signs(part: str, depth: int) -> list[Value]:
-    r"""The two values of one `\pm`; with none or several of them, the value itself."""
+    r"""Returns the two values of one `\pm`; without or with several of them, the value itself."""
     if len(re.findall(r"\\pm(?![a-zA-Z])", part)) != 1:
         return [read(part, depth)]
     signs = [("+", "-"), ("-", "+")]
@@ -213,7 +213,7 @@ def _both_or_none(tidy: str, depth: int) -> Value | None:
 
 
 def _assigned(tidy: str, sides: list[str], depth: int) -> Value:
-    r"""`x = 2 + 3 = 5` is 5 by the name of x, `2 + 3 = 5` is 5; an equation stays one."""
+    r"""Reads `x = 2 + 3 = 5` as 5 named x, and `2 + 3 = 5` as 5. Other equations stay formulas."""
     first = compact(sides[0])
     value = sides[-1]
     if _NAME.fullmatch(first):
@@ -226,7 +226,7 @@ def _assigned(tidy: str, sides: list[str], depth: int) -> Value:
 
 
 def _inequality(tidy: str, sides: list[str], between: list[str], depth: int) -> Value:
-    """`2 < x < 5`, `x >= 5` and `x != 5` as regions of x; anything else stays a formula."""
+    """Reads `2 < x < 5`, `x >= 5` and `x != 5` as regions of x. Anything else stays a formula."""
     infinite = [Formula(r"-\infty"), Formula(r"\infty")]
     if len(sides) == 2 and not _is_name(sides[0]) and _is_name(sides[1]):
         sides, between = sides[::-1], [_FLIPPED.get(between[0], between[0])]
@@ -304,7 +304,7 @@ def _formula_or_words(tidy: str) -> Value:
 
 
 def _measured(tidy: str) -> Formula:
-    r"""A formula without the unit that stands behind it, as in `2\sqrt{3} \text{ cm}`."""
+    r"""Separates the unit at the end of a formula, as in `2\sqrt{3} \text{ cm}`."""
     found = _MEASURED.fullmatch(tidy)
     if found and found["words"]:
         name = unit_name((found["words"] + found["power"]).split())

@@ -1,7 +1,8 @@
-"""Processes that grade, with a deadline that holds: a job that overruns it is killed, and its process replaced.
+"""Grader processes with a strict deadline: a job that exceeds it is killed, and its process is replaced.
 
-Symbolic graders hang in C loops and huge powers, where no exception or signal handler reaches them; only a kill does.
-Imports neither torch nor lightning, so that a fresh process is ready fast. Does not retry: a failed job is NaN.
+Symbolic graders can hang in C code and huge powers, which neither exceptions nor signal handlers interrupt, only a
+kill. This module imports neither torch nor lightning, so that processes start fast. A failed job is not repeated: its
+grade is NaN.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ import cloudpickle
 from saerl_lightning.ranges import Deadline, Workers, require_in_range
 
 READY = "ready"
-STARTUP_S = 300.0  # a fresh process imports its grader; far beyond that it hangs
-# multiprocessing's own processes run the trainer's script again, which fails in notebooks and in scripts without a
-# `__main__` guard. These run nothing but the jobs. The path of imports comes first, for it leads to this package.
+STARTUP_S = 300.0  # seconds for a new process to import its grader
+# multiprocessing would run the trainer's script again, which fails in notebooks and in scripts without a `__main__`
+# guard. This code only runs jobs. The import path comes first, because this package is found through it.
 CODE = (
     "import sys; from multiprocessing.connection import Connection; connection = Connection(int(sys.argv[1])); "
     "sys.path[:] = connection.recv(); from saerl_lightning.reward import workers; workers.serve(connection)"
@@ -43,11 +44,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job.
+    """The result of a job.
 
     Args:
-        value: What the function returned; None where the job failed.
-        failure: What the failed job did, as in "raised ValueError('…')"; "" where it returned.
+        value: Value that the function returned; None if the job failed.
+        failure: Description of the failure, such as "raised ValueError('…')"; "" for success.
     """
 
     value: Any
@@ -58,12 +59,12 @@ class Result:
 class _Worker:
     process: subprocess.Popen
     connection: Connection
-    due: float  # monotonic time by which it must report
+    due: float  # monotonic time by which the process must answer
     ready: bool = False
-    row: int | None = None  # job it works on
+    row: int | None = None  # number of the current job
 
     def kill(self) -> None:
-        """Kills the process and whatever it started in its session."""
+        """Kills the process and all processes that it started in its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -71,36 +72,37 @@ class _Worker:
 
 
 class WorkerPool:
-    """Runs functions in killable processes, in notebooks and in scripts without a `__main__` guard too.
+    """Runs functions in processes that can be killed. Works in notebooks and in scripts without a `__main__` guard.
 
-    Processes start with the first job and stay warm. They are in sessions of their own, so that Ctrl-C and SIGTERM reach
-    the trainer alone, and leave by themselves when the trainer is gone, even if it was killed.
+    Processes start with the first job and are used again. Each has its own session, so that Ctrl-C and SIGTERM reach
+    only the trainer. They end by themselves after the trainer has ended, even if it was killed.
 
     Args:
         workers: Largest number of processes.
-        deadline_s: Seconds a job may take, counted from when a ready process starts on it.
-        prepare: Function run in a fresh process before it counts as ready (slow imports).
+        deadline_s: Largest time for a job, in seconds, counted from its start in a ready process.
+        prepare: Function that a new process runs before its first job, such as slow imports.
     """
 
     def __init__(self, workers: Workers, deadline_s: Deadline, prepare: Callable[[], None] | None = None) -> None:
         self.workers = workers
         self.deadline_s = deadline_s
         self.prepare = prepare
-        self.failures: Counter[str] = Counter()  # "overrun", "crash", "error" -> jobs
-        self.last_failure = ""  # what the last job that failed did
+        self.failures: Counter[str] = Counter()  # number of jobs by kind: "overrun", "crash", "error"
+        self.last_failure = ""  # description of the last failed job
         self._pool: list[_Worker] = []
         require_in_range(self)
-        weakref.finalize(self, _kill_all, self._pool)  # also where the trainer ends without `close`
+        weakref.finalize(self, _kill_all, self._pool)  # in case the trainer ends without `close`
 
     def map(self, function: Callable[..., float], jobs: Sequence[tuple]) -> list[float]:
-        """Calls `function(*job)` for every job, and warns of the first that fails.
+        """Calls `function(*job)` for every job, and logs a warning for the first failure.
 
         Args:
-            function: Function from a module that imports fast, or defined in the script or notebook itself.
+            function: Function from a module that imports fast, or defined in the user's script or notebook.
             jobs: Arguments of each call.
 
         Returns:
-            The numbers in the jobs' order; NaN where the job overran the deadline, crashed its process or raised.
+            The numbers in the order of the jobs; NaN for a job that exceeded the deadline, crashed or raised an
+            exception.
 
         Raises:
             RuntimeError: if a process dies or hangs before it is ready.
@@ -113,14 +115,14 @@ class WorkerPool:
         return [float("nan") if result.failure else result.value for result in results]
 
     def run(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> list[Result]:
-        """Calls `function(*job)` for every job, and says of each what came of it.
+        """Calls `function(*job)` for every job, and returns each job's result or failure.
 
         Args:
-            function: Function that returns plain values: they are pickled.
+            function: Function whose results can be pickled.
             jobs: Arguments of each call.
 
         Returns:
-            A result a job, in the jobs' order.
+            One result per job, in the same order.
 
         Raises:
             RuntimeError: if a process dies or hangs before it is ready.
@@ -131,13 +133,13 @@ class WorkerPool:
             while waiting or self._busy():
                 self._hand_out(waiting)
                 self._collect(results)
-        except BaseException:  # Ctrl-C too: no one may be left with a job that no one waits for
+        except BaseException:  # also Ctrl-C: no process may keep a job whose result nobody reads
             self.close()
             raise
         return results
 
     def close(self) -> None:
-        """Kills every process; the next job starts new ones."""
+        """Kills all processes. The next job starts new ones."""
         _kill_all(self._pool)
 
     def _busy(self) -> int:
@@ -149,7 +151,7 @@ class WorkerPool:
         for worker in [worker for worker in self._pool if worker.ready and worker.row is None][: len(waiting)]:
             try:
                 worker.connection.send_bytes(waiting[0][1])
-            except (BrokenPipeError, ConnectionResetError):  # it died while idle, which is not the job's fault
+            except (BrokenPipeError, ConnectionResetError):  # the process died while idle, so the job is not at fault
                 self._pool.remove(worker)
                 worker.kill()
             else:
@@ -157,7 +159,7 @@ class WorkerPool:
                 worker.due = time.monotonic() + self.deadline_s
 
     def _collect(self, results: list[Result]) -> None:
-        """Waits until someone reports or is due, then settles every report and every overrun."""
+        """Waits for the next answer or deadline, then handles all answers and all exceeded deadlines."""
         active = {worker.connection: worker for worker in self._pool if not worker.ready or worker.row is not None}
         pause = min((worker.due for worker in active.values()), default=0.0) - time.monotonic()
         for connection in wait(list(active), timeout=max(pause, 0.0)):
@@ -167,7 +169,7 @@ class WorkerPool:
                 self._lose(worker, "overrun", f"ran past its deadline of {self.deadline_s:g} s", results)
 
     def _settle(self, worker: _Worker, results: list[Result]) -> None:
-        """Takes a worker's report: that it is ready, a result, an error; or that its pipe ended."""
+        """Handles one message of a process: ready, result or error; or the end of its pipe."""
         try:
             report = worker.connection.recv()
         except (EOFError, OSError):
@@ -186,7 +188,7 @@ class WorkerPool:
         worker.row = None
 
     def _lose(self, worker: _Worker, kind: str, what: str, results: list[Result]) -> None:
-        """Ends a worker whose job failed; one that never was ready will not be ready the next time either."""
+        """Ends a process whose job failed. A process that was never ready would fail again, so that is an error."""
         self._pool.remove(worker)
         worker.kill()
         if not worker.ready:
@@ -214,15 +216,17 @@ def _start(prepare: Callable[[], None] | None, deadline_s: float) -> _Worker:
         start_new_session=True,
     )
     theirs.close()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then it ended at once, as its pipe will say
+    # If the process has ended already, reading its pipe will report it later.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         ours.send([path or os.getcwd() for path in sys.path])  # noqa: PTH109
         ours.send_bytes(cloudpickle.dumps((prepare, deadline_s)))
     return _Worker(process, ours, due=time.monotonic() + STARTUP_S)
 
 
 def serve(connection: Connection) -> None:
-    """Takes job after job and reports (value, "") or (None, error) until the pipe ends: the life of a grader process."""
-    for asked in (signal.SIGINT, signal.SIGTERM):  # the trainer handles both, and finishes its step with its graders
+    """Runs jobs in a grader process until the pipe ends. Sends (value, "") or (None, error) for each job."""
+    # The trainer handles these signals, and needs its graders to finish the step.
+    for asked in (signal.SIGINT, signal.SIGTERM):
         signal.signal(asked, signal.SIG_IGN)
     prepare, deadline_s = pickle.loads(connection.recv_bytes())  # noqa: S301 (from our own trainer)
     if prepare is not None:
@@ -234,7 +238,8 @@ def serve(connection: Connection) -> None:
                 job = connection.recv_bytes()
             except (EOFError, OSError):
                 return
-            # Should the trainer be gone, no one kills a job that hangs: then this does, even with the GIL held.
+            # If the trainer is gone, nobody kills a job that hangs. This timer ends the process then, even while the
+            # GIL is held.
             faulthandler.dump_traceback_later(2 * deadline_s + 1, exit=True, file=nowhere)
             connection.send_bytes(_done(job))
             faulthandler.cancel_dump_traceback_later()

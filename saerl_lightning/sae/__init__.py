@@ -1,1 +1,1 @@
-"""Trains sparse autoencoders: the activations they see, their architectures, how well they reconstruct."""
+"""Training of sparse autoencoders: activations, architectures, metrics."""

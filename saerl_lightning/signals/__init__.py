@@ -1,1 +1,1 @@
-"""Feature rows about prompts."""
+"""Signals: feature rows that describe prompts."""
