@@ -43,7 +43,7 @@ from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_key, said_of_server
 from saerl_lightning.training.rng import RandomStates
 from saerl_lightning.verbs.names import TOOLS
-from saerl_lightning.verbs.run_tools import ARGUMENTS, ToolTrainer
+from saerl_lightning.verbs.run_tools import ALIASES, ARGUMENTS, ToolTrainer
 
 import_parts()
 
@@ -96,7 +96,12 @@ class RunCLI(LightningCLI):
         """Makes the parser of the verb that was asked for; those of the others stay empty, for each takes .1 s to fill."""
         if self.verb in self.subcommands() and self.verb != subcommand:
             return self.init_parser(**kwargs)
-        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for alias, flag in ALIASES.items():
+            if action := parser._option_string_actions.get(flag):
+                action.option_strings = [*action.option_strings, alias]
+                parser._option_string_actions[alias] = action
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds `run_dir`, `overwrite` and `checkpoint`, and ties the trainer's folders to the run's."""

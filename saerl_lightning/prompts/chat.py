@@ -49,7 +49,7 @@ class ChatTemplate:
             )
         if not prompts:
             return []
-        chats = [[dict(message) for message in self._messages(prompt)] for prompt in prompts]
+        chats = [[dict(message) for message in self.messages(prompt)] for prompt in prompts]
         try:
             encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
         except TemplateError as error:
@@ -67,7 +67,8 @@ class ChatTemplate:
             if len(prompt) > self.max_prompt_tokens
         }
 
-    def _messages(self, prompt: Prompt) -> tuple[Message, ...]:
+    def messages(self, prompt: Prompt) -> tuple[Message, ...]:
+        """The prompt's chat, with the system message in front where the prompt brings none."""
         if self.system is None or any(message["role"] == "system" for message in prompt.messages):
             return prompt.messages
         return ({"role": "system", "content": self.system}, *prompt.messages)

@@ -19,7 +19,9 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.plan_page import tables
 from saerl_lightning.plan_page.comparison import compare
 from saerl_lightning.plan_page.ledger import FILE, PAGE, Ledger, require_place, write_plan
+from saerl_lightning.plan_page.other_trainers import SETTINGS, export_plan, require_export
 from saerl_lightning.plan_page.page import render
+from saerl_lightning.plan_page.planned import PlannedRun
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.training.arithmetic import BatchArithmetic
 from saerl_lightning.training.grpo import GRPOModule
@@ -30,7 +32,13 @@ LEDGER_ROWS = 1000  # that W&B gets
 
 
 def plan(
-    model: PolicyModule, datamodule: PromptDataModule, trainer: lightning.Trainer, out: str, against: str | None
+    model: PolicyModule,
+    datamodule: PromptDataModule,
+    trainer: lightning.Trainer,
+    out: str,
+    against: str | None,
+    export: str | None = None,
+    export_for: str | None = None,
 ) -> None:
     """Makes the plan, prints its arithmetic and its summary, and writes its ledger and its page.
 
@@ -40,16 +48,25 @@ def plan(
         trainer: says how many processes and epochs there would be, and has the loggers.
         out: folder of `ledger.parquet` and `plan.html`.
         against: another plan's ledger; null compares with none.
+        export: New folder for the planned prompts in another trainer's form; null writes none.
+        export_for: Trainer that reads the exported prompts; null takes `jsonl`, our own form.
 
     Raises:
         InputError: if the modules plan no prompts, the numbers don't fit, or a file is in the way or unreadable.
     """
     _require_prompts(model, datamodule)
     require_place(Path(out))
+    require_export(export, export_for)
     other = None if against is None else Ledger.read(Path(against))
     arithmetic = batch_arithmetic(model, datamodule, trainer)  # refused before anything is computed
     with lock.held(lock.beside(Path(out)), f"the plan's folder '{out}'"):
-        _plan_into(Path(out), model, datamodule, trainer, other, arithmetic)
+        run = _plan_into(Path(out), model, datamodule, trainer, other, arithmetic)
+        if export is not None:
+            group_size = arithmetic.sampling.group_size if arithmetic else 1
+            name = export_for or "jsonl"
+            settings = export_plan(Path(export), name, run, datamodule.chat, group_size)
+            print(f"wrote {export} for {name}; settings that keep the order ({Path(export, SETTINGS)}):")
+            print(*(f"  {line}" for line in settings), sep="\n")
 
 
 def _plan_into(
@@ -59,7 +76,7 @@ def _plan_into(
     trainer: lightning.Trainer,
     other: Ledger | None,
     arithmetic: BatchArithmetic | None,
-) -> None:
+) -> PlannedRun:
     datamodule.tokenizer = model.tokenizer
     datamodule.keep_features = True
     datamodule.set_up_plan()
@@ -72,6 +89,7 @@ def _plan_into(
     write_plan(out, run.ledger, render(run, facts, compared))
     log_tables(trainer.loggers, run, LEDGER_ROWS)
     print(f"wrote {out / FILE} and {out / PAGE}")
+    return run
 
 
 def batch_arithmetic(

@@ -5,7 +5,7 @@ A method's signature is the tool's own part of the command line; its body stands
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import lightning
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from saerl_lightning.training.policy_module import PolicyModule
 
 ARGUMENTS = {tool: {"model", "datamodule"} for tool in COMPOSED}  # by tool: what is not the user's to write
+# `for` is what one would write, and no name that a Python argument may have.
+ALIASES = {"--for": "--export_for"}
 
 
 class ToolTrainer(lightning.Trainer):
@@ -27,6 +29,8 @@ class ToolTrainer(lightning.Trainer):
         datamodule: lightning.LightningDataModule,
         out: str = "plan",
         against: str | None = None,
+        export: str | None = None,
+        export_for: Literal["trl", "verl", "open-instruct", "jsonl"] | None = None,
     ) -> None:
         """Makes the plan and shows it, without training: everything up to the first step.
 
@@ -35,10 +39,12 @@ class ToolTrainer(lightning.Trainer):
             datamodule: of the run.
             out: folder that `ledger.parquet` and `plan.html` are written to.
             against: another plan's `ledger.parquet` to compare with.
+            export: New folder for the planned prompts in another trainer's form, in their order; null writes none.
+            export_for: Trainer that reads the exported prompts (also written `--for`); null takes `jsonl`, our own form.
         """
         from saerl_lightning.verbs.plan import plan
 
-        plan(cast("PolicyModule", model), cast("PromptDataModule", datamodule), self, out, against)
+        plan(cast("PolicyModule", model), cast("PromptDataModule", datamodule), self, out, against, export, export_for)
 
     def label(
         self,

@@ -77,6 +77,26 @@ def test_the_plan_is_printed_and_written_and_is_the_one_that_a_run_serves(workpl
     assert [sorted(uids) for uids in served] == by_step
 
 
+def test_the_plan_is_exported_for_another_trainer_with_the_settings_that_keep_its_order(
+    workplace, command, door, capsys
+):
+    folder = workplace.folder / "elsewhere"
+    cli.run(command(f"--export={folder}", "--for=verl"))
+    printed = capsys.readouterr().out
+    for line in ("data.shuffle=False", "data.train_batch_size=2", "actor_rollout_ref.rollout.n=4"):
+        assert f"  {line}\n" in printed
+    ledger = Ledger.read(workplace.folder / "plan/ledger.parquet")
+    rows = parquet.read_table(folder / "train.parquet").to_pylist()
+    assert [ledger.batch[row["extra_info"]["index"]] for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    for flags, says in (
+        ([f"--export={folder}"], "exists and is not empty"),
+        (["--for=trl"], "no folder is named to write to; add --export DIR"),
+        ([f"--export={folder}", "--for=openrlhf"], "'openrlhf'"),
+    ):
+        ended = door([*command(), *flags, "--data.train=never-read.jsonl"])
+        assert ended.code == 2 and says in ended.error, ended.stderr
+
+
 def test_validation_sets_are_not_read(workplace, command, door):
     ended = door([*command(), "--data.val=" + json.dumps({"dev": str(workplace.folder / "missing.jsonl")})])
     assert ended.code == 0, ended.stderr
