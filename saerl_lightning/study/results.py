@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.files import read_json
+from saerl_lightning.files import read_json, read_yaml
 from saerl_lightning.study import costs
 from saerl_lightning.study.run_record import State, read_record
-from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.study.spec import RANDOM_PARTS, StudySpec
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +78,7 @@ class StudyResults:
             raise InputError(
                 f"'{folder}' holds no {SPEC}, so it is no study's folder; name what `study run --out` wrote"
             )
-        spec = StudySpec.read(root / SPEC)
+        spec = read_spec(root)
         runs = [read_run(root, spec, arm, seed) for seed in spec.seeds for arm in spec.arms]
         return cls(spec, runs, root, read_stages(root))
 
@@ -90,6 +90,31 @@ class StudyResults:
     def complete(self) -> bool:
         """Whether every run is finished."""
         return all(run.state == "finished" for run in self.runs)
+
+
+def read_spec(folder: Path) -> StudySpec:
+    """Reads the study of a folder that it has run in, or that it was published to.
+
+    In version 0.1 the seeds had all in common but the order and the sampling, and the study's file did not say so; here
+    `share` names it. The file's `report`, which nothing reads any more, is left out.
+
+    Raises:
+        InputError: if the file is damaged or describes no study.
+    """
+    given = read_yaml(folder / SPEC, "the study")
+    if isinstance(given, dict) and "share" not in given and _is_of_0_1(folder):
+        stages = [stage["name"] for stage in given.get("shared") or [] if isinstance(stage, dict) and "name" in stage]
+        given = {key: value for key, value in given.items() if key != "report"}
+        given["share"] = [*stages, *(part for part in RANDOM_PARTS if part != "order")]
+    return StudySpec.of(given, folder / SPEC)
+
+
+def _is_of_0_1(folder: Path) -> bool:
+    """Whether the study's record has no software, which later versions note."""
+    try:
+        return "software" not in read_json(folder / RECORD, "the record")
+    except (InputError, TypeError):
+        return False
 
 
 def read_run(root: Path, spec: StudySpec, arm: str, seed: int) -> RunResult:

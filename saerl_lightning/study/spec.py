@@ -171,7 +171,19 @@ class StudySpec:
         Raises:
             InputError: if the file can't be read, or describes a study that can't be run.
         """
-        given = read_yaml(path, "the study")
+        return cls.of(read_yaml(path, "the study"), path)
+
+    @classmethod
+    def of(cls, given: object, path: str | Path) -> StudySpec:
+        """Makes a study of what a file holds.
+
+        Args:
+            given: Contents of the file.
+            path: Path of the file, for messages.
+
+        Raises:
+            InputError: if the contents describe a study that can't be run.
+        """
         try:
             spec = TypeAdapter(cls).validate_python(given)
         except ValidationError as error:

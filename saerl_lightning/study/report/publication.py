@@ -16,8 +16,7 @@ from saerl_lightning.study.report.gather import gather
 from saerl_lightning.study.report.numbers import StudyNumbers, read_numbers
 from saerl_lightning.study.report.page import tables_section
 from saerl_lightning.study.report.sheets import NAMES, check_derived, read_runs, sheets
-from saerl_lightning.study.results import RECORD, SPEC, StudyResults
-from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.study.results import RECORD, SPEC, StudyResults, read_spec
 
 FILES = (*NAMES, SPEC, RECORD)
 
@@ -85,7 +84,7 @@ def read_publication(folder: Path) -> StudyNumbers:
         raise InputError(
             f"'{folder}' holds no {missing[0]}; name a folder that `study publish STUDY FOLDER` wrote, not the study's own"
         )
-    spec = StudySpec.read(folder / SPEC)
+    spec = read_spec(folder)
     study = StudyNumbers(spec, _about(folder, spec.name), read_runs(folder, spec))
     check_derived(folder, study)
     return study
