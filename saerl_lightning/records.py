@@ -38,6 +38,8 @@ class Prompt:
         labels: Known numbers about the prompt: `difficulty`, `level`, `quality`.
         grading: Further data for the grader, as JSON ("" for none).
         copied_from: Uid of the original prompt, if this prompt is a copy ("" otherwise).
+        columns: All columns of the prompt's row by the names that its file gives them, also those that the fields above
+            were read from; rewards may read them. Values are those of JSON. A copy or a pickle of it is a plain dict.
     """
 
     uid: str
@@ -48,6 +50,7 @@ class Prompt:
     labels: Mapping[str, float] = field(default_factory=dict)
     grading: str = ""
     copied_from: str = ""
+    columns: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @property
     def text(self) -> str:
