@@ -12,9 +12,10 @@ import warnings
 from pathlib import Path
 
 from saerl_lightning.data.callback import Curriculum
+from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.random_signals import RandomSignals
-from tests.data.test_prompt_datamodule import ListPrompts, PromptDataModule, Recorder, prompts, trainer
+from tests.data.served_prompts import ListPrompts, Recorder, prompts, trainer
 
 
 class ByProcess(Curriculum):

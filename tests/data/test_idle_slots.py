@@ -24,7 +24,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import SignalSource
-from tests.data.test_prompt_datamodule import TOKENIZER
+from tests.data.served_prompts import TOKENIZER
 
 N = 24
 LASSO = ElasticNetProbe(l1_ratios=(1.0,), folds=2)

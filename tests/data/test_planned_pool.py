@@ -22,7 +22,7 @@ from saerl_lightning.prompts.source import ProbeReference
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.random_signals import RandomSignals
 from saerl_lightning.signals.source import SignalSource
-from tests.data.test_prompt_datamodule import TOKENIZER, ListPrompts, prompts
+from tests.data.served_prompts import TOKENIZER, ListPrompts, prompts
 
 SCRIPT = Path(__file__).with_name("plan_on_ranks.py")
 

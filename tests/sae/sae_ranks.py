@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.sae.test_sae_module import data, module
+from tests.sae.small_sae import data, module
 from tests.training.conftest import fit, trainer
 
 STEPS = 6

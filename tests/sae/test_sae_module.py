@@ -12,37 +12,21 @@ import warnings
 from pathlib import Path
 
 import lightning
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.prompts.source import PromptSource
-from saerl_lightning.records import Prompt
-from saerl_lightning.sae.activations import ActivationDataModule, BlockLoader, cut
-from saerl_lightning.sae.architecture import build, coefficients, inference, threshold_for
-from saerl_lightning.sae.harvest import Harvester, TokenRows, positions, shared_prefixes
-from saerl_lightning.sae.metrics import (
-    FeatureActivity,
-    Reconstruction,
-    SplicedLoss,
-    firing_counts,
-    predictions,
-    spliced_loss,
-)
-from saerl_lightning.sae.module import SAEModule, rate_factor
+from saerl_lightning.sae.activations import BlockLoader
+from saerl_lightning.sae.architecture import build, inference
+from saerl_lightning.sae.module import SAEModule
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.training.checkpoints import RunCheckpoint
+from tests.sae.small_sae import LAYER, SPARSE, data, module
 from tests.training.conftest import data as prompt_data
 from tests.training.conftest import fit, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'utils' module:DeprecationWarning")  # on import of sae_lens
-
-LAYER = 0
 SCRIPT = Path(__file__).with_name("sae_ranks.py")
-SPARSE = {"use_sparse_activations": True, "rescale_acts_by_decoder_norm": False}
 ARCHITECTURES = [
     ("topk", {"k": 4}),
     ("topk", {"k": 4, **SPARSE}),
@@ -50,250 +34,6 @@ ARCHITECTURES = [
     ("jumprelu", {"l0_coefficient": 0.1}),
     ("standard", {"l1_coefficient": 0.1}),
 ]
-
-
-class ListedText(PromptSource):
-    """Sums that share words, of several lengths."""
-
-    def __init__(self, count: int = 60) -> None:
-        self.count = count
-
-    def load(self) -> list[Prompt]:
-        texts = [" + ".join(str(i * j % 10) for j in range(1, 3 + i % 7)) + "=" for i in range(self.count)]
-        return [Prompt(f"p{i}", ({"role": "user", "content": text},), "") for i, text in enumerate(texts)]
-
-
-def adam(params):
-    return torch.optim.Adam(params, lr=3e-3)
-
-
-def module(**changes) -> SAEModule:
-    settings = {"d_sae": 96, "options": {"k": 4}, "optimizer": adam, "warmup_steps": 2}
-    return SAEModule(**{**settings, **changes})
-
-
-def data(model: str, **changes) -> ActivationDataModule:
-    settings = {
-        "prompts": ListedText(),
-        "batch_tokens": 32,
-        "buffer_tokens": 300,
-        "validation_prompts": 6,
-        "validation": 0.1,
-    }
-    return ActivationDataModule(ReadModel(model, LAYER, device="cpu"), **{**settings, **changes})
-
-
-def read(model: str, **changes) -> ActivationDataModule:
-    """A datamodule that is set up, without a trainer."""
-    made = data(model, **changes)
-    made.setup("fit")
-    return made
-
-
-# -- what is served --------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 200))
-def test_blocks_are_even_and_whole(sizes, block_size):
-    blocks = cut(sizes, block_size)
-    assert [i for part in blocks for i in range(len(sizes))[part]] == list(range(len(sizes)))
-    held = [sum(sizes[part]) for part in blocks]
-    assert max(held) < sum(sizes) / math.ceil(sum(sizes) / block_size) + max(sizes)
-    assert len(blocks) <= math.ceil(sum(sizes) / block_size)
-
-
-@given(
-    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=4), st.integers(1, 5), st.data()
-)
-def test_an_epoch_serves_each_position_once_and_can_be_entered_anywhere(blocks, size, data):
-    """Activations are numbered, so that what was served can be counted; a block's harvest is asked for once a visit."""
-    starts = np.cumsum([0, *(sum(block) for block in blocks)])
-    ids = [[[number] * length for length in block] for number, block in enumerate(blocks)]
-    batches = [sum(block) // size for block in blocks]
-    if not sum(batches):
-        return
-
-    def harvest(part):
-        number = part[0][0]
-        return torch.arange(starts[number], starts[number + 1])[:, None]
-
-    def loader(served):
-        return BlockLoader(ids, batches, size, harvest, seed=3, served=served)
-
-    whole = loader(0)
-    first, second = ([whole.batch(step + epoch * len(whole)) for step in range(len(whole))] for epoch in (0, 1))
-    for epoch in (first, second):
-        served = torch.cat(epoch).flatten().tolist()
-        assert len(set(served)) == len(served) == len(whole) * size
-    start = data.draw(st.integers(0, 2 * len(whole) - 1))
-    entered = iter(loader(start))
-    rest = [*first, *second][start:]
-    assert all(torch.equal(next(entered), batch) for batch in rest)
-
-
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple), min_size=1, max_size=8, unique=True))
-def test_shared_prefixes_leave_each_distinct_prefix_once(rows):
-    ids = [list(row) for row in rows]
-    left = [
-        tuple(row[: i + 1])
-        for row, shared in zip(ids, shared_prefixes(ids), strict=True)
-        for i in range(shared, len(row))
-    ]
-    assert sorted(left) == sorted({tuple(row[: i + 1]) for row in ids for i in range(len(row))})
-
-
-def test_a_block_is_the_hidden_states_of_the_whole_model_without_first_positions(tiny):
-    """The peer is transformers' own `output_hidden_states`, prompt by prompt, without padding."""
-    served = read(tiny)
-    ids = served.training[:12]
-    block = Harvester(served.model, 1024, token_budget=40).block(ids)
-    whole = served.model.load_whole()
-    with torch.no_grad():
-        states = [whole(torch.tensor([row]), output_hidden_states=True).hidden_states[LAYER + 1][0, 1:] for row in ids]
-    assert len(block) == positions(ids) == sum(len(row) - 1 for row in ids)
-    distance = torch.cdist(torch.cat(states).double(), block.double())
-    assert distance.min(0).values.max() < 1e-4
-    assert distance.min(1).values.max() < 1e-4
-    assert (block.sum(0) - torch.cat(states).sum(0)).abs().max() < 1e-2  # each as often as in the text
-
-
-def test_held_out_text_is_not_trained_on_and_the_limit_holds(tiny):
-    served = read(tiny, token_limit=200)
-    assert len(served.held_out) == 6
-    assert not {*map(tuple, served.held_out)} & {*map(tuple, served.training)}
-    lengths = [len(row) for row in served.training]
-    assert sum(lengths[:-1]) < 200 <= sum(lengths)
-    rows = served.val_dataloader()
-    assert sum(int(each.mask.sum()) for each in rows) == sum(map(len, served.held_out))
-    distinct = {tuple(row[: i + 1]) for row in served.held_out for i in range(1, len(row))}
-    assert sum(int(each.fresh.sum()) for each in rows) == len(distinct)
-    assert not any(each.fresh[:, 0].any() for each in rows)
-
-
-def test_a_cache_is_used_and_a_damaged_one_made_again(tiny, tmp_path, monkeypatch):
-    first = read(tiny, cache=str(tmp_path))
-    blocks = [first.train_dataloader().block(i) for i in range(len(first.train_dataloader().blocks))]
-    files = sorted(tmp_path.glob("*.safetensors"))
-    assert len(files) == len(blocks) > 1
-    assert len(list(tmp_path.iterdir())) == len(files)
-    harvests = []
-    harvest = Harvester._harvest
-    monkeypatch.setattr(Harvester, "_harvest", lambda self, *given: harvests.append(1) or harvest(self, *given))
-
-    def again(**changes):
-        harvests.clear()
-        loader = read(tiny, cache=str(tmp_path), **changes).train_dataloader()
-        return [loader.block(i) for i in range(len(loader.blocks))]
-
-    assert all(torch.equal(a, b) for a, b in zip(again(), blocks, strict=True))
-    assert not harvests
-    files[0].write_bytes(files[0].read_bytes()[:-100])  # torn
-    files[1].write_bytes(b"")
-    assert all(torch.equal(a, b) for a, b in zip(again(), blocks, strict=True))
-    assert len(harvests) == 2
-    again()
-    assert not harvests  # mended
-    monkeypatch.setattr("saerl_lightning.sae.harvest.FORMAT", "0")
-    again()
-    assert len(harvests) == len(blocks)
-
-
-# -- what is measured ------------------------------------------------------------------------------------------------------
-
-
-def test_explained_variance_and_l0_by_hand():
-    """X = (0, 0), (2, 0), (4, 0): variance 8/3 a position. y off by 1 once: residual 1/3. So 1 - 1/8."""
-    metric = Reconstruction(2)
-    x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 0.0]])
-    y = x.clone()
-    y[1, 1] = 1.0
-    metric.update(x[:1], y[:1], torch.tensor(1.0))
-    metric.update(x[1:], y[1:], torch.tensor(5.0))
-    assert metric.compute()["explained_variance"].item() == pytest.approx(1 - 1 / 8)
-    assert metric.compute()["l0"].item() == 2.0
-
-
-def test_firing_counts_agree_for_dense_and_sparse_activations():
-    acts = torch.tensor([[0.0, 2.0, 0.0], [1.0, 3.0, 0.0]])
-    places, values = torch.tensor([[0, 0, 1, 1], [1, 2, 0, 1]]), torch.tensor([2.0, 0.0, 1.0, 3.0])
-    explicit_zero = torch.sparse_coo_tensor(places, values, (2, 3), check_invariants=True)
-    assert firing_counts(acts).tolist() == firing_counts(explicit_zero).tolist() == [1.0, 2.0, 0.0]
-
-
-def test_a_feature_dies_after_its_silence_and_densities_forget():
-    activity = FeatureActivity(3, dead_after=20)
-    activity.update(torch.tensor([10.0, 5.0, 0.0]), 10)
-    assert activity.dead().tolist() == [False, False, False]
-    activity.update(torch.tensor([10.0, 0.0, 0.0]), 10)
-    assert activity.dead().tolist() == [False, False, True]
-    assert activity.metrics() == {
-        "dead_share": pytest.approx(1 / 3),
-        "density/above_1e-1": pytest.approx(2 / 3),
-        "density/below_1e-5": pytest.approx(1 / 3),
-        "density/median_log10": pytest.approx(math.log10(0.25)),
-    }
-    activity.update(torch.tensor([10.0, 0.0, 3.0]), 10)
-    assert activity.dead().tolist() == [False, True, False]
-    for _ in range(200):
-        activity.update(torch.tensor([10.0, 0.0, 0.0]), 10)
-    assert 20 <= activity.seen <= 40  # what was seen long ago is forgotten
-    assert activity.metrics()["density/below_1e-5"] == pytest.approx(2 / 3)
-    assert int(activity.trained) == 2030
-
-
-def test_the_rate_rises_stays_and_falls():
-    factors = [rate_factor(step, 10, 4, 0.4) for step in range(11)]
-    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
-    assert [rate_factor(step, math.inf, 0, 0.0) for step in range(3)] == [1, 1, 1]
-
-
-def test_penalties_warm_up_as_in_sae_lens():
-    from sae_lens.training.optim import CoefficientScheduler
-
-    sae = build("standard", 4, 8, {"l1_coefficient": 3.0, "l1_warm_up_steps": 5}, 0)
-    peer = CoefficientScheduler(5, 3.0)
-    for step in range(8):
-        assert coefficients(sae, step) == {"l1": pytest.approx(peer.value)}
-        peer.step()
-    assert coefficients(build("topk", 4, 8, {"k": 2}, 0), 3) == {}
-
-
-def test_splicing_leaves_first_positions_and_padding_alone(tiny):
-    """Alone and padded beside a longer row, a prompt's losses are the same; the identity changes nothing; zeros do."""
-    served = read(tiny)
-    model = served.model.load_whole()
-    short, long = [5, 6, 7, 8], [9, 8, 7, 6, 5, 4, 3]
-    together = TokenRows.pad([short, long], [0, 0])
-    losses = {}
-    for name, replace in {"clean": None, "same": lambda x: x, "zero": torch.zeros_like}.items():
-        apart = [spliced_loss(model, LAYER, TokenRows.pad([row], [0]), replace) for row in (short, long)]
-        losses[name] = float(spliced_loss(model, LAYER, together, replace))
-        assert losses[name] == pytest.approx(float(sum(apart)), rel=1e-5)
-    assert losses["same"] == pytest.approx(losses["clean"], rel=1e-6)
-    assert abs(losses["zero"] - losses["clean"]) > 1e-3
-    assert int(predictions(together).sum()) == 2 + 5
-    with torch.no_grad():
-        logprobs = model(torch.tensor([long])).logits[0].log_softmax(-1)
-    by_hand = -sum(logprobs[i, long[i + 1]] for i in range(1, len(long) - 1))
-    assert float(spliced_loss(model, LAYER, TokenRows.pad([long], [0]))) == pytest.approx(float(by_hand), rel=1e-5)
-    seen = []
-    spliced_loss(model, LAYER, together, lambda x: seen.append(len(x)) or x)
-    assert seen == [3 + 6]
-    assert not model.base_model.layers[LAYER]._forward_hooks
-
-
-def test_the_loss_score_by_hand():
-    metric = SplicedLoss()
-    metric.update(torch.tensor(2.0), torch.tensor(3.0), torch.tensor(6.0), torch.tensor(4.0), 1)
-    metric.update(torch.tensor(2.0), torch.tensor(3.0), torch.tensor(6.0), torch.tensor(4.0), 1)
-    assert {name: float(value) for name, value in metric.compute().items()} == {
-        "ce_clean": 2.0,
-        "ce_spliced": 3.0,
-        "ce_zeroed": 6.0,
-        "ce_mean": 4.0,
-        "ce_score": 0.75,
-        "ce_score_mean": 0.5,
-    }
 
 
 # -- training --------------------------------------------------------------------------------------------------------------
@@ -395,29 +135,6 @@ def test_without_held_out_text_the_threshold_is_set_on_what_is_in_memory(tiny, t
     fit(sae, served, trainer(tmp_path, 10))
     active = (SAE.load_from_disk(tmp_path / "sae").encode(served.first_block()) > 0).sum(1).float().mean()
     assert float(active) == pytest.approx(4, rel=0.05)
-
-
-def test_a_threshold_by_hand():
-    """Two positions whose pre-activations are the inputs themselves, and one feature a position is wanted on average."""
-    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
-
-    sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=3, d_sae=3)).requires_grad_(False)
-    for name, value in (("W_enc", torch.eye(3)), ("b_enc", torch.zeros(3)), ("b_dec", torch.zeros(3))):
-        getattr(sae, name).copy_(value)
-    sae.threshold.fill_(0.5)
-    x = torch.tensor([[5.0, 4.0, 1.0], [2.0, -3.0, -9.0]])
-    assert threshold_for(sae, x, 1) == 3.0  # 5 and 4 are active, 2 is not
-    assert threshold_for(sae, x, 1.5) == 1.5
-    assert threshold_for(sae, x, 3) == 0.0  # only four are positive
-    assert sae.threshold.tolist() == [0.5] * 3
-
-
-@pytest.mark.parametrize("zeroed", [2.0, 1.0])
-def test_a_score_is_not_defined_where_the_layer_earns_nothing(zeroed):
-    metric = SplicedLoss()
-    metric.update(torch.tensor(2.0), torch.tensor(1.5), torch.tensor(zeroed), torch.tensor(4.0), 1)
-    measured = metric.compute()
-    assert measured["ce_score"].isnan() and float(measured["ce_score_mean"]) == 1.25
 
 
 @pytest.mark.parametrize("options", [{}, SPARSE])
@@ -554,27 +271,6 @@ def test_training_continues_in_the_units_of_the_checkpoint(tiny, tmp_path):
 def test_an_sae_that_cannot_be_is_refused(tiny, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         fit(module(**changes), data(tiny), trainer(tmp_path, 1))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"batch_tokens": 100_000, "buffer_tokens": 100_000}, "fewer than one batch of 100000"),
-        ({"batch_tokens": 0}, r"ActivationDataModule\.batch_tokens is 0; write a whole number from 1"),
-        ({"max_tokens": 1}, r"ActivationDataModule\.max_tokens is 1; write a whole number from 2"),
-        ({"buffer_tokens": 8}, "data.buffer_tokens is 8, less than a batch"),
-        ({"validation": 1.0}, r"ActivationDataModule\.validation is 1\.0; write a number"),
-        ({"model": ReadModel("{tiny}", 7)}, "layer is 7, but .* has layers 0 to 1"),
-        ({"model": ReadModel("nowhere/at/all", 0)}, "no model could be read at 'nowhere/at/all'"),
-        ({"prompts": "missing.jsonl"}, "missing.jsonl does not exist"),
-    ],
-)
-def test_text_that_cannot_be_served_is_refused(tiny, changes, message):
-    if "model" in changes:
-        changes = {"model": ReadModel(changes["model"].path.replace("{tiny}", tiny), changes["model"].layer)}
-    settings = {"model": ReadModel(tiny, LAYER), "prompts": ListedText(), "batch_tokens": 32, "buffer_tokens": 300}
-    with pytest.raises(InputError, match=message):
-        ActivationDataModule(**{**settings, **changes}).setup("fit")
 
 
 def test_what_is_no_sae_is_not_replaced(tiny, tmp_path):

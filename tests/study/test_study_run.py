@@ -1,235 +1,30 @@
 """Running a study: what is refused before the first run, what a kill, a failure and a full disk leave behind."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
-from saerl_lightning import cli
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.study import run_record
 from saerl_lightning.study.execution import StudyExecution
 from saerl_lightning.study.folder import check_runs, resolve
 from saerl_lightning.study.plan import duration, estimate, plan_text, planned_runs
-from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExecutor, tail
+from saerl_lightning.study.processes import RayExecutor, SubprocessExecutor, tail
 from saerl_lightning.study.results import RunResult, StudyResults, read_run
 from saerl_lightning.study.run_record import RunRecord, read_record
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
-from saerl_lightning.tools.study import failure, print_run_commands, progress, run_study
+from saerl_lightning.tools.study import failure, print_run_commands, progress
+from tests.study.small_study import CONFIGS, ROOT, FakeExecutor, log_steps, run, spec_file, study
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "configs"
 GOLDEN = Path(__file__).parent / "golden"
-DEMO = [str(CONFIGS / "demo/tasks.yaml"), str(CONFIGS / "demo/grpo.yaml")]
-STUDY = {
-    "name": "small",
-    "base": DEMO,
-    "arms": {
-        "grpo": {"description": "vanilla"},
-        "warm": {"flags": ["--model.sampling.temperature=1.2"], "description": "warmer"},
-    },
-    "seeds": [0, 1],
-    "budget": {"steps": 46},
-    "baseline": "grpo",
-    "primary": ["warm"],
-}
-
-
-def spec_file(folder: Path, **changes: object) -> Path:
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in {**STUDY, **changes}.items() if value is not None}))
-    return path
-
-
-def study(folder: Path, **changes: object) -> StudySpec:
-    return StudySpec.read(spec_file(folder, **changes))
-
-
-def log_steps(folder: Path, steps: int, version: int = 0, start: int = 0, validated: bool = True) -> None:
-    """What a run leaves behind: a row a step, the checkpoint, and a last validation."""
-    log = folder / "csv" / f"version_{version}"
-    log.mkdir(parents=True)
-    rows = ["step,loss,time/generate,time/forward,throughput/sampled_tokens_per_s,val/macro/avg@k"]
-    rows += ["0,,,,,0.25"] if start == 0 else []
-    rows += [f"{step},1.0,0.5,0.25,200,," for step in range(start, steps)]
-    rows += [f"{steps - 1},,,,,0.5"] if validated else []
-    (log / "metrics.csv").write_text("\n".join(rows) + "\n")
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    (folder / "checkpoints/last.ckpt").touch()
-
-
-@dataclass
-class FakeExecutor(Executor):
-    """Trains in no time; `fails` says which runs do not, `during` is called in each."""
-
-    fails: tuple[str, ...] = ()
-    steps: int = 46
-    ran: list[str] = field(default_factory=list)
-    during: object = None
-
-    def check(self) -> None: ...
-
-    def run(self, command, environment, log) -> int:
-        folder = log.parent
-        self.ran.append(environment["WANDB_NAME"])
-        if self.during is not None:
-            self.during(folder)
-        with log.open("a") as file:
-            file.write("step 1\rstep 2\nOutOfMemory: 3 GB\n")
-        if environment["WANDB_NAME"] in self.fails:
-            return 1
-        if not (folder / "checkpoints/last.ckpt").exists():
-            log_steps(folder, self.steps)
-        return 0
-
-    def stop(self) -> None: ...
-
-
-# -- what is refused ---------------------------------------------------------------------------------------------------
-
-REFUSED = {
-    "no seeds": ({"seeds": []}, r"no seeds; write a list, such as seeds: \[0, 1"),
-    "a seed twice": ({"seeds": [1, 1]}, "seeds repeat 1"),
-    "no arms": ({"arms": {}}, "no arms"),
-    "unknown baseline": (
-        {"baseline": "gpro"},
-        "baseline names the arm 'gpro', which is not there; the arms are grpo, warm",
-    ),
-    "unknown primary": ({"primary": ["hot"]}, "primary names the arm 'hot'"),
-    "the baseline as primary": ({"primary": ["grpo"]}, "primary names the baseline"),
-    "no budget": ({"budget": {}}, "the budget says nothing; write one of steps: N and generated_tokens: N"),
-    "an empty budget": ({"budget": {"steps": 0}}, "Budget.steps is 0; write a whole number from 1"),
-    "two budgets": ({"budget": {"steps": 1, "generated_tokens": 1}}, "the budget says steps: 1, generated_tokens: 1"),
-    "a missing key": ({"name": None}, "a mistake at name: is missing"),
-    "a mistyped key": ({"seed": [1]}, "a mistake at seed: is no setting here"),
-    "a text for a list": (
-        {"arms": {"grpo": {"flags": "-x"}}},
-        "arms.grpo.flags: input should be a valid list, seen '-x'",
-    ),
-    "a path for an arm": ({"arms": {"../x": {}}, "baseline": "../x"}, "arm '../x'"),
-    "a stage outside": ({"shared": [{"name": "a", "makes": "../b", "run": []}]}, "write a path below"),
-}
-
-
-@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_study_that_cannot_be_run_is_refused(tmp_path, changes, message):
-    with pytest.raises(InputError, match=message):
-        study(tmp_path, **changes)
-
-
-def test_a_file_that_is_none_is_refused(tmp_path):
-    with pytest.raises(InputError, match="can't be read: No such file"):
-        StudySpec.read(tmp_path / "none.yaml")
-    (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(InputError, match="is no YAML"):
-        StudySpec.read(tmp_path / "bad.yaml")
-
-
-def with_flags(*flags: str, **changes: object) -> dict:
-    return {"arms": {"grpo": {}, "other": {"flags": list(flags)}}, "primary": ["other"], **changes}
-
-
-UNRESOLVED = {
-    "the same": (with_flags(), "the arms 'grpo' and 'other' resolve to the same configuration"),
-    "the same in other words": (with_flags("--model.sampling.temperature=1"), "resolve to the same"),
-    "no curve": (
-        with_flags("--trainer.logger=WandbLogger"),
-        "the arm 'other' logs to WandbLogger, and a study reads csv.*add others behind it",
-    ),
-    "other questions": (with_flags("--data.val=null"), "'other' changes the evaluation: data.init_args.val is None"),
-    "other tests": (with_flags("--data.test=null"), "changes the evaluation: data.init_args.test is None"),
-    "other samples": (
-        with_flags("--data.val_sampling.group_size=4"),
-        "changes the evaluation: data.init_args.val_sampling",
-    ),
-    "other times": (
-        with_flags("--trainer.val_check_interval=46"),
-        "trainer.val_check_interval is 46, and 23 in 'grpo'",
-    ),
-    "another grader": (
-        with_flags("--model.rewards=[{class_path: MathReward}]"),
-        r"model.init_args.rewards.0 grades it, and is .*MathReward.*a weight of 0",
-    ),
-    "a mistyped flag": (
-        with_flags("--data.curiculum=null"),
-        r"(?s)'other' does not parse: .*'curiculum' is not accepted; did you mean 'curriculum'\?$",
-    ),
-    "a flag of the study": (
-        with_flags("--trainer.max_steps=3"),
-        "'other' gives --trainer.max_steps, which the study sets",
-    ),
-    "many updates": (with_flags("--model.updates_per_batch=2"), "'other' takes 2 optimiser steps a batch"),
-    "uneven": ({"budget": {"steps": 50}}, "50 is no multiple of trainer.val_check_interval 23: .*; write 46 or 69"),
-    "shares of epochs": (
-        {"flags": ["--trainer.val_check_interval=0.5"]},
-        "val_check_interval is 0.5 .*a number of steps",
-    ),
-}
-
-
-@pytest.mark.parametrize(("changes", "message"), UNRESOLVED.values(), ids=UNRESOLVED)
-def test_arms_that_cannot_be_compared_are_refused(tmp_path, changes, message):
-    with pytest.raises(InputError, match=message):
-        resolve(study(tmp_path, **changes), tmp_path / "out")
-
-
-def test_a_study_that_asks_what_it_trains_on_is_refused_before_anything_is_made(tmp_path):
-    """The demo's tasks are small: without parts of their own, its sets repeat the training questions."""
-    flags = ["--data.val.demo.part=null", "--data.train.part=null", "--data.train.size=400"]
-    with pytest.raises(InputError, match=r"data.val.demo asks \d+ of its 280 questions that the arm 'grpo' trains on"):
-        run(tmp_path, FakeExecutor(), flags=flags)
-    assert not (tmp_path / "out").exists()
-    assert run(tmp_path, FakeExecutor(), flags=["--data.train.size=400"], arms={"grpo": {}}, primary=[]) == 0
-
-
-SHIPPED = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
-
-
-@pytest.mark.parametrize(
-    "name", [name if name == "demo" else pytest.param(name, marks=pytest.mark.slow) for name in SHIPPED]
-)
-def test_every_shipped_study_resolves(name, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    spec = StudySpec.read(CONFIGS / f"study/{name}.yaml")
-    resolved = resolve(spec, Path("runs/x"))
-    assert spec.name == name and set(resolved) == set(spec.arms)
-    assert all(arm.description for arm in spec.arms.values())
-    assert "runs/demo" not in str(resolved)  # what `make demo` leaves may be there, and is not the study's
-
-
-COMMANDS = sorted(
-    {
-        line
-        for name in SHIPPED
-        for stage in StudySpec.read(CONFIGS / f"study/{name}.yaml").shared
-        for line in stage.run
-        if line.startswith("main.py") and not line.startswith("main.py export")
-    }
-)
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_shipped_stage_reads_nothing_that_the_study_has_not_made(line, monkeypatch, capsys):
-    """`plan` and `label` take the settings of `fit`, and two or three of their own."""
-    monkeypatch.chdir(ROOT)
-    verb, *words = line.replace("{seed}", "3").split()[1:]
-    own = ("--out=",) if verb == "plan" else ("--out=", "--prompts=", "--seed=") if verb == "label" else ()
-    with pytest.raises(SystemExit) as ended:
-        cli.run(["fit", *(word for word in words if not word.startswith(own)), "--print_config"])
-    assert ended.value.code in (0, None)
-    read = capsys.readouterr().out
-    for place in ("run_dir", "save_to"):
-        read = re.sub(rf"^ *{place}: .*$", "", read, flags=re.M)
-    assert "runs/demo" not in read
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
@@ -274,14 +69,6 @@ def test_the_plan_and_the_progress_in_words(tmp_path, monkeypatch):
     failed = RunRecord("warm", 0, "failed", exit=1, error="one\ntwo")
     text += f"\n{progress(runs, 1)}\n{failure(failed)}\n"
     assert text == (GOLDEN / "plan.txt").read_text()
-
-
-# -- running -----------------------------------------------------------------------------------------------------------
-
-
-def run(tmp_path: Path, executor: Executor, jobs: int = 1, **changes: object) -> int:
-    path = spec_file(tmp_path, **changes)
-    return run_study(StudySpec.read(path), path, tmp_path / "out", jobs, executor)
 
 
 def test_arms_take_turns_and_finished_runs_are_not_repeated(tmp_path, capsys):
@@ -392,40 +179,6 @@ def test_a_record_is_old_or_new_and_never_half(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         RunRecord("grpo", 0, "failed").write(tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["run.json"] and (tmp_path / "run.json").read_text() == before
-
-
-# -- folders -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_folder_of_another_study_is_refused(tmp_path):
-    run(tmp_path, FakeExecutor())
-    with pytest.raises(
-        InputError, match="is the folder of the study 'small', and this is 'other'; name another by --out"
-    ):
-        run(tmp_path, FakeExecutor(), name="other")
-    changed = {**STUDY["arms"], "warm": {"flags": ["--model.sampling.temperature=1.3"]}}
-    with pytest.raises(InputError, match=r"other settings of 'warm' .*delete .* or give the changed arm a new name"):
-        run(tmp_path, FakeExecutor(), arms=changed)
-    with pytest.raises(InputError, match="other settings of 'grpo', 'warm'"):
-        run(tmp_path, FakeExecutor(), budget={"steps": 69})
-    (tmp_path / "out/study.json").unlink()
-    with pytest.raises(InputError, match="so it is no study's folder"):
-        run(tmp_path, FakeExecutor())
-    with pytest.raises(InputError, match=r"holds no study.yaml"):
-        StudyResults.read(tmp_path)
-
-
-def test_two_at_once_are_refused(tmp_path):
-    path = spec_file(tmp_path)
-    refused: list[str] = []
-
-    def second(folder: Path) -> None:
-        with pytest.raises(InputError, match=r"the study's folder .* is in use by process") as caught:
-            run_study(StudySpec.read(path), path, tmp_path / "out", 1, FakeExecutor(steps=46))
-        refused.append(str(caught.value))
-
-    assert run(tmp_path, FakeExecutor(during=second), seeds=[0], arms={"grpo": {}}, primary=[]) == 0
-    assert len(refused) == 1
 
 
 # -- what is shared ----------------------------------------------------------------------------------------------------
