@@ -24,7 +24,7 @@ def read_once(sources: Sequence[CachedSignals], prompts: Sequence[Prompt]) -> No
     assert len(makers) == len(sources) and len({maker.model for maker in makers}) <= 1
     if not makers:
         return
-    places = [source.place(prompts) for source in sources]
+    places = [source.store_and_keys(prompts) for source in sources]
     missing = np.flatnonzero(~np.all([store.holds(keys) for store, keys in places], axis=0))
     if not len(missing):
         return

@@ -33,9 +33,9 @@ from saerl_lightning.errors import InputError, RunStopped, require_name
 from saerl_lightning.files import disk_is_full, said_of_disk, write_whole
 from saerl_lightning.mistakes import one_line, printed
 from saerl_lightning.parser import RunParser, dropped_callbacks
-from saerl_lightning.parts import import_parts
 from saerl_lightning.policy.weights import require_usable
 from saerl_lightning.ranges import SEEDS
+from saerl_lightning.registration import register_classes
 from saerl_lightning.run_folder import RunFolder, require_place
 from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
@@ -45,7 +45,7 @@ from saerl_lightning.training.rng import RandomStates
 from saerl_lightning.verbs.names import TOOLS
 from saerl_lightning.verbs.run_tools import ALIASES, ARGUMENTS, ToolTrainer
 
-import_parts()
+register_classes()
 
 DESCRIPTION = (
     "Trains, evaluates and samples policies, composed from YAML configs and flags; what comes later wins. "

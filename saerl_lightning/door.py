@@ -1,6 +1,6 @@
-"""The one door: `saerl`, `main.py` and `-m saerl_lightning`. What needs no Lightning is answered before it is imported.
+"""Entry point of `saerl`, `main.py` and `-m saerl_lightning`. Answers simple commands before Lightning is imported.
 
-Importing Lightning's command line takes seconds. A mistyped verb, `--version`, `configs` and `init` don't wait for it.
+The import of Lightning's command line takes seconds. Mistyped verbs, `--version`, `configs` and `init` don't need it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HELP = {
 
 
 def main() -> None:
-    """Runs the command line; bad input ends with a line and code 2."""
+    """Runs the command line. After invalid input, prints one line and exits with code 2."""
     args = sys.argv[1:]
     launcher.follow()
     try:
@@ -48,19 +48,19 @@ def main() -> None:
         _end(said)
     try:
         from saerl_lightning.cli import main as compose
-    except KeyboardInterrupt:  # the seconds that the import takes are when most change their mind
+    except KeyboardInterrupt:  # users often press Ctrl-C during the seconds of this import
         sys.exit(130)
     compose()
 
 
 def answered(args: list[str]) -> bool:
-    """Answers what needs no Lightning, and says whether it did.
+    """Answers commands that need no Lightning, and returns whether it did.
 
     Args:
-        args: Command line without the program's name.
+        args: Command-line arguments without the program's name.
 
     Raises:
-        InputError: for a verb that is none, and for what a quick verb refuses.
+        InputError: for an unknown verb, and for wrong arguments of `configs` and `init`.
     """
     verb, rest = (args[0], args[1:]) if args else ("", [])
     if verb == "--version":

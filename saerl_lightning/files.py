@@ -55,8 +55,8 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     Raises:
         InputError: if `target` is a file, or is a folder with content and `replace` is false.
     """
-    taken = target.is_dir() and any(target.iterdir())
-    if target.is_file() or (taken and not replace):
+    occupied = target.is_dir() and any(target.iterdir())
+    if target.is_file() or (occupied and not replace):
         raise InputError(f"{target} exists and is not empty; write another folder, or remove this one first")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -65,7 +65,7 @@ def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
         staged, older = Path(temporary, target.name), Path(temporary, "older")
         staged.mkdir()
         yield staged
-        if taken:
+        if occupied:
             target.rename(older)
         try:
             staged.rename(target)
@@ -80,7 +80,8 @@ def disk_is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-# Of a file system: denied, no such place, read-only, below a file, something in the way, links in a circle, a long name.
+# Errors that users can correct: no permission, missing folder, read-only disk, file in place of a folder, too long
+# name.
 REFUSALS = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "ENOENT", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG")
@@ -88,7 +89,7 @@ REFUSALS = {
 
 
 def said_of_disk(error: OSError) -> str | None:
-    """What a user can mend of what a file system refuses; None for what is nobody's fault but ours."""
+    """Describes a file-system error that the user can correct; returns None for other errors."""
     if disk_is_full(error):
         return "the disk is full; free some of it and repeat the command, what is whole is kept"
     if error.errno in REFUSALS and error.filename is not None:
@@ -176,16 +177,16 @@ class _Open:
     began: int  # number of values before it
     mapping: bool
     keys: set[str] = field(default_factory=set)
-    parts: int = 0  # entries so far; in a mapping, keys and values alternate
+    entries: int = 0  # entries so far; in a mapping, keys and values alternate
 
     def add(self, event: yaml.Event) -> None:
         """Counts an entry, and refuses a repeated key."""
-        if self.mapping and self.parts % 2 == 0 and isinstance(event, yaml.ScalarEvent):
+        if self.mapping and self.entries % 2 == 0 and isinstance(event, yaml.ScalarEvent):
             if event.value in self.keys:
                 line = event.start_mark.line + 1
                 raise InputError(f"line {line} has the key '{event.value}' for the second time; keep one of the two")
             self.keys.add(event.value)
-        self.parts += 1
+        self.entries += 1
 
 
 def check_yaml(text: str) -> None:

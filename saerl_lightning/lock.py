@@ -91,7 +91,7 @@ def held(path: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: if another process holds the lock; the message names the process and the machine.
     """
-    with _place(path):
+    with _folder_for(path):
         if (holder := _take(path, mine := Holder.here())) is not None:
             raise InputError(_refusal(path, what, holder))
         with _kept(path, mine):
@@ -101,7 +101,7 @@ def held(path: Path, what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def awaited(path: Path, what: str) -> Iterator[None]:
     """Holds a lock file during the block; waits first while another process holds it."""
-    with _place(path):
+    with _folder_for(path):
         mine, said = Holder.here(), False
         while (holder := _take(path, mine)) is not None:
             if not said:
@@ -118,7 +118,7 @@ def beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _place(path: Path) -> Iterator[None]:
+def _folder_for(path: Path) -> Iterator[None]:
     """Makes the lock's folder, and at the end removes the new folders that are empty."""
     missing = [folder for folder in path.parents if not folder.exists()]
     try:

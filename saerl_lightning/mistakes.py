@@ -88,7 +88,7 @@ def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = (
     # jsonargparse tries every type of a union. The type that fits best fails latest, so its message is nested deepest.
     deepest = max(complaints, key=lambda each: each.depth)
     chosen = [each for each in complaints if (each.path, each.owner) == (deepest.path, deepest.owner)]
-    return _said(chosen, [each.lstrip("-") for each in options], given)
+    return _summary(chosen, [each.lstrip("-") for each in options], given)
 
 
 def _without_value(name: str, given: Sequence[str]) -> str:
@@ -141,7 +141,7 @@ def _lines(message: str) -> Iterator[str]:
             yield line
 
 
-def _said(complaints: Sequence[Complaint], options: list[str], given: Sequence[str]) -> str:
+def _summary(complaints: Sequence[Complaint], options: list[str], given: Sequence[str]) -> str:
     place = ".".join(complaints[0].path)
     value = next((each.value for each in complaints if each.value and not WRAPPED.match(each.value)), None)
     if ours := next((each.text for each in complaints if OURS.match(each.text)), None):
@@ -153,14 +153,14 @@ def _said(complaints: Sequence[Complaint], options: list[str], given: Sequence[s
         seen = place if value is None else f"{place} is {_short(value)!r}"
         return f"{seen}; write {' or '.join(kinds)}"
     for each in others:
-        if said := _known(each, options, given):
+        if said := _name_mistake(each, options, given):
             return f"{place}: {said}" if place else said
     said = "; ".join(dict.fromkeys(" ".join(each.text.split()) for each in others))
     seen = "" if value is None or value in said else f" (seen: {_short(value)})"
     return _short(f"{place}: {said}" if place else said, 600) + seen
 
 
-def _known(about: Complaint, options: list[str], given: Sequence[str]) -> str | None:
+def _name_mistake(about: Complaint, options: list[str], given: Sequence[str]) -> str | None:
     """Returns our own message for the most frequent mistakes, which are misspelt names; None for all others."""
     text = about.text
     known = _arguments(about.owner) if about.owner else options

@@ -93,8 +93,8 @@ def _require(hints: Mapping[str, Any], given: Mapping[str, object], prefix: str)
         value, allowed = given.get(name), next(iter(ranges(hint)))
         wrong = next((number for number in _numbers(value) if not allowed.holds(number)), None)
         if wrong is not None:
-            kind = "a whole number" if int in _parts(hint) else "a number"
-            or_null = ", or null" if type(None) in _parts(hint) else ""
+            kind = "a whole number" if int in _nested_types(hint) else "a number"
+            or_null = ", or null" if type(None) in _nested_types(hint) else ""
             several = "" if value is wrong else f" {value}, with {wrong}"
             raise InputError(f"{prefix}{name} is{several or f' {wrong}'}; write {kind} {allowed}{or_null}")
 
@@ -121,13 +121,13 @@ def _ranged(function: Callable[..., object], module: str) -> dict[str, Any]:
 
 def ranges(hint: Any) -> Iterator[Range]:
     """Yields the ranges in an annotation, at any depth."""
-    return (part for part in _parts(hint) if isinstance(part, Range))
+    return (part for part in _nested_types(hint) if isinstance(part, Range))
 
 
-def _parts(hint: Any) -> Iterator[Any]:
+def _nested_types(hint: Any) -> Iterator[Any]:
     yield hint
     for part in get_args(hint):
-        yield from _parts(part)
+        yield from _nested_types(part)
     if isinstance(hint, type) or not hasattr(hint, "__metadata__"):
         return
     yield from hint.__metadata__

@@ -1,6 +1,6 @@
-"""Shipped configs: where they are, what each is for, and how `-c grpo.yaml` finds one from any folder.
+"""Shipped configs: their folder, their descriptions, and the look-up of names such as `-c grpo.yaml`.
 
-In a checkout they are the folder `configs` beside the package; in an installed package they are inside of it.
+In a checkout, they are in the folder `configs` beside the package; in an installed package, inside it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ SENTENCE = re.compile(r".*?(?<!\bDr)\.(?= )|.*")
 
 
 def folder() -> Path:
-    """The folder of the shipped configs."""
+    """Returns the folder of the shipped configs."""
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def names() -> list[str]:
-    """Names of all shipped configs, as in `model/smollm2_135m.yaml`; those at the top come first."""
+    """Returns the names of all shipped configs, such as `model/smollm2_135m.yaml`, those of the top folder first."""
     found = [path.relative_to(folder()).as_posix() for path in folder().rglob("*.yaml")]
     return sorted(found, key=lambda name: ("/" in name, name))
 
 
 def comment(name: str) -> str:
-    """The first sentence of a shipped config's first comment: what it is for."""
+    """Returns the first sentence of a shipped config's opening comment, which describes it."""
     text = read_text(folder() / name, "the config")
     lines = []
     for line in text.splitlines():
@@ -44,15 +44,15 @@ def comment(name: str) -> str:
 
 
 def find(given: str) -> str:
-    """The file that a config's name means: the one here, else the shipped one of that name.
+    """Returns the path of a config: the local file if it exists, or else the shipped config of that name.
 
-    Where both are there and differ, the one here is taken, and a line on stderr says so.
+    If both exist and differ, the local file is used, and a line on stderr reports it.
 
     Args:
-        given: Path of a file, or the name of a shipped config, with or without `configs/` before it.
+        given: Path of a file, or name of a shipped config, with or without `configs/` before it.
 
     Returns:
-        A path; what was given where no shipped config has that name.
+        The path; `given` itself if no shipped config has that name.
     """
     here, shipped = Path(given), _shipped(given)
     if shipped is None:
@@ -65,10 +65,10 @@ def find(given: str) -> str:
 
 
 def at_their_places(words: Sequence[str]) -> list[str]:
-    """A command line with the file of each `-c` in place of its name.
+    """Replaces the names after `-c` in a command line by the paths of their files.
 
     Raises:
-        InputError: if one looks like a shipped config's name and nothing has it.
+        InputError: if a name looks like a shipped config's but does not exist.
     """
     placed = list(words)
     for index, word in enumerate(words):

@@ -34,7 +34,7 @@ ORDER = [
     ("training",),
     ("sae",),
     ("verbs",),
-    ("parts",),
+    ("registration",),
     ("cli",),
     ("study",),
     ("causal",),

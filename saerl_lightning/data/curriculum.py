@@ -220,13 +220,13 @@ class WithoutFeatures(Curriculum):
             raise InputError(
                 f"{reader}.inner.probe is {type(inner.probe).__name__}; write a linear one, ElasticNetProbe"
             )
-        taken = top_columns(fits.whole.weights, rows, self.count)
-        taken = equally_active(taken, rows, self.seed) if self.random else taken
-        blind = CrossFit(fits.whole.without(taken), tuple(each.without(taken) for each in others), fits.fold)
-        whole, left = fits.predict(rows), blind.predict(rows)
+        removed = top_columns(fits.whole.weights, rows, self.count)
+        removed = equally_active(removed, rows, self.seed) if self.random else removed
+        blind = CrossFit(fits.whole.without(removed), tuple(each.without(removed) for each in others), fits.fold)
+        whole, remaining = fits.predict(rows), blind.predict(rows)
         self._blind = not blind.whole.nonzero
-        self._metrics = {"without/columns": float(len(taken)), "without/tau": kendall(whole, left)}
-        return -left if inner.descending else left
+        self._metrics = {"without/columns": float(len(removed)), "without/tau": kendall(whole, remaining)}
+        return -remaining if inner.descending else remaining
 
     def idle(self) -> str:
         """Returns why the order is arbitrary: no column with a non-zero weight is left, or all ratings are equal."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 
-def deal_diverse(units: Float[np.ndarray, "C D"], batches: int, size: int, scale: float) -> Int[np.ndarray, "W P"]:
+def assign_diverse(units: Float[np.ndarray, "C D"], batches: int, size: int, scale: float) -> Int[np.ndarray, "W P"]:
     """Assigns candidates to batches in turns; each batch takes the row that increases its log-determinant most.
 
     A batch has M = I + scale * (sum of phi phi^T over its rows) and takes argmax log(1 + scale * phi^T M^-1 phi), which
@@ -45,18 +45,18 @@ def deal_diverse(units: Float[np.ndarray, "C D"], batches: int, size: int, scale
     # Rounded, so that all unit rows have equal norms and the first choice does not depend on rounding errors.
     norms = (units * units).sum(axis=1).round(6)
     gain = np.repeat(norms[None], batches, axis=0)  # (W, C): phi^T M^-1 phi, -inf once assigned
-    dealt = np.empty((batches, size), dtype=np.int64)
+    assigned = np.empty((batches, size), dtype=np.int64)
     for turn in range(size):
         for b in range(batches):
             taken = int(gain[b].argmax())
-            dealt[b, turn] = taken
+            assigned[b, turn] = taken
             # Sherman-Morrison: M^-1 and the gains of all candidates follow from one matrix-vector product.
             towards = inverse[b] @ units[taken]
             shrink = scale / (1 + scale * gain[b, taken])
             inverse[b] -= shrink * np.outer(towards, towards)
             gain[b] -= shrink * (units @ towards) ** 2
             gain[:, taken] = -np.inf
-    return np.sort(dealt, axis=1)
+    return np.sort(assigned, axis=1)
 
 
 def log_determinant(units: Float[np.ndarray, "P D"], scale: float) -> float:
@@ -106,8 +106,8 @@ class DiverseBatches(DataCallback):
         after = before.copy()
         for start in range(0, len(before), self.window):
             members = before[start : start + self.window]
-            dealt = deal_diverse(dense(units[members.ravel()]), len(members), plan.batch_size, self.scale)
-            after[start : start + self.window] = members.ravel()[dealt]
+            assigned = assign_diverse(dense(units[members.ravel()]), len(members), plan.batch_size, self.scale)
+            after[start : start + self.window] = members.ravel()[assigned]
         moved = note_moves(plan, plan.reorder(np.concatenate([after.ravel(), plan.rows[before.size :]])))
         self._report = {"share": share_moved(plan, moved)} | {
             name: float(np.mean([log_determinant(dense(units[batch]), self.scale) for batch in batches]))

@@ -81,10 +81,10 @@ def families(prompts: Sequence[Prompt]) -> Int[np.ndarray, " N"]:
     Returns:
         The position of the first prompt of each prompt's family, (N,).
     """
-    place = {prompt.uid: row for row, prompt in enumerate(prompts)}
-    origin = [place.get(prompt.copied_from, row) for row, prompt in enumerate(prompts)]
-    words: dict[str, int] = {}
-    same = [words.setdefault(prompt.normalised_text, row) for row, prompt in enumerate(prompts)]
+    row_of = {prompt.uid: row for row, prompt in enumerate(prompts)}
+    origin = [row_of.get(prompt.copied_from, row) for row, prompt in enumerate(prompts)]
+    first_with_text: dict[str, int] = {}
+    same = [first_with_text.setdefault(prompt.normalised_text, row) for row, prompt in enumerate(prompts)]
     links = np.array([*enumerate(origin), *enumerate(same)]).reshape(-1, 2).T
     graph = coo_array((np.ones(links.shape[1]), (links[0], links[1])), shape=(len(prompts), len(prompts)))
     group = connected_components(graph, directed=False)[1]

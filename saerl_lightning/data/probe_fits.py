@@ -146,12 +146,12 @@ def cross_fit(
     """
     known, own = features[rows], families[rows]
     require_learnable(labels, own, folds)
-    dealt = fold_of(labels, folds, seed, own)
-    rest = [np.flatnonzero(dealt != fold) for fold in range(folds)]
+    fold_of_row = fold_of(labels, folds, seed, own)
+    rest = [np.flatnonzero(fold_of_row != fold) for fold in range(folds)]
     others = tuple(fit(known[kept], labels[kept], own[kept]) for kept in rest)
     labelled, first = np.unique(own, return_index=True)
     place = np.searchsorted(labelled, families).clip(max=len(labelled) - 1)
-    fold = np.where(labelled[place] == families, dealt[first][place], -1)
+    fold = np.where(labelled[place] == families, fold_of_row[first][place], -1)
     return CrossFit(fit(known, labels, own), others, fold)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True)
-class Place:
+class LoopPosition:
     """Position of a run in Lightning's loops when it is saved.
 
     Args:
@@ -50,7 +50,7 @@ def _validation_due(trainer: Any, loop: Any) -> bool:
     return bool(in_hand and loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
 
 
-def settle(checkpoint: dict[str, Any], place: Place) -> None:
+def move_behind_last_batch(checkpoint: dict[str, Any], place: LoopPosition) -> None:
     """Rewrites the progress of the loops in a checkpoint to the position directly after the last batch.
 
     Args:
@@ -85,13 +85,13 @@ class ResumePoint:
 
     def state(self, trainer: Any, cut_short: bool = False) -> dict[str, Any]:
         """Returns the position for the datamodule's state; {} without a trainer."""
-        return {} if trainer is None else {"place": asdict(Place.of(trainer, cut_short))}
+        return {} if trainer is None else {"place": asdict(LoopPosition.of(trainer, cut_short))}
 
     def load(self, trainer: Any, state: dict[str, Any]) -> None:
         """Restores the position from the datamodule's state. Older checkpoints have none."""
         if trainer is not None and "place" in state:
-            place = Place(**state["place"])
-            settle(trainer._checkpoint_connector._loaded_checkpoint, place)
+            place = LoopPosition(**state["place"])
+            move_behind_last_batch(trainer._checkpoint_connector._loaded_checkpoint, place)
             self.validation_due = place.validation_due
 
     def validate_if_due(self, trainer: Any) -> None:

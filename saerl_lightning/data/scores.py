@@ -90,12 +90,12 @@ def bootstrap(statistics: Mapping[str, Statistic], n: int, seed: int = 0) -> dic
     draws = int(np.clip(DRAWN_IN_ALL // n, FEWEST_DRAWS, DRAWS))
     parts: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
     for start in range(0, draws, at_once := max(1, DRAWN_AT_ONCE // n)):
-        counts = _draw(random, min(at_once, draws - start), n)
+        counts = _resample_counts(random, min(at_once, draws - start), n)
         for name, statistic in statistics.items():
             parts[name].append(statistic(counts))
     once = np.ones((1, n), dtype=np.int64)
     return {
-        name: Score(float(statistic(once)[0]), *_middle(np.concatenate(parts[name])))
+        name: Score(float(statistic(once)[0]), *_percentile_interval(np.concatenate(parts[name])))
         for name, statistic in statistics.items()
     }
 
@@ -170,7 +170,7 @@ def _auc(predictions: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]) 
     return statistic
 
 
-def _draw(random: np.random.Generator, draws: int, n: int) -> Int[np.ndarray, "D n"]:
+def _resample_counts(random: np.random.Generator, draws: int, n: int) -> Int[np.ndarray, "D n"]:
     """Counts how often each of n prompts occurs in n draws with replacement."""
     drawn = random.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n)
@@ -200,7 +200,7 @@ def _partial_correlation(covariance: Float[np.ndarray, "D C C"]) -> Float[np.nda
     return np.where(something, _correlation(np.where(something[:, None, None], left, np.eye(2))), 0.0)
 
 
-def _middle(drawn: Float[np.ndarray, " D"]) -> tuple[float, float]:
+def _percentile_interval(drawn: Float[np.ndarray, " D"]) -> tuple[float, float]:
     usable = drawn[~np.isnan(drawn)]
     if not len(usable):
         return float("nan"), float("nan")

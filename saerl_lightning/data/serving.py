@@ -65,7 +65,7 @@ class PlanSampler:
         self.world = world
         self._start = start
         self._trained = start
-        self._drawn = start.prompts  # position in the plan after the prompts handed out, trained or not
+        self._handed_out = start.prompts  # position in the plan after the prompts handed out, trained or not
         self._untrained: deque[int] = deque()  # number of prompts of each batch handed out and not yet trained
         self._over = False  # whether a batch was requested when none was left
 
@@ -76,9 +76,9 @@ class PlanSampler:
     def __iter__(self) -> Iterator[list[int]]:
         """Iterates over batches. The start is used with the first batch, because Lightning makes iterators it never uses."""
         self._trained, self._start = self._start, EPOCH_START
-        self._drawn, self._untrained, self._over = self._trained.prompts, deque(), False
-        while len(self.plan.rows) - self._drawn >= self.plan.batch_size:
-            batch = self._draw(self.plan.batch_size)
+        self._handed_out, self._untrained, self._over = self._trained.prompts, deque(), False
+        while len(self.plan.rows) - self._handed_out >= self.plan.batch_size:
+            batch = self._hand_out(self.plan.batch_size)
             self._untrained.append(len(batch))
             yield batch[self.rank :: self.world].tolist()
         self._over = True
@@ -116,14 +116,14 @@ class PlanSampler:
                 f"{len(self._untrained)} batches are fetched and not trained; a step can take the plan's next prompts "
                 "only while its own batch is the only one"
             )
-        taken = self._draw(sum(counts))
+        taken = self._hand_out(sum(counts))
         self._untrained[0] += len(taken)
         before = sum(counts[: self.rank])
         return taken[before : before + counts[self.rank]].tolist()
 
-    def _draw(self, count: int) -> Int[np.ndarray, " n"]:
-        rows = self.plan.rows[self._drawn : self._drawn + count]
-        self._drawn += len(rows)
+    def _hand_out(self, count: int) -> Int[np.ndarray, " n"]:
+        rows = self.plan.rows[self._handed_out : self._handed_out + count]
+        self._handed_out += len(rows)
         return rows
 
 

@@ -87,7 +87,7 @@ COMMON = 0.2  # smallest share of members that must have a feature
 
 
 @dataclass(frozen=True)
-class Strength:
+class FeatureEffect:
     """A feature that is stronger in a group than in the pool."""
 
     feature: str  # name or number of the column
@@ -98,7 +98,7 @@ class Strength:
 
 def strongest_features(
     features: Features, group: Int[np.ndarray, " N"], names: Sequence[str] | None = None, most: int = 6
-) -> dict[int, list[Strength]]:
+) -> dict[int, list[FeatureEffect]]:
     """Finds the columns that exceed the pool most in each group.
 
     Columns without negative entries (SAE activations, TF-IDF) are ranked by lift, if at least a fifth of the group has
@@ -124,7 +124,7 @@ def strongest_features(
     return {int(number): rank(matrix, picks[[k]], sizes[k], names, most) for k, number in enumerate(numbers)}
 
 
-def _by_lift(features: Any, pick: Any, size: int, names: Sequence[str] | None, most: int) -> list[Strength]:
+def _by_lift(features: Any, pick: Any, size: int, names: Sequence[str] | None, most: int) -> list[FeatureEffect]:
     has = features != 0  # (N, F) booleans, sparse if the rows are sparse
     inside, everywhere = _row(pick @ has.astype(np.float64)) / size, _row(has.mean(0))
     pool = _row(features.mean(0))
@@ -132,18 +132,18 @@ def _by_lift(features: Any, pick: Any, size: int, names: Sequence[str] | None, m
     score = np.where(inside >= COMMON, lift, 0.0)
     best = np.argsort(-score, kind="stable")[:most]
     return [
-        Strength(_name(names, f), float(lift[f]), float(inside[f]), float(everywhere[f]))
+        FeatureEffect(_name(names, f), float(lift[f]), float(inside[f]), float(everywhere[f]))
         for f in best
         if score[f] > 1 + ROUNDING
     ]
 
 
-def _by_difference(features: Any, pick: Any, size: int, names: Sequence[str] | None, most: int) -> list[Strength]:
+def _by_difference(features: Any, pick: Any, size: int, names: Sequence[str] | None, most: int) -> list[FeatureEffect]:
     pool = _row(features.mean(0))
     spread = np.sqrt(np.maximum(_row((features * features).mean(0)) - pool**2, 0))
     effect = (_row(pick @ features) / size - pool) / np.where(spread > 0, spread, np.inf)
     best = np.argsort(-effect, kind="stable")[:most]
-    return [Strength(_name(names, f), float(effect[f]), np.nan, np.nan) for f in best if effect[f] > ROUNDING]
+    return [FeatureEffect(_name(names, f), float(effect[f]), np.nan, np.nan) for f in best if effect[f] > ROUNDING]
 
 
 def nearest_to_centre(features: Features, members: Int[np.ndarray, " n"], most: int = 3) -> Int[np.ndarray, " m"]:
@@ -188,7 +188,7 @@ class Card:
     served: int
     topics: list[tuple[str, int]]  # most frequent first; "" for prompts without a topic
     difficulty: tuple[float, float, float]  # mean, lowest and highest rating; NaN without ratings
-    features: list[Strength]
+    features: list[FeatureEffect]
     words: list[str]
     examples: list[Example]
 
@@ -214,7 +214,7 @@ def make_cards(run: PlannedRun) -> list[Card]:
     return [_card(run, number, np.flatnonzero(group == number), words[number], features) for number in shown]
 
 
-def _features(run: PlannedRun, group: Int[np.ndarray, " N"]) -> dict[int, list[Strength]]:
+def _features(run: PlannedRun, group: Int[np.ndarray, " N"]) -> dict[int, list[FeatureEffect]]:
     if run.features is None:
         return {}
     rows = np.arange(len(group))
@@ -228,7 +228,7 @@ def _card(
     number: int,
     members: Int[np.ndarray, " n"],
     words: list[str],
-    features: dict[int, list[Strength]],
+    features: dict[int, list[FeatureEffect]],
 ) -> Card:
     ledger, ratings = run.ledger, run.ledger.difficulty[members]
     rated = ratings[np.isfinite(ratings)]

@@ -59,8 +59,8 @@ SLOT_NOTES = {
 def headline(run: PlannedRun) -> list[str]:
     """Describes the plan in sentences, without the slots that are off."""
     ledger = run.ledger
-    said = [_served(ledger), _clusters(ledger), _difficulty(ledger), _mixing(ledger)]
-    return [sentence for sentence in said if sentence]
+    sentences = [_served(ledger), _clusters(ledger), _difficulty(ledger), _mixing(ledger)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def absences(run: PlannedRun) -> list[tuple[str, str]]:
@@ -123,7 +123,7 @@ LENGTH = 220
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class BatchExcerpt:
     """Some prompts of one batch."""
 
     when: str
@@ -131,14 +131,14 @@ class Glimpse:
     prompts: list[tuple[str, str, float]]  # topic, text, difficulty
 
 
-def glimpses(run: PlannedRun) -> list[Glimpse]:
+def batch_excerpts(run: PlannedRun) -> list[BatchExcerpt]:
     """Returns prompts of the first, the middle and the last batch, or of fewer if there are fewer batches."""
     last = run.ledger.batches - 1
     steps = {"At the start": 0, "Half way": last // 2, "At the end": last}
     seen: dict[int, str] = {}
     for when, step in steps.items():
         seen.setdefault(step, when)
-    return [Glimpse(when, step + 1, _prompts(run, step)) for step, when in sorted(seen.items())]
+    return [BatchExcerpt(when, step + 1, _prompts(run, step)) for step, when in sorted(seen.items())]
 
 
 def _prompts(run: PlannedRun, step: int) -> list[tuple[str, str, float]]:
@@ -168,7 +168,7 @@ def render(run: PlannedRun, arithmetic: Sequence[str] = (), compared: Comparison
 
     cards = make_cards(run)
     names = {card.number: card.title for card in cards}
-    drawn, points = _figures(run, names), _map(run, names)
+    figures, points = _figures(run, names), _map(run, names)
     environment = Environment(
         loader=PackageLoader(PACKAGE, "."),
         autoescape=True,
@@ -182,7 +182,7 @@ def render(run: PlannedRun, arithmetic: Sequence[str] = (), compared: Comparison
         ledger=run.ledger,
         headline=headline(run),
         absences=absences(run),
-        glimpses=glimpses(run),
+        batch_excerpts=batch_excerpts(run),
         cards=cards,
         most=max((card.size for card in cards), default=1),
         operations=_operations(run),
@@ -191,10 +191,10 @@ def render(run: PlannedRun, arithmetic: Sequence[str] = (), compared: Comparison
         identical=compared is not None and compared.identical,
         arithmetic=arithmetic,
         versions=versions(),
-        charts={name: title for name, title in TITLES.items() if name in drawn},
+        charts={name: title for name, title in TITLES.items() if name in figures},
         has_map=points is not None,
         shown=len(points["x"]) if points else 0,
-        data=script_json({"figures": drawn, "map": points, "colours": COLOURS, "marks": MARKS}),
+        data=script_json({"figures": figures, "map": points, "colours": COLOURS, "marks": MARKS}),
         style=asset("page.css"),
         script=asset("page.js"),
         plotly=plotly_script(),
@@ -234,17 +234,17 @@ def _operations(run: PlannedRun) -> list[OperationTable]:
 
 def _figures(run: PlannedRun, names: dict[int, str]) -> dict[str, Any]:
     """Makes the charts for which the plan has data, as plotly's JSON."""
-    ledger, drawn = run.ledger, {}
+    ledger, figures = run.ledger, {}
     if run.rated:
-        drawn["difficulty"] = charts.difficulty_by_step(ledger, names)
+        figures["difficulty"] = charts.difficulty_by_step(ledger, names)
     if names:
-        drawn["composition"] = charts.composition(ledger, names)
-        drawn["sizes"] = charts.cluster_sizes(ledger, names)
+        figures["composition"] = charts.composition(ledger, names)
+        figures["sizes"] = charts.cluster_sizes(ledger, names)
     if np.isfinite(ledger.quality).any():
         filtering = run.operation("filtering")
         cut, reason = (filtering.metrics.get("threshold"), filtering.reason) if filtering else (None, "")
-        drawn["quality"] = charts.quality_histogram(ledger, reason, cut)
-    return {name: plain(figure) for name, figure in drawn.items()}
+        figures["quality"] = charts.quality_histogram(ledger, reason, cut)
+    return {name: plain(figure) for name, figure in figures.items()}
 
 
 def plain(figure: Figure) -> dict[str, Any]:

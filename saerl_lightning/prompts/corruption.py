@@ -54,11 +54,11 @@ def quantity_contradicted(text: str, rng: np.random.Generator) -> str:
     stated = [i for i in counted if i < len(parts) - 1] or counted
     if not stated:
         return text
-    said = stated[int(rng.integers(len(stated)))]
-    found = list(NUMBER.finditer(parts[said]))
+    repeated = stated[int(rng.integers(len(stated)))]
+    found = list(NUMBER.finditer(parts[repeated]))
     old = found[int(rng.integers(len(found)))]
-    again = parts[said][: old.start()] + another_number(old[0], rng) + parts[said][old.end() :]
-    return "".join([*parts[:said], parts[said].rstrip(), " ", again, *parts[said + 1 :]])
+    again = parts[repeated][: old.start()] + another_number(old[0], rng) + parts[repeated][old.end() :]
+    return "".join([*parts[:repeated], parts[repeated].rstrip(), " ", again, *parts[repeated + 1 :]])
 
 
 def question_cut(text: str, rng: np.random.Generator) -> str:
@@ -120,10 +120,10 @@ class CorruptedCopies(ProbeReference):
 
     def prompts(self, pool: Sequence[Prompt]) -> list[Prompt]:
         """Draws the sample, and returns its copies without labels of the pool."""
-        drawn = np.random.default_rng(self.seed).permutation(len(pool))[: self.samples]
+        sample = np.random.default_rng(self.seed).permutation(len(pool))[: self.samples]
         copies = [
             corrupted_copy(pool[i], self.seed) if place % 2 else _copy(pool[i], pool[i].messages, "intact", 1.0)
-            for place, i in enumerate(drawn)
+            for place, i in enumerate(sample)
         ]
         return [copy for copy in copies if copy is not None]
 

@@ -126,12 +126,12 @@ class ReasoningGymPrompts(PromptSource):
         seen: set[str] = set()
         for prompt in made:
             text = prompt.normalised_text
-            if low <= _place(text) < high and not (self.distinct and text in seen):
+            if low <= _hash_position(text) < high and not (self.distinct and text in seen):
                 seen.add(text)
                 yield prompt
 
 
-def _place(text: str) -> float:
+def _hash_position(text: str) -> float:
     """Maps a text to a pseudo-random number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 

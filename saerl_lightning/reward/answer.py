@@ -13,10 +13,10 @@ from typing import NoReturn
 
 from saerl_lightning.reward import symbols
 from saerl_lightning.reward.equality import Formulas, same, spelled
-from saerl_lightning.reward.marks import Said, boxed, said, tagged
+from saerl_lightning.reward.marks import FoundAnswer, boxed, find_answer, tagged
 from saerl_lightning.reward.numbers import Number, agree, number
-from saerl_lightning.reward.spelling import compact, parts, tidied
-from saerl_lightning.reward.values import Named, Region, Several, Value, Words, read, words
+from saerl_lightning.reward.spelling import compact, split_outside_brackets, tidied
+from saerl_lightning.reward.values import Named, Region, Several, Value, Words, plain_words, read
 
 _ALONE = re.compile(r"\(?([A-J])\)?[.:]?")
 _WITH_TEXT = re.compile(r"(?:(?:option|choice|answer) )?(?:\(([A-J])\)|([A-J])[.):])\s*(.+)", re.IGNORECASE | re.DOTALL)
@@ -80,7 +80,7 @@ class Undecided(Exception):
         raise Undecided
 
     @staticmethod
-    def worth(formula: str, number: Number) -> NoReturn:
+    def has_value(formula: str, number: Number) -> NoReturn:
         """Never decides whether a formula has a value.
 
         Raises:
@@ -102,10 +102,10 @@ def last_answer(text: str) -> str:
 
     The answer is read as it is for grading. Percent signs, units and names are left out; formulas are not simplified.
     """
-    answer = said(text)
+    answer = find_answer(text)
     if not answer.marked and not re.search(r"\d|\\", "".join(answer.parts)) and len(text.split()) > 1:
         return ""
-    return spelled(_value(_whole(answer)))
+    return spelled(_value(_joined(answer)))
 
 
 def quick_verdict(gold: str, text: str) -> float | None:
@@ -132,7 +132,7 @@ def symbolic_verdict(gold: str, text: str) -> float:
 
 
 def _verdict(gold: str, text: str, by: Formulas) -> bool:
-    wanted, answer = _gold(gold), said(text)
+    wanted, answer = _gold(gold), find_answer(text)
     given = tidied(answer.parts[-1][:LONGEST])
     value = _gold_value(gold)
     listed = isinstance(value, Number) and ", " in given  # "35, 280" is a list, not 35,280
@@ -150,14 +150,14 @@ def _verdict(gold: str, text: str, by: Formulas) -> bool:
     if isinstance(value, Words) and value.text[:1].isalpha() and not answer.marked:
         return _ends_with(value, text)
     if isinstance(value.value if isinstance(value, Named) else value, Several | Region):
-        given = tidied(_whole(answer)[:LONGEST])
+        given = tidied(_joined(answer)[:LONGEST])
     return _right(value, given, by)
 
 
 # Cached, because all completions of a group have the same correct answer.
 @lru_cache(maxsize=4096)
 def _gold(gold: str) -> str:
-    return tidied(_whole(said(gold)) if "boxed" in gold or len(gold) > LONGEST_GOLD else gold)
+    return tidied(_joined(find_answer(gold)) if "boxed" in gold or len(gold) > LONGEST_GOLD else gold)
 
 
 @lru_cache(maxsize=4096)
@@ -165,7 +165,7 @@ def _gold_value(gold: str) -> Value:
     return read(_gold(gold))
 
 
-def _whole(answer: Said) -> str:
+def _joined(answer: FoundAnswer) -> str:
     return ", ".join(part.strip() for part in answer.parts)
 
 
@@ -177,12 +177,12 @@ def _right(gold: Value, given: str, by: Formulas) -> bool:
     if isinstance(gold, Number) and gold.places and _DECIMAL_COMMA.fullmatch(compact(given)):
         given = given.replace(",", ".")  # a decimal comma, because the correct answer has decimals
     if isinstance(gold, Words) and gold.text in _YES_NO:
-        return words(given).text.partition(" ")[0] == gold.text
-    sides, _ = parts(given, _ABOUT)
+        return plain_words(given).text.partition(" ")[0] == gold.text
+    sides, _ = split_outside_brackets(given, _ABOUT)
     return any(same(gold, read(side), by) for side in dict.fromkeys((given, sides[0], sides[-1])))
 
 
-def _same_choice(gold: tuple[str, str], answer: Said, text: str, by: Formulas) -> bool:
+def _same_choice(gold: tuple[str, str], answer: FoundAnswer, text: str, by: Formulas) -> bool:
     """Whether the letter is chosen, or the text beside it given, if the correct answer has such a text."""
     given = tidied(answer.parts[-1][:LONGEST])
     picked = choice(given) if len(answer.parts) == 1 else None
@@ -196,7 +196,7 @@ def _same_choice(gold: tuple[str, str], answer: Said, text: str, by: Formulas) -
 
 def _ends_with(gold: Words, text: str) -> bool:
     """Whether a text without marks consists of these words, or its last sentence ends in them and contains no negation."""
-    sentences = [words(sentence).text for sentence in re.split(r"[.!?](?:\s|$)|\n", text)]
+    sentences = [plain_words(sentence).text for sentence in re.split(r"[.!?](?:\s|$)|\n", text)]
     sentences = [sentence for sentence in sentences if sentence]
     if not sentences:
         return False

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from saerl_lightning.reward.numbers import Number, agree
 from saerl_lightning.reward.spelling import compact
-from saerl_lightning.reward.values import Formula, Named, Numeral, Region, Residue, Several, Value, Words, words
+from saerl_lightning.reward.values import Formula, Named, Numeral, Region, Residue, Several, Value, Words, plain_words
 
 
 class Formulas(Protocol):
@@ -24,7 +24,7 @@ class Formulas(Protocol):
         """Whether two formulas are equal."""
         ...
 
-    def worth(self, formula: str, number: Number) -> bool:
+    def has_value(self, formula: str, number: Number) -> bool:
         """Whether the value of a formula equals a number."""
         ...
 
@@ -44,7 +44,7 @@ def same(gold: Value, answer: Value, by: Formulas) -> bool:
     if isinstance(gold, Residue) or isinstance(answer, Residue):
         return _same_residue(gold, answer, by)
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return _same_words(_said(gold), _said(answer))
+        return _same_words(_plain_text(gold), _plain_text(answer))
     if isinstance(gold, Region) or isinstance(answer, Region):
         return _same_region(gold, answer, by)
     if isinstance(gold, Several) and isinstance(answer, Several):
@@ -130,10 +130,10 @@ def _same_words(gold: str, answer: str) -> bool:
     return gold == answer != "" or {time.split()[0] for time in times} in ({gold}, {answer})
 
 
-def _said(value: Value) -> str:
+def _plain_text(value: Value) -> str:
     if isinstance(value, Words):
         return value.text
-    return words(value.latex).text if isinstance(value, Formula) and "\\" not in value.latex else ""
+    return plain_words(value.latex).text if isinstance(value, Formula) and "\\" not in value.latex else ""
 
 
 def _same_several(gold: Several, answer: Several, by: Formulas) -> bool:
@@ -177,17 +177,17 @@ def _matched(golds: Sequence[Value], answers: Sequence[Value], alike: Callable[[
     """Whether the values can be paired one to one, in any order."""
     if len(golds) > MOST:
         return all(map(alike, golds, answers))
-    left = list(answers)
+    unmatched = list(answers)
     for gold in golds:
-        place = next(
-            (i for i, answer in enumerate(left) if spelled(gold) == spelled(answer) and alike(gold, answer)), None
+        match = next(
+            (i for i, answer in enumerate(unmatched) if spelled(gold) == spelled(answer) and alike(gold, answer)), None
         )
-        if place is None:
-            place = next((i for i, answer in enumerate(left) if alike(gold, answer)), None)
-        if place is None:
+        if match is None:
+            match = next((i for i, answer in enumerate(unmatched) if alike(gold, answer)), None)
+        if match is None:
             return False
-        left.pop(place)
-    return not left
+        unmatched.pop(match)
+    return not unmatched
 
 
 def _same_region(gold: Value, answer: Value, by: Formulas) -> bool:
@@ -209,9 +209,9 @@ def _same_formula(gold: Value, answer: Value, by: Formulas) -> bool:
     if len(units) > 1:
         return False
     if isinstance(gold, Number) and isinstance(answer, Formula):
-        return by.worth(answer.latex, gold)
+        return by.has_value(answer.latex, gold)
     if isinstance(gold, Formula) and isinstance(answer, Number):
-        return by.worth(gold.latex, answer)
+        return by.has_value(gold.latex, answer)
     if isinstance(gold, Formula) and isinstance(answer, Formula):
         return by.equal(gold.latex, answer.latex)
     formula, several = (gold, answer) if isinstance(gold, Formula) else (answer, gold)

@@ -51,7 +51,7 @@ _NEXT_WORD = re.compile(
 
 
 @dataclass(frozen=True)
-class Said:
+class FoundAnswer:
     """The answer found in a text.
 
     Attributes:
@@ -93,7 +93,7 @@ def tagged(text: str) -> str | None:
     return inside.strip() if close and opening else None
 
 
-def said(text: str) -> Said:
+def find_answer(text: str) -> FoundAnswer:
     r"""Finds the answer: the last box, tags or sentence that marks it, or else the last formula or number, or else the
     text.
 
@@ -107,7 +107,7 @@ def said(text: str) -> Said:
     return _marked(text) or _unmarked(text)
 
 
-def _marked(text: str) -> Said | None:
+def _marked(text: str) -> FoundAnswer | None:
     """Finds the answer at the last mark: a box, tags, or a sentence with a value after the last box."""
     found = boxes(text) if "boxed" in text else []
     tags = text.rfind("</answer>")
@@ -115,13 +115,13 @@ def _marked(text: str) -> Said | None:
     if inside is not None and (not found or found[-1][2] < tags):
         within = _boxed_parts(inside, boxes(inside)) if "boxed" in inside else ()
         if within:
-            return Said(within, marked=True)
+            return FoundAnswer(within, marked=True)
         answer = (_statement(inside) or _last_item(inside)) if _is_prose(inside) else None
-        return answer or Said((inside,), marked=True)
+        return answer or FoundAnswer((inside,), marked=True)
     after = _statement(text[found[-1][2] :], values_only=True) if found else _statement(text)
     if after is not None:
         return after
-    return Said(_boxed_parts(text, found), marked=True) if found else None
+    return FoundAnswer(_boxed_parts(text, found), marked=True) if found else None
 
 
 def _boxed_parts(text: str, found: list[tuple[int, int, int]]) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ def _joined(gap: str) -> bool:
     return not _ENDS.search(gap) and (not _JOINT.sub("", gap) or bool(re.search(r"[,;&]|\b(?:and|or)\b", gap)))
 
 
-def _statement(text: str, values_only: bool = False) -> Said | None:
+def _statement(text: str, values_only: bool = False) -> FoundAnswer | None:
     """Finds the answer after the last "the answer is …" or "#### …"; None if there is none, or it is empty."""
     for found in reversed(list(_STATEMENT.finditer(text))):
         start = _LEAD.match(text, found.end()).end()  # type: ignore[union-attr]
@@ -149,29 +149,29 @@ def _statement(text: str, values_only: bool = False) -> Said | None:
         if environment is not None and not _is_currency(environment):
             clause = text[start : max(environment.end(), start + SENTENCE)]
             items = _items(clause)
-            inside = (_inside(environment),) if not items or items[0][0] else (_told(items, 0, clause),)
-            return Said(inside, marked=True)
+            inside = (_inside(environment),) if not items or items[0][0] else (_joined_items(items, 0, clause),)
+            return FoundAnswer(inside, marked=True)
         sentence = _SENTENCE.split(text[start : start + SENTENCE], maxsplit=1)[0].strip()
         items = _items(sentence)
         if items and not _is_prose(sentence):
-            return Said((sentence,), marked=True)
+            return FoundAnswer((sentence,), marked=True)
         if items and not items[0][0]:
-            return Said((_told(items, 0, sentence),), marked=True)
+            return FoundAnswer((_joined_items(items, 0, sentence),), marked=True)
         if values_only:
             continue
         if items:
-            return Said((_told(items, len(items) - 1, sentence),), marked=True)
+            return FoundAnswer((_joined_items(items, len(items) - 1, sentence),), marked=True)
         if sentence:
-            return Said((sentence.strip("*\"'` "),), marked=True)
+            return FoundAnswer((sentence.strip("*\"'` "),), marked=True)
     return None
 
 
-def _unmarked(text: str) -> Said:
+def _unmarked(text: str) -> FoundAnswer:
     whole = text.strip()
     if not _is_prose(whole) and "\n" not in whole:
-        return Said((whole,), marked=False)
+        return FoundAnswer((whole,), marked=False)
     lone = [_inside(each) for each in _ENVIRONMENT.finditer(text[-SENTENCE:]) if not _is_currency(each)]
-    return _last_item(text) or Said((lone[-1] if lone else whole,), marked=False)
+    return _last_item(text) or FoundAnswer((lone[-1] if lone else whole,), marked=False)
 
 
 def _is_prose(text: str) -> bool:
@@ -179,11 +179,11 @@ def _is_prose(text: str) -> bool:
     return len(text) > TAILS[-1] or "$" in text or bool(_LONG_WORD.search(plain) or _SHORT_WORD.search(plain))
 
 
-def _last_item(text: str) -> Said | None:
+def _last_item(text: str) -> FoundAnswer | None:
     for tail in _tails(text):
         items = _items(tail)
         if items:
-            return Said((_told(items, len(items) - 1, tail),), marked=False)
+            return FoundAnswer((_joined_items(items, len(items) - 1, tail),), marked=False)
     return None
 
 
@@ -280,7 +280,7 @@ def _with_unit(text: str, start: int, end: int, inside: str) -> tuple[int, int, 
     return start, end, inside
 
 
-def _told(items: list[tuple[int, int, str]], place: int, text: str) -> str:
+def _joined_items(items: list[tuple[int, int, str]], place: int, text: str) -> str:
     """Joins the items around one that only commas, `and` and `or` separate, because they form one list."""
     first = last = place
     while first > 0 and _CONNECTED.fullmatch(text[items[first - 1][1] : items[first][0]]):

@@ -41,10 +41,10 @@ class RandomReward(Reward):
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
         """Gives a random reward to every completion."""
         size = rollouts.group_size
-        drawn = [self._draw(prompts[r // size].uid, text, r % size) for r, text in enumerate(rollouts.texts)]
-        return torch.tensor(drawn).view(len(prompts), size)
+        rewards = [self._random_reward(prompts[r // size].uid, text, r % size) for r, text in enumerate(rollouts.texts)]
+        return torch.tensor(rewards).view(len(prompts), size)
 
-    def _draw(self, uid: str, text: str, place: int) -> float:
+    def _random_reward(self, uid: str, text: str, place: int) -> float:
         key = "\0".join((str(self.seed), uid, str(place), text)).encode(errors="surrogatepass")
         uniform = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64  # in [0, 1)
         return float(uniform < self.p)

@@ -165,7 +165,9 @@ _OPEN = {"(", "[", "{", "\\{", "\\langle"}
 _CLOSE = {")", "]", "}", "\\}", "\\rangle"}
 
 
-def parts(tidy: str, separators: frozenset[str], thousands: bool = True) -> tuple[list[str], list[str]]:
+def split_outside_brackets(
+    tidy: str, separators: frozenset[str], thousands: bool = True
+) -> tuple[list[str], list[str]]:
     r"""Splits an answer at separators outside of all brackets.
 
     Args:

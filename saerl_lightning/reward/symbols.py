@@ -44,7 +44,7 @@ def equal(gold: str, answer: str) -> bool:
     return first is not None and second is not None and _equal(first, second)
 
 
-def worth(formula: str, number: Number) -> bool:
+def has_value(formula: str, number: Number) -> bool:
     """Whether the value of a formula equals a number, exactly or after rounding."""
     expr = expression(formula)
     if expr is None or not _is_constant(expr):
@@ -139,7 +139,7 @@ def _rounds_to(expr: Any, number: Number) -> bool:
         return False
 
 
-def _sampled(expr: Any, symbols: list) -> list:
+def _values_at_points(expr: Any, symbols: list) -> list:
     """Evaluates an expression at a few fixed points, with the symbols in the given order."""
     values = []
     for point in _POINTS:
@@ -156,7 +156,7 @@ def _refuted(gold: Any, answer: Any) -> bool:
         return False
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     try:
-        pairs = zip(_sampled(gold, symbols), _sampled(answer, symbols), strict=True)
+        pairs = zip(_values_at_points(gold, symbols), _values_at_points(answer, symbols), strict=True)
         return any(a.is_number and b.is_number and abs(a - b) > 1e-9 * max(abs(a), abs(b)) for a, b in pairs)
     except Exception:
         return False
@@ -168,7 +168,9 @@ def _proportion(gold: Any, answer: Any) -> Any:
     if gold.free_symbols != answer.free_symbols:
         return None
     try:
-        ratios = [a / b for a, b in zip(_sampled(gold, symbols), _sampled(answer, symbols), strict=True)]
+        ratios = [
+            a / b for a, b in zip(_values_at_points(gold, symbols), _values_at_points(answer, symbols), strict=True)
+        ]
         constant = all(each.is_finite and abs(each - ratios[0]) <= 1e-9 * abs(ratios[0]) for each in ratios)
         return ratios[0] if constant and ratios[0] != 0 else None
     except Exception:

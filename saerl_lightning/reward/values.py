@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from saerl_lightning.reward.numbers import UNITS, Number, number, unit_name
-from saerl_lightning.reward.spelling import bracketed, compact, parts, unwrapped
+from saerl_lightning.reward.spelling import bracketed, compact, split_outside_brackets, unwrapped
 
 DEEPEST = 8  # largest depth of nested brackets; deeper ones are compared as text
 _LISTED = frozenset({",", ";", "and", "or"})
@@ -124,7 +124,7 @@ def read(tidy: str, depth: int = 0) -> Value:
     return _formula_or_words(tidy)
 
 
-def words(text: str) -> Words:
+def plain_words(text: str) -> Words:
     """Normalises plain language: lower case, without articles and punctuation."""
     text = re.sub(r"\\text ?\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"[^\w' ]", " ", text.casefold().replace("’", "'").replace("\\", " "))
@@ -148,7 +148,7 @@ def _clock(tidy: str, depth: int) -> Value | None:
     if found is None or not _WORDY.fullmatch(found[1] or " "):
         return None
     digits = ":".join(str(int(each)) for each in re.findall(r"\d+", tidy)[:9])
-    return Words(f"{digits} {''.join(words(found[1]).text.split())}".strip())
+    return Words(f"{digits} {''.join(plain_words(found[1]).text.split())}".strip())
 
 
 def _residue(tidy: str, depth: int) -> Value | None:
@@ -158,14 +158,14 @@ def _residue(tidy: str, depth: int) -> Value | None:
     if found is None or tidy[found.end() :].strip():
         return None
     modulus = next(group for group in found.groups() if group is not None)
-    values, _ = parts(tidy[: found.start()].rstrip(" ("), frozenset({r"\equiv", "="}))
+    values, _ = split_outside_brackets(tidy[: found.start()].rstrip(" ("), frozenset({r"\equiv", "="}))
     return Residue(read(values[-1], depth), compact(modulus))
 
 
 def _listed(tidy: str, depth: int) -> Value | None:
-    found, between = parts(tidy, frozenset({";"}))
-    if not between or not all(parts(part, frozenset({","}))[1] for part in found):
-        found, between = parts(tidy, _LISTED)
+    found, between = split_outside_brackets(tidy, frozenset({";"}))
+    if not between or not all(split_outside_brackets(part, frozenset({","}))[1] for part in found):
+        found, between = split_outside_brackets(tidy, _LISTED)
     if not between:
         return None
     values = [value for part in found if part for value in _both_signs(part, depth)]
@@ -194,7 +194,7 @@ def _both_signs(part: str, depth: int) -> list[Value]:
 
 
 def _relation(tidy: str, depth: int) -> Value | None:
-    sides, between = parts(tidy, _RELATIONS)
+    sides, between = split_outside_brackets(tidy, _RELATIONS)
     if not between:
         return _both_or_none(tidy, depth)
     while len(between) > 1 and between[-1] == r"\approx":  # x = 1/3 ≈ 0.33 says 1/3
@@ -259,7 +259,7 @@ def _is_name(side: str) -> bool:
 
 
 def _union(tidy: str, depth: int) -> Value | None:
-    found, between = parts(tidy, frozenset({r"\cup"}))
+    found, between = split_outside_brackets(tidy, frozenset({r"\cup"}))
     if between:
         return Region(tuple(read(part, depth) for part in found), tidy)
     if compact(tidy) in (r"\mathbb{R}", r"\R"):
@@ -272,7 +272,7 @@ def _inside(tidy: str, depth: int) -> Value | None:
     if found is None:
         return None
     opening, inside, closing = found
-    listed, between = parts(inside, frozenset({",", ";"}), thousands=False)
+    listed, between = split_outside_brackets(inside, frozenset({",", ";"}), thousands=False)
     if opening == "(" and closing == ")" and not between:
         return read(inside, depth)
     if opening == "[" and closing == "]" and not between:
@@ -299,7 +299,7 @@ def _formula_or_words(tidy: str) -> Value:
         or (wordy and _WORDY.fullmatch(tidy))
         or (" " in tidy and wordy and "\\frac" not in tidy and "=" not in tidy and not re.search(r"\d", tidy))
     ):
-        return words(tidy)
+        return plain_words(tidy)
     return measured
 
 

@@ -73,7 +73,7 @@ class BlockCache:
         with whole_file(path) as staged:
             save_file({"activations": block.contiguous()}, staged, metadata=_header(fingerprint))
 
-    def alone(self, ids: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+    def locked(self, ids: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
         """Locks a block, so that one process harvests it. Other processes wait, log for whom, and then read the result."""
         return lock.awaited(self._path(self.fingerprint(ids)).with_suffix(".lock"), f"a block in {self.folder}")
 
@@ -158,7 +158,7 @@ class Harvester:
         if (found := self.cache.read(ids, shape)) is not None:
             return found
         # Read again under the lock: another process may have written the block meanwhile.
-        with self.cache.alone(ids):
+        with self.cache.locked(ids):
             if (found := self.cache.read(ids, shape)) is None:
                 found = self._harvest(ids, [1] * len(ids), show)
                 self.cache.write(ids, found)

@@ -40,7 +40,7 @@ class FeatureStore:
         self.folder = folder
         self.stamp = json.dumps({"version": VERSION, "source": source})
 
-    def alone(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Locks these features for one process at a time. Other processes wait, and log for whom."""
         return lock.awaited(self.folder.with_suffix(".lock"), f"the features in {self.folder}")
 
@@ -63,13 +63,13 @@ class FeatureStore:
             InputError: if a key has no row.
         """
         parts = [(list(found), rows) for found, rows in self._shards(set(keys))]
-        place = {key: row for row, key in enumerate(key for found, _ in parts for key in found)}
-        if missing := [key for key in keys if key not in place]:
+        store_and_keys = {key: row for row, key in enumerate(key for found, _ in parts for key in found)}
+        if missing := [key for key in keys if key not in store_and_keys]:
             raise InputError(
                 f"{self.folder} holds {len(keys) - len(missing)} of {len(keys)} prompts though all were computed; the source "
                 f"left some out, or something else removed files there, or the disk is full: try again with an empty folder"
             )
-        return stacked([rows for _, rows in parts])[np.array([place[key] for key in keys])]
+        return stacked([rows for _, rows in parts])[np.array([store_and_keys[key] for key in keys])]
 
     def _shards(self, wanted: set[str]) -> Iterator[tuple[Sequence[str], Features]]:
         """Yields keys and rows of the intact shards that hold a wanted key."""
@@ -148,10 +148,10 @@ class CachedSignals(SignalSource):
         """Reads the rows from disk, and computes and stores missing ones."""
         if not prompts:
             return self.inner.features(prompts)
-        store, keys = self.place(prompts)
+        store, keys = self.store_and_keys(prompts)
         # Shards never change, so a process that only reads needs no lock.
         if not store.holds(keys).all():
-            with store.alone():
+            with store.locked():
                 self._complete(store, keys, prompts)
         return store.rows(keys)
 
@@ -159,7 +159,7 @@ class CachedSignals(SignalSource):
         """Returns the inner source's fingerprint, because the features are the same."""
         return self.inner.fingerprint(prompts)
 
-    def place(self, prompts: Sequence[Prompt]) -> tuple[FeatureStore, list[str]]:
+    def store_and_keys(self, prompts: Sequence[Prompt]) -> tuple[FeatureStore, list[str]]:
         """Returns the store for some prompts, and each prompt's key in it."""
         source, keys = self._keys(prompts)
         return FeatureStore(Path(self.folder, digest([source])[:32]), source), keys

@@ -16,9 +16,9 @@ BLOCKS, BLOCK = 64, 2**20
 MODEL_FILES = {".json", ".safetensors", ".bin", ".jinja", ".model", ".txt", ".py", ".gguf"}
 
 
-def digest(words: Iterable[str]) -> str:
+def digest(texts: Iterable[str]) -> str:
     """Returns the digest of a list of strings. Different lists have different digests."""
-    return hashlib.sha256(json.dumps(list(words)).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def digest_prompts(prompts: Sequence[Prompt]) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from saerl_lightning.data.resume import Place
+from saerl_lightning.data.resume import LoopPosition
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.files import whole_file, write_whole
 from saerl_lightning.policy.weights import digests_file, known_digests, require_undamaged
@@ -133,7 +133,7 @@ class RunCheckpoint(ModelCheckpoint):
             RunStopped: if a weight or a state of the optimiser is no number, so that the last good checkpoint stays.
         """
         self._require_numbers(trainer)
-        self._validation_due = Place.of(trainer).validation_due
+        self._validation_due = LoopPosition.of(trainer).validation_due
         super()._save_checkpoint(trainer, filepath)
         if trainer.is_global_zero:
             RunFolder(Path(trainer.default_root_dir)).release_older()

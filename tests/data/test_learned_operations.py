@@ -7,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from saerl_lightning.data.clustering import KMeansClusters, PermutedClusters
 from saerl_lightning.data.curriculum import EasyToHard
-from saerl_lightning.data.diverse import DiverseBatches, deal_diverse, log_determinant
+from saerl_lightning.data.diverse import DiverseBatches, assign_diverse, log_determinant
 from saerl_lightning.data.filtering import LengthFilter, MatchedFilter, QualityFilter
 from saerl_lightning.data.kmeans import largest_first, nearest, spherical_kmeans
 from saerl_lightning.data.mixing import FullMixing
@@ -192,7 +192,7 @@ def test_log_determinants_by_hand():
 def test_diverse_dealing_by_hand():
     # Two of each direction in order a a b b: batch 0 takes the first a, batch 1 the second; then each the other direction.
     units = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-    assert deal_diverse(units, 2, 2, 1.0).tolist() == [[0, 2], [1, 3]]
+    assert assign_diverse(units, 2, 2, 1.0).tolist() == [[0, 2], [1, 3]]
 
 
 def test_each_turn_takes_the_largest_gain_in_log_determinant():
@@ -204,7 +204,7 @@ def test_each_turn_takes_the_largest_gain_in_log_determinant():
         mine = batches[turn % 2]
         gains = [log_determinant(units[[*mine, i]], 0.7) for i in left]
         mine.append(left.pop(int(np.argmax(np.round(gains, 6)))))  # at first all are equal: the earliest
-    assert deal_diverse(units, 2, 6, 0.7).tolist() == [sorted(batch) for batch in batches]
+    assert assign_diverse(units, 2, 6, 0.7).tolist() == [sorted(batch) for batch in batches]
 
 
 def test_units_in_float32_are_all_equal_at_first():
@@ -212,7 +212,7 @@ def test_units_in_float32_are_all_equal_at_first():
     units = np.random.default_rng(1).standard_normal((40, 300)).astype(np.float32)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     assert np.ptp((units.astype(np.float64) ** 2).sum(1)) > 1e-7
-    assert deal_diverse(units, 1, 1, 1.0).tolist() == [[0]]
+    assert assign_diverse(units, 1, 1, 1.0).tolist() == [[0]]
 
 
 @pytest.mark.parametrize("components", [16, 1000])

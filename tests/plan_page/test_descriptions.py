@@ -25,7 +25,7 @@ from saerl_lightning.plan_page.charts import (
     mark,
     quality_histogram,
 )
-from saerl_lightning.plan_page.page import glimpses, headline
+from saerl_lightning.plan_page.page import batch_excerpts, headline
 from saerl_lightning.plan_page.planned import PlannedRun
 from saerl_lightning.plan_page.projection import map_points, sample
 
@@ -196,8 +196,8 @@ def test_cards_describe_the_clusters(planned):
     assert [example.uid for example in middle] == ["p27", "p30", "p33"]
 
 
-def test_glimpses_show_the_first_the_middle_and_the_last_batch(planned):
-    shown = glimpses(planned)
+def test_batch_excerpts_show_the_first_the_middle_and_the_last_batch(planned):
+    shown = batch_excerpts(planned)
     assert [(g.when, g.step) for g in shown] == [("At the start", 1), ("Half way", 7), ("At the end", 14)]
     assert [difficulty for *_, difficulty in shown[0].prompts] == [2, 3, 4, 5]
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from saerl_lightning.reward.answer import last_answer, quick_verdict
-from saerl_lightning.reward.marks import boxed, said, tagged
+from saerl_lightning.reward.marks import boxed, find_answer, tagged
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_tagged():
     ],
 )
 def test_said(text, parts):
-    assert said(text).parts == parts
+    assert find_answer(text).parts == parts
 
 
 WORST = {

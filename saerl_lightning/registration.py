@@ -1,6 +1,7 @@
-"""Imports every signal, operation, objective, reward and engine, so that YAML and flags may use their short class names.
+"""Registers all classes for short names in YAML and flags: signals, operations, objectives, rewards, engines.
 
-The package's own `__init__` does not do it, so that a grader's worker process starts in a blink.
+jsonargparse finds the subclasses that are imported. The package's `__init__` does not import them, so that grader processes
+start fast.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import saerl_lightning
 FOLDERS = ("data", "objective", "policy", "prompts", "reward", "rollout", "sae", "signals", "training")
 
 
-def import_parts() -> None:
-    """Imports every module of the part folders; their heavy dependencies stay inside their functions."""
+def register_classes() -> None:
+    """Imports every module of the folders. Heavy libraries are imported inside functions and thus not loaded here."""
     for folder in FOLDERS:
         package = importlib.import_module(f"{saerl_lightning.__name__}.{folder}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
