@@ -1,7 +1,8 @@
-"""The launcher of a run's other processes, which is its first process: they end once it is gone.
+"""Ends the other processes of a run when its first process, the launcher, has ended.
 
-Lightning's first process starts one process for each further rank. One of these would wait in the rendezvous for half an
-hour where the first process ends meanwhile: by a kill, or by a signal in the moment when it starts the other.
+Lightning's first process starts one process for each further rank. If the first process is killed meanwhile, the others
+would
+otherwise wait for it for half an hour.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import time
 
 from saerl_lightning.lock import start_time
 
-NUMBER = "SAERL_LAUNCHER"  # the environment variable that holds the process number of the launcher
-PAUSE = 1.0  # seconds between two looks
-GRACE = 5.0  # seconds in which this process may still end by itself
+NUMBER = "SAERL_LAUNCHER"  # environment variable with the launcher's process number
+PAUSE = 1.0  # seconds between two checks
+GRACE = 5.0  # seconds that this process gets to end by itself
 
 
 def follow() -> None:
-    """Ends this process once its launcher is gone; a process that nothing launched becomes a launcher itself.
+    """Ends this process once its launcher has ended. A process without a launcher becomes a launcher itself.
 
-    Ranks that another launcher has started, such as torchrun, are left to it.
+    Ranks started by another launcher, such as torchrun, are left to that launcher.
     """
     if "LOCAL_RANK" not in os.environ:
         os.environ[NUMBER] = str(os.getpid())

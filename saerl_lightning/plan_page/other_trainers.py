@@ -1,7 +1,7 @@
 """Writes a plan as the data set of another trainer (TRL, verl, open-instruct) or as JSON lines, in the plan's order.
 
-Only whole batches are written, as they would be served here: what the plan drops, and what fills no batch, stays out.
-What each trainer does with its rows was read in its own source: TRL 1.16 (`RepeatSampler`), verl of 2026-01
+Only whole batches are written, as they would be served here. Dropped prompts and those that fill no batch are left out.
+The behaviour of each trainer was read in its source: TRL 1.16 (`RepeatSampler`), verl of 2026-01
 (`RLHFDataset`, `create_rl_sampler`) and open-instruct of 2026-08 (`HFDataLoader`, `rlvr_tokenize_v3`).
 """
 
@@ -32,10 +32,10 @@ class PlannedPrompt:
     """A prompt that a plan serves.
 
     Args:
-        prompt: The prompt.
-        messages: Its chat, with the run's system message.
-        row: Its position in the pool, from 0.
-        batch: The step that serves it, from 0.
+        prompt: Prompt as in the pool.
+        messages: Chat of the prompt, with the run's system message.
+        row: Position of the prompt in the pool, from 0.
+        batch: Step that serves the prompt, from 0.
     """
 
     prompt: Prompt
@@ -46,12 +46,12 @@ class PlannedPrompt:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """What the order depends on beside the rows themselves.
+    """Sizes that the order of training depends on.
 
     Args:
-        prompts: Prompts a step (P).
-        group_size: Completions a prompt (G).
-        max_prompt_tokens: Tokens of the longest prompt that is served.
+        prompts: Number of prompts per step (P).
+        group_size: Number of completions per prompt (G).
+        max_prompt_tokens: Length of the longest prompt that is served, in tokens.
     """
 
     prompts: int
@@ -60,17 +60,17 @@ class BatchSizes:
 
 
 class OtherTrainer(ABC):
-    """The form in which another trainer reads its prompts, and the settings with which it keeps their order."""
+    """The data format of another trainer, and the settings with which it keeps the order of prompts."""
 
     file: str  # name of the data file
 
     @abstractmethod
     def row(self, planned: PlannedPrompt) -> Row:
-        """One prompt in the trainer's columns."""
+        """Converts a prompt to the trainer's columns."""
 
     @abstractmethod
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
-        """Lines of the trainer's own configuration: the data file, its order kept, and the plan's batches."""
+        """Returns lines of the trainer's configuration: the data file, no shuffling, and the plan's batch size."""
 
     def unfit(self, prompt: Prompt) -> str:
         """Why the trainer can't hold a prompt; "" where it can."""
@@ -230,7 +230,7 @@ def export_plan(folder: Path, trainer: str, run: PlannedRun, chat: ChatTemplate,
         trainer: One of `TRAINERS`.
         run: The plan and its pool.
         chat: System message and longest prompt of the run.
-        group_size: Completions a prompt (G).
+        group_size: Number of completions per prompt (G).
 
     Returns:
         The lines of the trainer's settings.
