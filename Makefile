@@ -86,7 +86,7 @@ bench: install models/smollm2-135m ## speed beside the peers as ratios of median
 docs: install ## the site, strict: a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-tree: ## write the package's tree into docs/tree.md, and the lines of docs/walk.md
+tree: ## write the package's tree into docs/tree.md, the lines of docs/walk.md, and the README's count of tests
 	@$(BIN)/python docs/hooks.py
 
 results: install ## write the tables of docs/results.md from the CSV files in docs/results/

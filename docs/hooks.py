@@ -90,7 +90,19 @@ def lines_of(file: Path, name: str) -> str:
     return f"{getattr(node, 'lineno')}–{getattr(node, 'end_lineno')}"  # noqa: B009 - of every node that has a name
 
 
+COUNT = re.compile(r"(?<=`make test` runs the suite \()[\d,]+(?= test functions)")
+
+
+def with_count(readme: str) -> str:
+    """Writes the number of test functions, rounded down to fifty, into the README."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    nodes = itertools.chain.from_iterable(ast.walk(ast.parse(file.read_text())) for file in files)
+    count = sum(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in nodes)
+    return COUNT.sub(f"{count // 50 * 50:,}", readme)
+
+
 if __name__ == "__main__":
+    (ROOT / "README.md").write_text(with_count((ROOT / "README.md").read_text()))
     write_tree(ROOT / "docs" / "tree.md")
     walk = ROOT / "docs" / "walk.md"
     walk.write_text(with_lines(walk.read_text()))

@@ -42,6 +42,12 @@ def test_files_are_a_noun_each():
     assert largest <= 400 and high <= 300
 
 
+def test_files_of_tests_are_as_short():
+    lines = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in TESTS}
+    _, high, largest = quantiles("files of tests", lines)
+    assert largest <= 400 and high <= 300
+
+
 def test_functions_are_short():
     middle, high, largest = quantiles("functions", functions(FILES))
     assert middle <= 10 and high <= 40 and largest <= 60
@@ -51,6 +57,43 @@ def test_folders_can_be_looked_over():
     counts = Counter(str(file.parent.relative_to(ROOT)) for file in FILES)
     print(f"folders: {len(counts)}, fullest {counts.most_common(1)[0]}")
     assert max(counts.values()) <= 20
+
+
+def public(node: ast.AST, place: str) -> dict[str, bool]:
+    """Whether each public class, function, method and property below a node has a docstring; overloads need none."""
+    found: dict[str, bool] = {}
+    for each in ast.iter_child_nodes(node):
+        if isinstance(each, ast.If | ast.Try):  # definitions that depend on what is installed
+            found |= public(each, place)
+        if not isinstance(each, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or each.name.startswith("_"):
+            continue
+        name = f"{place} {each.name}"
+        if not any("overload" in ast.unparse(decorator) for decorator in each.decorator_list):
+            found[name] = ast.get_docstring(each) is not None
+        if isinstance(each, ast.ClassDef):
+            found |= public(each, name)
+    return found
+
+
+def test_public_names_are_documented():
+    """Ruff's D1 holds this too, but for what a `noqa` or `@override` exempts, and for definitions inside of an `if`."""
+    found: dict[str, bool] = {}
+    for file in FILES:
+        tree, place = ast.parse(file.read_text()), str(file.relative_to(ROOT))
+        found |= {place: ast.get_docstring(tree) is not None, **public(tree, place)}
+    print(f"public names: {len(found)}, documented {sum(found.values())}")
+    assert len(found) > 1000 and all(found.values()), [name for name, said in found.items() if not said]
+
+
+def test_no_two_modules_have_one_name_but_where_the_folder_makes_it_plain():
+    names = Counter(file.stem for file in FILES if file.stem != "__init__")
+    repeated = {name: count for name, count in names.items() if count > 1}
+    print(
+        f"module names that stand twice: {len(repeated)} ({', '.join(f'{n} {c}' for n, c in sorted(repeated.items()))})"
+    )
+    in_a_room = Counter((file.relative_to(ROOT).parts[1], file.stem) for file in FILES if file.stem in repeated)
+    assert all(count == 1 for count in in_a_room.values()), in_a_room
+    assert all(count <= 3 for count in repeated.values())
 
 
 def test_a_step_can_be_followed_in_one_sitting(tiny, tmp_path, monkeypatch):

@@ -4,14 +4,29 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_tree_is_the_real_one():
+@pytest.fixture(scope="module")
+def hooks():
     spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_it_counts_test_functions(hooks):
+    """By a search for their first lines, which the hook does not make; rounded down to fifty."""
+    texts = [file.read_text() for file in (ROOT / "tests").rglob("test_*.py")]
+    count = sum(len(re.findall(r"^ *def test_\w+\(", text, re.MULTILINE)) for text in texts)
+    assert f"the suite ({count // 50 * 50:,} test functions and more)" in README, "run `make tree`"
+    assert hooks.with_count(README) == README
+
+
+def test_the_tree_is_the_real_one(hooks):
     assert hooks.tree(ROOT / "saerl_lightning") in (ROOT / "docs" / "tree.md").read_text(), "run `make tree`"
 
 
