@@ -19,10 +19,10 @@ from saerl_lightning.data.probes import ELASTIC_NET, Probe
 from saerl_lightning.data.scores import Score, spearman
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.labels import PassRate
-from saerl_lightning.records import Prompt
 from saerl_lightning.sae.metrics import Reconstruction
 from saerl_lightning.signals.source import SignalSource
 from saerl_lightning.study.report.gather import read_panels
+from tests.benchmarks.drift_prompts import prompts_of
 
 N = 120
 RANDOM = np.random.default_rng(0)
@@ -41,13 +41,6 @@ class Rows(SignalSource):
 
     def fingerprint(self, prompts):
         return self.name
-
-
-def prompts_of(texts) -> list[Prompt]:
-    topics = ("sums", "words")
-    return [
-        Prompt(f"p{i}", ({"role": "user", "content": text},), "", topic=topics[i % 2]) for i, text in enumerate(texts)
-    ]
 
 
 PROMPTS = prompts_of([f"{'word ' * (1 + i % 7)}{i}" for i in range(N)])

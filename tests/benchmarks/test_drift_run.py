@@ -13,7 +13,7 @@ from drift_signals import layer_of
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.labels import PassRate
 from saerl_lightning.prompts.source import PromptSource
-from saerl_lightning.records import Prompt
+from tests.benchmarks.drift_prompts import prompts_of
 
 CONFIG = {
     "seed_everything": 0,
@@ -23,13 +23,6 @@ CONFIG = {
     "data": {"class_path": "PromptDataModule", "init_args": {"train": {"init_args": {"tasks": {"b": 1, "a": 1}}}}},
 }
 SOURCE = CONFIG["data"]["init_args"]["train"]
-
-
-def prompts_of(texts) -> list[Prompt]:
-    topics = ("sums", "words")
-    return [
-        Prompt(f"p{i}", ({"role": "user", "content": text},), "", topic=topics[i % 2]) for i, text in enumerate(texts)
-    ]
 
 
 # -- a run ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from saerl_lightning.data.callback import Curriculum
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.random_signals import RandomSignals
-from tests.data.served_prompts import ListPrompts, Recorder, prompts, trainer
+from tests.data.served_prompts import CountingSignals, ListPrompts, Recorder, prompts, trainer
 
 
 class ByProcess(Curriculum):
@@ -39,14 +39,6 @@ class ByProcess(Curriculum):
         return {"score": self.score}
 
 
-class Counting(RandomSignals):
-    calls = 0
-
-    def features(self, prompts):
-        self.calls += 1
-        return super().features(prompts)
-
-
 def rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
@@ -56,7 +48,7 @@ def main(out: str) -> None:
     told = {}
     for refuses in (False, True):
         data = PromptDataModule(
-            ListPrompts(prompts(14)), batch_size=4, signals=Counting(), curriculum=ByProcess(refuses)
+            ListPrompts(prompts(14)), batch_size=4, signals=CountingSignals(), curriculum=ByProcess(refuses)
         )
         run, module = trainer(devices=2, strategy="ddp"), Recorder()
         try:

@@ -15,6 +15,7 @@ from saerl_lightning.data.mixing import TailMixing
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Outcomes, Prompt
+from saerl_lightning.signals.random_signals import RandomSignals
 
 CHATML = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
@@ -58,6 +59,16 @@ def prompts(count: int, name: str = "p", length: int = 5) -> list[Prompt]:
         )
         for i in range(count)
     ]
+
+
+class CountingSignals(RandomSignals):
+    """Counts how often features are computed."""
+
+    calls = 0
+
+    def features(self, prompts):
+        self.calls += 1
+        return super().features(prompts)
 
 
 def make(count: int = 14, **arguments) -> PromptDataModule:

@@ -1,8 +1,5 @@
 """What every shipped operation on the plan promises. A new one without an example below fails."""
 
-import importlib
-import inspect
-import pkgutil
 from copy import deepcopy
 
 import numpy as np
@@ -18,6 +15,7 @@ from saerl_lightning.data.filtering import LengthFilter, QualityFilter
 from saerl_lightning.data.probes import RidgeProbe, TreeProbe
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt
+from tests import shipped_classes
 
 N = 57
 
@@ -49,15 +47,7 @@ EXAMPLES = {
 
 
 def shipped() -> dict[str, type[DataCallback]]:
-    for module in pkgutil.iter_modules(saerl_lightning.data.__path__, "saerl_lightning.data."):
-        importlib.import_module(module.name)
-    found, pending = {}, [DataCallback]
-    while pending:
-        cls = pending.pop()
-        pending += cls.__subclasses__()
-        if not inspect.isabstract(cls) and cls.__module__.startswith("saerl_lightning."):
-            found[cls.__name__] = cls
-    return found
+    return shipped_classes.shipped(DataCallback, saerl_lightning.data)
 
 
 CASES = [(name, arguments) for name, examples in EXAMPLES.items() for arguments in examples]

@@ -24,6 +24,7 @@ from saerl_lightning.records import Sampling
 from saerl_lightning.signals.random_signals import RandomSignals
 from tests.data.served_prompts import (
     TOKENIZER,
+    CountingSignals,
     ListPrompts,
     Recorder,
     SaveEverywhere,
@@ -244,16 +245,6 @@ class BySignal(Curriculum):
 
     def metrics(self):
         return {"seen": float(self.seen)}
-
-
-class CountingSignals(RandomSignals):
-    """Counts how often features are computed."""
-
-    calls = 0
-
-    def features(self, prompts):
-        self.calls += 1
-        return super().features(prompts)
 
 
 def test_features_are_computed_once_in_the_pools_order_and_state_is_checkpointed(tmp_path):

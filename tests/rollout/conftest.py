@@ -8,6 +8,7 @@ import torch
 from saerl_lightning.assets.tiny import build_tiny_policy
 
 CORPUS = ["What is 12 + 7? The answer is 19.", "Sort these words: pear, apple, fig.", "Count the letters in banana."]
+PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16], [17], [18, 19]]  # token ids
 
 
 @pytest.fixture(scope="session")

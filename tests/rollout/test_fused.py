@@ -26,8 +26,8 @@ from saerl_lightning.rollout.fused.decoder import FusedDecoder
 from saerl_lightning.rollout.fused.weights import Shape, fuse
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.rollout.policy_decoder import PolicyDecoder
+from tests.rollout.conftest import PROMPTS
 
-PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16], [17], [18, 19]]
 SIZES = {
     "vocab_size": 300,
     "hidden_size": 64,

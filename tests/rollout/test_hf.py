@@ -4,8 +4,7 @@ import torch
 from saerl_lightning.policy.logprobs import mismatch, score
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.hf import HFEngine
-
-PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16], [17], [18, 19]]
+from tests.rollout.conftest import PROMPTS
 
 
 @pytest.fixture

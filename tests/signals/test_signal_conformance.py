@@ -1,8 +1,5 @@
 """What every shipped signal source promises. A new one without an example below fails."""
 
-import importlib
-import inspect
-import pkgutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +10,7 @@ import saerl_lightning.signals
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.random_signals import RandomSignals
 from saerl_lightning.signals.source import SignalSource
+from tests import shipped_classes
 
 # Each class by its name: ways to configure it that must all differ in features, the first one is the subject.
 EXAMPLES = {
@@ -52,15 +50,7 @@ UP_TO_ROUNDING = {
 
 
 def shipped() -> dict[str, type[SignalSource]]:
-    for module in pkgutil.iter_modules(saerl_lightning.signals.__path__, "saerl_lightning.signals."):
-        importlib.import_module(module.name)
-    found, pending = {}, [SignalSource]
-    while pending:
-        cls = pending.pop()
-        pending += cls.__subclasses__()
-        if not inspect.isabstract(cls) and cls.__module__.startswith("saerl_lightning."):
-            found[cls.__name__] = cls
-    return found
+    return shipped_classes.shipped(SignalSource, saerl_lightning.signals)
 
 
 def examples(name: str, tiny) -> list[dict]:
