@@ -1,4 +1,4 @@
-"""The composition: YAML and flags become a trainer, a module and a datamodule; each tool has a parser of its own.
+"""The command line: builds trainer, module and datamodule from YAML and flags; each tool has its own parser.
 
     main.py fit -c configs/grpo.yaml                       the baseline: every slot empty
     main.py fit -c configs/grpo.yaml -c configs/saerl.yaml --data.curriculum null
@@ -53,39 +53,41 @@ DESCRIPTION = (
     "first run."
 )
 
-HARMLESS = (  # of Lightning, about itself or about what is meant
+# Warnings of Lightning that need no action here. They are not shown.
+HARMLESS = (
     "LightningCLI's args parameter is intended",  # the demo runs several command lines
-    "The dirpath has changed",  # a checkpoint is evaluated from another run folder than its own
-    r"\s*By default only one JsonargparseDeprecationWarning",  # Lightning calls a name that jsonargparse is leaving
+    "The dirpath has changed",  # a checkpoint may be evaluated in another run folder
+    r"\s*By default only one JsonargparseDeprecationWarning",  # Lightning uses a deprecated name of jsonargparse
     r"\s*``instantiate_classes`` was deprecated",
     ".*LeafSpec.* is deprecated",
-    "Using ModelCheckpoint with manual optimization",  # weights after the step are what is meant
-    "Total length of `list` across ranks is zero",  # no validation sets
-    "It is recommended to use `self.log.*sync_dist=True",  # vLLM's process group of one makes a single process look like many
-    "The '.*_dataloader' does not have many workers",  # prompts are ids already
+    "Using ModelCheckpoint with manual optimization",  # checkpoints are meant to have the weights after the step
+    "Total length of `list` across ranks is zero",  # there may be no validation sets
+    "It is recommended to use `self.log.*sync_dist=True",  # vLLM's process group makes one process look like several
+    "The '.*_dataloader' does not have many workers",  # prompts are already encoded
 )
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the run's whole configuration to its folder and to its loggers."""
+    """Writes the run's full configuration to its folder and to its loggers."""
 
     def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Called on rank 0 as the run begins."""
+        """Writes the configuration; Lightning calls it on rank 0 when the run begins."""
         text = self.parser.dump(self.config, skip_unset=False)
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": yaml.safe_load(text)})
-        name = "config.yaml" if stage == "fit" else f"config-{stage}.yaml"  # a test must not hide how it was trained
+        # An evaluation must not overwrite the configuration of the training.
+        name = "config.yaml" if stage == "fit" else f"config-{stage}.yaml"
         write_whole(Path(trainer.default_root_dir, name), text)
 
 
 class RunCLI(LightningCLI):
-    """LightningCLI with a run folder, a checkpoint section and refusals instead of tracebacks.
+    """LightningCLI with a run folder, a checkpoint section, and one-line errors instead of tracebacks.
 
     Args:
-        module: base class of the modules.
-        datamodule: base class of the datamodules.
-        args: command line without the program's name; None takes the process's own.
-        settings: of LightningCLI.
+        module: Base class of the modules.
+        datamodule: Base class of the datamodules.
+        args: Command line without the program's name; null takes that of the process.
+        settings: Keyword arguments of LightningCLI.
     """
 
     def __init__(self, module: type, datamodule: type, *, args: list[str] | None = None, **settings: Any) -> None:
@@ -93,7 +95,7 @@ class RunCLI(LightningCLI):
         super().__init__(module, datamodule, args=args, **settings)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Makes the parser of the verb that was asked for; those of the others stay empty, for each takes .1 s to fill."""
+        """Builds the parser of the called command; those of the others stay empty, as each takes 0.1 s."""
         if self.verb in self.subcommands() and self.verb != subcommand:
             return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -104,7 +106,7 @@ class RunCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds `run_dir`, `overwrite` and `checkpoint`, and ties the trainer's folders to the run's."""
+        """Adds `run_dir`, `overwrite` and `checkpoint`, and links the trainer's folders to the run folder."""
         parser.add_argument("--run_dir", type=str, default=_new_run_dir(), help="folder the run writes to")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete an older run in run_dir")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -124,16 +126,16 @@ class RunCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs and the tools that read a run's configs."""
+        """Lightning's commands, and the tools that read a run's configs."""
         return {**LightningCLI.subcommands(), **ARGUMENTS}
 
     @property
     def _settings(self) -> Namespace:
-        """What was parsed for the subcommand."""
+        """Parsed settings of the subcommand."""
         return self.config[self.config.subcommand]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, and refuses a seed out of range and a checkpoint that can't be read before anything is made."""
+        """Parses the command line; refuses seeds out of range and unreadable checkpoints before anything is built."""
         super().parse_arguments(parser, args)
         seed = self._settings.seed_everything  # of Lightning; the classes' own have their ranges
         require_place(self._settings.run_dir)
@@ -149,16 +151,17 @@ class RunCLI(LightningCLI):
             require_key(
                 each.as_dict() for each in _as_list(self._settings.trainer.logger) if isinstance(each, Namespace)
             )
-        self._settings.weights_only = True  # null would run the code of a checkpoint behind a web address
+        # With null, Lightning would unpickle a checkpoint from a web address, which can run code.
+        self._settings.weights_only = True
         checkpoint = _checkpoint_file(self._settings, fitting=self.config.subcommand == "fit")
         if checkpoint is not None:
             require_usable(checkpoint, to_go_on=self.config.subcommand == "fit")
 
     def _parse_ckpt_path(self) -> None:
-        """Takes no settings out of a checkpoint: Lightning would let those that stand in the file beat the flags."""
+        """Reads no settings from a checkpoint: Lightning would let them win over the flags."""
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
-        """Makes the trainer write whole checkpoints, where its strategy leaves the writing to a plain file.
+        """Builds the trainer; checkpoints are written atomically if its strategy writes plain files.
 
         Raises:
             InputError: if Lightning refuses a setting of its trainer.
@@ -174,10 +177,10 @@ class RunCLI(LightningCLI):
         return trainer
 
     def before_instantiate_classes(self) -> None:
-        """Keeps loggers inside the run folder.
+        """Checks that all loggers write inside the run folder.
 
         Raises:
-            InputError: if one's name or version would lead out of it.
+            InputError: if a logger's name or version would lead out of the folder.
         """
         config = self._settings
         for logger in _as_list(config.trainer.logger):
@@ -186,7 +189,7 @@ class RunCLI(LightningCLI):
                 logger.init_args.save_dir = config.run_dir
 
     def instantiate_classes(self) -> None:
-        """Makes the objects. Where a class may stand beside others, jsonargparse wraps what its constructor refuses."""
+        """Builds all objects, and turns errors of their constructors into one-line errors."""
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -195,10 +198,11 @@ class RunCLI(LightningCLI):
             raise InputError(one_line(str(error))) from error
 
     def fit(self, **kwargs: Any) -> None:
-        """Trains in a folder of its own; a run that is refused before its first step leaves nothing behind.
+        """Trains in a run folder of its own; a run refused before its first step leaves no files.
 
         Raises:
-            RunStopped: if the disk is full, saying how to go on, or an early end waits for what nothing logs.
+            RunStopped: if the disk is full, with advice on resuming; or if early stopping monitors a metric that is
+                never logged.
         """
         try:
             with self._claimed(), self._signals().heeded(), self._children_ended():
@@ -222,7 +226,7 @@ class RunCLI(LightningCLI):
             raise
 
     def _signals(self) -> StopSignals:
-        """Those that checkpoints are made upon."""
+        """Signals on which a checkpoint is written."""
         signals = StopSignals()
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, RunCheckpoint):
@@ -231,7 +235,7 @@ class RunCLI(LightningCLI):
 
     @contextmanager
     def _children_ended(self) -> Iterator[None]:
-        """Ends the processes of other ranks, where this one, which started them, ends before its time."""
+        """Ends the processes of other ranks if this one, which started them, ends early."""
         try:
             yield
         except BaseException:
@@ -239,14 +243,14 @@ class RunCLI(LightningCLI):
             raise
 
     def _how_to_go_on(self) -> str:
-        """With the last checkpoint, or where there is none, from the start."""
+        """Advice on resuming: from the last checkpoint, or from the start if there is none."""
         folder = RunFolder(Path(self._settings.run_dir))
         if folder.has_checkpoint:
             return f"go on with: fit -c {folder.path / 'config.yaml'} --ckpt_path last"
         return "nothing was saved yet: give the same command again"
 
     def _claimed(self) -> AbstractContextManager[None]:
-        """Holds the run folder, on the first process."""
+        """Locks the run folder in the first process."""
         config = self._settings
         given: str | None = config.ckpt_path
         last = given in LAST
@@ -255,22 +259,22 @@ class RunCLI(LightningCLI):
         return claimed if self.trainer.is_global_zero else nullcontext()
 
     def predict(self, **kwargs: Any) -> None:
-        """Samples; `PredictionWriter` keeps the completions, so the trainer need not collect them."""
+        """Samples completions; `PredictionWriter` writes them, so the trainer does not collect them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
 
 
 def _config_files(config: Namespace) -> list[Path]:
-    """The files given with `-c`, in their order; the processes of other ranks say nothing of them."""
+    """Files given with `-c`, in order; empty in the processes of other ranks."""
     files = [] if "LOCAL_RANK" in os.environ else config.get("config") or []
     return [Path(str(file)) for file in files if Path(str(file)).is_file()]
 
 
-SHARDED = ("meta.pt", "checkpoint")  # in checkpoints that are folders, as FSDP and DeepSpeed write them
-LAST = ("last", "hpc")  # ways to say: go on with the run that is in the folder
+SHARDED = ("meta.pt", "checkpoint")  # files in checkpoints that are folders, as FSDP and DeepSpeed write them
+LAST = ("last", "hpc")  # values of --ckpt_path that resume the run in the folder
 
 
 def _new_run_dir() -> str:
-    """A folder named by the time; the other ranks' processes, which Lightning starts later, inherit the first one's."""
+    """Folder named by the time; processes of other ranks, which start later, inherit the first one's name."""
     now = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
     if "LOCAL_RANK" not in os.environ:
         os.environ["SAERL_RUN_DIR"] = now
@@ -278,7 +282,7 @@ def _new_run_dir() -> str:
 
 
 def _checkpoint_file(config: Namespace, fitting: bool) -> Path | None:
-    """The file that a run starts from, where it is one on this machine."""
+    """File that a run starts from, if it is on this machine."""
     given: str | None = config.ckpt_path
     if given is None or given in ("best", "hpc") or given.startswith("registry") or "://" in given:
         return None
@@ -286,12 +290,12 @@ def _checkpoint_file(config: Namespace, fitting: bool) -> Path | None:
         last = Path(config.run_dir, "checkpoints", "last.ckpt")
         return (
             None if fitting and not last.exists() else last
-        )  # a job that restarts itself says `last` on its first start
+        )  # with `last` there is no checkpoint at the first start of a job that restarts itself
     return None if any(Path(given, part).exists() for part in SHARDED) else Path(given)
 
 
 def _require_logger_names(logger: Any) -> None:
-    """Refuses what the loggers that make folders would make of a name; W&B's names are its own."""
+    """Refuses names of loggers that would lead out of the run folder; names in W&B are free."""
     name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
     if name in ("CSVLogger", "TensorBoardLogger"):
         given = logger.init_args
@@ -307,11 +311,11 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunCLI:
-    """Runs fit, validate, test or predict as the arguments say.
+    """Runs fit, validate, test or predict with the given arguments.
 
     Args:
-        args: command line without the program's name; None takes the process's own.
-        cli_class: what parses it and acts on it.
+        args: Command line without the program's name; null takes that of the process.
+        cli_class: Class that parses the command line and runs it.
     """
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
@@ -324,7 +328,7 @@ def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunC
         seed_everything_default=0,
         save_config_callback=RunConfig,
         save_config_kwargs={"save_to_log_dir": False},  # one config.yaml, in the run folder
-        load_from_checkpoint_support=False,  # config.yaml records the run; stored hyperparameters would beat the flags
+        load_from_checkpoint_support=False,  # hyperparameters stored in a checkpoint would win over the flags
         trainer_defaults={
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,
@@ -338,7 +342,7 @@ def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunC
 
 
 def main() -> None:
-    """Runs a verb; bad input, a full disk, and what stops a run or Lightning refuses end with a line and code 2."""
+    """Runs the command line; bad input, a full disk and refused settings end with one line and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn about every process started after them
     args = sys.argv[1:]
     try:

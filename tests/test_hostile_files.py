@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saerl_lightning.causal.subject import Measured
+from saerl_lightning.causal.subject import MeasurementCache
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_mapping
 from saerl_lightning.lock import Holder
@@ -87,7 +87,7 @@ def _sae(folder):
 
 def _measured(folder):
     name = next(folder.iterdir())
-    (measured := Measured(folder)).rates({"a": 1}, lambda: np.zeros(1))
+    (measured := MeasurementCache(folder)).rates({"a": 1}, lambda: np.zeros(1))
     written = next(each for each in folder.iterdir() if each != name)
     written.write_bytes(name.read_bytes())
     return measured.rates({"a": 1}, lambda: np.zeros(1))

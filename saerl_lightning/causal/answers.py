@@ -1,4 +1,4 @@
-"""The answers of a model whose stream was changed, and the figure of what a direction does at every strength."""
+"""Answers of a model under a changed residual stream, and the figure of pass rate against steering strength."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Kind = Literal["nothing", "probe", "direction", "features", "top out", "random o
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """A change of the stream that answers are sampled under.
+    """A change of the residual stream under which answers are sampled.
 
     Args:
-        kind: what it is to the test.
-        name: for the table.
-        share: of the stream's mean norm that is added; 0 for features taken out.
-        features: how many it is made of.
-        made_of: everything that tells it from others, as JSON can say it.
-        change: what is done; null for nothing.
+        kind: Role of the condition in the test, such as probe or control.
+        name: Name of the condition in the table.
+        share: Length of the added vector as a share of the stream's mean norm; 0 for removed features.
+        features: Number of SAE features that the change uses.
+        made_of: Everything that identifies the condition, as values of JSON.
+        change: Intervention on the stream; null for no change.
     """
 
     kind: Kind
@@ -39,14 +39,14 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What was measured under a condition, a number a question.
+    """Measurements under one condition, one number a question.
 
     Args:
-        condition: the change.
-        right: share of answers that are right.
-        numbered: share of answers that begin with a number, right or wrong.
-        rated: what the probe says of the question, read from the changed stream, in standard deviations of what it says of
-            the prompts it was fitted on; the intercept left out.
+        condition: Condition under which the answers were sampled.
+        right: Share of right answers to each question.
+        numbered: Share of answers that begin with a number, right or wrong.
+        rated: Difficulty that the probe predicts for each question from the changed stream, without intercept, in
+            standard deviations of the predictions for the prompts it was fitted on.
     """
 
     condition: Condition
@@ -56,11 +56,11 @@ class Answers:
 
 
 def steering_figure(answers: Sequence[Answers], none: Answers) -> dict[str, Any]:
-    """Draws the probe's direction with its intervals over the range of the controls, and every control as a thin line.
+    """Draws the probe's direction with intervals, the range of the controls, and each control as a thin line.
 
     Args:
-        answers: of the directions that were added, and of anything else, which is left out.
-        none: without a change.
+        answers: Answers under added directions; all other conditions are left out.
+        none: Answers without any change.
     """
     added = [each for each in answers if each.condition.share]
     shares = sorted({0.0, *(each.condition.share for each in added)})
@@ -105,9 +105,10 @@ def _control(shares: list[float], kind: Kind, values: list[float]) -> dict[str, 
 
 
 def _probe(shares: list[float], effects: dict[float, Estimate]) -> dict[str, Any]:
-    known = [effects.get(share) for share in shares]  # nothing is added at 0
+    known = [effects.get(share) for share in shares]  # at share 0 there is no effect to estimate
     bars = [(each.high - each.value, each.value - each.low) if each else (0.0, 0.0) for each in known]
-    bars = [each if np.isfinite(each[0]) else (0.0, 0.0) for each in bars]  # no question differs from another
+    # An effect that is equal for all questions has no interval.
+    bars = [each if np.isfinite(each[0]) else (0.0, 0.0) for each in bars]
     return {
         "type": "scatter", "x": shares, "y": [each.value if each else 0.0 for each in known], "mode": "lines+markers",
         "meta": "ink", "name": "the probe's direction, 95 %", "line": {"width": 3},

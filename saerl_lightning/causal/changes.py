@@ -1,7 +1,7 @@
-"""Words put into a question that they have nothing to do with, and how far a mean change is from nothing. Pure.
+"""Adds notes of unrelated words to questions, and tests whether mean changes differ from zero. Pure functions.
 
-The words come from a corpus and are chosen by what they do to a feature, never by what they do to the probe. n questions,
-K kinds of edits, W words, F features.
+Words are chosen from a corpus by how strongly they activate a feature, never by their effect on the probe. Letters: n
+questions, K kinds of edits, W words, F features.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from saerl_lightning.causal.sums import Question
 from saerl_lightning.data.scores import Score, bootstrap, spearman
 
 WORD = re.compile(r"[A-Za-z]{3,}")
-OWN_WORDS = {"note", "the", "words", "and", "not", "matter"}  # of the note: named in it, they could not be told apart
+# Words of the note itself. They are never injected, because the injected word could not be found among them.
+OWN_WORDS = {"note", "the", "words", "and", "not", "matter"}
 
 
 def with_note(question: Question, words: Sequence[str]) -> Question:
-    """The question with a sentence behind it that names words and says that they don't matter."""
+    """Appends a sentence that names words and says that they do not matter."""
     listed = f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
     return replace(question, text=f"{question.text} (Note: the words {listed} do not matter.)")
 
 
 def common_words(texts: Iterable[str], count: int) -> list[str]:
-    """The words that occur most often, in small letters, but the note's own; of equally frequent ones the first."""
+    """Finds the most frequent words in lower case, without the note's own; ties keep the order of occurrence."""
     found = (word.lower() for text in texts for word in WORD.findall(text))
     counted = Counter(word for word in found if word not in OWN_WORDS)
     return [word for word, _ in counted.most_common(count)]
 
 
 def tokens_of(pieces: Sequence[str], word: str) -> Int[np.ndarray, " t"]:
-    """Positions of the tokens that a word is written with, where it occurs last.
+    """Finds the positions of a word's tokens at its last occurrence.
 
     Args:
-        pieces: the text of every token, in order.
-        word: of letters, or a number; it must occur.
+        pieces: Text of every token, in order.
+        word: Word of letters, or number; it must occur in the text.
     """
     ends = np.cumsum([len(piece) for piece in pieces])
     starts = ends - [len(piece) for piece in pieces]
@@ -50,31 +51,31 @@ def tokens_of(pieces: Sequence[str], word: str) -> Int[np.ndarray, " t"]:
 
 
 def top_words(
-    strengths: csr_array, words: list[str], columns: Int[np.ndarray, " j"], count: int
+    activations: csr_array, words: list[str], columns: Int[np.ndarray, " j"], count: int
 ) -> dict[int, list[str]]:
-    """The words that excite each feature most, strongest first; a feature that none excites has none.
+    """Finds the words that activate each feature most, strongest first; none for features that no word activates.
 
     Args:
-        strengths: what each feature is at each word, (W, F), not negative.
-        words: W words.
-        columns: features asked for.
-        count: words a feature, at most.
+        activations: Activation of each feature at each word, (W, F), not negative.
+        words: The W words, in the order of the rows.
+        columns: Indices of the features.
+        count: Largest number of words for a feature.
     """
-    rows: Any = strengths
+    rows: Any = activations
     chosen: dict[int, list[str]] = {}
     for column in columns.tolist():
-        strength = np.ravel(rows[:, [column]].toarray())
-        order = np.argsort(-strength, kind="stable")[:count]
-        chosen[column] = [words[i] for i in order if strength[i] > 0]
+        activation = np.ravel(rows[:, [column]].toarray())
+        order = np.argsort(-activation, kind="stable")[:count]
+        chosen[column] = [words[i] for i in order if activation[i] > 0]
     return chosen
 
 
 def mean_change(changes: Float[np.ndarray, " n"], seed: int = 0) -> Score:
-    """Mean change with the 95 % percentile interval of its bootstrap over questions.
+    """Mean change with its 95 % percentile interval by a bootstrap over questions.
 
     Args:
-        changes: one a question.
-        seed: of the bootstrap.
+        changes: Change of each question.
+        seed: Seed of the bootstrap.
     """
     return bootstrap({"mean": lambda counts: counts @ changes / counts.sum(axis=1)}, len(changes), seed)["mean"]
 
@@ -82,19 +83,20 @@ def mean_change(changes: Float[np.ndarray, " n"], seed: int = 0) -> Score:
 def change_agreement(
     predicted: dict[str, Float[np.ndarray, "K n"]], measured: Float[np.ndarray, "K n"], seed: int = 0
 ) -> dict[str, Score]:
-    """Spearman's correlation of predicted with measured changes over all edits, with 95 % intervals.
+    """Computes Spearman's correlation of predicted and measured changes over all edits, with 95 % intervals.
 
-    The bootstrap draws questions together with all their edits, which are no independent observations.
+    The bootstrap draws a question together with all its edits, because edits of one question are not independent.
 
     Args:
-        predicted: by name of the probe; row k is edit k of every question.
-        measured: the true changes.
-        seed: of the bootstrap.
+        predicted: Predicted changes by name of the probe; row k is edit k of every question.
+        measured: Measured changes of difficulty.
+        seed: Seed of the bootstrap.
 
     Returns:
-        A score a probe, and for every probe but the first one, under "first - other", of the difference between them.
+        One score a probe; and for each probe except the first, under "first - other", the score of the difference.
     """
-    known: dict[tuple[str, bytes], Float[np.ndarray, " D"]] = {}  # a difference needs what both its sides have computed
+    # Correlations are stored, because each difference of two probes needs those of both.
+    known: dict[tuple[str, bytes], Float[np.ndarray, " D"]] = {}
 
     def correlations(name: str, counts: Int[np.ndarray, "D n"]) -> Float[np.ndarray, " D"]:
         if (name, counts.tobytes()) not in known:

@@ -1,7 +1,7 @@
-"""The fifth causal test: what training does on orders that were robbed of features, read from a study that has run.
+"""Causal test 5: training on orders of which some features were removed (dose-response), read from a finished study.
 
-The study (`configs/study/dose.yaml`) has SAERL as its baseline, and arms whose curriculum is `WithoutFeatures`. It trains
-nothing itself.
+The study (`configs/study/dose.yaml`) has SAERL as its baseline, and arms whose curriculum is `WithoutFeatures`. Nothing
+is trained here.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ DOSED = "WithoutFeatures"
 
 @dataclass(frozen=True)
 class Dose:
-    """An arm of the study: what its order was robbed of, and what came of it."""
+    """An arm of the study: the features removed from its order, and the accuracy it reached."""
 
     arm: str
     count: int
     random: bool
-    tau: float  # of its ratings with those of the whole probe
+    tau: float  # Kendall's tau between its ratings and those of the full probe
     runs: int
     accuracy: float
-    against: Estimate  # the baseline, paired by seed and question
+    against: Estimate  # difference from the baseline, paired by seed and question
 
     @property
     def row(self) -> list[str]:
-        """The line of the table."""
+        """The arm's row in the table."""
         which = "random, as active" if self.random else "weightiest"
         return [
             f"{self.count}",
@@ -62,13 +62,13 @@ class Dose:
 
 
 def dose(folder: Path) -> Section:
-    """Makes the panel of a study whose arms differ in the dose.
+    """Builds the report section of a study whose arms differ in the number of removed features.
 
     Args:
-        folder: of the study, in whatever state it is.
+        folder: Folder of the study, in any state.
 
     Raises:
-        InputError: if it holds no study, no arm with `WithoutFeatures`, or no pair of finished runs.
+        InputError: if there is no study, no arm with `WithoutFeatures`, or no pair of finished runs.
     """
     results = StudyResults.read(folder)
     doses = sorted(_doses(results), key=lambda each: (each.random, each.count))
@@ -106,7 +106,7 @@ def _curriculum(run: RunResult) -> dict[str, Any]:
 
 
 def _logged(runs: Sequence[RunResult]) -> tuple[int, float]:
-    """Columns that were taken out, and tau: what the curriculum logged with each run's first step, on average."""
+    """Number of removed columns and tau that the curriculum logged with the first step, as means over the runs."""
     first = [next(iter(logged_steps(run.folder).values())) for run in runs]
     columns, tau = (
         float(np.mean([row[f"data/curriculum/without/{name}"] for row in first])) for name in ("columns", "tau")
@@ -115,7 +115,7 @@ def _logged(runs: Sequence[RunResult]) -> tuple[int, float]:
 
 
 def _against(results: StudyResults, arm: str) -> tuple[Estimate, float, int] | None:
-    """The arm less the baseline at the end, the arm's accuracy, and how many seeds both have finished."""
+    """Difference from the baseline at the end, the arm's accuracy, and the number of seeds that both have finished."""
     baseline = results.spec.baseline
     runs = {(run.arm, run.seed): run for each in (arm, baseline) for run in results.finished(each)}
     seeds = [seed for seed in results.spec.seeds if (arm, seed) in runs and (baseline, seed) in runs]
@@ -129,7 +129,7 @@ def _against(results: StudyResults, arm: str) -> tuple[Estimate, float, int] | N
 
 
 def interval(estimate: Estimate) -> str:
-    """A difference with its 95 % interval, where it has one."""
+    """Writes a difference with its 95 % interval, if it has one."""
     ends = f" [{estimate.low:+.4f}, {estimate.high:+.4f}]" if np.isfinite(estimate.low) else ""
     return f"{estimate.value:+.4f}{ends}"
 
@@ -155,7 +155,7 @@ def _figure(doses: Sequence[Dose]) -> dict[str, Any]:
     lines = []
     for place, name in enumerate(("weightiest features", "random features")):
         own = [each for each in doses if each.random is bool(place)]
-        scores = [Score(0.0, 0.0, 0.0)]  # with none taken, by definition
+        scores = [Score(0.0, 0.0, 0.0)]  # without removed features the arm is the baseline
         scores += [Score(each.against.value, each.against.low, each.against.high) for each in own]
         drawn = line(name, [0, *(each.count for each in own)], [score.value for score in scores], place)
         lines.append({**drawn, "error_y": bars(scores)})

@@ -1,6 +1,6 @@
-"""The causal test of edits: sums made harder, or changed and no harder. Does the probe's word follow the measured change?
+"""Causal test of edits: does the difficulty probe follow when sums are made harder, or changed without becoming harder?
 
-The pure parts are in `study/causal/sums.py`, the probes in `causal_fitting`.
+The edits are in `sums`, the probes in `fitting`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from saerl_lightning.causal.fitting import (
     setting,
     several,
 )
-from saerl_lightning.causal.subject import Measured, Subject
+from saerl_lightning.causal.subject import MeasurementCache, Subject
 from saerl_lightning.causal.sums import Question, Sum, bigger_numbers, one_more_term, other_numbers
 from saerl_lightning.data.scores import Score
 from saerl_lightning.study.report.section import Section
@@ -28,16 +28,18 @@ from saerl_lightning.study.report.section import Section
 PLEASE = "Please compute {}."
 
 
-def edits(subject: Subject, fitting: Fitting, sums: Sequence[Sum], samples: int, seed: int, cache: Measured) -> Section:
-    """Edits sums so that their difficulty changes, or does not: do the probes follow?
+def edits(
+    subject: Subject, fitting: Fitting, sums: Sequence[Sum], samples: int, seed: int, cache: MeasurementCache
+) -> Section:
+    """Edits sums so that difficulty changes or stays, and compares predicted with measured changes.
 
     Args:
-        subject: who answers and is read.
-        fitting: the probes.
-        sums: n sums to be asked.
-        samples: answers a question.
-        seed: of edits and answers.
-        cache: of the answers.
+        subject: Model that answers and whose activations are read.
+        fitting: Fitted probes of difficulty.
+        sums: The n sums that are edited.
+        samples: Number of answers to each question.
+        seed: Seed of the edits and the answers.
+        cache: Cache of measured answers.
     """
     made = edited(sums, seed)
     base = [each.question() for each in sums]
@@ -59,7 +61,7 @@ def edits(subject: Subject, fitting: Fitting, sums: Sequence[Sum], samples: int,
 
 
 def edited(sums: Sequence[Sum], seed: int) -> dict[str, list[Question]]:
-    """Four edits of every sum: two that should make it harder, and two controls."""
+    """Makes four edits of every sum: two that should make it harder, and two controls."""
     return {
         "bigger numbers": [bigger_numbers(each, seed).question() for each in sums],
         "one more term": [one_more_term(each, seed).question() for each in sums],
@@ -74,6 +76,6 @@ def _follows(together: Mapping[str, Score]) -> str:
     other = {name.removeprefix(f"{SAE} - "): each for name, each in together.items() if name.startswith(f"{SAE} - ")}
     ahead, behind = ([name for name, each in other.items() if side(each)] for side in (above_zero, below_zero))
     alike = [name for name in other if name not in (*ahead, *behind)]
-    parts = {"ahead of": ahead, "behind": behind, "not told apart from": alike}
-    placed = "; ".join(f"{words} {several(names)}" for words, names in parts.items() if names)
+    relations = {"ahead of": ahead, "behind": behind, "not told apart from": alike}
+    placed = "; ".join(f"{relation} {several(names)}" for relation, names in relations.items() if names)
     return f"The SAE probe {verdict} the measured change ({placed})."

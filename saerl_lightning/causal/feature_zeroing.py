@@ -1,7 +1,8 @@
-"""How far a probe's order hangs on few features: they are put to zero, and the prompts are ordered again. Pure.
+"""Sets a probe's top features to zero and orders the prompts again, to see how much the order depends on them. Pure.
 
-The probe is told nothing (its weights stay) or is fitted anew without them. Only the first shows what this probe leans on;
-only the second shows whether others could stand in. N prompts, n labelled ones, F features, j of them zeroed.
+The probe either keeps its weights, or is fitted again without these features. Fixed weights show how much this probe
+depends on the features; a new fit shows whether other features can replace them. Letters: N prompts, n labelled ones, F
+features, j zeroed features.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ Features = np.ndarray | csr_array
 FitProbe = Callable[[Features, Float[np.ndarray, " n"]], LinearFit]
 
 FOLDS = 5
-DRAWS = 10  # of random features
+DRAWS = 10  # number of random sets of features
 
 
 @dataclass(frozen=True)
 class Zeroed:
-    """What became of the order when j features were zeroed. Kendall's tau-b with the order before, 0 where none is left."""
+    """Order after j features were zeroed: Kendall's tau-b with the order before, 0 if all ratings are equal."""
 
     count: int  # j
-    top: float  # tau, the weightiest features zeroed, same weights
-    random: Float[np.ndarray, " draws"]  # tau, j equally active features zeroed, same weights
-    weighted: float  # share of the random features that the probe gives a weight at all
-    refitted: float  # tau of a probe fitted without the weightiest
-    spearman: float  # of that probe with the label, out of fold
-    random_spearman: float  # the same without the first draw of random features
+    top: float  # tau with the top features zeroed, same weights
+    random: Float[np.ndarray, " draws"]  # tau with j equally active random features zeroed, same weights
+    weighted: float  # share of the random features whose weight is not zero
+    refitted: float  # tau of a probe fitted without the top features
+    spearman: float  # out-of-fold correlation of the refitted probe with the label
+    random_spearman: float  # out-of-fold correlation of a probe fitted without the first set of random features
 
 
 def zero_out(
@@ -46,16 +47,16 @@ def zero_out(
     counts: tuple[int, ...],
     seed: int,
 ) -> Iterator[Zeroed]:
-    """Zeroes more and more of a probe's features; counts beyond those that it gives a weight are left out.
+    """Zeroes increasing numbers of a probe's features; numbers above its nonzero weights are left out.
 
     Args:
-        features: (N, F); all prompts are ordered.
-        rows: the labelled ones.
-        labels: theirs.
-        fit: the probe, fitted to the labelled rows.
-        fit_probe: fits another like it.
-        counts: numbers of features to zero.
-        seed: of the random features and of the folds.
+        features: Feature rows of all prompts, (N, F).
+        rows: Indices of the labelled prompts.
+        labels: Labels of these prompts.
+        fit: Probe fitted to the labelled rows.
+        fit_probe: Function that fits another probe of this type.
+        counts: Numbers of features to zero.
+        seed: Seed of the random features and the folds.
     """
     before = fit.predict(features)
     for count in counts:

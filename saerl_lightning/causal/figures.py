@@ -1,4 +1,4 @@
-"""Figures of a report's sections as plotly's JSON, built by hand: plain lists, colours and marks that print."""
+"""Figures of the causal sections as plotly's JSON: dots with intervals, and lines, in colours that can be printed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from saerl_lightning.causal.feature_zeroing import Zeroed
 from saerl_lightning.data.scores import Score
 from saerl_lightning.plan_page.charts import COLOURS, MARKS
 
-APART = 0.16  # between the series of one row
+APART = 0.16  # distance between the series of one row
 
 
 def dots(changes: Mapping[str, Mapping[str, Score]], unit: str) -> dict[str, Any]:
-    """Values with their intervals, a row a kind and a mark a series.
+    """Draws values with their intervals: one row a kind, one mark a series.
 
     Args:
-        changes: series by kind, in the order they are drawn from the top; all kinds have the same series.
-        unit: title of the axis.
+        changes: Series by kind, drawn from the top in this order; all kinds have the same series.
+        unit: Title of the axis.
     """
     kinds, series = list(changes), list(next(iter(changes.values())))
     data = []
@@ -44,7 +44,7 @@ def dots(changes: Mapping[str, Mapping[str, Score]], unit: str) -> dict[str, Any
 
 
 def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
-    """Kendall's tau against the number of zeroed features, on a logarithmic axis."""
+    """Draws Kendall's tau against the number of zeroed features, on a logarithmic axis."""
     counts = [each.count for each in zeroed]
     means = [float(each.random.mean()) for each in zeroed]
     ranges = [Score(mean, float(z.random.min()), float(z.random.max())) for z, mean in zip(zeroed, means, strict=True)]
@@ -61,7 +61,7 @@ def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
 
 
 def line(name: str, x: list[int], y: list[float], place: int, dash: str = "solid") -> dict[str, Any]:
-    """A line with marks; `place` chooses its colour and mark, `dash` is plotly's name of its stroke."""
+    """A line with marks; `place` selects colour and mark, `dash` is plotly's name of the stroke."""
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -74,7 +74,7 @@ def line(name: str, x: list[int], y: list[float], place: int, dash: str = "solid
 
 
 def bars(values: Sequence[Score]) -> dict[str, Any]:
-    """Error bars from the ends of intervals; of no length where there is none."""
+    """Error bars from the ends of intervals, of length 0 if there is no interval."""
     ends = {"array": [v.high - v.value for v in values], "arrayminus": [v.value - v.low for v in values]}
     finite = {name: [each if np.isfinite(each) else 0.0 for each in lengths] for name, lengths in ends.items()}
     return {"type": "data", "symmetric": False, **finite}

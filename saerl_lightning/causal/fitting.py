@@ -1,6 +1,6 @@
-"""The probes that the causal tests try, fitted on sums whose difficulty was measured, and what edits do to their word.
+"""Difficulty probes of the causal tests, fitted on sums of measured difficulty, and their predictions for edited sums.
 
-It fits and rates; which edits are made, and what follows, is the tests' own.
+The tests choose the edits and draw the conclusions.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from saerl_lightning.causal.changes import mean_change
-from saerl_lightning.causal.subject import Measured, Subject, measure, prompts
-from saerl_lightning.causal.sums import Question, draw
+from saerl_lightning.causal.subject import MeasurementCache, Subject, measure, prompts
+from saerl_lightning.causal.sums import Question, draw_sums
 from saerl_lightning.data.probe_fits import LinearFit, out_of_fold
 from saerl_lightning.data.probes import ElasticNetProbe, Probe, RidgeProbe
 from saerl_lightning.data.scores import Score, agreement
@@ -24,9 +24,10 @@ from saerl_lightning.signals.hidden import HiddenSignals
 from saerl_lightning.signals.source import Features, SignalSource
 from saerl_lightning.signals.text import LengthSignals
 
-SAMPLES = 8  # answers a fitting sum
+SAMPLES = 8  # number of answers to each fitting sum
 KINDS = ((2, 1), (2, 2), (3, 1), (3, 2))  # terms and digits of the fitting sums
-# Words vary, so that the length of a text is no exact function of its sum, on which a probe's weights would run away.
+# Wordings vary. With one wording, the length of a text would be an exact function of its sum, and weights of a probe on
+# length would grow without bound.
 WORDINGS = (
     "What is {}?",
     "Calculate {}.",
@@ -39,7 +40,7 @@ SAE, MEASURED = "SAE", "measured"
 
 @dataclass(frozen=True)
 class Rater:
-    """A fitted probe and what it reads."""
+    """A fitted probe and the signals it is applied to."""
 
     name: str
     signals: SignalSource
@@ -49,25 +50,25 @@ class Rater:
 
 @dataclass(frozen=True)
 class Fitting:
-    """The sums that the probes are fitted on."""
+    """The fitted probes, and the sums they were fitted on."""
 
     questions: list[Question]
     labels: Float[np.ndarray, " n"]  # measured difficulty, 1 - pass rate
-    features: Features  # of the SAE, (n, F)
-    raters: list[Rater]  # the SAE's first, then its rivals
+    features: Features  # SAE features, (n, F)
+    raters: list[Rater]  # the SAE's probe first, then those it is compared with
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the labels: the unit that changes are told in."""
+        """Standard deviation of the labels, the unit in which changes are reported."""
         return float(self.labels.std())
 
     @property
     def sae(self) -> LinearFit:
-        """The SAE's probe."""
+        """The probe on SAE features."""
         return self.raters[0].fit
 
     def described(self) -> str:
-        """What was fitted, in words."""
+        """Describes the fitted probes in a sentence of the report."""
         told = "; ".join(f"{each.name} {interval(each.spearman)}" for each in self.raters)
         return (
             f"The probes were fitted on {len(self.labels)} other sums in five wordings, asked {SAMPLES} times each (mean "
@@ -78,12 +79,12 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Changes:
-    """What K edits of n questions did, against the questions as they were, in standard deviations of the labels."""
+    """Changes by K edits of n questions, relative to the unedited questions, in standard deviations of the labels."""
 
     kinds: list[str]  # K
-    predicted: dict[str, Float[np.ndarray, "K n"]]  # of the probes' d, by probe
-    measured: Float[np.ndarray, "K n"]  # of 1 - pass rate
-    features: Features  # of the SAE, ((1 + K) n, F), the questions as they were first
+    predicted: dict[str, Float[np.ndarray, "K n"]]  # change of predicted difficulty, by probe
+    measured: Float[np.ndarray, "K n"]  # change of 1 - pass rate
+    features: Features  # SAE features, ((1 + K) n, F); first those of the unedited questions
 
     @classmethod
     def of(
@@ -94,9 +95,9 @@ class Changes:
         edits: Mapping[str, Sequence[Question]],
         samples: int,
         seed: int,
-        cache: Measured,
+        cache: MeasurementCache,
     ) -> Changes:
-        """Rates and asks the questions and all their edits."""
+        """Predicts and measures the difficulty of the questions and of all their edits."""
         asked = [each for questions in (base, *edits.values()) for each in questions]
         names = {"as it is": base, **edits}
         rates = np.stack([measure(subject, each, samples, seed, cache, name) for name, each in names.items()])
@@ -110,7 +111,7 @@ class Changes:
         )
 
     def scores(self, seed: int) -> dict[str, dict[str, Score]]:
-        """Mean change of every kind of edit: by probe, then measured."""
+        """Mean change for every kind of edit: predicted by each probe, then measured."""
         columns = {**self.predicted, MEASURED: self.measured}
         return {
             kind: {name: mean_change(each[k], seed) for name, each in columns.items()}
@@ -118,18 +119,18 @@ class Changes:
         }
 
 
-def fit_probes(subject: Subject, count: int, tested: Sequence[Question], seed: int, cache: Measured) -> Fitting:
-    """Measures sums that no test asks, and fits the SAE's probe and its rivals on them.
+def fit_probes(subject: Subject, count: int, tested: Sequence[Question], seed: int, cache: MeasurementCache) -> Fitting:
+    """Measures the difficulty of sums that no test uses, and fits a probe on SAE features and others for comparison.
 
     Args:
-        subject: who answers and is read.
-        count: sums wanted; a kind that has no more gives fewer.
-        tested: questions that must not be among them.
-        seed: of the sums, the answers and the folds.
-        cache: of the answers.
+        subject: Model that answers and whose activations are read.
+        count: Number of sums; fewer if a kind of sum has not enough.
+        tested: Questions of the tests, which must not be used for fitting.
+        seed: Seed of the sums, the answers and the folds.
+        cache: Cache of measured answers.
 
     Raises:
-        InputError: if the model answers all sums alike, so that there is nothing to learn.
+        InputError: if the measured difficulty of all sums is equal, so that no probe can be fitted.
     """
     questions = fitting_sums(count, tested, seed)
     labels = 1 - measure(subject, questions, SAMPLES, seed + 1, cache, "fitting sums")
@@ -149,24 +150,24 @@ def fit_probes(subject: Subject, count: int, tested: Sequence[Question], seed: i
 
 
 def fitting_sums(count: int, tested: Sequence[Question], seed: int) -> list[Question]:
-    """Sums of four kinds, as many of each, all different and none that a test asks, in five wordings."""
+    """Draws sums of four kinds in equal numbers, all different, none of a test, in five wordings."""
     taken, rng = {each.opening for each in tested}, random.Random(f"wordings {seed}")
     found: list[Question] = []
     for terms, digits in KINDS:
-        drawn = dict.fromkeys(draw(count // 4 + len(taken), terms, digits, seed + 1))
+        drawn = dict.fromkeys(draw_sums(count // 4 + len(taken), terms, digits, seed + 1))
         asked = [each.question(rng.choice(WORDINGS)) for each in drawn]
         found += [each for each in asked if each.opening not in taken][: count // 4]
     return found
 
 
 def interval(score: Score) -> str:
-    """A value with its interval, as a cell of a table."""
+    """Writes a value with its interval for a cell of a table."""
     return f"{score.value:+.2f} [{score.low:+.2f}, {score.high:+.2f}]"
 
 
-def several(words: Sequence[object]) -> str:
-    """Words in a row, or that there is none."""
-    return ", ".join(map(str, words)) if words else "none"
+def several(values: Sequence[object]) -> str:
+    """Joins values by commas; "none" if there are no values."""
+    return ", ".join(map(str, values)) if values else "none"
 
 
 def _rater(name: str, source: SignalSource, probe: Probe, rows: Features, labels: Float[np.ndarray, " n"]) -> Rater:
@@ -176,12 +177,12 @@ def _rater(name: str, source: SignalSource, probe: Probe, rows: Features, labels
 
 
 def change_columns(fitting: Fitting) -> list[str]:
-    """Heads of a table of changes: of every probe's word, and of what was measured."""
+    """Column titles of a table of changes: one for each probe, then the measured change."""
     return [*(f"change of d: {each.name}" for each in fitting.raters), "measured change of difficulty"]
 
 
 def setting(fitting: Fitting, samples: int, seed: int) -> str:
-    """How the changes of a test were measured, in words."""
+    """Describes how the changes of a test were measured, for the report."""
     return (
         f"Each was asked {samples} times at temperature 1 (seed {seed}), with the same random numbers as the sum as it was; "
         f"changes are in standard deviations of the labels, with 95 % intervals over sums. {fitting.described()}"
@@ -199,5 +200,5 @@ def below_zero(score: Score) -> bool:
 
 
 def excludes_zero(score: Score) -> bool:
-    """Whether the interval leaves out 0."""
+    """Whether the interval does not contain 0."""
     return above_zero(score) or below_zero(score)

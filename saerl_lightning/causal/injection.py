@@ -1,6 +1,6 @@
-"""The causal test of injection: words put into questions that are no harder for it. Does the probe's word move?
+"""Causal test of injection: does the difficulty probe respond to words that do not change a question's difficulty?
 
-The pure parts are in `study/causal/injection.py`, the probes in `causal_fitting`. n questions, F features, W words.
+The notes are in `changes`, the probes in `fitting`. Letters: n questions, F features, W words.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from saerl_lightning.causal.fitting import (
     setting,
     several,
 )
-from saerl_lightning.causal.subject import Measured, Subject, prompts
+from saerl_lightning.causal.subject import MeasurementCache, Subject, prompts
 from saerl_lightning.causal.sums import Question, Sum
 from saerl_lightning.data.features import equally_active, row_count, top_columns, without
 from saerl_lightning.data.scores import Score
@@ -45,9 +45,10 @@ from saerl_lightning.signals.reading import suited_forward
 from saerl_lightning.signals.sae import sparse_codes
 from saerl_lightning.study.report.section import Section
 
-FEATURES, WORDS_A_FEATURE, NAMED = 8, 3, 3  # features a side, words of each, words a note
-CORPUS = 900  # words to choose from
-NUMBERS = tuple(map(str, range(10, 100)))  # words too: what probes of sums lean on, no other word excites
+FEATURES, WORDS_A_FEATURE, NAMED = 8, 3, 3  # features of each sign, words for each feature, words in a note
+CORPUS = 900  # number of words to choose from
+# Numbers are injected too: features that a probe of sums uses are often activated by no other word.
+NUMBERS = tuple(map(str, range(10, 100)))
 RAISING, LOWERING, RANDOM = "features that raise d", "features that lower d", "random features"
 ANY, ANY_NUMBERS = "random words", "random numbers"
 
@@ -59,27 +60,27 @@ def injection(
     corpus: Sequence[Prompt],
     samples: int,
     seed: int,
-    cache: Measured,
+    cache: MeasurementCache,
 ) -> Section:
-    """Names words in questions that have nothing to do with them: does the probe move, though the difficulty does not?
+    """Adds notes with unrelated words to questions; compares the change of predicted and of measured difficulty.
 
     Args:
-        subject: who answers and is read.
-        fitting: the probes.
-        sums: n sums to be asked.
-        corpus: prompts whose commonest words are chosen from; without any, the tokenizer's own words are.
-        samples: answers a question.
-        seed: of words and answers.
-        cache: of the answers.
+        subject: Model that answers and whose activations are read.
+        fitting: Fitted probes of difficulty.
+        sums: The n sums that get a note.
+        corpus: Prompts whose most frequent words are used; if empty, words come from the tokenizer's vocabulary.
+        samples: Number of answers to each question.
+        seed: Seed of the words and the answers.
+        cache: Cache of measured answers.
 
     Raises:
         InputError: if there are not enough words.
     """
     base = [each.question() for each in sums]
     words = [*_corpus_words(subject, corpus), *NUMBERS]
-    strengths = word_strengths(subject, words)
-    columns = feature_sets(fitting, strengths, seed)
-    lists = {name: _listed(top_words(strengths, words, each, WORDS_A_FEATURE)) for name, each in columns.items()}
+    activations = word_activations(subject, words)
+    columns = feature_sets(fitting, activations, seed)
+    lists = {name: _listed(top_words(activations, words, each, WORDS_A_FEATURE)) for name, each in columns.items()}
     lists |= {ANY: words[: -len(NUMBERS)], ANY_NUMBERS: list(NUMBERS)}
     edits = {name: _noted(base, listed, f"{seed} {name}") for name, listed in lists.items() if len(listed) >= NAMED}
     edits["reworded"] = [each.question(PLEASE) for each in sums]
@@ -95,32 +96,32 @@ def injection(
         "of the features aimed at, active before and after",
         "example",
     ]
-    asked = f"{_told(fitting, strengths, lists, len(base))} {setting(fitting, samples, seed)}"
+    asked = f"{_told(fitting, activations, lists, len(base))} {setting(fitting, samples, seed)}"
     text = f"{_injection_result(changes, scores, seed)}\n\n{asked}"
     return Section("Words injected into questions", text, header, rows, dots(scores, "change, in sd of the labels"))
 
 
-def _told(fitting: Fitting, strengths: csr_array, lists: Mapping[str, Sequence[str]], sums: int) -> str:
-    """What was put into the questions, in words."""
+def _told(fitting: Fitting, activations: csr_array, lists: Mapping[str, Sequence[str]], sums: int) -> str:
+    """Describes the injected words for the report."""
     dropped = [f"{name} ({len(listed)} words found)" for name, listed in lists.items() if len(listed) < NAMED]
     return (
         f"Into {sums} sums a note was put that names {NAMED} of the words or numbers that excite up to {FEATURES} features "
-        f"most (of {row_count(strengths)}, each read in such a note; the probe leans on {_leaning(fitting, strengths)})"
+        f"most (of {row_count(activations)}, each read in such a note; the probe leans on {_leaning(fitting, activations)})"
         f"{', left out for want of words: ' + '; '.join(dropped) if dropped else ''}."
     )
 
 
-def feature_sets(fitting: Fitting, strengths: csr_array, seed: int) -> dict[str, Int[np.ndarray, " j"]]:
-    """The weightiest features that raise d, those that lower it, and random ones as active as the first.
+def feature_sets(fitting: Fitting, activations: csr_array, seed: int) -> dict[str, Int[np.ndarray, " j"]]:
+    """Selects features with the largest positive and negative weights, and random ones that are equally active.
 
-    Only features that some word excites; the sets are empty where the probe leans on none of them.
+    Only features that at least one word activates are used. The sets are empty if none of these has a weight.
 
     Args:
-        fitting: the probe and its rows.
-        strengths: what every feature is at every word, (W, F).
-        seed: of the random ones.
+        fitting: Fitted probe and its feature rows.
+        activations: Activation of each feature at each word, (W, F).
+        seed: Seed of the random features.
     """
-    excitable = np.unique(strengths.indices)
+    excitable = np.unique(activations.indices)
     weights = np.zeros_like(fitting.sae.weights)
     weights[excitable] = fitting.sae.weights[excitable]
     rows = fitting.features
@@ -132,10 +133,10 @@ def feature_sets(fitting: Fitting, strengths: csr_array, seed: int) -> dict[str,
     return {RAISING: raising, LOWERING: lowering, RANDOM: matched[: len(raising)]}
 
 
-def word_strengths(subject: Subject, words: Sequence[str]) -> csr_array:
-    """What every feature is at every word, (W, F): the largest over the word's tokens, read where words are injected."""
-    notes = [words[start : start + NAMED] for start in range(0, len(words), NAMED)]
-    asked = [with_note(Sum((7, 7), (1,)).question(), each) for each in notes]
+def word_activations(subject: Subject, words: Sequence[str]) -> csr_array:
+    """Activation of each feature at each word inside a note, (W, F): the largest over the word's tokens."""
+    word_groups = [words[start : start + NAMED] for start in range(0, len(words), NAMED)]
+    asked = [with_note(Sum((7, 7), (1,)).question(), each) for each in word_groups]
     decoder, tokenizer = subject.read.load()
     ids = encode(prompts(asked), tokenizer)
     forward = suited_forward(decoder, max(map(len, ids)))
@@ -145,15 +146,17 @@ def word_strengths(subject: Subject, words: Sequence[str]) -> csr_array:
         codes = sparse_codes(subject.sae, reading.hidden)
         for i, path in zip(batch, reading.paths, strict=True):
             pieces = [str(tokenizer.decode([token])) for token in ids[i]]
-            places = [path[tokens_of(pieces, word)] for word in notes[i]]
+            places = [path[tokens_of(pieces, word)] for word in word_groups[i]]
             found = maximum(codes, [np.concatenate([[0], each]) for each in places], subject.sae.cfg.d_sae)
-            read |= {word: csr_array(found[[row]]) for row, word in enumerate(notes[i])}
+            read |= {word: csr_array(found[[row]]) for row, word in enumerate(word_groups[i])}
     return csr_array(vstack([read[word] for word in words]))
 
 
 def _corpus_words(subject: Subject, corpus: Sequence[Prompt]) -> list[str]:
     texts = [each.text for each in corpus]
-    if not texts:  # a byte-pair vocabulary is in order of frequency; a leading space marks the beginning of a word
+    # Without prompts, words come from the tokenizer. A byte-pair vocabulary is ordered by frequency, and a leading space
+    # marks the beginning of a word.
+    if not texts:
         pieces: Any = (subject.tokenizer.decode([token]) for token in range(len(subject.tokenizer)))
         texts = [piece for piece in pieces if piece.startswith(" ") and piece[1:].isalpha() and piece.islower()]
     words = common_words(texts, CORPUS)
@@ -173,7 +176,7 @@ def _noted(base: Sequence[Question], words: Sequence[str], seed: str) -> list[Qu
 
 
 def _active(changes: Changes, kind: int, columns: Int[np.ndarray, " j"] | None) -> str:
-    """Whether the injection does what it is for: how many of the features aimed at are active in a question, on average."""
+    """Mean number of target features that are active in a question, before and after the injection."""
     if columns is None:
         return ""
     n = changes.measured.shape[1]
@@ -198,7 +201,7 @@ def _injection_result(changes: Changes, scores: Mapping[str, Mapping[str, Score]
     return told
 
 
-def _leaning(fitting: Fitting, strengths: csr_array) -> str:
-    """How many of the features with a weight can be excited at all."""
+def _leaning(fitting: Fitting, activations: csr_array) -> str:
+    """Counts the features with a weight, and those among them that at least one word activates."""
     used = np.flatnonzero(fitting.sae.weights)
-    return f"{len(used)} features, {len(np.intersect1d(used, strengths.indices))} of which some word excites"
+    return f"{len(used)} features, {len(np.intersect1d(used, activations.indices))} of which some word excites"

@@ -1,4 +1,4 @@
-"""`study causal`: tests of what the probe's word for difficulty follows, each written as a section of the study's report."""
+"""`study causal`: tests whether the difficulty probe responds to difficulty, each as a section of the study's report."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from saerl_lightning.causal.edits import edited, edits
 from saerl_lightning.causal.fitting import Fitting, fit_probes
 from saerl_lightning.causal.injection import injection
 from saerl_lightning.causal.steering_test import steering
-from saerl_lightning.causal.subject import Measured, Subject
-from saerl_lightning.causal.sums import Sum, draw
+from saerl_lightning.causal.subject import MeasurementCache, Subject
+from saerl_lightning.causal.sums import Sum, draw_sums
 from saerl_lightning.causal.zeroing import Labelled, zeroing
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.file import FilePrompts
@@ -25,8 +25,10 @@ from saerl_lightning.study.report.section import Section
 
 FILES = {"injection": "1-injection", "edits": "2-edits", "zeroing": "3-zeroing", "steering": "4-steering"}
 DOSE = "5-dose"
-MOST = 100  # questions; there are 126 sums of two terms and one digit, and the probes need some of them
-SIGNALS = "runs/signals"  # where features of prompts are kept, as for plans
+# Largest number of questions. There are only 126 sums of two terms and one digit, and the probes need some of them.
+MOST = 100
+# Folder of cached features, shared with plans.
+SIGNALS = "runs/signals"
 
 
 def causal(
@@ -43,24 +45,25 @@ def causal(
     fitted: Annotated[int, Range(40, 10_000)] = 400,
     seed: Seed = 0,
 ) -> None:
-    """Tests what a difficulty probe follows: words injected, questions edited, features zeroed, the model steered.
+    """Tests a difficulty probe causally: words injected, questions edited, features zeroed, the model steered.
 
-    The sections go to FOLDER/causal, where `study report FOLDER` finds them. What was measured is kept beside them: the same
-    command goes on with tests that were interrupted.
+    The sections are written to FOLDER/causal, where `study report FOLDER` finds them. Measurements are stored beside
+    them, so the same command resumes interrupted tests.
 
     Args:
-        folder: of a study, or a new one.
-        model: HF folder or hub name of the model that answers and is read.
-        sae: folder of an SAE of that model.
-        layer: whose output the SAE reads; null takes the middle one.
-        tests: injection, edits, zeroing, steering; all by default.
-        prompts: file of labelled prompts to order in the zeroing test, and to take words from in the injection test.
-        label: that zeroing's probe learns from.
-        dose: folder of a study whose arms were trained on orders without some features; adds the test of what came of it.
-        questions: sums that are asked in each test.
-        samples: answers a question.
-        fitted: sums that the probes are fitted on.
-        seed: of sums, answers, folds and random features.
+        folder: Folder of a study, or a new folder.
+        model: HF folder or hub name of the model that answers and whose activations are read.
+        sae: Folder of an SAE of the model.
+        layer: Layer whose output the SAE reads, counted from 0; null takes the middle one.
+        tests: Tests to run: injection, edits, zeroing, steering; null runs all.
+        prompts: File of labelled prompts: the zeroing test orders them, and the injection test takes words from them.
+        label: Label that the probe of the zeroing test learns.
+        dose: Folder of a study whose arms were trained on orders without some features; adds a test of their
+            accuracies.
+        questions: Number of sums in each test.
+        samples: Number of answers to each question.
+        fitted: Number of sums that the probes are fitted on.
+        seed: Seed of sums, answers, folds and random features.
 
     Raises:
         InputError: if an argument is out of range, or model, SAE or prompts are missing.
@@ -71,7 +74,9 @@ def causal(
     out = Path(folder) / "causal"
     if wanted:
         pool = FilePrompts(prompts).load() if prompts is not None else []
-        cases = Cases(Subject.load(model, sae, layer), questions, samples, fitted, seed, Measured(out / "measured"))
+        cases = CausalTests(
+            Subject.load(model, sae, layer), questions, samples, fitted, seed, MeasurementCache(out / "measured")
+        )
         for name in (each for each in FILES if each in wanted):
             _write(cases.run(name, pool, label), out / f"{FILES[name]}.json")
     if dose is not None:
@@ -80,37 +85,39 @@ def causal(
         _write(test_dose(Path(dose)), out / f"{DOSE}.json")
 
 
-class Cases:
-    """The tests of one subject. What they share is made when a test first asks for it.
+class CausalTests:
+    """The causal tests of one model. Data that several tests need are computed at first use.
 
     Args:
-        subject: who answers and is read.
-        questions: sums of each test.
-        samples: answers a question.
-        fitted: sums that the probes are fitted on.
-        seed: of everything drawn.
-        cache: of the answers.
+        subject: Model that answers and whose activations are read.
+        questions: Number of sums in each test.
+        samples: Number of answers to each question.
+        fitted: Number of sums that the probes are fitted on.
+        seed: Seed of everything random.
+        cache: Cache of measured answers.
     """
 
-    def __init__(self, subject: Subject, questions: int, samples: int, fitted: int, seed: int, cache: Measured) -> None:
+    def __init__(
+        self, subject: Subject, questions: int, samples: int, fitted: int, seed: int, cache: MeasurementCache
+    ) -> None:
         self.subject, self.samples, self.fitted, self.seed, self.cache = subject, samples, fitted, seed, cache
         half = questions // 2
-        self.sums: list[Sum] = draw(questions - half, 2, 1, seed) + draw(half, 2, 2, seed)
+        self.sums: list[Sum] = draw_sums(questions - half, 2, 1, seed) + draw_sums(half, 2, 2, seed)
 
     @cached_property
     def fitting(self) -> Fitting:
-        """The probes, fitted on sums that no test asks."""
+        """The probes, fitted on sums that no test uses."""
         asked = [each.question() for each in self.sums]
         asked += [each for edits in edited(self.sums, self.seed).values() for each in edits]
         return fit_probes(self.subject, self.fitted, asked, self.seed, self.cache)
 
     def run(self, name: str, pool: Sequence[Prompt], label: str) -> Section:
-        """Runs a test.
+        """Runs one test and returns its section.
 
         Args:
-            name: of the test.
-            pool: labelled prompts; may be empty.
-            label: their label.
+            name: Name of the test.
+            pool: Labelled prompts; may be empty.
+            label: Name of the prompts' label.
         """
         drawn = self.samples, self.seed, self.cache
         if name == "injection":
@@ -126,8 +133,8 @@ class Cases:
         if pool:
             return Labelled.of(pool, label, CachedSignals(self.subject.signal, SIGNALS), self.seed)
         fitting = self.fitting
-        words = f"measured difficulty of {len(fitting.labels)} sums"
-        return Labelled(words, fitting.features, np.arange(len(fitting.labels)), fitting.labels)
+        label_name = f"measured difficulty of {len(fitting.labels)} sums"
+        return Labelled(label_name, fitting.features, np.arange(len(fitting.labels)), fitting.labels)
 
 
 def _check(tests: Sequence[str], dose: str | None) -> None:

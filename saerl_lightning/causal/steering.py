@@ -1,7 +1,7 @@
-"""What a model's residual stream is changed by while it reads and writes: a direction added, or SAE features taken out.
+"""Interventions on a model's residual stream: adding a direction, or removing SAE features.
 
-Torch hooks on a whole, loaded model, and the vectors for them. No engine, no questions: who generates inside the context
-must decode by the model's own forward, for a copy of its weights knows nothing of hooks. d is the width of the stream.
+They are torch hooks on a loaded model. Inside the context, generation must use the model's own forward: hooks do not
+run in a fused copy of the weights. d is the width of the stream.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 
 
 class Intervention(ABC):
-    """Makes new stream vectors of old ones, each from itself alone."""
+    """A function of stream vectors that changes each vector independently of the others."""
 
     @abstractmethod
     def __call__(self, stream: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Changes n positions at once; the argument stays as it is."""
+        """Changes n positions at once and returns new vectors; the argument stays as it is."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class AddDirection(Intervention):
-    """Adds the same vector everywhere.
+    """Adds the same vector at every position.
 
     Args:
-        direction: (d,).
-        strength: length of what is added, for a direction of norm 1, in the stream's unit.
+        direction: Vector that is added, (d,).
+        strength: Factor of the vector; for a vector of norm 1, the added length in the stream's unit.
     """
 
     direction: Float[Tensor, " d"]
     strength: float
 
     def __call__(self, stream: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Gives h + strength v."""
+        """Returns h + strength * v."""
         return stream + (self.strength * self.direction).to(stream)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class AblateFeatures(Intervention):
-    """Takes out what some features add to the SAE's reconstruction; the SAE's error stays in the stream.
+    """Subtracts the contribution of some features to the SAE's reconstruction; the SAE's error stays in the stream.
 
     Args:
-        sae: a `sae_lens.SAE` of the layer.
-        columns: of the features, (j,).
+        sae: SAE of the layer, a `sae_lens.SAE`.
+        columns: Indices of the j features, (j,).
     """
 
     sae: Any
@@ -65,42 +65,43 @@ class AblateFeatures(Intervention):
 
     @torch.no_grad()
     def __call__(self, stream: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Gives h - (decode(f) - decode(f without the columns)), where f = encode(h)."""
+        """Returns h - (decode(f) - decode(f without the columns)), with f = encode(h)."""
         codes = self.sae.encode(stream.to(self.sae.W_dec))
         some = torch.zeros_like(codes)
         some[:, self.columns] = codes[:, self.columns]
-        # Decoding is affine, so the features' share is decode(some) - decode(nothing). One call decodes both: an SAE that
-        # normalises remembers the scale of its last input for one decoding.
+        # Decoding is affine, so the features' share is decode(some) - decode(nothing). Both are decoded in one call,
+        # because an SAE that normalises stores the scale of its last input for a single decoding.
         share, nothing = self.sae.decode(torch.stack([some, torch.zeros_like(codes)]))
         return stream - (share - nothing).to(stream)
 
 
 @dataclass
-class Reach:
-    """How many positions an intervention has changed so far."""
+class ChangedPositions:
+    """Counts the positions that an intervention has changed."""
 
     positions: int = 0
 
 
 @contextmanager
-def intervened(model: PreTrainedModel, layer: int, intervention: Intervention) -> Iterator[Reach]:
-    """Changes the residual stream behind a layer for as long as the context lasts, prompt and decoded tokens alike.
+def intervened(model: PreTrainedModel, layer: int, intervention: Intervention) -> Iterator[ChangedPositions]:
+    """Changes the residual stream after a layer inside the context, for prompt and decoded tokens.
 
-    Position 0 of every row stays as it is, an attention sink whose vector is no token's. Positions are the `position_ids`
-    that the model is given, so padding, which `PolicyDecoder` puts at position 0, stays as it is too.
+    Position 0 of every row stays unchanged: it is an attention sink, whose vector does not represent the token.
+    Positions are the `position_ids` of the forward pass, so padding, which `PolicyDecoder` puts at position 0, stays
+    unchanged too.
 
     Args:
-        model: whole; its layers must be handed `position_ids`, as Llama's and Qwen's are.
-        layer: from 0.
-        intervention: what is done to the vectors of all other positions at once.
+        model: Full model, whose layers must be given `position_ids`, as in Llama and Qwen.
+        layer: Index of the layer, from 0.
+        intervention: Change of the vectors at all other positions.
 
     Yields:
-        A count of changed positions: 0 in the end says that the model's forward did not run.
+        A counter of changed positions; if it is 0 at the end, the model's forward did not run.
 
     Raises:
         InputError: if the model has no such layer; in a forward pass also if its layers get no `position_ids`.
     """
-    reach = Reach()
+    reach = ChangedPositions()
 
     def change(stream: Float[Tensor, "B t d"], given: Mapping[str, Any]) -> Float[Tensor, "B t d"]:
         where = _positions(stream, given) > 0
@@ -115,18 +116,18 @@ def intervened(model: PreTrainedModel, layer: int, intervention: Intervention) -
 
 @torch.no_grad()
 def read_streams(model: PreTrainedModel, layer: int, rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "t d"]]:
-    """Reads the residual stream behind a layer, a row at a time, without position 0.
+    """Reads the residual stream after a layer, one row at a time, without position 0.
 
     Args:
-        model: whole, in evaluation mode.
-        layer: from 0.
-        rows: token ids, at least two a row.
+        model: Full model in evaluation mode.
+        layer: Index of the layer, from 0.
+        rows: Token ids of each row, at least two.
 
     Returns:
-        For each row the vectors of its t tokens but the first.
+        For each row, the vectors of all its tokens except the first.
 
     Raises:
-        InputError: as `intervened`.
+        InputError: if the model has no such layer, or its layers get no `position_ids`.
     """
     seen: list[Tensor] = []
 
@@ -141,24 +142,24 @@ def read_streams(model: PreTrainedModel, layer: int, rows: Sequence[Sequence[int
 
 
 def mean_norm(streams: Sequence[Float[Tensor, "t d"]]) -> float:
-    """Mean norm of the vectors of all rows' tokens."""
+    """Mean norm of the vectors of all tokens of all rows."""
     return float(torch.cat(list(streams)).norm(dim=1).mean())
 
 
 def probe_direction(
     weights: Float[np.ndarray, " j"], decoder: Float[Tensor, "F d"], columns: Int[np.ndarray, " j"]
 ) -> Float[Tensor, " d"]:
-    """Gives the direction that a probe's features write to the stream: sum_j w_j dec_j, of norm 1.
+    """Computes the direction of a probe's features in the stream: sum_j w_j dec_j, scaled to norm 1.
 
-    For a control, keep the weights and give other columns.
+    A control uses the same weights with other columns.
 
     Args:
-        weights: of the probe, one a column.
-        decoder: the SAE's `W_dec`.
-        columns: rows of the decoder that are summed.
+        weights: Weights of the probe, one for each column.
+        decoder: Decoder matrix of the SAE, `W_dec`.
+        columns: Rows of the decoder that are summed.
 
     Raises:
-        InputError: if weights and columns differ in number, or the sum is 0.
+        InputError: if the numbers of weights and columns differ, or the sum is 0.
     """
     if len(weights) != len(columns):
         raise InputError(f"{len(weights)} weights for {len(columns)} columns; give one each")
@@ -167,11 +168,11 @@ def probe_direction(
 
 
 def random_direction(width: int, seed: int) -> Float[Tensor, " d"]:
-    """Draws a direction of norm 1, every one as likely.
+    """Draws a direction of norm 1 uniformly from the sphere.
 
     Args:
-        width: d.
-        seed: of the draw.
+        width: Width of the stream, d.
+        seed: Seed of the random draw.
     """
     drawn = np.random.default_rng(seed).standard_normal(width)
     return _unit(torch.from_numpy(drawn).float(), "a random direction")
@@ -185,7 +186,7 @@ def _unit(vector: Float[Tensor, " d"], what: str) -> Float[Tensor, " d"]:
 
 
 def _positions(stream: Float[Tensor, "B t d"], given: Mapping[str, Any]) -> Int[Tensor, "B t"]:
-    """Where each vector stands in its row, as the layer was told."""
+    """Position of each vector in its row, from the layer's `position_ids`."""
     positions = given.get("position_ids")
     if positions is None:
         raise InputError("the model's layers are handed no position_ids; use a Llama-like model")

@@ -1,6 +1,7 @@
-"""What steering and ablating came to, told from the answers: text, table and figure. Nothing is generated here.
+"""Report section of the steering test: text, table and figure from the measured answers. Nothing is generated here.
 
-An effect is the pass rate with a change less that without, question by question: all conditions share their random numbers.
+An effect is the pass rate with a change minus that without, question by question. All conditions use the same random
+numbers.
 """
 
 from __future__ import annotations
@@ -25,19 +26,21 @@ COLUMNS = [
     "begin with a number",
     "probe's d moves, sd",
 ]
-FLOOR = 0.25  # of the right answers of none: where the controls fall below it, little is left to lower
-SILENT = 0.5  # of the answers that none gives with a number: below it a model is called broken
+# Share of the unchanged model's right answers. If the controls fall below it, the pass rate can hardly become lower.
+FLOOR = 0.25
+# Share of the unchanged model's answers that begin with a number. Below it, the changed model is called broken.
+SILENT = 0.5
 
 
 def steering_section(answers: Sequence[Answers], samples: int, seed: int, norm: float, layer: int) -> Section:
-    """Tells what came out.
+    """Builds the section from the answers under all conditions.
 
     Args:
-        answers: of every condition, the one without a change first.
-        samples: answers a question and condition.
-        seed: of the answers and the controls.
-        norm: mean norm of the stream.
-        layer: that was changed.
+        answers: Answers under every condition, first those without a change.
+        samples: Number of answers to each question and condition.
+        seed: Seed of the answers and the controls.
+        norm: Mean norm of the stream.
+        layer: Index of the changed layer.
     """
     none, rest = answers[0], answers[1:]
     made_of = next(each.condition.features for each in rest if each.condition.kind == "probe")
@@ -50,29 +53,31 @@ def steering_section(answers: Sequence[Answers], samples: int, seed: int, norm: 
     )
     rises = [each for each in rest if each.condition.share > 0]
     falls = [each for each in rest if each.condition.share < 0]
-    words = [_steered("Adding the direction", "lowers", rises, none)]
+    sentences = [_steered("Adding the direction", "lowers", rises, none)]
     if falls:
-        words.append(_steered("Taking it away", "raises", falls, none))
-    words += [_moved(rises, none), *_ablated(rest, none), *_broken(rest, none)]
-    words.append(
+        sentences.append(_steered("Taking it away", "raises", falls, none))
+    sentences += [_moved(rises, none), *_ablated(rest, none), *_broken(rest, none)]
+    sentences.append(
         f"\n\n{asked} This is one model, one layer, one SAE, one probe and short sums. Intervals are over questions, given "
         f"these controls; a direction like any other comes first before {_controls(rises)} controls once in "
         f"{_controls(rises) + 1} times."
     )
     rows = [_row(none, none), *(_row(each, none) for each in rest)]
-    return Section("Steering along the probe's direction", " ".join(words), COLUMNS, rows, steering_figure(rest, none))
+    return Section(
+        "Steering along the probe's direction", " ".join(sentences), COLUMNS, rows, steering_figure(rest, none)
+    )
 
 
 def over_controls(answers: Sequence[Answers], none: Answers) -> tuple[Estimate, Estimate, list[float]]:
-    """Holds the probe's direction against its controls, the mean over the shares that are given.
+    """Compares the probe's direction with its controls, as a mean over the given shares.
 
     Args:
-        answers: of the probe's direction and the controls at the same shares.
-        none: without a change.
+        answers: Answers under the probe's direction and under the controls, at equal shares.
+        none: Answers without any change.
 
     Returns:
-        The probe's effect on the pass rate; by how much it exceeds the controls' mean effect, question by question; and the
-        effect of every control.
+        The probe's effect on the pass rate; its difference from the controls' mean effect, paired by question; and the
+        effect of each control.
     """
     own = [each.right - none.right for each in answers if each.condition.kind in ("probe", "top out")]
     names = dict.fromkeys(each.condition.name for each in answers if each.condition.kind not in ("probe", "top out"))
@@ -110,7 +115,7 @@ def _steered(doing: str, moves: Literal["lowers", "raises"], answers: Sequence[A
 
 
 def _moved(answers: Sequence[Answers], none: Answers) -> str:
-    """Whether the direction does to the probe itself what it is meant to."""
+    """Says whether the direction changes the probe's own prediction in the intended way."""
     moves = {each.condition.name: [] for each in answers}
     for each in answers:
         moves[each.condition.name].append(float((each.rated - none.rated).mean()))
@@ -123,24 +128,24 @@ def _moved(answers: Sequence[Answers], none: Answers) -> str:
 
 
 def _ablated(answers: Sequence[Answers], none: Answers) -> list[str]:
-    words = []
+    sentences = []
     for count in sorted({each.condition.features for each in answers if each.condition.kind == "top out"}):
         out = [e for e in answers if e.condition.kind in ("top out", "random out") and e.condition.features == count]
         effect, beyond, controls = over_controls(out, none)
-        words.append(
+        sentences.append(
             f"Without the probe's top {count} features the pass rate moves by {_points(effect)}, without {count} random "
             f"equally active ones by {_range(controls)}: difference {_points(beyond)}, {_zero(beyond)}."
         )
-    return words
+    return sentences
 
 
 def _broken(answers: Sequence[Answers], none: Answers) -> list[str]:
-    """Which changes leave a model that hardly answers, and at which strengths even the controls leave few right answers."""
-    words = []
+    """Names changes after which the model hardly answers, and strengths at which controls leave few right answers."""
+    sentences = []
     silent = [each.condition for each in answers if each.numbered.mean() < SILENT * none.numbered.mean()]
     if silent:
         names = ", ".join(f"{each.name} at {_signed(each.share)}" if each.share else each.name for each in silent)
-        words.append(
+        sentences.append(
             f"Under {len(silent)} changes the model is broken, fewer than half as many answers begin with a number: {names}."
         )
     low = [
@@ -150,11 +155,11 @@ def _broken(answers: Sequence[Answers], none: Answers) -> list[str]:
         < FLOOR * none.right.mean()
     ]
     if low:
-        words.append(
+        sentences.append(
             f"At share {', '.join(number(share) for share in low)} the controls alone leave less than a quarter of the right "
             "answers, near the floor, where directions can hardly be told apart."
         )
-    return words
+    return sentences
 
 
 def _row(each: Answers, none: Answers) -> list[str]:

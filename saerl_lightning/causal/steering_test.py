@@ -1,7 +1,7 @@
-"""The causal test on the model's side: its stream is steered, or SAE features are taken out, while it answers sums.
+"""Causal test of steering: adds a direction to the stream, or removes SAE features, while the model answers sums.
 
-Every condition is asked the same questions with the same random numbers, so that two of them differ by the change alone. What
-it comes to is told by `causal_model_section`.
+Every condition has the same questions and random numbers, so two conditions differ by the change only.
+`steering_section` reports the results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from saerl_lightning.causal.steering import (
     read_streams,
 )
 from saerl_lightning.causal.steering_section import steering_section
-from saerl_lightning.causal.subject import ROWS, TOKENS, Measured, Subject
+from saerl_lightning.causal.subject import ROWS, TOKENS, MeasurementCache, Subject
 from saerl_lightning.causal.sums import FIRST_INTEGER, Question, is_right
 from saerl_lightning.data.features import equally_active, float64, top_columns
 from saerl_lightning.errors import InputError
@@ -38,10 +38,11 @@ from saerl_lightning.study.report.section import Section
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
-SHARES = (-0.25, -0.125, 0.125, 0.25)  # at half of the stream's norm any direction silences SmolLM2-135M
-TOP = 32  # features that the direction is made of
-ABLATED = (8, 32)  # features taken out
-CONTROLS = 3  # of each kind
+# Added lengths as shares of the stream's norm. At a share of 0.5, SmolLM2-135M stops answering whatever the direction.
+SHARES = (-0.25, -0.125, 0.125, 0.25)
+TOP = 32  # number of features in the direction
+ABLATED = (8, 32)  # numbers of removed features
+CONTROLS = 3  # number of controls of each kind
 
 
 def steering(
@@ -51,34 +52,36 @@ def steering(
     questions: Sequence[Question],
     samples: int,
     seed: int,
-    cache: Measured,
+    cache: MeasurementCache,
     shares: Sequence[float] = SHARES,
 ) -> Section:
-    """Measures pass rates with the probe's direction added, with its top features taken out, and with the controls of both.
+    """Measures pass rates with the probe's direction added, with its top features removed, and under controls.
 
-    The direction is sum_j w_j dec_j over the 32 features that move the probe most, of norm 1, times a share of the stream's
-    mean norm. Its controls have the same norm: random directions, and the same sum over random features that are active in as
-    many rows. 37 conditions by default; each is kept in the cache as soon as it is measured.
+    The direction is sum_j w_j dec_j over the 32 features with the largest effect on the probe, scaled to a share of the
+    stream's mean norm. Controls have the same norm: random directions, and the same sum over random features that are
+    active in as many rows. There are 37 conditions by default; each is stored in the cache once it is measured.
 
     Args:
-        subject: model, SAE and layer.
-        weights: of a linear probe of difficulty, (F,).
-        features: of the prompts the probe was fitted on, (N, F).
-        questions: what is asked; best of a middling pass rate, which can rise and fall.
-        samples: answers a question and condition.
-        seed: of the answers and the controls.
-        cache: of measurements.
-        shares: of the stream's mean norm that is added; below 0 it is taken away.
+        subject: Model, SAE and layer of the test.
+        weights: Weights of a linear probe of difficulty, (F,).
+        features: Features of the prompts that the probe was fitted on, (N, F).
+        questions: Questions to ask; medium pass rates are best, as they can rise and fall.
+        samples: Number of answers to each question and condition.
+        seed: Seed of the answers and the controls.
+        cache: Cache of measured answers.
+        shares: Added lengths as shares of the stream's mean norm; a negative share subtracts the direction.
 
     Raises:
-        InputError: if there are fewer than two questions, samples is below 1, a share is 0, or no weight moves the probe.
+        InputError: if there are fewer than two questions, samples is below 1, a share is 0, or all weights have no
+            effect.
     """
     from tqdm import tqdm
 
     _check(questions, samples, shares)
     ids = subject.ids(questions)
     streams = read_streams(subject.model, subject.layer, ids)
-    norm = float(f"{mean_norm(streams):.4g}")  # the same on another day, whatever the last bits of a sum do
+    # Rounded, because the last bits of a sum vary between machines and would change the keys of the cache.
+    norm = float(f"{mean_norm(streams):.4g}")
     conditions = list(_conditions(subject, weights, features, norm, shares, seed))
     key = _key(subject, weights, questions, samples, seed)
     spread = float(np.std(float64(features) @ weights))
@@ -108,7 +111,7 @@ def _check(questions: Sequence[Question], samples: int, shares: Sequence[float])
 def _key(
     subject: Subject, weights: Float[np.ndarray, " F"], questions: Sequence[Question], samples: int, seed: int
 ) -> dict[str, Any]:
-    """What all conditions' measurements depend on."""
+    """Cache key of everything that the measurements of all conditions depend on."""
     return {
         "test": "steering",
         "subject": subject.identity,
@@ -162,7 +165,7 @@ def _asked(
     seed: int,
     change: Intervention | None,
 ) -> tuple[list[float], list[float]]:
-    """Shares of each question's answers that are right, and that begin with a number."""
+    """Samples answers; returns each question's share of right answers, and of answers that begin with a number."""
     sampling = Sampling(group_size=samples, max_tokens=TOKENS, seed=seed)
     with nullcontext() if change is None else intervened(subject.model, subject.layer, change) as reach:
         texts = engine.generate(ids, sampling).texts
@@ -180,7 +183,7 @@ def _ratings(
     streams: Sequence[Float[torch.Tensor, "t d"]],
     change: Intervention | None,
 ) -> Float[np.ndarray, " N"]:
-    """What the probe says of each question once its stream is changed, its intercept left out."""
+    """Difficulty that the probe predicts for each question from its changed stream, without the intercept."""
     moved = torch.cat(list(streams)) if change is None else change(torch.cat(list(streams)))
     known = torch.from_numpy(np.flatnonzero(weights)).to(moved.device)
     codes = subject.sae.encode(moved.to(subject.sae.W_dec))[:, known].double()

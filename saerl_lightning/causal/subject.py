@@ -1,7 +1,4 @@
-"""The subject of the causal tests: a model that answers sums and is read, its SAE, and what was measured of it, kept on disk.
-
-Nothing is fitted and nothing tested here.
-"""
+"""The model under test: answers sums, gives SAE features of prompts, and stores its measured pass rates on disk."""
 
 from __future__ import annotations
 
@@ -32,20 +29,20 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENS = 6  # of an answer; digits are tokens of their own
-ROWS = 96  # decoded at a time, so that a bar moves
-BLOCK = 32  # questions of one file of measurements
+TOKENS = 6  # tokens of an answer; each digit is a token
+ROWS = 96  # rows decoded at once; few, so that the progress bar moves
+BLOCK = 32  # questions in one file of measurements
 
 
 class Subject:
-    """A model that answers and is read, its SAE, and the layer.
+    """A language model that answers questions, with an SAE of one of its layers.
 
     Args:
-        read: the model and the layer.
-        model: the whole model, in evaluation mode.
-        tokenizer: its tokenizer.
-        sae: the `sae_lens.SAE`.
-        signal: what reads prompts with both.
+        read: Model and layer whose activations are read.
+        model: Full model in evaluation mode.
+        tokenizer: Tokenizer of the model.
+        sae: SAE of the layer, a `sae_lens.SAE`.
+        signal: Signal source that computes SAE features of prompts.
     """
 
     def __init__(
@@ -56,32 +53,33 @@ class Subject:
 
     @classmethod
     def load(cls, model: str, sae: str, layer: int | None) -> Subject:
-        """Loads everything.
+        """Loads model, tokenizer and SAE.
 
         Args:
-            model: HF folder or hub name.
-            sae: folder of an SAE of that model and layer.
-            layer: whose output is read; null takes the middle one.
+            model: HF folder or hub name of the model.
+            sae: Folder of an SAE of the model and layer.
+            layer: Layer whose output is read, from 0; null takes the middle one.
 
         Raises:
-            InputError: if either is missing, or they don't fit.
+            InputError: if model or SAE is missing, or they do not fit each other.
         """
         read, source = ReadModel(model, layer), SAESource(sae)
-        loaded = source.load(read)  # first: it is refused in no time
+        # The SAE is loaded before the model, because a faulty one is found at once.
+        loaded = source.load(read)
         return cls(read, read.load_whole(), read.load_tokenizer(), loaded, SAESignals(read, source))
 
     @cached_property
     def identity(self) -> str:
-        """Names model, layer and SAE by their contents."""
+        """Identifies model, layer and SAE by their contents."""
         return f"{digest_model(self.read)} {self.signal.sae.fingerprint()}"
 
     @cached_property
     def answerer(self) -> str:
-        """Names the model by its contents, whatever layer of it is read."""
+        """Identifies the model by its contents, without the layer."""
         return digest_model(ReadModel(self.read.path, 0, self.read.dtype))
 
     def features(self, questions: Sequence[Question]) -> Features:
-        """Reads the questions' texts, (N, F), as `SAESignals` reads any prompt; the opening of the answer is not read."""
+        """Computes SAE features of the questions' texts, (N, F), as `SAESignals` does; openings are not read."""
         return self.signal.features(prompts(questions))
 
     def pass_rates(
@@ -91,15 +89,15 @@ class Subject:
         seed: int,
         bar: tqdm[Any] | None = None,
     ) -> Float[np.ndarray, " N"]:
-        """Asks every question and gives the share of right answers, at temperature 1.
+        """Samples answers at temperature 1 and returns the share of right ones for each question.
 
-        Question i of any list is answered with the same random numbers, so that two lists of edits differ by the edit.
+        Question i of any list gets the same random numbers, so that two lists of edits differ by the edit only.
 
         Args:
-            questions: N questions.
-            samples: answers a question.
-            seed: of the answers.
-            bar: is moved on by the questions that were answered.
+            questions: The N questions.
+            samples: Number of answers to each question.
+            seed: Seed of the answers.
+            bar: Progress bar that counts answered questions; null for none.
 
         Raises:
             InputError: if `samples` is below 1.
@@ -121,70 +119,70 @@ class Subject:
         return np.array(rates)
 
     def ids(self, questions: Sequence[Question]) -> list[list[int]]:
-        """The chat up to where the assistant begins, and the opening of the answer."""
+        """Encodes the chat with the generation prompt and the opening of the answer."""
         chats = ChatTemplate().encode(prompts(questions), self.tokenizer)
         openings: Any = self.tokenizer([question.opening for question in questions], add_special_tokens=False)
         return [chat + opening for chat, opening in zip(chats, openings["input_ids"], strict=True)]
 
     @cached_property
     def _engine(self) -> HFEngine:
-        engine = HFEngine(ROWS, fused=True)  # a copy of the weights: the model's hooks don't fire in it
+        engine = HFEngine(ROWS, fused=True)  # a copy of the weights, in which the model's hooks do not run
         engine.start(self.model, self.tokenizer, self.model.config.max_position_embeddings)
         engine.load_weights(named_weights(self.model), 0)
         return engine
 
 
 def prompts(questions: Sequence[Question]) -> list[Prompt]:
-    """The questions as prompts; equal questions have equal uids."""
+    """Turns questions into prompts; equal questions have equal uids."""
     return [
         Prompt(f"sums/{each.text}", ({"role": "user", "content": each.text},), str(each.answer)) for each in questions
     ]
 
 
-class Measured:
-    """Measurements on disk, a file each: what was asked once is read back, so that a killed test goes on.
+class MeasurementCache:
+    """Cache of measurements on disk, one file each, so that an interrupted test can resume.
 
     Args:
-        folder: of the files; made when the first is written.
+        folder: Folder of the files; made when the first one is written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def rates(self, key: dict[str, Any], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Reads an array of numbers, or computes and keeps it.
+        """Reads an array of numbers from the cache, or computes and stores it.
 
         Args:
-            key: everything that the numbers depend on, as JSON can say it.
-            compute: gives them.
+            key: Everything that the numbers depend on, as values of JSON.
+            compute: Function that computes the numbers.
 
         Raises:
-            InputError: if the file that should hold them is not one of ours.
+            InputError: if the file exists and was not written by this cache.
         """
-        words = json.dumps(key, sort_keys=True)
-        path = self.folder / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
+        text = json.dumps(key, sort_keys=True)
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
         if path.is_file():
             try:
                 return np.array(read_json(path, "the measurement")["rates"], dtype=np.float64)
             except (InputError, ValueError, KeyError, TypeError) as error:
                 raise InputError(f"'{path}' holds no measurement ({error}); delete it, it is measured again") from error
         rates = np.asarray(compute(), dtype=np.float64)
-        write_whole(path, json.dumps({"key": json.loads(words), "rates": rates.tolist()}) + "\n")
+        write_whole(path, json.dumps({"key": json.loads(text), "rates": rates.tolist()}) + "\n")
         return rates
 
 
 def measure(
-    subject: Subject, questions: Sequence[Question], samples: int, seed: int, cache: Measured, what: str
+    subject: Subject, questions: Sequence[Question], samples: int, seed: int, cache: MeasurementCache, what: str
 ) -> Float[np.ndarray, " N"]:
-    """Measures pass rates of any number of questions, in blocks that are kept as soon as they are done.
+    """Measures pass rates of any number of questions, in blocks that are stored once they are measured.
 
     Args:
-        subject: who answers.
-        questions: N questions.
-        samples: answers a question.
-        seed: of the answers; block k is asked with its own, so that no two questions of a list share random numbers.
-        cache: keeps the blocks.
-        what: is asked, for the bar.
+        subject: Model that answers.
+        questions: The N questions.
+        samples: Number of answers to each question.
+        seed: Seed of the answers; block k has its own, so that no two questions of a list share random numbers.
+        cache: Cache that stores the blocks.
+        what: Text of the progress bar.
     """
     from tqdm import tqdm
 
@@ -200,5 +198,5 @@ def measure(
                 "tokens": TOKENS,
             }
             found.append(cache.rates(key, lambda a=asked, s=block_seed: subject.pass_rates(a, samples, s, bar=bar)))
-            bar.update(start + len(asked) - bar.n)  # what the cache knew
+            bar.update(start + len(asked) - bar.n)  # questions found in the cache
     return np.concatenate(found)

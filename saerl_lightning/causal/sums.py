@@ -1,7 +1,7 @@
-"""Questions whose difficulty can be set and measured: sums and differences that a small model gets right now and then.
+"""Sums and differences as questions of known difficulty, which a small model gets right now and then. Pure functions.
 
-A model that answers word problems never has no difficulty to move; here it is known from what the sum is made of and
-measured by asking. Nothing here asks. Pure.
+A small model never solves word problems, so their measured difficulty can't vary. The difficulty of a sum depends on
+its terms and digits and can be measured by asking.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ FIRST_INTEGER = re.compile(r" *(-?\d+)(?!\d|[.,]\d)")  # 14 and "14.", but not 1
 
 @dataclass(frozen=True)
 class Question:
-    """What a model is asked, and how its answer begins.
+    """A question and the beginning of its answer.
 
     Args:
-        text: the user's words.
-        opening: first words of the answer, as in "7 + 7 ="; the model goes on from there.
-        answer: the right number.
+        text: Text of the user's message.
+        opening: First words of the answer, such as "7 + 7 =", which the model continues.
+        answer: The right number.
     """
 
     text: str
@@ -34,48 +34,48 @@ class Question:
 
 @dataclass(frozen=True)
 class Sum:
-    """Numbers added up and taken away.
+    """Numbers that are added and subtracted.
 
     Args:
-        numbers: two or more.
-        signs: +1 or -1 before every number but the first.
+        numbers: Two or more numbers.
+        signs: +1 or -1 for every number except the first.
 
     Raises:
-        InputError: if the signs don't fit the numbers.
+        InputError: if there is not one sign for each number except the first.
     """
 
     numbers: tuple[int, ...]
     signs: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuses signs that don't fit."""
+        """Refuses signs that do not fit the numbers."""
         if len(self.signs) != len(self.numbers) - 1 or set(self.signs) - {1, -1}:
             raise InputError(f"signs {self.signs} of the numbers {self.numbers}; write 1 or -1 for all but the first")
 
     @property
     def expression(self) -> str:
-        """The sum as it is written, "7 + 7 - 2"."""
+        """The sum as text, such as "7 + 7 - 2"."""
         rest = zip(self.signs, self.numbers[1:], strict=True)
         return " ".join([str(self.numbers[0]), *(f"{'+' if sign > 0 else '-'} {number}" for sign, number in rest)])
 
     @property
     def answer(self) -> int:
-        """What it comes to."""
+        """Result of the sum."""
         return self.numbers[0] + sum(s * n for s, n in zip(self.signs, self.numbers[1:], strict=True))
 
     def question(self, wording: str = "What is {}?") -> Question:
-        """Asks for it in plain words, with the sum in place of the braces."""
+        """Makes a question of the sum, written in place of the braces."""
         return Question(wording.format(self.expression), f"{self.expression} =", self.answer)
 
 
-def draw(count: int, terms: int, digits: int, seed: int) -> list[Sum]:
-    """Draws sums whose answer is not negative; all different where there are as many.
+def draw_sums(count: int, terms: int, digits: int, seed: int) -> list[Sum]:
+    """Draws sums whose result is not negative; all are different if there are enough.
 
     Args:
-        count: sums wanted.
-        terms: numbers of each, 2 or more.
-        digits: of each number, 1 or more; no number begins with 0.
-        seed: of the draw; other terms or digits give another draw.
+        count: Number of sums.
+        terms: Number of terms of each sum, 2 or more.
+        digits: Number of digits of each term, 1 or more; no term begins with 0.
+        seed: Seed of the random draw, which also depends on terms and digits.
 
     Raises:
         InputError: if a number is out of range.
@@ -85,14 +85,14 @@ def draw(count: int, terms: int, digits: int, seed: int) -> list[Sum]:
             raise InputError(f"sums: {name} is {value}; write {least} or more")
     lowest, numbers = 10 ** (digits - 1), 9 * 10 ** (digits - 1)
     space = numbers**terms * 2 ** (terms - 1)
-    # At least half of all sums are not negative, so that four times as many are enough.
+    # At least half of all sums are not negative, so drawing four times as many leaves enough.
     drawn = random.Random(f"{seed} {terms} {digits}").sample(range(space), min(space, 4 * count + 64))
     kept = [each for each in (_numbered(i, terms, lowest, numbers) for i in drawn) if each.answer >= 0]
     return list(islice(cycle(kept), count))
 
 
 def other_numbers(each: Sum, seed: int) -> Sum:
-    """Another sum with the same signs and as many digits: as hard, but for the luck of the numbers."""
+    """Makes a sum with the same signs and other numbers of as many digits: of about equal difficulty."""
     return _first(
         each,
         seed,
@@ -101,14 +101,14 @@ def other_numbers(each: Sum, seed: int) -> Sum:
 
 
 def bigger_numbers(each: Sum, seed: int) -> Sum:
-    """The sum with one more digit in front of every number."""
+    """Makes a sum with one more digit in front of every number."""
     return _first(
         each, seed, lambda rng: Sum(tuple(n + 10 * _tens(n) * rng.randint(1, 9) for n in each.numbers), each.signs)
     )
 
 
 def one_more_term(each: Sum, seed: int) -> Sum:
-    """The sum with one more number added or taken away, of as many digits as the last."""
+    """Makes a sum with one more number added or subtracted, with as many digits as the last."""
     tens = _tens(each.numbers[-1])
     return _first(
         each,
@@ -118,7 +118,7 @@ def one_more_term(each: Sum, seed: int) -> Sum:
 
 
 def is_right(question: Question, completion: str) -> bool:
-    """Whether a completion of the opening begins with the right number, spaces aside; a decimal is another number."""
+    """Whether a completion begins with the right number, after any spaces; a decimal number is wrong."""
     found = FIRST_INTEGER.match(completion)
     return found is not None and int(found[1]) == question.answer
 
@@ -128,7 +128,7 @@ def _tens(number: int) -> int:
 
 
 def _first(base: Sum, seed: int, make: Callable[[random.Random], Sum]) -> Sum:
-    """The first draw that is another sum and not negative."""
+    """Draws until the sum is another one and not negative."""
     rng = random.Random(f"{seed} {base.expression}")
     while (made := make(rng)) == base or made.answer < 0:
         pass
@@ -136,7 +136,7 @@ def _first(base: Sum, seed: int, make: Callable[[random.Random], Sum]) -> Sum:
 
 
 def _numbered(index: int, terms: int, lowest: int, numbers: int) -> Sum:
-    """The sum of a number: its digits in base `numbers`, then its signs in base 2."""
+    """Decodes a sum from its index: digits in base `numbers`, then signs in base 2."""
     values, signs = [], []
     for _ in range(terms):
         index, place = divmod(index, numbers)

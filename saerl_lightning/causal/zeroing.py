@@ -1,6 +1,6 @@
-"""The causal test of orders: the features that a probe leans on most are zeroed. Nobody is asked and no model is run.
+"""Causal test of orders: the order of prompts after a probe's top features are set to zero. No model is run.
 
-The mathematics is in `study/causal/zeroing.py`. N prompts, n labelled ones, F features.
+The mathematics is in `feature_zeroing`. Letters: N prompts, n labelled ones, F features.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from saerl_lightning.signals.source import Features, SignalSource
 from saerl_lightning.study.report.section import Section
 
 ZEROED = (1, 2, 4, 8, 16, 32, 64)
-LABELLED = 1000  # labels of real prompts that a probe is fitted on
+LABELLED = 1000  # largest number of labelled prompts that a probe is fitted on
 
 
 @dataclass(frozen=True)
 class Labelled:
     """Prompts with feature rows, some of them with a label that a probe learns."""
 
-    what: str  # was labelled, for the section's text
+    what: str  # name of the labels in the section's text
     features: Features  # (N, F)
-    rows: Int[np.ndarray, " n"]  # the labelled ones
+    rows: Int[np.ndarray, " n"]  # indices of the labelled prompts
     labels: Float[np.ndarray, " n"]
 
     @classmethod
     def of(cls, pool: Sequence[Prompt], label: str, signals: SignalSource, seed: int) -> Labelled:
-        """Reads a pool's label and features, 1,000 labels at most.
+        """Computes a pool's features and reads its labels, at most 1,000.
 
         Raises:
             InputError: if no prompt has the label.
@@ -53,11 +53,11 @@ class Labelled:
 
 
 def zeroing(labelled: Labelled, seed: int) -> Section:
-    """Zeroes the features that an elastic net leans on most and orders again.
+    """Sets the top features of an elastic-net probe to zero and orders the prompts again.
 
     Args:
-        labelled: the prompts.
-        seed: of the folds and the random features.
+        labelled: Labelled prompts with features.
+        seed: Seed of the folds and the random features.
 
     Raises:
         InputError: if the labels are constant, or no feature gets a weight.

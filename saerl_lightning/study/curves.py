@@ -77,8 +77,8 @@ def steps_to_target(
         window: Number of points in the running mean of `smooth`.
 
     Returns:
-        x of the first of these evaluations; None if the run ended before (censored). With `hold` 2 the last evaluation alone
-        does not count, because no later one confirms it.
+        x of the first of these evaluations; None if the run ended before (censored). With `hold` 2 the last evaluation
+        alone does not count, because no later one confirms it.
 
     Raises:
         InputError: If x doesn't ascend, a value is NaN, or `hold` is below 1.

@@ -1,8 +1,8 @@
-"""The whole method, small and real: a tiny policy, its SAE, signals, labels, a plan, and GRPO with and without them.
+"""`demo`: the whole method in a small, real run: tiny policy, SAE, signals, labels, plan, and GRPO with and without.
 
-Nothing is downloaded and no GPU is needed. It walks the same path as a real run: YAML, prompts, engine, graders,
-checkpoints, export. It can show that the path works and what vanilla GRPO earns here; two arms on a handful of seeds of a
-tiny policy say little about which arm is better elsewhere.
+It downloads nothing and needs no GPU. It uses the same YAML, prompts, engine, graders, checkpoints and export as a real
+run. It shows that these work, and how much GRPO gains here. A few seeds of a tiny policy say little about which arm is
+better elsewhere.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ TASKS = "configs/demo/tasks.yaml"
 
 
 def tiny_policy(folder: str, seed: Seed = 0, tasks: str = TASKS) -> None:
-    """Writes the demo's random policy of about a million weights.
+    """Writes the demo's policy: random weights, about a million of them.
 
     Args:
-        folder: where it goes; missing or empty.
-        seed: of the weights.
-        tasks: config whose training prompts the tokenizer learns from.
+        folder: Folder to write, which must be missing or empty.
+        seed: Seed of the random weights.
+        tasks: Path of the config whose training prompts the tokenizer is trained on.
     """
     require_arguments(tiny_policy, locals())
     build_tiny_policy(folder, [f"{each.text} {each.answer}" for each in prompts_of(tasks, "train")], seed=seed)
 
 
 def prompts_of(tasks: str, *path: str) -> list[Prompt]:
-    """The prompts of one of the sets of a config, as it draws them; "val", "demo" leads to `data.val.demo`."""
+    """Loads a prompt set of a config; path "val", "demo" selects `data.val.demo`."""
     source = read_mapping(shipped.find(tasks), "the config of the tasks")["data"]["init_args"]
     for key in path:
         source = source[key]
@@ -67,14 +67,14 @@ CURVE = "val/demo/avg@8"
 
 @dataclass(frozen=True)
 class Measured:
-    """Accuracy of a policy on the unseen questions, the same questions in the same order each time."""
+    """Accuracy of a policy on the test questions, with the same questions in the same order each time."""
 
     accuracy: Float[np.ndarray, " Q"]  # avg@k of each question
     topics: list[str]  # Q
 
 
 def print_tasks(before: Measured, after: Mapping[str, Sequence[Measured]], samples: int) -> None:
-    """Prints accuracy by task: at the cold start, and of each arm as a mean over its seeds."""
+    """Prints accuracy by task: of the cold start, and of each arm as a mean over its seeds."""
     table = Table(title=f"avg@{samples} on questions asked nowhere else, 95 % bootstrap intervals over questions")
     for column in ("task", "questions", "cold start", *after):
         table.add_column(column, justify="left" if column == "task" else "right")
@@ -89,7 +89,7 @@ def print_tasks(before: Measured, after: Mapping[str, Sequence[Measured]], sampl
 def print_arms(
     before: Measured, after: Mapping[str, Sequence[Measured]], runs: Mapping[str, Sequence[Trained]], samples: int
 ) -> None:
-    """Prints each arm's end and the area under its validation curve, seed by seed, and the difference of the arms."""
+    """Prints each arm's final accuracy and the area under its curve by seed, and the difference of the arms."""
     table = Table(title="the arms on one budget: the same start, prompts, batch and number of steps")
     for column in (
         "arm",
@@ -130,14 +130,14 @@ def _interval(values: Float[np.ndarray, " Q"], sign: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run."""
+    """A finished run of the demo."""
 
     seed: int
     folder: Path
 
     @property
     def checkpoint(self) -> Path:
-        """Its last weights."""
+        """Path of the last checkpoint."""
         return self.folder / "checkpoints" / "last.ckpt"
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
@@ -146,7 +146,7 @@ class Trained:
             return [(int(row["step"]), float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]
 
     def area(self, metric: str) -> float:
-        """Mean height of a metric's curve over the steps: its area, by trapezoids, over its length."""
+        """Mean height of a metric's curve over the steps: the area by trapezoids, divided by the length."""
         points = self.curve(metric)
         pairs = itertools.pairwise(points)
         return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs) / (points[-1][0] - points[0][0])
@@ -154,16 +154,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class Arms:
-    """Command lines by arm; each is run once a seed."""
+    """Arms of the demo by name, each with its flags; every arm is run once a seed."""
 
     root: Path
     flags: dict[str, list[str]]
 
     def train(self, seeds: Iterable[int], jobs: int) -> dict[str, list[Trained]]:
-        """Runs every arm on every seed, `jobs` processes at a time.
+        """Trains every arm with every seed, `jobs` processes at a time.
 
         Raises:
-            RunStopped: if a run failed, with the end of what it wrote.
+            RunStopped: if a run failed, with the last lines of its log.
         """
         wanted = [(arm, seed) for seed in seeds for arm in self.flags]
         executor = SubprocessExecutor()
@@ -172,7 +172,7 @@ class Arms:
             try:
                 runs = list(tqdm(finished, total=len(wanted), desc="runs", unit="run"))
             except BaseException:
-                executor.stop()  # leaving the pool waits for what it runs
+                executor.stop()  # otherwise leaving the pool would wait for the running ones
                 raise
         return {arm: [run for (name, _), run in zip(wanted, runs, strict=True) if name == arm] for arm in self.flags}
 
@@ -191,17 +191,17 @@ ARMS = {"GRPO": [TASKS, GRPO], "SAERL": [TASKS, GRPO, SAERL]}
 
 
 def demo(folder: str = "runs/demo", samples: Count = 16, seeds: Count = 2, jobs: Workers = 2, seed: Seed = 0) -> None:
-    """Trains a tiny policy by GRPO with and without SAERL's operations, on one budget, and prints both beside each other.
+    """Trains a tiny policy by GRPO with and without SAERL's operations on one budget, and prints both results.
 
     Args:
-        folder: where the policy and the runs go; an older demo there is deleted.
-        samples: completions a question that accuracy is measured on (avg@k).
-        seeds: runs of each arm; they differ in order and sampling, not in the policy they start from.
-        jobs: runs at a time.
-        seed: of the policy's weights and its cold start; the arms' seeds count up from it.
+        folder: Folder of the policy and the runs; an older demo there is deleted.
+        samples: Number of completions of each question when accuracy is measured (avg@k).
+        seeds: Number of runs of each arm; they differ in order and sampling, not in their initial policy.
+        jobs: Number of runs at a time.
+        seed: Seed of the policy's weights and its cold start; the arms' seeds count up from this number.
 
     Raises:
-        RunStopped: if vanilla GRPO did not improve the policy beyond the interval of the difference.
+        RunStopped: if the interval of the gain by plain GRPO does not lie above 0.
     """
     require_arguments(demo, locals())
     started, root = time.monotonic(), Path(folder)
@@ -236,7 +236,7 @@ def _say(text: str) -> None:
 
 
 def _clear(root: Path) -> None:
-    """Deletes what an older demo wrote, and nothing else that may lie there."""
+    """Deletes the files of an older demo, and no others in the folder."""
     for part in ("policy", "sft", "cold", "sae", "sae-run", "signals", "plan", "cold-test", *(n.lower() for n in ARMS)):
         shutil.rmtree(root / part, ignore_errors=True)
     (root / "labels.jsonl").unlink(missing_ok=True)
@@ -251,7 +251,7 @@ def _common(root: Path) -> list[str]:
 
 
 def _signals(root: Path) -> list[str]:
-    """The files of this demo, where its folder is not the one that the configs name."""
+    """Flags for this demo's files, if its folder is not the one that the configs name."""
     return [
         f"--data.signals.model.path={root / 'cold'}",
         f"--data.signals.sae.path={root / 'sae'}",
@@ -274,7 +274,7 @@ def _tool(tool: str, configs: list[str], root: Path, seed: int, more: list[str])
 
 
 def _measure(run_dir: Path, root: Path, samples: int, trained: Trained | None) -> Measured:
-    """Accuracy on the test questions: of a run's last weights, or of the policy that all runs start from."""
+    """Measures accuracy on the test questions: of a run's last weights, or of the initial policy."""
     sampling = [f"--data.val_sampling.group_size={samples}", "--trainer.logger=false", "--verbose=false"]
     weights = [] if trained is None else [f"--ckpt_path={trained.checkpoint}"]
     tested = cli.run(["test", *_flags(ARMS["GRPO"]), *_common(root), f"--run_dir={run_dir}", *sampling, *weights])

@@ -1,4 +1,4 @@
-"""Turns a checkpoint into an HF folder that transformers and vLLM load."""
+"""`export`: turns a checkpoint into an HF folder that transformers and vLLM load."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from saerl_lightning.policy.weights import PolicyCheckpoint, base_model, named_w
 def export(
     checkpoint: str, folder: str, policy: str | None = None, trust_remote_code: bool = False, overwrite: bool = False
 ) -> None:
-    """Writes the checkpoint's policy, adapters merged in, with its tokenizer.
+    """Writes the checkpoint's policy with adapters merged, and its tokenizer.
 
     Args:
-        checkpoint: a `.ckpt` file of a run.
-        folder: where the HF folder goes.
-        policy: HF folder or hub name that the run started from (its model.policy.path): architecture and tokenizer.
-        trust_remote_code: run code that the policy's folder brings along.
-        overwrite: replace an HF folder that exists.
+        checkpoint: Path of a `.ckpt` file of a run.
+        folder: HF folder to write.
+        policy: HF folder or hub name that the run started from (its model.policy.path), for architecture and tokenizer.
+        trust_remote_code: Whether code in the policy's folder may run.
+        overwrite: Whether an existing HF folder is replaced.
 
     Raises:
-        InputError: if the checkpoint is missing, unreadable or of another model, no policy is named, or the folder exists.
+        InputError: if the checkpoint is missing, unreadable or of another model, no policy is named, or the folder
+            exists.
     """
     target = Path(folder)
     _require_place(target, overwrite)
     trained = PolicyCheckpoint.read(Path(checkpoint))
-    if policy is None:  # the file's own word is not taken: it could name a folder whose code then runs
+    # The path that the checkpoint names is not used, because it could be any folder with code in it.
+    if policy is None:
         raise InputError(
             f"the policy that '{checkpoint}' was trained from is not named; write --policy PATH (the checkpoint says "
             f"{trained.trained_from[:200]!r})"
@@ -55,5 +57,6 @@ def _require_place(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"'{target}' exists; write --overwrite true to replace it, or another folder")
-    if not (target / "config.json").is_file():  # a slip of the finger must not delete somebody's home
+    # Only an HF folder is replaced, so that a mistyped path can't delete other files.
+    if not (target / "config.json").is_file():
         raise InputError(f"'{target}' has no config.json, so it is no HF folder and is not replaced; name another")

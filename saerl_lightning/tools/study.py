@@ -1,4 +1,4 @@
-"""`study run`, `report`, `publish`, `tables`, …: arms over seeds on one budget, what came of them, and why."""
+"""`study run`, `report`, `publish`, `tables`, …: runs arms with several seeds on one budget and reports the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.training.loggers import require_key
 
-INTERRUPTED = 130  # as shells say it
+INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
 
 
 def run(
@@ -50,19 +50,19 @@ def run(
     executor: Literal["subprocess", "ray"] = "subprocess",
     gpus: NotNegative = 1,
 ) -> None:
-    """Runs a study: checks every arm, prints the plan, makes what is shared, runs arms x seeds.
+    """Runs a study: checks every arm, prints the plan, makes shared products, and runs all arms with all seeds.
 
-    The same command goes on with a study that was interrupted: finished runs are not repeated, others go on from their
-    last checkpoint.
+    The same command resumes an interrupted study: finished runs are not repeated, and others continue from their last
+    checkpoint.
 
     Args:
         spec: YAML file of the study.
-        out: the study's folder; runs/study/NAME by default.
-        jobs: runs at a time.
-        print_commands: print one command line a run, for a scheduler, and run nothing.
-        shared_only: make what the arms share, and run nothing else.
-        executor: where runs run: subprocesses here, or tasks of a Ray cluster.
-        gpus: that a run asks Ray for.
+        out: Folder of the study; null takes runs/study/NAME.
+        jobs: Number of runs at a time.
+        print_commands: Whether only one command line for each run is printed, for a scheduler.
+        shared_only: Whether only the products that arms share are made.
+        executor: Where runs are executed: in subprocesses here, or as tasks of a Ray cluster.
+        gpus: Number of GPUs that a run asks Ray for.
     """
     require_arguments(run, locals())
     spec = shipped.find(spec)
@@ -77,10 +77,10 @@ def run(
 
 
 def report(folder: str) -> None:
-    """Writes a study's report: report/report.html, report.md and tables, also of a study that is not finished.
+    """Writes a study's report (report/report.html, report.md and tables), also of an unfinished study.
 
     Args:
-        folder: of the study.
+        folder: Folder of the study.
     """
     from saerl_lightning.study.report.gather import write_report
 
@@ -88,12 +88,12 @@ def report(folder: str) -> None:
 
 
 def publish(folder: str, to: str, unfinished: bool = False) -> None:
-    """Writes every run's numbers of a study as CSV files, with its settings; `study tables` needs nothing else.
+    """Writes the numbers of a study's runs as CSV files, with its settings; `study tables` needs only these.
 
     Args:
-        folder: of the study.
-        to: folder to write to, such as docs/results/NAME; what was published of the same study there is replaced.
-        unfinished: also while runs are missing; the tables then begin with UNFINISHED.
+        folder: Folder of the study.
+        to: Folder to write, such as docs/results/NAME; an earlier publication of the study there is replaced.
+        unfinished: Whether runs may be missing; the tables then begin with UNFINISHED.
     """
     from saerl_lightning.study.report.publication import write_publication
 
@@ -102,11 +102,12 @@ def publish(folder: str, to: str, unfinished: bool = False) -> None:
 
 
 def tables(folder: str, page: str | None = None) -> None:
-    """Makes a study's tables from its published CSV files alone and prints them as Markdown, or writes them into a page.
+    """Makes a study's tables from its published CSV files; prints them as Markdown or writes them into a page.
 
     Args:
-        folder: that `study publish` wrote.
-        page: Markdown file that has the lines <!-- tables NAME --> and <!-- /tables NAME -->, NAME being the folder's.
+        folder: Folder that `study publish` wrote.
+        page: Markdown file with the lines <!-- tables NAME --> and <!-- /tables NAME -->, where NAME is the folder's
+            name; null prints the tables.
     """
     from saerl_lightning.study.report.publication import section, write_section
 
@@ -128,21 +129,22 @@ def run_study(
     """Runs a study and returns the exit code: 0, or 1 if runs failed.
 
     Args:
-        spec: the study.
-        source: the file it was read from.
-        root: its folder.
-        jobs: runs at a time.
-        executor: where runs run.
-        shared_only: stop when what the arms share is made.
+        spec: Study to run.
+        source: File that the study was read from.
+        root: Folder of the study.
+        jobs: Number of runs at a time.
+        executor: Executor that runs the command lines.
+        shared_only: Whether only the products that arms share are made.
 
     Raises:
-        InputError: if the study can't be run as it is written, or the folder is another study's.
-        RunStopped: if something that the arms share could not be made.
+        InputError: if the study can't be run, or the folder is another study's.
+        RunStopped: if a shared product could not be made.
     """
     executor.check()
     with alone(root):
         arms = checked(spec, root)
-        if isinstance(executor, SubprocessExecutor):  # a cluster's machines may have a key that this one lacks
+        # Machines of a cluster may have a key that this machine lacks, so only local runs are checked.
+        if isinstance(executor, SubprocessExecutor):
             for arm, config in arms.items():
                 require_key(listed(config, "trainer.logger"), f"the arm '{arm}' has")
         claim(spec, source, root, digests(spec, arms))
@@ -158,7 +160,7 @@ def run_study(
 
 
 def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
-    """Prints one command line a run; `study run` and `study report` take up what those runs leave in the folder."""
+    """Prints one command line for each run; `study run` and `study report` find these runs in the folder."""
     arms = checked(spec, root)
     with alone(root):
         claim(spec, source, root, digests(spec, arms))
@@ -171,10 +173,10 @@ def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
 
 
 def checked(spec: StudySpec, root: Path) -> dict[str, Resolved]:
-    """Checks a study against itself and against its folder, and gives its arms' configurations.
+    """Checks a study by itself and against its folder; returns the configurations of its arms.
 
     Raises:
-        InputError: for the first thing that is wrong.
+        InputError: naming the first fault.
     """
     check_folder(spec, root)
     resolved = resolve(spec, root)
@@ -187,7 +189,7 @@ def checked(spec: StudySpec, root: Path) -> dict[str, Resolved]:
 def _run_left(
     spec: StudySpec, root: Path, left: Sequence[PlannedRun], jobs: int, executor: Executor
 ) -> list[RunRecord]:
-    """Runs what is not finished, under a progress bar, and gives the runs that failed."""
+    """Runs the unfinished runs under a progress bar; returns those that failed."""
     failed: list[RunRecord] = []
     with tqdm(total=len(left), desc="runs", unit="run", disable=not left) as bar:
 
@@ -204,7 +206,7 @@ def _run_left(
 
 
 def progress(runs: Sequence[RunResult], jobs: int) -> str:
-    """How far the study is, and how long the rest takes."""
+    """Describes how far the study is and how long the rest takes."""
     states = [run.state for run in runs]
     seconds = estimate(runs, jobs)
     counts = [f"{states.count(state)} {state}" for state in ("finished", "failed") if state in states]
@@ -212,7 +214,7 @@ def progress(runs: Sequence[RunResult], jobs: int) -> str:
 
 
 def failure(record: RunRecord) -> str:
-    """A run that failed, with its own last words."""
+    """Describes a failed run, with the last lines of its log."""
     words = "\n".join(f"    {line}" for line in record.error.splitlines())
     return f"failed: {record.arm}, seed {record.seed}, with exit code {record.exit}:\n{words}"
 
@@ -230,7 +232,7 @@ def _summary(results: StudyResults, failed: Sequence[RunRecord]) -> str:
 
 @contextlib.contextmanager
 def _interruptible(executor: Executor) -> Iterator[None]:
-    """Turns Ctrl-C and SIGTERM into an orderly end: children are ended, records are right, the exit code says so."""
+    """Turns Ctrl-C and SIGTERM into an orderly end: child processes end, records are correct, the exit code is 130."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -239,7 +241,7 @@ def _interruptible(executor: Executor) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        executor.stop()  # what makes a shared stage runs in this thread
+        executor.stop()  # a shared stage is made in this thread, which waits for its process
         print("\ninterrupted; the same command goes on from here", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
     finally:

@@ -1,7 +1,7 @@
-"""Measured pass rates: the policy answers a sample of the training prompts, and its answers are graded.
+"""`label`: measures pass rates. The policy answers a sample of the training prompts, and a reward grades the answers.
 
-No plan is made, no validation set is read and nothing is trained. One process measures; an engine may still spread the
-policy over several GPUs.
+No plan is made, no validation set is read and nothing is trained. One process measures; its engine may use several
+GPUs.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from saerl_lightning.training.policy_module import PolicyModule
 
 @dataclass(frozen=True)
 class Measurement:
-    """Who answers which prompts, how often, and in which batches.
+    """A sample of prompts to measure, in fixed batches, with the policy and the sampling.
 
-    The batches are fixed before the first one is sampled, and a batch's seed follows from its number: a measurement that
-    was stopped anywhere and gone on with ends on the same labels.
+    The batches are fixed before the first one is sampled, and a batch's seed depends on its number. A resumed
+    measurement therefore gives the same labels as an uninterrupted one.
     """
 
     model: PolicyModule
     pool: PromptPool
-    rows: list[int]  # of the pool, in the order they are measured
+    rows: list[int]  # indices into the pool, in the order of measurement
     batch_size: int
     sampling: Sampling
 
     def settings(self) -> dict[str, Setting]:
-        """Everything that the labels depend on, for the file's first line."""
+        """All settings that the labels depend on, for the file's first line."""
         drawn = {name: getattr(self.sampling, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")}
         asked = ([self.pool.prompts[row].uid, self.pool.ids[row], self.pool.prompts[row].answer] for row in self.rows)
         return {
@@ -62,7 +62,7 @@ class Measurement:
         }
 
     def batches(self, done: set[str]) -> Iterator[list[PassRate]]:
-        """Measures the batches that hold a prompt whose label is not done yet, and yields the labels that are missing."""
+        """Measures the batches that have a prompt without a label, and yields the missing labels."""
         for number, start in enumerate(range(0, len(self.rows), self.batch_size)):
             batch = self.pool.batch(self.rows[start : start + self.batch_size])
             if any(prompt.uid not in done for prompt in batch.prompts):
@@ -93,24 +93,26 @@ def label(
     samples: Count,
     seed: Seed,
 ) -> None:
-    """Measures pass rates and writes them to a file, line by line, which a later call goes on with.
+    """Measures pass rates and writes them to a file line by line; a later call resumes it.
 
-    A prompt's pass rate p is the mean grade of its n graded completions, by the first reward; its standard error is
-    sqrt(p (1 - p) / n). A completion whose grader failed (NaN) is left out and lowers n; with none left the prompt has a
-    line, so that it is not asked again, and no label.
+    The pass rate p of a prompt is the mean grade of its n graded completions, by the first reward; its standard error
+    is sqrt(p (1 - p) / n). A completion whose grader failed (NaN) is left out and reduces n. A prompt without any grade
+    gets a line but no label, so that it is not asked again.
 
     Args:
-        model: its policy answers, sampled as in training; a module without a sampling of its own uses `val_sampling`.
-        datamodule: its training prompts are sampled, those that are short enough to be served.
-        trainer: says on which device and in which precision.
-        out: the labels' file.
-        prompts: how many are sampled (n_lab); all, where there are fewer.
-        samples: completions a prompt (n).
-        seed: of the sample and of the completions.
+        model: Module whose policy answers, sampled as in training; a module without a sampling of its own uses
+            `val_sampling`.
+        datamodule: Datamodule whose training prompts are sampled, if they are short enough.
+        trainer: Trainer that sets device and precision.
+        out: Path of the file of labels.
+        prompts: Number of prompts in the sample (n_lab); all, if there are fewer.
+        samples: Number of completions of each prompt (n).
+        seed: Seed of the sample and of the completions.
 
     Raises:
-        InputError: if the run has no policy or no prompts, a number is below 1, the file was measured with other settings
-            or is being written to, there is more than one process, or the first reward gives grades outside of 0 to 1.
+        InputError: if the run has no policy or no prompts, a number is below 1, the file was measured with other
+            settings or is being written to, there is more than one process, or the first reward gives grades outside of
+            0 to 1.
     """
     require_arguments(label, locals())
     require_policy(model, datamodule)
@@ -118,7 +120,8 @@ def label(
         raise InputError(f"`label` runs in one process, but there are {trainer.world_size}; write --trainer.devices 1")
     drawn = model.sampling if isinstance(model, GRPOModule) else datamodule.val_sampling
     drawn = replace(drawn, group_size=samples, seed=seed)
-    datamodule.tokenizer, datamodule.labels = model.tokenizer, None  # the labels it will have are those measured here
+    # No label file is read: the labels are measured here.
+    datamodule.tokenizer, datamodule.labels = model.tokenizer, None
     rows = sampled_rows(datamodule.pool, prompts, seed)
     alone = lock.held(lock.beside(Path(out)), f"the labels' file '{out}'")
     with alone, answering(model, trainer, datamodule.chat.max_prompt_tokens + drawn.max_tokens):
@@ -128,7 +131,7 @@ def label(
 
 
 def require_policy(model: lightning.LightningModule, datamodule: lightning.LightningDataModule) -> None:
-    """Refuses modules that are not those of a policy's run.
+    """Refuses modules without a policy or without prompts.
 
     Raises:
         InputError: naming the class.
@@ -142,10 +145,10 @@ def require_policy(model: lightning.LightningModule, datamodule: lightning.Light
 
 
 def sampled_rows(pool: PromptPool, count: int, seed: int) -> list[int]:
-    """Draws rows of the pool that can be served.
+    """Draws prompts of the pool that are short enough to be sampled.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are none.
     """
     servable = pool.servable()
     if not servable:
@@ -157,7 +160,7 @@ def sampled_rows(pool: PromptPool, count: int, seed: int) -> list[int]:
 
 @contextmanager
 def answering(model: PolicyModule, trainer: lightning.Trainer, longest: int) -> Iterator[None]:
-    """Loads the policy, starts the engine with its weights, and closes engine and graders in the end."""
+    """Loads the policy and starts the engine with its weights; closes engine and graders at the end of the block."""
     model.configure_model()
     if model.context is not None and longest > model.context:
         raise InputError(
@@ -177,7 +180,7 @@ def answering(model: PolicyModule, trainer: lightning.Trainer, longest: int) -> 
 
 
 def write_labels(measurement: Measurement, file: LabelFile) -> None:
-    """Measures what the file lacks, batch by batch."""
+    """Measures the missing labels and appends them to the file, batch by batch."""
     done = file.open()
     total = len(measurement.rows)
     with tqdm(total=total, initial=len(done), unit="prompt", desc="measuring pass rates") as bar:
@@ -187,7 +190,7 @@ def write_labels(measurement: Measurement, file: LabelFile) -> None:
 
 
 def summary(file: str) -> str:
-    """What was measured, in two lines, with the flag that uses it."""
+    """Summarises the labels in two lines, with the flag that uses them."""
     rates = np.array([labels["pass_rate"] for labels in read_labels(file).values() if "pass_rate" in labels])
     if not len(rates):
         return f"{file}: no completion could be graded, so there is no label"
@@ -199,18 +202,18 @@ def summary(file: str) -> str:
 
 
 def described(reward: Reward) -> str:
-    """A reward's name and plain arguments."""
+    """Name and plain arguments of a reward."""
     arguments = {name: value for name, value in vars(reward).items() if isinstance(value, str | int | float)}
     return f"{reward.name} {arguments}"
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """Names weights by 64 values of each tensor, evenly spaced: any training step moves some of them."""
+    """Identifies weights by 64 evenly spaced values of each tensor; any training step changes some of them."""
     digest = hashlib.sha256()
     for name, tensor in named_weights(model):
         flat = tensor.detach().flatten()
         count = min(64, flat.numel())
-        # Whole numbers: a float32 can't tell the places of more than 16 million values apart, and names one beyond the end.
+        # Indices are computed in integers: float32 is exact only up to 16 million, and could give one beyond the end.
         places = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
         digest.update(f"{name} {tuple(tensor.shape)} {flat[places].double().tolist()}".encode())
     return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""The plan before it is paid for: every operation is run, nothing is trained.
+"""`plan`: runs every operation on the training prompts and shows the plan, without training.
 
-It loads the policy's tokenizer and no weights, reads the training prompts and no validation set, and computes (or takes
-from the cache) the feature rows that the operations read.
+It loads the policy's tokenizer but no weights, and reads the training prompts but no validation set. Feature rows that
+operations need are computed, or read from the cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.tables import log_tables, planned_run
 
-LEDGER_ROWS = 1000  # that W&B gets
+LEDGER_ROWS = 1000  # largest number of rows that are sent to W&B
 
 
 def plan(
@@ -40,25 +40,26 @@ def plan(
     export: str | None = None,
     export_for: str | None = None,
 ) -> None:
-    """Makes the plan, prints its arithmetic and its summary, and writes its ledger and its page.
+    """Makes the plan, prints its batch arithmetic and summary, and writes its ledger and page.
 
     Args:
-        model: only its tokenizer and its settings are read.
-        datamodule: whose plan it is.
-        trainer: says how many processes and epochs there would be, and has the loggers.
-        out: folder of `ledger.parquet` and `plan.html`.
-        against: another plan's ledger; null compares with none.
+        model: Module of which only the tokenizer and settings are read.
+        datamodule: Datamodule whose plan is made.
+        trainer: Trainer that gives numbers of processes and epochs, and the loggers.
+        out: Folder for `ledger.parquet` and `plan.html`.
+        against: Path of another plan's ledger to compare with; null compares with none.
         export: New folder for the planned prompts in another trainer's form; null writes none.
         export_for: Trainer that reads the exported prompts; null takes `jsonl`, our own form.
 
     Raises:
-        InputError: if the modules plan no prompts, the numbers don't fit, or a file is in the way or unreadable.
+        InputError: if the modules plan no prompts, batch numbers do not fit, or a file is in the way or unreadable.
     """
     _require_prompts(model, datamodule)
     require_place(Path(out))
     require_export(export, export_for)
     other = None if against is None else Ledger.read(Path(against))
-    arithmetic = batch_arithmetic(model, datamodule, trainer)  # refused before anything is computed
+    # Numbers that do not fit are refused before anything is computed.
+    arithmetic = batch_arithmetic(model, datamodule, trainer)
     with lock.held(lock.beside(Path(out)), f"the plan's folder '{out}'"):
         run = _plan_into(Path(out), model, datamodule, trainer, other, arithmetic)
         if export is not None:
@@ -95,10 +96,10 @@ def _plan_into(
 def batch_arithmetic(
     model: PolicyModule, datamodule: PromptDataModule, trainer: lightning.Trainer
 ) -> BatchArithmetic | None:
-    """The numbers that `fit` would check and say, the batches still unknown; None for a module that samples nothing.
+    """Computes the batch numbers that `fit` would check and print; None for a module that samples nothing.
 
     Raises:
-        InputError: if they don't fit each other.
+        InputError: if the numbers do not fit each other.
     """
     if not isinstance(model, GRPOModule):
         return None
@@ -136,12 +137,12 @@ def _require_prompts(model: lightning.LightningModule, datamodule: lightning.Lig
 
 
 def _context(policy: Policy) -> int | None:
-    """Longest sequence the policy was made for, from its config alone; None where there is no config or it does not say."""
+    """Longest sequence that the policy supports, from its config; None if there is no config or no such number."""
     from transformers import AutoConfig
 
     hub.look_up(policy.path)
     try:
         config = AutoConfig.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
     except (OSError, ValueError):
-        return None  # a tokenizer is all that a plan needs
+        return None  # a plan needs only a tokenizer, so a missing config is no error
     return getattr(config, "max_position_embeddings", None)

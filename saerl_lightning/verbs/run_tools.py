@@ -1,6 +1,6 @@
-"""The tools that read the same configs and flags as a run, but train nothing: `plan` and `label`.
+"""`plan` and `label`: commands that read the same configs and flags as a run, but train nothing.
 
-A method's signature is the tool's own part of the command line; its body stands in the tool's file.
+A method's signature defines the command's own arguments; its body is in the module of that name.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from saerl_lightning.data.module import PromptDataModule
     from saerl_lightning.training.policy_module import PolicyModule
 
-ARGUMENTS = {tool: {"model", "datamodule"} for tool in COMPOSED}  # by tool: what is not the user's to write
+# Arguments of each tool that are not flags of the command line.
+ARGUMENTS = {tool: {"model", "datamodule"} for tool in COMPOSED}
 # `for` is what one would write, and no name that a Python argument may have.
 ALIASES = {"--for": "--export_for"}
 
 
 class ToolTrainer(lightning.Trainer):
-    """Lightning's trainer with the composed tools as further verbs."""
+    """Lightning's trainer with `plan` and `label` as further commands."""
 
     def plan(
         self,
@@ -32,15 +33,16 @@ class ToolTrainer(lightning.Trainer):
         export: str | None = None,
         export_for: Literal["trl", "verl", "open-instruct", "jsonl"] | None = None,
     ) -> None:
-        """Makes the plan and shows it, without training: everything up to the first step.
+        """Makes the plan and shows it, without training: runs all operations up to the first step.
 
         Args:
-            model: of the run; only its tokenizer is read.
-            datamodule: of the run.
-            out: folder that `ledger.parquet` and `plan.html` are written to.
-            against: another plan's `ledger.parquet` to compare with.
+            model: Module of the run; only its tokenizer is read.
+            datamodule: Datamodule whose plan is made.
+            out: Folder that `ledger.parquet` and `plan.html` are written to.
+            against: Path of another plan's `ledger.parquet` to compare with; null compares with none.
             export: New folder for the planned prompts in another trainer's form, in their order; null writes none.
-            export_for: Trainer that reads the exported prompts (also written `--for`); null takes `jsonl`, our own form.
+            export_for: Trainer that reads the exported prompts (also written `--for`); null takes `jsonl`, our own
+                form.
         """
         from saerl_lightning.verbs.plan import plan
 
@@ -55,15 +57,15 @@ class ToolTrainer(lightning.Trainer):
         samples: int = 8,
         seed: int = 0,
     ) -> None:
-        """Measures pass rates: the policy answers a sample of the training prompts, and the answers are graded.
+        """Measures pass rates: the policy answers a sample of the training prompts, and a reward grades the answers.
 
         Args:
-            model: of the run; its policy answers.
-            datamodule: of the run; its training prompts are sampled.
-            out: file that labels are written to, one line a prompt; a file that is there is gone on with.
-            prompts: how many are sampled (n_lab).
-            samples: completions a prompt.
-            seed: of the sample and of the completions.
+            model: Module of the run, whose policy answers.
+            datamodule: Datamodule whose training prompts are sampled.
+            out: File that labels are written to, one line a prompt; an existing file is resumed.
+            prompts: Number of prompts in the sample (n_lab); all, if there are fewer.
+            samples: Number of completions of each prompt.
+            seed: Seed of the sample and of the completions.
         """
         from saerl_lightning.verbs.label import label
 

@@ -14,12 +14,12 @@ from saerl_lightning.causal.edits import edited
 from saerl_lightning.causal.feature_zeroing import zero_out
 from saerl_lightning.causal.fitting import fit_probes, fitting_sums
 from saerl_lightning.causal.run import causal
-from saerl_lightning.causal.subject import Measured, Subject, measure
+from saerl_lightning.causal.subject import MeasurementCache, Subject, measure
 from saerl_lightning.causal.sums import (
     Question,
     Sum,
     bigger_numbers,
-    draw,
+    draw_sums,
     is_right,
     one_more_term,
     other_numbers,
@@ -49,22 +49,22 @@ def test_an_answer_is_its_first_integer(completion, right):
 
 @given(st.integers(1, 80), st.integers(2, 4), st.integers(1, 3), st.integers(0, 99))
 def test_drawn_sums_are_what_was_asked_for(count, terms, digits, seed):
-    drawn = draw(count, terms, digits, seed)
+    drawn = draw_sums(count, terms, digits, seed)
     assert len(set(drawn)) == len(drawn) == count
     assert all(each.answer >= 0 and len(each.numbers) == terms for each in drawn)
     assert {len(str(n)) for each in drawn for n in each.numbers} == {digits}
-    assert drawn == draw(count, terms, digits, seed)
+    assert drawn == draw_sums(count, terms, digits, seed)
 
 
 def test_sums_repeat_only_where_there_are_no_more():
-    drawn = draw(200, 2, 1, 0)
+    drawn = draw_sums(200, 2, 1, 0)
     assert len(drawn) == 200
     assert len(set(drawn)) == 81 + 45  # a + b, and a - b that is not negative
 
 
 @given(st.integers(1, 60), st.integers(2, 3), st.integers(1, 2), st.integers(0, 99))
 def test_edits_change_what_they_say(count, terms, digits, seed):
-    for each in draw(count, terms, digits, seed):
+    for each in draw_sums(count, terms, digits, seed):
         bigger, longer, other = bigger_numbers(each, seed), one_more_term(each, seed), other_numbers(each, seed)
         assert [n % 10**digits for n in bigger.numbers] == list(each.numbers)
         assert all(10**digits <= n < 10 ** (digits + 1) for n in bigger.numbers)
@@ -76,7 +76,7 @@ def test_edits_change_what_they_say(count, terms, digits, seed):
 
 
 def test_no_fitting_sum_is_asked_in_a_test():
-    sums = draw(50, 2, 1, 0) + draw(50, 2, 2, 0)
+    sums = draw_sums(50, 2, 1, 0) + draw_sums(50, 2, 2, 0)
     tested = [q for edit in edited(sums, 0).values() for q in edit] + [each.question() for each in sums]
     fitted = fitting_sums(400, tested, 0)
     assert len({q.opening for q in fitted}) == len(fitted) > 300
@@ -92,8 +92,8 @@ def test_words_and_their_tokens():
 
 
 def test_top_words_are_those_that_excite():
-    strengths = csr_array(np.array([[0.0, 2, 0], [0, 3, 0], [1, 0, 0], [0, 1, 0]]))
-    assert top_words(strengths, ["a", "b", "c", "d"], np.array([1, 0, 2]), 2) == {1: ["b", "a"], 0: ["c"], 2: []}
+    activations = csr_array(np.array([[0.0, 2, 0], [0, 3, 0], [1, 0, 0], [0, 1, 0]]))
+    assert top_words(activations, ["a", "b", "c", "d"], np.array([1, 0, 2]), 2) == {1: ["b", "a"], 0: ["c"], 2: []}
 
 
 def test_edits_of_one_question_are_no_independent_observations():
@@ -156,7 +156,7 @@ def test_a_section_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path):
-    cache = Measured(tmp_path)
+    cache = MeasurementCache(tmp_path)
     assert cache.rates({"seed": 0}, lambda: np.array([0.25, 1.0])).tolist() == [0.25, 1.0]
     assert cache.rates({"seed": 0}, lambda: pytest.fail("asked again")).tolist() == [0.25, 1.0]
     assert cache.rates({"seed": 1}, lambda: np.zeros(1)).tolist() == [0.0]
@@ -193,7 +193,7 @@ def tiny(tmp_path_factory):
 
 def test_a_subject_answers_by_seed_and_hands_every_answer_to_its_question(tiny):
     subject = Subject.load(tiny[0], tiny[1], None)
-    questions = [each.question() for each in draw(5, 2, 1, 0)]
+    questions = [each.question() for each in draw_sums(5, 2, 1, 0)]
     for ids, question in zip(subject.ids(questions), questions, strict=True):
         chat = f"<|im_start|>user\n{question.text}<|im_end|>\n<|im_start|>assistant\n"
         assert subject.tokenizer.decode(ids) == chat + question.opening
@@ -239,7 +239,7 @@ def played(subject, questions, samples, seed, bar=None):
 def test_a_model_that_can_do_no_sum_is_refused(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(Subject, "pass_rates", lambda _, asked, *__, **___: np.zeros(len(asked)))
     with pytest.raises(InputError, match="the difficulty of all 40 fitting sums is 1"):
-        fit_probes(Subject.load(tiny[0], tiny[1], None), 40, [], 0, Measured(tmp_path))
+        fit_probes(Subject.load(tiny[0], tiny[1], None), 40, [], 0, MeasurementCache(tmp_path))
 
 
 @pytest.mark.slow
@@ -274,8 +274,8 @@ def test_three_tests_from_the_verb_to_the_report(tiny, tmp_path, monkeypatch):
 
 
 def test_measuring_goes_on_where_it_was_killed(tiny, tmp_path, monkeypatch):
-    subject, cache = Subject.load(tiny[0], tiny[1], None), Measured(tmp_path)
-    questions, asked = [each.question() for each in draw(70, 2, 2, 0)], []
+    subject, cache = Subject.load(tiny[0], tiny[1], None), MeasurementCache(tmp_path)
+    questions, asked = [each.question() for each in draw_sums(70, 2, 2, 0)], []
 
     def killed(subject, part, samples, seed, bar=None):
         if len(asked) == 2:

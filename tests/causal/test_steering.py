@@ -18,8 +18,8 @@ from saerl_lightning.causal.answers import Answers, Condition
 from saerl_lightning.causal.steering import AblateFeatures, AddDirection, intervened
 from saerl_lightning.causal.steering_section import over_controls, steering_section
 from saerl_lightning.causal.steering_test import _asked, steering
-from saerl_lightning.causal.subject import Measured, Subject
-from saerl_lightning.causal.sums import Sum, draw
+from saerl_lightning.causal.subject import MeasurementCache, Subject
+from saerl_lightning.causal.sums import Sum, draw_sums
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.hf import HFEngine
@@ -180,12 +180,12 @@ def given(subject):
     random = np.random.default_rng(0)
     rows = np.where(random.random((30, FEATURES)) < 0.3, random.random((30, FEATURES)), 0.0)
     weights = np.where(random.random(FEATURES) < 0.2, random.standard_normal(FEATURES), 0.0)
-    return weights, csr_array(rows), [each.question() for each in draw(3, 2, 1, 0)]
+    return weights, csr_array(rows), [each.question() for each in draw_sums(3, 2, 1, 0)]
 
 
 def test_a_steered_study_is_kept_and_read_back(subject, tmp_path, monkeypatch):
     weights, features, questions = given(subject)
-    cache = Measured(tmp_path / "measured")
+    cache = MeasurementCache(tmp_path / "measured")
     section = steering(subject, weights, features, questions, 2, 0, cache)
     assert len(section.rows) == len(list(cache.folder.iterdir())) == 37
     section.write(tmp_path / "section.json")  # refuses NaN
@@ -196,7 +196,7 @@ def test_a_steered_study_is_kept_and_read_back(subject, tmp_path, monkeypatch):
 
 def test_bad_questions_of_steering_are_refused(subject, tmp_path):
     weights, features, questions = given(subject)
-    cache = Measured(tmp_path)
+    cache = MeasurementCache(tmp_path)
     with pytest.raises(InputError, match="1 questions"):
         steering(subject, weights, features, questions[:1], 2, 0, cache)
     with pytest.raises(InputError, match="shares are"):
