@@ -9,8 +9,12 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "saerl_lightning"
 # Folders and modules (under saerl_lightning/) whose docstrings are not yet rewritten. The list only gets shorter.
 EXEMPT: tuple[str, ...] = (
-    "objective",
-    "training",
+    "training/dynamic_sampling.py",
+    "training/grading.py",
+    "training/grpo.py",
+    "training/metrics.py",
+    "training/rows.py",
+    "training/tables.py",
 )
 
 ENTRY = re.compile(r"(?:\*{0,2}\w+)(?: \([^)]*\))?:(?: |$)")

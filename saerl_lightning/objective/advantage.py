@@ -1,7 +1,7 @@
-"""How the rewards of groups become advantages. A NaN reward (failed grader) has no say and gets advantage 0.
+"""Turns the rewards of groups into advantages. A NaN reward (failed grader) is ignored and gets advantage 0.
 
-A group whose rewards are all equal gets exactly 0 from everything here that looks at groups, whatever the rounding: its
-rows need not go through the policy.
+Every function that compares within groups gives exactly 0 for a group of equal rewards, in spite of rounding. The rows
+of such a group can then skip the policy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LARGEST_WEIGHT = 1e6  # of `beta_advantages`, where the density is next to 0
 
 
 def group_mean_std(rewards: Groups) -> tuple[Float[Tensor, "P 1"], Float[Tensor, "P 1"]]:
-    """Means and unbiased standard deviations (n - 1) of each group over its valid rewards; 0 where they are too few."""
+    """Means and unbiased standard deviations (n - 1) of each group's valid rewards; 0 if there are too few."""
     valid = rewards.isfinite()  # (P, G)
     count = valid.sum(1, keepdim=True)  # (P, 1)
     filled = rewards.nan_to_num(0.0)
@@ -25,7 +25,7 @@ def group_mean_std(rewards: Groups) -> tuple[Float[Tensor, "P 1"], Float[Tensor,
 
 
 def centred(rewards: Groups) -> Groups:
-    """Rewards minus the mean of their group; exactly 0 where a group's rewards are all equal."""
+    """Subtracts the mean of its group from each reward; exactly 0 if a group's rewards are all equal."""
     valid = rewards.isfinite()
     lowest = rewards.masked_fill(~valid, torch.inf).amin(1, keepdim=True)  # (P, 1)
     highest = rewards.masked_fill(~valid, -torch.inf).amax(1, keepdim=True)
@@ -34,19 +34,20 @@ def centred(rewards: Groups) -> Groups:
 
 
 def group_advantages(rewards: Groups, scale_by_std: bool = True, eps: float = 1e-4) -> Groups:
-    """Group-relative advantages A = (r - mean) / (std + eps) (GRPO, arXiv 2402.03300, section 4.1.2).
+    """Computes group-relative advantages A = (r - mean) / (std + eps) (GRPO, arXiv 2402.03300, section 4.1.2).
 
     Args:
-        rewards: of P groups of G completions; NaN where the grader failed.
-        scale_by_std: divide by the group's standard deviation; off gives Dr. GRPO's A = r - mean (arXiv 2503.20783).
-        eps: keeps groups without variance finite; they get advantage 0.
+        rewards: Rewards of P groups of G completions; NaN if the grader failed.
+        scale_by_std: Whether the difference is divided by the group's standard deviation; false gives Dr. GRPO's A = r
+            - mean (arXiv 2503.20783).
+        eps: Small number added to the deviation, so that groups without variance stay finite; they get advantage 0.
     """
     _, std = group_mean_std(rewards)
     return centred(rewards) / (std + eps) if scale_by_std else centred(rewards)
 
 
 def leave_one_out_advantages(rewards: Groups) -> Groups:
-    """A = r - mean of the others' rewards, which is n / (n - 1) times r - mean; 0 for a completion without others.
+    """Subtracts the mean of the others in the group from each reward: n / (n - 1) (r - mean); 0 without others.
 
     Source: RLOO, arXiv 2402.14740.
     """
@@ -55,19 +56,19 @@ def leave_one_out_advantages(rewards: Groups) -> Groups:
 
 
 def batch_advantages(rewards: Groups, eps: float = 1e-8) -> Groups:
-    """A = (r - mean) / (std + eps) over the whole batch (REINFORCE++, arXiv 2501.03262).
+    """Normalises rewards over the whole batch: A = (r - mean) / (std + eps) (REINFORCE++, arXiv 2501.03262).
 
     Args:
-        rewards: of all ranks' groups; NaN where the grader failed.
-        eps: keeps a batch without variance finite; it gets advantage 0.
+        rewards: Rewards of the groups of all ranks; NaN if the grader failed.
+        eps: Small number added to the deviation, so that a batch without variance stays finite; it gets advantage 0.
     """
     return group_advantages(rewards.reshape(1, -1), eps=eps).view_as(rewards)
 
 
 def group_then_batch_advantages(rewards: Groups, eps: float = 1e-8) -> Groups:
-    """A = (r - group mean) / (std of that over the batch + eps) (REINFORCE++-baseline, arXiv 2501.03262).
+    """Computes A = (r - group mean) / (its std over the batch + eps) (REINFORCE++-baseline, arXiv 2501.03262).
 
-    The mean over the batch, which the paper subtracts too, is 0 already: every group's centred rewards add up to 0.
+    The paper also subtracts the mean over the batch. It is 0 already, because each group's centred rewards sum to 0.
     """
     valid = rewards.isfinite()
     a = centred(rewards)
@@ -76,17 +77,17 @@ def group_then_batch_advantages(rewards: Groups, eps: float = 1e-8) -> Groups:
 
 
 def beta_advantages(rewards: Groups) -> Groups:
-    """A = (r - p) / f(p; alpha, beta), p the group's mean reward and f a Beta density fitted to the batch.
+    """Computes A = (r - p) / f(p; alpha, beta): p is the group's mean reward, f a Beta density fitted to the batch.
 
-    With a, b the Beta parameters that match the mean and variance of p over the batch's groups, alpha = 1 + a / 3 and
-    beta = 1 + b / 3, not below 1: the choice of least gradient variance. Groups that succeed about as often as most do
-    weigh little, rare ones more. Where p does not vary alpha = beta = 1, so A = r - p.
+    Let a and b be the Beta parameters that match the mean and variance of p over the batch's groups. Then alpha = 1 + a
+    / 3 and beta = 1 + b / 3, but at least 1; this minimises the variance of the gradient. Groups with a common success
+    rate get small weights, those with a rare one large weights. If p does not vary, alpha = beta = 1 and A = r - p.
 
     Args:
-        rewards: between 0 and 1; NaN where the grader failed.
+        rewards: Rewards between 0 and 1; NaN if the grader failed.
 
     Source: BNPO, arXiv 2506.02864; parameters and the largest weight, 1e6, as in the authors' code
-        (github.com/changyi7231/BNPO, recipe/bnpo/src/bnpo_ray_trainer.py).
+    (github.com/changyi7231/BNPO, recipe/bnpo/src/bnpo_ray_trainer.py).
     """
     p, _ = group_mean_std(rewards)  # (P, 1)
     mean, std = group_mean_std(p[rewards.isfinite().any(1)].view(1, -1))  # (1, 1)

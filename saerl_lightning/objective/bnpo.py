@@ -1,4 +1,4 @@
-"""BNPO: two things of one name, the token mean that TRL calls `bnpo` and the paper's Beta-normalised advantage."""
+"""BNPO: TRL's `bnpo`, a mean over tokens, and the BNPO paper's Beta-normalised advantage, which share a name."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_rang
 
 
 class BNPO(Clipped):
-    """Maximises the clipped surrogate averaged over tokens, of group-relative or of Beta-normalised advantages.
+    """Maximises the clipped surrogate averaged over tokens, with group-relative or Beta-normalised advantages.
 
-    TRL's `bnpo` divides by the tokens of each micro-batch, so its gradient depends on the split; this divides by those of
-    the step. On one micro-batch they are equal. The paper (arXiv 2506.02864) is about the advantage alone; its authors'
-    code adds up tokens and averages rows, with a clip range of 0.2 and 0.28 and a dual clip of 10.
+    TRL's `bnpo` divides by the tokens of each micro-batch, so its gradient depends on the split. Here the sum is
+    divided by the tokens of the step; with one micro-batch both are equal. The paper (arXiv 2506.02864) defines only
+    the advantage; its authors' code sums over tokens and averages over rows, with clip ranges 0.2 and 0.28 and a dual
+    clip of 10.
 
     Args:
-        clip_low: the ratio pi / pi_old is clipped below 1 - clip_low.
-        clip_high: and above 1 + clip_high.
-        dual_clip: bounds the surrogate of tokens with A < 0 by dual_clip * A; null does not.
-        beta_normalised: divide r - mean by a Beta density fitted to the batch's success rates (arXiv 2506.02864) rather
-            than by the group's deviation. Rewards must lie between 0 and 1.
-        kl: penalty for leaving the frozen initial policy; null holds no reference.
-        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
-        correction: weights for a sampler that is not quite the policy; null does not correct.
+        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
+        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
+        dual_clip: Bound of the surrogate at dual_clip * A for tokens with A < 0; null sets no bound.
+        beta_normalised: Whether r - mean is divided by a Beta density fitted to the batch's success rates (arXiv
+            2506.02864) instead of by the group's deviation. Rewards must then lie between 0 and 1.
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, the dual clip lies inside it, or rewards that are to be
@@ -62,7 +63,7 @@ class BNPO(Clipped):
         require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-        """Group-relative advantages, or Beta-normalised ones."""
+        """Computes group-relative or Beta-normalised advantages."""
         if not self.beta_normalised:
             return group_advantages(rewards)
         graded = rewards[rewards.isfinite()]

@@ -1,4 +1,4 @@
-"""CISPO: clipped importance-sampling-weight policy optimisation, which drops no token."""
+"""CISPO: clips importance weights instead of the surrogate, so that no token loses its gradient."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from saerl_lightning.ranges import NotNegative, Share, require_in_range
 
 
 class CISPO(PolicyGradient):
-    """Maximises sg(clip(rho, ratio_floor, ratio_cap)) A log pi, averaged over tokens (MiniMax-M1, arXiv 2506.13585, eq. 4).
+    """Maximises sg(clip(rho, floor, cap)) A log pi, averaged over tokens (MiniMax-M1, arXiv 2506.13585, eq. 4).
 
-    A clip removes the gradient of a token, a clipped weight only bounds it. The paper writes the range as 1 - eps_low and
-    1 + eps_high and has no lower bound; TRL's `epsilon_high` is `ratio_cap` itself, and it has no floor. Because log pi
-    stands in it, the value of this loss means nothing; its gradient does. The clip metrics count weights that were cut.
+    A clipped surrogate has no gradient at clipped tokens; a clipped weight only bounds it. The paper writes the range
+    as 1 - eps_low and 1 + eps_high and sets no lower bound; TRL's `epsilon_high` is `ratio_cap` itself, without a
+    floor. The value of this loss has no meaning, because it contains log pi; its gradient is right. The clip metrics
+    count the weights that were changed.
 
     Args:
-        ratio_cap: largest weight.
-        ratio_floor: smallest weight; 0 is none.
-        kl: penalty for leaving the frozen initial policy; null holds no reference.
-        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
-        correction: weights for a sampler that is not quite the policy; null does not correct.
+        ratio_cap: Largest importance weight of a token.
+        ratio_floor: Smallest importance weight of a token; 0 sets no floor.
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if 1 is not between floor and cap.
@@ -52,7 +53,7 @@ class CISPO(PolicyGradient):
     def cut(
         self, ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"]
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
-        """Tokens whose weight was raised to the floor, or lowered to the cap; rows without advantage have no weight."""
+        """Marks tokens whose weight was raised to the floor or lowered to the cap, except rows with advantage 0."""
         weighed = (advantages != 0)[:, None]
         low, high = (ratio < self.ratio_floor) & weighed, (ratio > self.ratio_cap) & weighed
         return low.to(ratio.dtype), high.to(ratio.dtype)

@@ -1,7 +1,7 @@
 """DAPO: decoupled clip and dynamic sampling policy optimisation.
 
-Here are its clip and its mean over tokens, and overlong filtering. The rest of it is elsewhere: dynamic sampling in
-`training.dynamic_sampling`, the soft punishment of overlong completions in `reward.length`.
+This module has its clip, its mean over tokens and overlong filtering. Dynamic sampling is in
+`training.dynamic_sampling`, the penalty of overlong completions in `reward.length`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_rang
 
 
 class DAPO(Clipped):
-    """Maximises the clipped surrogate with more room above than below, averaged over tokens (arXiv 2503.14476, eq. 8).
+    """Maximises the clipped surrogate, with separate lower and upper clip, averaged over tokens (2503.14476, eq. 8).
 
-    The tokens are those of the whole step, so every token weighs the same. So they are in TRL's `dapo`.
+    The mean is over all tokens of the step, so every token has the same weight, as in TRL's `dapo`. The paper is arXiv
+    2503.14476.
 
     Args:
-        clip_low: the ratio pi / pi_old is clipped below 1 - clip_low.
-        clip_high: and above 1 + clip_high; more than clip_low keeps unlikely tokens alive.
-        dual_clip: bounds the surrogate of tokens with A < 0 by dual_clip * A; null does not.
-        mask_truncated: leave completions that `max_tokens` cut off out of the loss (section 3.4, overlong filtering), and
-            out of their group's mean and deviation; TRL leaves them in those.
-        kl: penalty for leaving the frozen initial policy; null holds no reference.
-        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
-        correction: weights for a sampler that is not quite the policy; null does not correct.
+        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
+        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped; more than clip_low lets unlikely tokens
+            gain probability.
+        dual_clip: Bound of the surrogate at dual_clip * A for tokens with A < 0; null sets no bound.
+        mask_truncated: Whether completions that `max_tokens` cut off are left out of the loss (section 3.4, overlong
+            filtering) and out of their group's mean and deviation; TRL keeps them in the latter.
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, or the dual clip lies inside it.

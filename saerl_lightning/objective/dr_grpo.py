@@ -1,4 +1,4 @@
-"""Dr.GRPO: GRPO done right, without the biases of its two divisions."""
+"""Dr. GRPO: GRPO without its two divisions, by the completion's length and by the group's deviation."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_rang
 class DrGRPO(Clipped):
     """Maximises the clipped surrogate of A = r - group mean, summed over tokens (arXiv 2503.20783, section 3.2).
 
-    Dividing by a completion's length favours long wrong ones, dividing by the group's deviation favours very easy and
-    very hard prompts. Here the sum is divided by a constant, rows times the longest length there can be, as in the
-    authors' code: it only scales the learning rate. TRL's `dr_grpo` counts a micro-batch's rows, this the step's; and TRL
-    divides advantages by the deviation unless `scale_rewards` is false.
+    Division by a completion's length favours long wrong completions; division by the group's deviation favours very
+    easy and very hard prompts. Here the sum is divided by a constant, rows times the largest possible length, as in the
+    authors' code; this only scales the learning rate. TRL's `dr_grpo` counts the rows of a micro-batch, this class
+    those of the step. TRL also divides advantages by the deviation unless `scale_rewards` is false.
 
     Args:
-        clip_low: the ratio pi / pi_old is clipped below 1 - clip_low.
-        clip_high: and above 1 + clip_high.
-        dual_clip: bounds the surrogate of tokens with A < 0 by dual_clip * A; null does not.
-        kl: penalty for leaving the frozen initial policy; null holds no reference.
-        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
-        correction: weights for a sampler that is not quite the policy; null does not correct.
+        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
+        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
+        dual_clip: Bound of the surrogate at dual_clip * A for tokens with A < 0; null sets no bound.
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, or the dual clip lies inside it.

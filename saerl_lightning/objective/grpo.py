@@ -1,8 +1,8 @@
 """GRPO: group-relative policy optimisation.
 
-Departs from arXiv 2402.03300 in three places: (1) clip range low and high may differ (DAPO's clip-higher), (2) there is
-no KL by default, as in later practice, so no reference model is held, (3) a sampler that is not quite the policy can be
-corrected for by importance weights.
+It differs from arXiv 2402.03300 in three ways: (1) the lower and upper clip range may differ (DAPO's clip-higher), (2)
+there is no KL by default, as in later practice, so no reference model is held, (3) importance weights can correct for a
+sampler that differs from the policy.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_rang
 class GRPO(Clipped):
     """Maximises the clipped surrogate of group-relative advantages (arXiv 2402.03300, eq. 3).
 
-    Every completion weighs the same, long or short. TRL's `grpo` divides by the rows of a micro-batch, this by those of
-    the step; on one micro-batch they are equal.
+    Every completion has the same weight, long or short. TRL's `grpo` divides by the rows of a micro-batch, this class
+    by those of the step; with one micro-batch both are equal.
 
     Args:
-        clip_low: the ratio pi / pi_old is clipped below 1 - clip_low.
-        clip_high: and above 1 + clip_high.
-        dual_clip: bounds the surrogate of tokens with A < 0 by dual_clip * A; null does not.
-        scale_by_std: divide advantages by the group's standard deviation; false is Dr. GRPO's advantage.
-        kl: penalty for leaving the frozen initial policy; null holds no reference.
-        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
-        correction: weights for a sampler that is not quite the policy; null does not correct.
+        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
+        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
+        dual_clip: Bound of the surrogate at dual_clip * A for tokens with A < 0; null sets no bound.
+        scale_by_std: Whether advantages are divided by the group's standard deviation; false gives Dr. GRPO's
+            advantage.
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, or the dual clip lies inside it.

@@ -1,4 +1,4 @@
-"""GSPO: group sequence policy optimisation, which clips whole completions."""
+"""GSPO: group sequence policy optimisation, which clips the ratios of whole completions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_rang
 
 
 class GSPO(Clipped):
-    """Maximises min(s A, clip(s) A) with one ratio s = exp(mean_t log rho) a completion (arXiv 2507.18071, eq. 5 and 7).
+    """Maximises min(s A, clip(s) A), with s = exp(mean_t log rho) of a completion (arXiv 2507.18071, eq. 5, 7).
 
-    A KL in the loss and a token-level correction still act on tokens; the mean over a completion averages them. TRL is
-    `importance_sampling_level: sequence` with `loss_type: grpo`, divided by a micro-batch's rows; this divides by the
-    step's. TRL takes a top-entropy share here and scales whole completions by it; this refuses one.
+    A KL in the loss and a token-level correction act on tokens and are averaged over the completion. TRL's form is
+    `importance_sampling_level: sequence` with `loss_type: grpo`, divided by the rows of a micro-batch; this class
+    divides by those of the step. TRL accepts a top-entropy share and scales whole completions by it; this class refuses
+    one.
 
     Args:
-        clip_low: the ratio is clipped below 1 - clip_low.
-        clip_high: and above 1 + clip_high.
-        dual_clip: bounds the surrogate of completions with A < 0 by dual_clip * A; null does not.
-        kl: penalty for leaving the frozen initial policy; null holds no reference.
-        entropy: bonus; null leaves entropy alone.
-        correction: weights for a sampler that is not quite the policy; null does not correct.
+        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
+        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
+        dual_clip: Bound of the surrogate at dual_clip * A for completions with A < 0; null sets no bound.
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, the dual clip lies inside it, or `entropy.top_share` is below 1.
@@ -57,7 +58,7 @@ class GSPO(Clipped):
         return group_advantages(rewards)
 
     def ratio(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
-        """The completion's ratio, length-normalised, at each of its tokens."""
+        """The completion's length-normalised ratio, repeated at each of its tokens."""
         return losses.sequence_ratio(inputs.logprobs, inputs.old_logprobs, inputs.mask, per_token=True)
 
     def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""Per-token ratios, clipped surrogates and KL estimators, averaged over tokens or rows."""
+"""Token ratios, clipped surrogates and KL estimators, with means over tokens or rows. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ LARGEST_LOG = 20.0  # of a ratio: keeps it, and what is multiplied by it, finite
 
 
 def token_ratio(logprobs: Tokens, old_logprobs: Tokens) -> Tokens:
-    """Ratios rho = pi / pi_old of single tokens, between e^-20 and e^20."""
+    """Computes the ratios rho = pi / pi_old of single tokens, limited to e^-20 and e^20."""
     return (logprobs - old_logprobs).clamp(-LARGEST_LOG, LARGEST_LOG).exp()
 
 
 def sequence_ratio(logprobs: Tokens, old_logprobs: Tokens, mask: Bool[Tensor, "R T"], per_token: bool) -> Tokens:
-    """The ratio of a whole completion, the same at each of its tokens, between e^-20 and e^20.
+    """Computes the ratio of a whole completion, repeated at each of its tokens, limited to e^-20 and e^20.
 
     Args:
-        logprobs: under the policy, with gradient.
-        old_logprobs: under the policy before the first update.
-        mask: completion tokens.
-        per_token: take the geometric mean of the tokens' ratios, exp(mean_t log rho) (GSPO, arXiv 2507.18071, eq. 7);
-            off takes their product.
+        logprobs: Log-probabilities under the policy, with gradient.
+        old_logprobs: Log-probabilities under the policy before the first update.
+        mask: True at completion tokens.
+        per_token: Whether the ratio is the geometric mean over tokens, exp(mean_t log rho) (GSPO, arXiv 2507.18071, eq.
+            7), instead of the product.
     """
     log_ratio = ((logprobs - old_logprobs) * mask).sum(1, keepdim=True)  # (R, 1)
     if per_token:
@@ -35,15 +35,21 @@ def sequence_ratio(logprobs: Tokens, old_logprobs: Tokens, mask: Bool[Tensor, "R
 def clipped_surrogate(
     ratio: Tokens, advantages: Rows, low: float, high: float, dual_clip: float | None = None
 ) -> Tokens:
-    """PPO's clipped objective min(rho A, clip(rho, 1 - low, 1 + high) A), to be maximised (arXiv 1707.06347, eq. 7).
+    """Computes PPO's clipped objective min(rho A, clip(rho, 1 - low, 1 + high) A), to be maximised.
+
+    Source: arXiv 1707.06347, eq. 7.
+
+    Source: arXiv 1707.06347, eq. 7.
+
+    Source: arXiv 1707.06347, eq. 7.
 
     Args:
-        ratio: pi / pi_old.
-        advantages: of the rows.
-        low: the ratio is clipped below 1 - low.
-        high: and above 1 + high.
-        dual_clip: where A < 0 the objective is not below dual_clip * A, so that a token that became much likelier cannot
-            dominate the step (dual-clip PPO, arXiv 1912.09729); none leaves it unbounded.
+        ratio: Ratios pi / pi_old of the tokens.
+        advantages: Advantages of the rows.
+        low: Distance below 1 at which the ratio is clipped.
+        high: Distance above 1 at which the ratio is clipped.
+        dual_clip: Bound of the objective at dual_clip * A where A < 0, so that a token that became much more likely
+            can't dominate the step (dual-clip PPO, arXiv 1912.09729); null sets no bound.
     """
     a = advantages[:, None]
     gain = torch.minimum(ratio * a, ratio.clamp(1 - low, 1 + high) * a)
@@ -53,9 +59,9 @@ def clipped_surrogate(
 def clipped(
     ratio: Tokens, advantages: Rows, low: float, high: float, dual_clip: float | None = None
 ) -> tuple[Tokens, Tokens]:
-    """Indicators (0 or 1) of the tokens whose gradient the clip removes: too low with A < 0, too high with A > 0.
+    """Marks (0 or 1) the tokens whose gradient the clip removes: ratio too low with A < 0, too high with A > 0.
 
-    Too high are also those with A < 0 whose ratio is above `dual_clip`.
+    A token with A < 0 whose ratio is above `dual_clip` also counts as too high.
     """
     a = advantages[:, None]
     high_ones = (ratio > 1 + high) & (a > 0)
@@ -83,10 +89,10 @@ def kl_k3(logprobs: Tokens, reference: Tokens) -> Tokens:
 def sampler_ratio(
     old_logprobs: Tokens, sampler_logprobs: Tokens, mask: Bool[Tensor, "R T"], sequence: bool = False
 ) -> Tokens:
-    """Importance weights pi_old / pi_sampler, of single tokens or (`sequence`) of whole completions; no gradient.
+    """Computes importance weights pi_old / pi_sampler of tokens or (`sequence`) of completions; no gradient.
 
     Source: importance sampling for the gap between trainer and engine, Yao et al. 2025, 'Your efficient RL framework
-        secretly brings you off-policy RL training'.
+    secretly brings you off-policy RL training'.
     """
     log_ratio = (old_logprobs - sampler_logprobs).detach() * mask
     if sequence:
@@ -95,7 +101,7 @@ def sampler_ratio(
 
 
 def outside(ratio: Tokens, floor: float | None, cap: float) -> Bool[Tensor, "R T"]:
-    """Whether a weight lies above `cap`, or below `floor` where there is one."""
+    """Whether a weight is above `cap`, or below `floor` if there is one."""
     above = ratio > cap
     return above if floor is None else above | (ratio < floor)
 
@@ -104,19 +110,19 @@ Mask = Bool[Tensor, "R T"]
 
 
 def row_mean(values: Tokens, mask: Mask, step_rows: float) -> Float[Tensor, ""]:
-    """Mean over each row's completion tokens, then over the step's rows (GRPO): every completion weighs the same."""
+    """Mean over each row's completion tokens, then over the step's rows (GRPO): equal weight for every completion."""
     per_row = (values * mask).sum(1) / mask.sum(1).clamp(min=1)  # (R,)
     return per_row.sum() / step_rows
 
 
 def token_mean(values: Tokens, mask: Mask, step_tokens: float) -> Float[Tensor, ""]:
-    """Mean over all completion tokens of the step (DAPO, arXiv 2503.14476): every token weighs the same."""
+    """Mean over all completion tokens of the step (DAPO, arXiv 2503.14476): equal weight for every token."""
     return (values * mask).sum() / step_tokens
 
 
 def constant_length(values: Tokens, mask: Mask, step_rows: float, max_tokens: int) -> Float[Tensor, ""]:
-    """Sum over completion tokens by rows times the longest length there can be (Dr. GRPO, arXiv 2503.20783).
+    """Sum over completion tokens, divided by rows times the largest possible length (Dr. GRPO, arXiv 2503.20783).
 
-    A token weighs the same in every completion of every step, however long the step's completions are.
+    A token has the same weight in every completion of every step, whatever the lengths of the step's completions.
     """
     return (values * mask).sum() / (step_rows * max_tokens)

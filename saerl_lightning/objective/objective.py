@@ -1,4 +1,4 @@
-"""The seam of objectives: an algorithm is how rewards become advantages and how log-probabilities become a loss."""
+"""Objective: the interface of policy-gradient algorithms: rewards to advantages, log-probabilities to a loss."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss may look at: a micro-batch of rows, and the size of the whole optimiser step it belongs to.
+    """Inputs of a loss: a micro-batch of rows, and the size of the optimiser step that it belongs to.
 
-    A step has tokens that are not scored, where rows without advantage are skipped: losses are divided by `step_tokens`
-    or `step_rows`, which count them, metrics by `scored_tokens`, which does not.
+    Rows without advantage may be skipped, and their tokens are not scored. Losses are divided by `step_tokens` or
+    `step_rows`, which count these rows; metrics are divided by `scored_tokens`, which does not.
     """
 
     logprobs: Float[Tensor, "R T"]  # under the policy, with gradient
@@ -34,8 +34,8 @@ class LossInputs:
 class Objective(ABC):
     """A policy-gradient algorithm: pure functions over rewards and log-probabilities.
 
-    Losses and metrics are sums divided by the size of the *step*, so those of its micro-batches add up to those of the
-    step, whatever the split. A metric whose name ends in `/min` or `/max` is combined by minimum or maximum instead.
+    Losses and metrics are sums divided by the size of the *step*. Those of its micro-batches therefore add up to those
+    of the step, whatever the split. Metrics whose name ends in `/min` or `/max` are combined by minimum or maximum.
     """
 
     @property
@@ -50,45 +50,46 @@ class Objective(ABC):
 
     @property
     def reads_sampler(self) -> bool:
-        """Whether `penalty` or the loss reads the sampler's log-probabilities, which then must be the policy's own."""
+        """Whether the sampler's log-probabilities are used, which then must be the policy's own."""
         return self.corrects_sampler
 
     @property
     def skips_zero_advantage(self) -> bool:
-        """Whether a row with advantage 0 has no gradient, so that it need not go through the policy."""
+        """Whether rows with advantage 0 have no gradient, so that they can skip the policy."""
         return False
 
     @property
     def entropy_gradient(self) -> bool:
-        """Whether the loss wants `entropy` with its gradient."""
+        """Whether the loss needs `entropy` with its gradient."""
         return False
 
     @property
     def top_entropy(self) -> float:
         """Share of the step's completion tokens, those of highest entropy, that get a policy gradient.
 
-        Below 1 the step is scored once more, before the first update, to find `entropy_floor`.
+        Below 1, the step is scored once more before the first update, to find `entropy_floor`.
         """
         return 1.0
 
     @property
     def masks_truncated(self) -> bool:
-        """Whether completions that `max_tokens` cut off are left out of the loss, and of every baseline."""
+        """Whether completions that `max_tokens` cut off are left out of the loss and of every baseline."""
         return False
 
     def penalty(
         self, sampler_logprobs: Float[Tensor, "R T"], reference: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]
     ) -> Float[Tensor, " R"] | None:
-        """What is taken off each row's reward before advantages; None takes nothing. Asked only with a reference."""
+        """Amount subtracted from each row's reward before advantages, or None. Called only with a reference."""
         return None
 
     @abstractmethod
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-        """Turns the rewards of all ranks' groups into advantages; a NaN reward gets 0 and has no say.
+        """Turns the rewards of all ranks' groups into advantages; a NaN reward is ignored and gets 0.
 
-        A completion that is not trained on has one: its grader failed, or it was cut off and `masks_truncated`.
+        The reward is NaN for a completion that is not trained on: its grader failed, or it was cut off with
+        `masks_truncated`.
         """
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """Computes the loss to descend, a scalar with gradient, and metrics, scalars without."""
+        """Computes the loss to minimise, a scalar with gradient, and metrics, scalars without."""

@@ -1,6 +1,6 @@
-"""What all policy-gradient objectives share: `__call__` is written once, algorithms say what is gained and averaged.
+"""PolicyGradient and Clipped: the loss that all objectives share, with KL, entropy and importance correction.
 
-It deliberately does not know advantages, ratios' clips or the sizes a loss is divided by: those make an algorithm.
+Advantages, gains, clips and normalisers are left to the algorithms.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Metrics = dict[str, Float[Tensor, ""]]
 
 
 class PolicyGradient(Objective):
-    """Maximises the weighted gain of each token, minus a KL and plus an entropy bonus where they are asked for.
+    """Maximises the weighted gain of each token, minus a KL penalty and plus an entropy bonus if they are set.
 
-    loss = - aggregate(weight * gain * top) + kl.weight * aggregate(KL) - entropy.bonus * mean entropy, where `weight` is
-    the sampler's correction and `top` is 1 for tokens of at least `entropy_floor`. The normaliser stays that of all
-    tokens. The mean entropy is over all completion tokens of the step; TRL's is over the top ones only where there is a
-    top share.
+    loss = - aggregate(weight * gain * top) + kl.weight * aggregate(KL) - entropy.bonus * mean entropy. Here `weight` is
+    the sampler's correction and `top` is 1 for tokens of at least `entropy_floor`, else 0. The normaliser counts all
+    tokens. The mean entropy is over all completion tokens of the step; in TRL it is over the top tokens only, if there
+    is a top share.
 
     A subclass stores the three terms, any of which may be None.
     """
@@ -37,24 +37,24 @@ class PolicyGradient(Objective):
 
     @abstractmethod
     def gain(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
-        """What is maximised at each token, before the sampler's correction."""
+        """Quantity that is maximised at each token, before the sampler's correction."""
 
     @abstractmethod
     def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:
-        """This micro-batch's share of an average over the step; linear in `values`."""
+        """This micro-batch's share of a mean over the step; linear in `values`."""
 
     def ratio(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
-        """The ratio pi / pi_old that the gain is made of."""
+        """The ratio pi / pi_old that the gain uses."""
         return losses.token_ratio(inputs.logprobs, inputs.old_logprobs)
 
     def cut(
         self, ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"]
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
-        """Indicators (0 or 1) of the tokens that a clip cut from below, and from above; none where nothing is clipped."""
+        """Marks (0 or 1) the tokens that a clip cut from below and from above; all 0 without a clip."""
         return torch.zeros_like(ratio), torch.zeros_like(ratio)
 
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Metrics]:
-        """Computes the loss to descend, a scalar with gradient, and metrics, scalars without."""
+        """Computes the loss to minimise, a scalar with gradient, and metrics, scalars without."""
         gain = self.gain(inputs)  # (R, T)
         metrics = self._ratio_metrics(inputs)
         if self.correction is not None:
@@ -77,7 +77,7 @@ class PolicyGradient(Objective):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the KL has a weight."""
+        """Whether the KL penalty has a weight above 0."""
         return self.kl is not None and self.kl.weight > 0
 
     @property
@@ -87,12 +87,12 @@ class PolicyGradient(Objective):
 
     @property
     def reads_sampler(self) -> bool:
-        """Whether there is a correction, or a KL that is taken off the rewards."""
+        """Whether there is a correction, or a KL that is subtracted from the rewards."""
         return self.corrects_sampler or (self.needs_reference and not self._kl_in_loss)
 
     @property
     def skips_zero_advantage(self) -> bool:
-        """Whether neither a KL nor an entropy bonus gives a row without advantage a gradient."""
+        """Whether there is neither a KL in the loss nor an entropy bonus, so rows with advantage 0 have no gradient."""
         return not self._kl_in_loss and not self.entropy_gradient
 
     @property
@@ -108,7 +108,7 @@ class PolicyGradient(Objective):
     def penalty(
         self, sampler_logprobs: Float[Tensor, "R T"], reference: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]
     ) -> Float[Tensor, " R"] | None:
-        """Weight times the sum over a completion's tokens of the KL estimate, where it belongs in the reward."""
+        """Weight times the sum of the KL estimate over a completion's tokens, if the KL belongs in the reward."""
         if self.kl is None or self.kl.where != "reward":
             return None
         return self.kl.weight * (self.kl.estimate(sampler_logprobs, reference) * mask).sum(1)
@@ -134,7 +134,7 @@ def _means(values: dict[str, Float[Tensor, "R T"]], inputs: LossInputs) -> Metri
 
 
 def require_all_tokens(entropy: EntropyTerm | None, objective: str) -> None:
-    """Refuses a top share where the ratio is that of the completion.
+    """Refuses a top-entropy share in objectives whose ratio is that of the completion.
 
     Raises:
         InputError: if `entropy.top_share` is below 1.
@@ -147,11 +147,11 @@ def require_all_tokens(entropy: EntropyTerm | None, objective: str) -> None:
 
 
 class Clipped(PolicyGradient):
-    """Gains min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), where A < 0 not below dual_clip A.
+    """Gain min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), bounded by dual_clip A from below where A < 0.
 
-    TRL's `delta` clips the ratio itself at delta, before the minimum (INTELLECT-2, arXiv 2505.07291). For A > 0 both
-    change nothing and for A < 0 both are max(clip(rho) A, min(rho, c) A), value and gradient, for every dual_clip that is
-    accepted here, one above 1 + clip_high.
+    TRL's `delta` clips the ratio itself at delta before the minimum (INTELLECT-2, arXiv 2505.07291). Both give the same
+    value and gradient for every dual_clip accepted here (above 1 + clip_high): for A > 0 neither changes anything, and
+    for A < 0 both are max(clip(rho) A, min(rho, c) A).
     """
 
     clip_low: float
@@ -166,15 +166,15 @@ class Clipped(PolicyGradient):
     def cut(
         self, ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"]
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
-        """Tokens without gradient: ratio too low with A < 0; too high with A > 0, or above the dual clip with A < 0."""
+        """Marks tokens without gradient: ratio too low with A < 0, or too high with A > 0 or above the dual clip."""
         return losses.clipped(ratio, advantages, self.clip_low, self.clip_high, self.dual_clip)
 
 
 def require_clip_range(low: float, high: float, dual_clip: float | None) -> None:
-    """Refuses a clip range that is none.
+    """Refuses an invalid clip range.
 
     Raises:
-        InputError: if the range does not hold 1, or the dual clip lies inside it.
+        InputError: if the range does not contain 1, or the dual clip lies inside the range.
     """
     if not (0 <= low <= 1 and high >= 0):
         raise InputError(f"clip range is low {low}, high {high}; write 0 <= low <= 1 and high >= 0")

@@ -1,4 +1,4 @@
-"""REINFORCE++: the clipped surrogate of advantages normalised over the whole batch."""
+"""REINFORCE++: the clipped surrogate with advantages normalised over the whole batch."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ ADVANTAGES = {"none": batch_advantages, "group": group_then_batch_advantages}
 class ReinforcePP(Clipped):
     """Maximises the clipped surrogate of globally normalised advantages (arXiv 2501.03262).
 
-    Tokens of the whole step are averaged, as in the authors' OpenRLHF. Two departures. The paper's KL in the reward is
-    that of the tokens still to come, so that advantages differ between tokens; here `kl.where: reward` takes the whole
-    completion's KL off its reward. And the mean and deviation are over the batch's completions, where OpenRLHF and verl
-    weigh each by its length.
+    The mean is over the tokens of the whole step, as in the authors' OpenRLHF. There are two departures. In the paper,
+    the KL in the reward of a token is that of the tokens still to come, so advantages differ between tokens; here
+    `kl.where: reward` subtracts the whole completion's KL from its reward. Mean and deviation are over the batch's
+    completions; OpenRLHF and verl weigh each by its length.
 
     Args:
-        baseline: `none` normalises rewards over the batch; `group` takes the group's mean off first, the paper's
-            REINFORCE++-baseline, for several completions a prompt.
-        clip_low: the ratio pi / pi_old is clipped below 1 - clip_low.
-        clip_high: and above 1 + clip_high.
-        dual_clip: bounds the surrogate of tokens with A < 0 by dual_clip * A; null does not.
-        kl: penalty for leaving the frozen initial policy; null holds no reference.
-        entropy: bonus, and share of tokens that get a gradient; null leaves entropy alone.
-        correction: weights for a sampler that is not quite the policy; null does not correct.
+        baseline: Normalisation of rewards: `none` normalises over the batch; `group` subtracts the group's mean first,
+            the paper's REINFORCE++-baseline for several completions a prompt.
+        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
+        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
+        dual_clip: Bound of the surrogate at dual_clip * A for tokens with A < 0; null sets no bound.
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, or the dual clip lies inside it.
@@ -60,7 +60,7 @@ class ReinforcePP(Clipped):
         require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-        """Rewards, or rewards minus their group's mean, normalised over the batch."""
+        """Normalises rewards over the batch, after subtracting the group's mean if `baseline` is `group`."""
         return ADVANTAGES[self.baseline](rewards)
 
     def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:

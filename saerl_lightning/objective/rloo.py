@@ -1,4 +1,4 @@
-"""RLOO: REINFORCE with a leave-one-out baseline; a completion is one action."""
+"""RLOO: REINFORCE with a leave-one-out baseline, in which a completion is one action."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_rang
 
 
 class RLOO(Clipped):
-    """Maximises min(s A, clip(s) A), s the product of a completion's token ratios and A its reward minus the others' mean.
+    """Maximises min(s A, clip(s) A): s is the product of token ratios, A the reward minus the others' mean.
 
-    The paper (arXiv 2402.14740) is plain REINFORCE, the gradient A grad sum_t log pi. On the first update of a
-    batch s is 1 and this is that gradient; on later ones s keeps it unbiased and the clip bounds it, as in TRL's RLOO
-    trainer. The KL belongs in the reward there and in the paper: `kl: {estimator: k1, where: reward}`. A token-level
+    The paper (arXiv 2402.14740) is plain REINFORCE, with gradient A grad sum_t log pi. On the first update of a batch s
+    is 1 and the gradient is the same. On later updates s keeps it unbiased and the clip bounds it, as in TRL's RLOO
+    trainer. There and in the paper the KL is part of the reward: `kl: {estimator: k1, where: reward}`. A token-level
     correction is averaged over a completion.
 
     Args:
-        clip_low: the ratio is clipped below 1 - clip_low.
-        clip_high: and above 1 + clip_high.
-        dual_clip: bounds the surrogate of completions with A < 0 by dual_clip * A; null does not.
-        kl: penalty for leaving the frozen initial policy; null holds no reference.
-        entropy: bonus; null leaves entropy alone.
-        correction: weights for a sampler that is not quite the policy; null does not correct.
+        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
+        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
+        dual_clip: Bound of the surrogate at dual_clip * A for completions with A < 0; null sets no bound.
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, the dual clip lies inside it, or `entropy.top_share` is below 1.
@@ -54,11 +54,11 @@ class RLOO(Clipped):
         require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-        """Rewards minus the mean of the others in their group."""
+        """Subtracts the mean of the others in the group from each reward."""
         return leave_one_out_advantages(rewards)
 
     def ratio(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
-        """The completion's ratio, the product over tokens, at each of them."""
+        """The completion's ratio, a product over tokens, repeated at each of its tokens."""
         return losses.sequence_ratio(inputs.logprobs, inputs.old_logprobs, inputs.mask, per_token=False)
 
     def aggregate(self, values: Float[Tensor, "R T"], inputs: LossInputs) -> Float[Tensor, ""]:

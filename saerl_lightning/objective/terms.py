@@ -1,4 +1,4 @@
-"""Optional terms of every policy-gradient objective: KL penalty, entropy bonus, importance correction for the sampler."""
+"""Optional terms of every policy-gradient objective: KL penalty, entropy bonus, importance correction."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ ESTIMATORS = {"k1": losses.kl_k1, "k2": losses.kl_k2, "k3": losses.kl_k3}
 
 @dataclass(frozen=True)
 class KLPenalty:
-    """A KL to the frozen initial policy, taken off the loss or off the rewards.
+    """KL divergence from the frozen initial policy, as a penalty in the loss or in the rewards.
 
     Args:
-        weight: 0 or more; 0 holds no reference.
-        estimator: k1 = log pi - log ref, k2 = (log pi - log ref)^2 / 2, k3 = ref / pi - 1 - log(ref / pi). In the loss k2
-            has the gradient of the KL on fresh samples and k1 none on average; in the reward k1 is unbiased.
-        where: `loss` adds the estimate of every token to the loss, with gradient; `reward` takes the sum over a
-            completion off its reward, before advantages.
+        weight: Factor of the penalty, 0 or more; with 0 no reference is held.
+        estimator: Estimator of the KL: k1 = log pi - log ref, k2 = (log pi - log ref)^2 / 2, k3 = ref / pi - 1 -
+            log(ref / pi). In the loss, k2 has the gradient of the KL on fresh samples, and k1 has none on average; in
+            the reward, k1 is unbiased.
+        where: Place of the penalty: `loss` adds the estimate of every token to the loss, with gradient; `reward`
+            subtracts its sum over a completion from the reward, before advantages.
 
     Raises:
         InputError: if the weight is negative.
@@ -40,18 +41,19 @@ class KLPenalty:
         require_in_range(self)
 
     def estimate(self, logprobs: Float[Tensor, "R T"], reference: Float[Tensor, "R T"]) -> Float[Tensor, "R T"]:
-        """The estimate at each token, nats, without the weight."""
+        """Estimates the KL at each token in nats, without the weight."""
         return ESTIMATORS[self.estimator](logprobs, reference)
 
 
 @dataclass(frozen=True)
 class EntropyTerm:
-    """What the loss makes of the policy's entropy.
+    """Entropy of the policy in the loss: a bonus, and a mask of low-entropy tokens.
 
     Args:
-        bonus: this times the mean entropy over the step's completion tokens, in nats, is added to what is maximised.
-        top_share: share of the step's completion tokens, those of highest entropy, that get a policy gradient (arXiv
-            2506.01939 takes 0.2); 1 takes all.
+        bonus: Factor of the mean entropy (nats) over the step's completion tokens, which is added to the maximised
+            quantity.
+        top_share: Share of the step's completion tokens, those of highest entropy, that get a policy gradient (0.2 in
+            arXiv 2506.01939); 1 takes all.
 
     Raises:
         InputError: if the bonus is not finite or the share not above 0 and at most 1.
@@ -66,13 +68,15 @@ class EntropyTerm:
 
 @dataclass(frozen=True)
 class SamplerCorrection:
-    """Importance weights pi_old / pi_sampler for a sampler that is not quite the policy.
+    """Importance weights pi_old / pi_sampler for a sampler whose probabilities differ from the policy's.
 
     Args:
-        level: `token` weighs every token by its own ratio, `sequence` by that of the completion (the product).
-        mode: `truncate` moves a weight to the nearest end of floor..cap, `mask` sets one outside it to 0.
-        cap: largest weight, at least 1.
-        floor: smallest weight, at most 1; null has none.
+        level: Unit that is weighted: `token` weighs each token by its own ratio, `sequence` by the product over the
+            completion.
+        mode: Treatment of weights outside of floor to cap: `truncate` moves them to the nearest end, `mask` sets them
+            to 0.
+        cap: Largest weight, at least 1.
+        floor: Smallest weight, at most 1; null sets no floor.
 
     Raises:
         InputError: if 1 is not between floor and cap.
@@ -87,7 +91,7 @@ class SamplerCorrection:
         require_in_range(self)
 
     def weights(self, inputs: LossInputs) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
-        """The weights, and indicators (0 or 1) of the tokens whose weight was outside floor..cap; no gradient."""
+        """Computes the weights, and marks (0 or 1) tokens whose weight was outside floor to cap; no gradient."""
         old, sampler = inputs.old_logprobs, inputs.sampler_logprobs
         ratio = losses.sampler_ratio(old, sampler, inputs.mask, self.level == "sequence")
         outside = losses.outside(ratio, self.floor, self.cap)  # (R, T)

@@ -1,4 +1,4 @@
-"""Batch arithmetic: what one run will do, said before the first step, and refused where the numbers don't fit."""
+"""Batch arithmetic: how batches become optimiser steps, printed before the first step and checked for consistency."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from saerl_lightning.records import Sampling
 
 @dataclass(frozen=True)
 class BatchArithmetic:
-    """The numbers that decide how a batch becomes optimiser steps.
+    """Numbers that determine how a batch becomes optimiser steps.
 
     Args:
-        prompts: a step, over all ranks.
-        sampling: group size and longest completion.
-        max_prompt_tokens: longest prompt, in tokens.
-        micro_tokens: most tokens of a micro-batch, padding included.
-        updates_per_batch: optimiser steps on each sampled batch.
-        ranks: processes.
-        batches: sampled batches in the run.
-        context: longest sequence of the policy, in tokens; null where its config does not say.
+        prompts: Number of prompts in a step, over all ranks.
+        sampling: Sampling settings, for group size and longest completion.
+        max_prompt_tokens: Largest length of a prompt, in tokens.
+        micro_tokens: Largest number of tokens of a micro-batch, padding included.
+        updates_per_batch: Number of optimiser steps on each sampled batch.
+        ranks: Number of processes that train.
+        batches: Number of sampled batches in the run.
+        context: Longest sequence of the policy, in tokens; null if its config does not say.
     """
 
     prompts: int
@@ -41,7 +41,7 @@ class BatchArithmetic:
         """Refuses numbers that do not fit each other.
 
         Raises:
-            InputError: naming the settings and what to write instead.
+            InputError: naming the settings and values that would fit.
         """
         group = self.sampling.group_size
         if group < 2:
@@ -62,7 +62,7 @@ class BatchArithmetic:
             )
 
     def __str__(self) -> str:
-        """The arithmetic, one line a fact."""
+        """Writes the arithmetic, one fact a line."""
         rows = self.prompts * self.sampling.group_size
         a_rank = rows // self.ranks
         most = -(-a_rank // max(1, self.micro_tokens // self.row_tokens))

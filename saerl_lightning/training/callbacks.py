@@ -1,4 +1,4 @@
-"""A progress bar that says which phase a step is in."""
+"""Callbacks of a run: progress bar with phases, validation at the start, predictions, token budget, stop signals."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from saerl_lightning.training.policy_module import PolicyModule
 
 
 class PhaseProgressBar(TQDMProgressBar):
-    """Lightning's progress bar with the running phase (generate, score, forward, backward, sync) beside the epoch."""
+    """Lightning's progress bar with the running phase (generate, score, forward, …) beside the epoch."""
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, *_: object) -> None:
-        """Listens to the module's phases."""
+        """Registers the bar for the module's phases."""
         super().on_train_epoch_start(trainer, *_)
         pl_module = trainer.lightning_module
         if isinstance(pl_module, PolicyModule) and not self.is_disabled:
@@ -55,7 +55,7 @@ class PredictionWriter(lightning.Callback):
     """Writes every sampled completion to `predictions.jsonl` in the run folder (one file a rank beyond the first)."""
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begins a new file: two runs of `predict` are not mixed."""
+        """Begins a new file, so that two runs of `predict` are not mixed."""
         Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
         self._file(trainer).unlink(missing_ok=True)
 
@@ -84,13 +84,13 @@ class PredictionWriter(lightning.Callback):
 
 
 class TokenBudget(lightning.Callback):
-    """Stops training after the step that brings the generated tokens to the budget; a last validation follows.
+    """Stops training after the step in which generated tokens reach the budget; a last validation follows.
 
-    Tokens of all generated completions count, on all processes, also of groups that were replaced or that taught nothing;
-    those of evaluation do not.
+    Tokens of all generated completions on all processes count, including groups that were replaced or had no variance.
+    Tokens of evaluation do not count.
 
     Args:
-        tokens: of completions, over the whole run.
+        tokens: Budget of completion tokens over the whole run.
 
     Raises:
         InputError: if `tokens` is below 1.
@@ -115,11 +115,11 @@ class TokenBudget(lightning.Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Holds the tokens so far."""
+        """Returns the number of tokens so far."""
         return {"generated": self.generated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting from there."""
+        """Continues the count of a resumed run."""
         self.generated = round(state_dict["generated"])
 
 
@@ -127,11 +127,11 @@ HEEDED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """Ends the process as shells know it: 128 and the signal's number, 143 for SIGTERM and 130 for Ctrl-C.
+    """Ends the process with a shell's exit code: 128 plus the signal's number, 143 for SIGTERM, 130 for Ctrl-C.
 
     Args:
-        number: of the signal.
-        at_once: no step is waited for, and the run's other processes do not know of it.
+        number: Number of the signal.
+        at_once: Whether the process ends without finishing a step, unknown to the run's other processes.
     """
 
     def __init__(self, number: int, at_once: bool = False) -> None:
@@ -141,15 +141,15 @@ class Stopped(SystemExit):
 
 
 class StopSignals:
-    """What this process was asked by signals, while `heeded`. Outside of training a signal ends it at once."""
+    """Records signals to stop inside `heeded`. Outside of training a signal ends the process at once."""
 
     def __init__(self) -> None:
-        self.training = False  # set while there is a step to wait for
+        self.training = False  # True while a step can be finished first
         self.received: int | None = None
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Takes the signals while the block runs; in a thread, which gets none, it does nothing."""
+        """Handles the signals inside the block; does nothing in a thread, as threads receive none."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -162,7 +162,7 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Takes the signals, also from whoever took them since, as Lightning does before it trains."""
+        """Installs the handlers again, because Lightning installs its own before it trains."""
         if threading.current_thread() is threading.main_thread():
             for number in HEEDED:
                 signal.signal(number, self._receive)

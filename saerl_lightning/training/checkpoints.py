@@ -1,4 +1,4 @@
-"""Lightning's ModelCheckpoint, with a `last.ckpt` that is the last one."""
+"""Checkpoints of a run: when they are saved, and how the files are written atomically with their digests."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ from saerl_lightning.training.callbacks import Stopped, StopSignals
 class RunCheckpoint(ModelCheckpoint):
     """Saves every n steps, after the last step of every epoch and of the run, and when a signal asks the run to stop.
 
-    It saves right behind a step and before its validation, from where Lightning goes on rightly, and once more in the end
-    where a validation came since. Weights that are no numbers are never saved. Where the best by a number of validations are
-    kept (`monitor: val/…`), each is judged as soon as it is validated: in between that number is of older weights.
+    It saves right after a step and before its validation, where Lightning resumes correctly, and once more at the end
+    if a validation came later. Weights with NaN or infinity are never saved. If the best checkpoints by a metric of
+    validation are kept (`monitor: val/…`), each is judged when it is validated, because between validations the metric
+    is that of older weights.
     """
 
-    signals: StopSignals | None = None  # set by who takes the signals
-    _validation_due = False  # when it was saved last
+    signals: StopSignals | None = None  # set by the command line
+    _validation_due = False  # whether a validation was due at the last save
 
     @property
     def state_key(self) -> str:
-        """A name without the settings: a resumed run may save more or less often."""
+        """Key without the settings, so that a resumed run may save more or less often."""
         return type(self).__name__
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Says in the run folder that planning is over and training begins; from here on signals wait for a step."""
+        """Marks in the run folder that training begins; from here on a signal waits for the end of a step."""
         super().on_train_start(trainer, pl_module)
         folder = RunFolder(Path(trainer.default_root_dir))
         if trainer.is_global_zero and folder.holds_run:
@@ -52,9 +53,10 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time to, after the last step of an epoch or of the run, and before a signal ends the run."""
+        """Saves if a save is due, after the last step of an epoch or run, and before a signal ends the run."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if ends_here(trainer) or self._defer_save_until_validation:  # the last one waits for no validation
+        # The last checkpoint does not wait for a validation.
+        if ends_here(trainer) or self._defer_save_until_validation:
             self._save_if_new(trainer)
             self._defer_save_until_validation = False
         self._stop_if_asked(trainer)
@@ -62,12 +64,12 @@ class RunCheckpoint(ModelCheckpoint):
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
-        """A signal ends a validation too; a resumed run makes it anew. Several processes end it first."""
+        """Ends a validation on a signal; a resumed run repeats it. Several processes complete it first."""
         if trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING:
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keeps what was validated if it is among the best; ends the run where a signal came to one of several processes."""
+        """Keeps the validated checkpoint if it is among the best; ends a run of several processes on a signal."""
         if self._by_validation:
             self._judge(trainer)
         else:
@@ -78,7 +80,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Lets the first process outlive the others, for it has the last word; where it ends at once, it ends them first."""
+        """Ends the other processes before the first one, which prints the error."""
         super().on_exception(trainer, pl_module, exception)
         distributed.watch_no_more()
         if isinstance(exception, Stopped) and exception.at_once:
@@ -101,7 +103,7 @@ class RunCheckpoint(ModelCheckpoint):
             super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Saves what was trained since, and that the last validation is made."""
+        """Saves later training, and that the last validation is done."""
         if self.signals is not None:
             self.signals.training = False
         if self._validation_due and trainer.global_step:
@@ -109,10 +111,10 @@ class RunCheckpoint(ModelCheckpoint):
         self._save_if_new(trainer)
 
     def _stop_if_asked(self, trainer: lightning.Trainer) -> None:
-        """Saves and ends the run on every process, where a signal came to any.
+        """Saves and ends the run on every process if any process received a signal.
 
         Raises:
-            Stopped: with that signal; the greatest number, where several came.
+            Stopped: with the signal; of several signals, the one with the largest number.
         """
         if self.signals is None:
             return
@@ -127,10 +129,10 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_checkpoint(self, trainer: lightning.Trainer, filepath: str) -> None:
-        """Saves; a run that this one replaces can go now.
+        """Saves the checkpoint; then deletes an older run that this run replaces.
 
         Raises:
-            RunStopped: if a weight or a state of the optimiser is no number, so that the last good checkpoint stays.
+            RunStopped: if a weight or optimiser state is NaN or infinite; the last good checkpoint stays.
         """
         self._require_numbers(trainer)
         self._validation_due = LoopPosition.of(trainer).validation_due
@@ -164,7 +166,7 @@ def ends_here(trainer: lightning.Trainer) -> bool:
 
 
 def first_without_numbers(trainer: lightning.Trainer) -> str | None:
-    """Names a trained tensor, or a state of the optimiser, that holds NaN or infinity."""
+    """Name of a trained tensor or optimiser state that has NaN or infinity; None if there is none."""
     held = [(name, tensor) for name, tensor in _tensors(trainer) if tensor.is_floating_point() and tensor.numel()]
     if not held:
         return None
@@ -183,19 +185,21 @@ def _tensors(trainer: lightning.Trainer) -> Iterator[tuple[str, Tensor]]:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint beside its place and renames it into it, which a file system does at once or not at all.
+    """Writes each checkpoint to a temporary file and renames it, which is atomic, with its digest beside it.
 
-    Beside it stands its digest, and those of the files before: a kill just before the renaming leaves one of them.
+    The digest file also has the digests of earlier checkpoints: if the process is killed just before the rename, one of
+    them fits.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Saves the file and its digest. Remote paths are left to Lightning."""
+        """Saves the file and its digest. Remote paths are saved by Lightning."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for torn in target.parent.glob(f".{target.name}.*.writing"):  # of a killed process, as large as a checkpoint
+        # Files that a killed process left behind are as large as a checkpoint.
+        for torn in target.parent.glob(f".{target.name}.*.writing"):
             torn.unlink(missing_ok=True)
         before = known_digests(target)[:3]
         with whole_file(target) as staged:
@@ -204,10 +208,10 @@ class WholeCheckpoints(TorchCheckpointIO):
             write_whole(digests_file(target), "\n".join([digest, *before]) + "\n")
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loads a file whose bytes are those that were written.
+        """Loads a file after checking its digest.
 
         Raises:
-            InputError: if they are not.
+            InputError: if its bytes have changed since it was written.
         """
         if "://" not in str(path):
             require_undamaged(Path(path))
@@ -224,7 +228,7 @@ def _write(checkpoint: dict[str, Any], file: BinaryIO) -> str:
     """Writes a checkpoint and returns its digest.
 
     Raises:
-        OSError: if the disk is full; torch says only that the file has another length than it thought.
+        OSError: if the disk is full; torch's own error names only a wrong file length.
     """
     sink = _Sink(file)
     try:
@@ -237,7 +241,7 @@ def _write(checkpoint: dict[str, Any], file: BinaryIO) -> str:
 
 
 class _Sink:
-    """A file that digests what is written and remembers why it could not be."""
+    """A file that computes the digest of its content and stores the reason if a write fails."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -245,7 +249,7 @@ class _Sink:
         self.failure: OSError | None = None
 
     def write(self, content: bytes) -> int:
-        """Writes all of it."""
+        """Writes all bytes."""
         self.digest.update(content)
         try:
             return self.file.write(content)
@@ -254,5 +258,5 @@ class _Sink:
             raise
 
     def flush(self) -> None:
-        """Hands on what is buffered."""
+        """Flushes the file."""
         self.file.flush()

@@ -1,4 +1,4 @@
-"""What ranks owe each other in a manually optimised step. Every rank must call these the same number of times."""
+"""Collectives of a training step: gather rewards, synchronise gradients. All ranks must call them equally often."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mean_over_ranks(trainer: lightning.Trainer, values: Tensor) -> Tensor:
 
 
 def gather_objects(value: T, ranks: int) -> list[T]:
-    """Every rank's value, in the order of ranks. The values travel as pickles between the run's own processes."""
+    """Gathers every rank's value in the order of ranks. Values are pickled between the run's own processes."""
     parts = [value] * ranks
     if ranks > 1:
         torch.distributed.all_gather_object(parts, value)
@@ -37,22 +37,22 @@ def gather_objects(value: T, ranks: int) -> list[T]:
 
 
 def gather_outcomes(outcomes: Outcomes, ranks: int) -> Outcomes:
-    """Joins the ranks' outcomes, so that operations that learn from them stay the same on every rank."""
+    """Joins the outcomes of all ranks, so that operations that learn from them stay equal on every rank."""
     parts = gather_objects(outcomes, ranks)
     uids = [uid for part in parts for uid in part.uids]
     return Outcomes(uids, torch.cat([p.rewards for p in parts]), torch.cat([p.pass_rate for p in parts]))
 
 
 def gradient_sync(trainer: lightning.Trainer, last: bool) -> AbstractContextManager[object]:
-    """Holds gradients back until the last micro-batch: ranks may have different numbers of them, and send once."""
+    """Delays the exchange of gradients until the last micro-batch, as ranks may have different numbers of them."""
     hold_back = getattr(trainer.strategy, "block_backward_sync", None)
     return nullcontext() if last or hold_back is None else hold_back()
 
 
 class Phases:
-    """Adds up wall-clock seconds by phase name until `drain`.
+    """Sums wall-clock seconds by phase until `drain`.
 
-    `listener`, where set, is called with the name of each phase as it begins: a progress bar says what is going on.
+    `listener`, if set, is called with the name of each phase when it begins; the progress bar uses it.
     """
 
     def __init__(self) -> None:
@@ -61,41 +61,42 @@ class Phases:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Times the enclosed block as phase `name`."""
+        """Measures the seconds of the block as phase `name`."""
         if self.listener is not None:
             self.listener(name)
         start = time.perf_counter()
         try:
             yield
         finally:
-            if torch.cuda.is_available():  # kernels run on after Python has moved on
+            # CUDA kernels run asynchronously; without waiting, their seconds would count for a later phase.
+            if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self._seconds[name] += time.perf_counter() - start
 
     def drain(self) -> dict[str, float]:
-        """Returns the seconds of each phase since the last call, and starts anew."""
+        """Returns the seconds of each phase since the last call and resets them."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
 
 
-GRACE = 5.0  # seconds they have to end by themselves, and as many once they are asked to
+GRACE = 5.0  # seconds before SIGTERM, and again before SIGKILL
 
 
 def watch_no_more() -> None:
-    """Keeps this process from being killed because another one has ended."""
+    """Stops the watch that kills this process when another one has ended."""
     for thread in threading.enumerate():
         if isinstance(thread, _ChildProcessObserver):
             thread._child_processes = []
 
 
 def end(trainer: lightning.Trainer, grace: float = GRACE) -> None:
-    """Waits for the processes that the trainer started, then asks them to end, then kills them.
+    """Waits for the processes that the trainer started, then sends SIGTERM, then SIGKILL.
 
-    One that waits for this process in an exchange would wait for ever.
+    A process that waits for this one in a collective would wait forever.
 
     Args:
-        trainer: of this process.
-        grace: seconds before each.
+        trainer: Trainer of this process.
+        grace: Seconds to wait before each signal.
     """
     children: Sequence[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
     for harsher in (subprocess.Popen.terminate, subprocess.Popen.kill):

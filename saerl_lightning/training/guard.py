@@ -1,8 +1,8 @@
-"""The mismatch guard: stops a run whose sampler does not hold the policy's weights.
+"""The mismatch guard: stops a run whose sampler does not have the policy's weights.
 
-A sampler with stale or wrong weights fails silently: rewards move, the loss is finite, the run collapses days later. The
-comparison is free, since the first update after a sync computes the policy's log-probabilities of the sampled tokens
-anyway.
+A sampler with old or wrong weights causes no error: rewards change, the loss is finite, and the run collapses days
+later. The comparison costs nothing, because the first update after a sync computes the policy's log-probabilities of
+the sampled tokens anyway.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CAUSES = (
 
 @dataclass(frozen=True)
 class Differences:
-    """Absolute differences of two sets of log-probabilities, in nats, as what can be added up over ranks."""
+    """Absolute differences of log-probabilities in nats, as sums that can be added over ranks."""
 
     tokens: int
     total: float
@@ -49,7 +49,7 @@ class Differences:
 
     @classmethod
     def of(cls, policy: Float[Tensor, "R T"], sampler: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]) -> Self:
-        """Those of one rank's tokens."""
+        """Differences of one rank's tokens."""
         tokens = int(mask.sum())
         if not tokens:
             return cls(0, 0.0, 0.0)
@@ -58,13 +58,13 @@ class Differences:
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Those of all ranks; NaN stays NaN."""
+        """Joins the differences of all ranks; NaN stays NaN."""
         totals, extremes = np.array([(part.total, part.largest) for part in parts]).T
         return cls(sum(part.tokens for part in parts), float(totals.sum()), float(extremes.max()))
 
     @property
     def mean(self) -> float:
-        """Nats a token."""
+        """Mean difference in nats a token."""
         return self.total / self.tokens
 
 
@@ -73,14 +73,14 @@ class MismatchGuard:
     """Compares the policy's log-probabilities of sampled tokens with the sampler's, after every weight sync.
 
     Args:
-        threshold: mean absolute difference, in nats a token, beyond which the run stops; null is 0.0001 for a float32
+        threshold: Mean absolute difference in nats a token above which the run stops; null takes 0.0001 for a float32
             policy and 0.1 for bfloat16 and float16.
     """
 
     threshold: Positive | None = None
 
     def __post_init__(self) -> None:
-        """Refuses a threshold that no run, or every run, is beyond."""
+        """Refuses a threshold that stops every run or none."""
         require_in_range(self)
 
     def check(
@@ -91,24 +91,25 @@ class MismatchGuard:
         dtype: torch.dtype,
         ranks: int = 1,
     ) -> dict[str, float]:
-        """Measures the differences over all ranks' tokens, for the logs; nothing where no rank has any.
+        """Measures the differences over the tokens of all ranks, for the logs; empty if no rank has any.
 
         Args:
-            policy: log-probabilities of the sampled tokens, of this rank's rows.
-            sampler: the same by the sampler.
-            mask: the tokens to compare.
-            dtype: that the policy computes in.
-            ranks: processes that train; all must call this, and all get the same.
+            policy: Log-probabilities of this rank's sampled tokens under the policy.
+            sampler: Log-probabilities of these tokens under the sampler.
+            mask: True at the tokens to compare.
+            dtype: Floating-point type that the policy computes in.
+            ranks: Number of processes that train; all must call this, and all get the same result.
 
         Raises:
-            RunStopped: on every rank, if their mean is beyond the threshold, with the likely causes.
+            RunStopped: on every rank, if the mean exceeds the threshold, with the likely causes.
         """
         found = Differences.join(gather_objects(Differences.of(policy, sampler, mask), ranks))
         if not found.tokens:
             return {}
         mean, largest = found.mean, found.largest
         limit = DEFAULT_THRESHOLD[dtype] if self.threshold is None else self.threshold
-        if not mean <= limit:  # a NaN must stop the run too
+        # `not <=` also stops the run at NaN.
+        if not mean <= limit:
             raise RunStopped(
                 f"the sampler is not the policy: their log-probabilities of the same tokens differ by {mean:.2g} nats on "
                 f"average (largest {largest:.2f}), and more than {limit} is no rounding; {CAUSES}. Raise "
@@ -119,7 +120,7 @@ class MismatchGuard:
 
 
 def refuse_truncated_support(sampling: Sampling) -> None:
-    """Refuses a sampler that never draws some tokens, where its log-probabilities are to be compared with the policy's.
+    """Refuses top_p and top_k if the sampler's log-probabilities are compared with the policy's.
 
     Raises:
         InputError: naming top_p and top_k.

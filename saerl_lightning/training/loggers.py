@@ -1,4 +1,4 @@
-"""The names that a run will log, as far as its settings tell: what a monitor or a study may ask for."""
+"""Names that a run will log, as far as its settings tell; checks of monitors, of study metrics and of W&B keys."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ UNLOGGED = re.compile(r"Early stopping conditioned on metric `([^`]*)` which is 
 
 @dataclass(frozen=True)
 class LoggedNames:
-    """Names that a run logs.
+    """Names of the metrics that a run logs.
 
     Args:
-        exact: those that are known.
-        families: beginnings of names of which only the run itself knows the rest: topics, operations' numbers.
+        exact: Names that are known.
+        families: Prefixes of names that are known only during the run: topics, and metrics of operations.
     """
 
     exact: Sequence[str]
@@ -71,12 +71,12 @@ class LoggedNames:
 
     @classmethod
     def of_policy(cls, step: Sequence[str], sets: Mapping[str, int], rewards: Iterable[str] | None) -> LoggedNames:
-        """Of a run that trains a policy.
+        """Names logged by a run that trains a policy.
 
         Args:
-            step: names that a step may log.
-            sets: samples a question of each validation set.
-            rewards: their names; None where they are not known.
+            step: Names that a training step may log.
+            sets: Number of samples a question, by validation set.
+            rewards: Names of the rewards; null if they are not known.
         """
         measured = {name: dict.fromkeys(measures(k), 0.0) for name, k in sets.items()}
         evaluated = [f"val/{name}/{each}" for name, known in measured.items() for each in known]
@@ -86,11 +86,11 @@ class LoggedNames:
         return cls([*evaluated, *step, *own], open_ended)
 
     def require(self, asks: str, name: str) -> None:
-        """Refuses a name that is not among them.
+        """Refuses a name that is not logged.
 
         Args:
-            asks: what asks for it, as in `checkpoint.monitor`.
-            name: that it asks for.
+            asks: Setting that uses the name, such as `checkpoint.monitor`.
+            name: Name to check.
 
         Raises:
             InputError: with the nearest names that are logged.
@@ -105,12 +105,12 @@ class LoggedNames:
 
 
 def require_monitored(trainer: lightning.Trainer, names: LoggedNames) -> None:
-    """Refuses callbacks that wait for a number that the run does not log: best checkpoints, an early end.
+    """Refuses callbacks that monitor a metric which the run does not log: best checkpoints, early stopping.
 
-    Where a callback of the user's own could log it, it is left to the run.
+    Nothing is refused if a user's own callback could log the metric.
 
     Raises:
-        InputError: naming the callback, what it waits for and the nearest that is logged.
+        InputError: naming the callback, the metric, and the nearest metric that is logged.
     """
     callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     if any(_logs(each) for each in callbacks):
@@ -122,11 +122,11 @@ def require_monitored(trainer: lightning.Trainer, names: LoggedNames) -> None:
 
 
 def refused_by_early_stopping(error: RuntimeError, logged: Iterable[str]) -> str | None:
-    """What Lightning says at the first validation of a name that only then is known to be logged by nothing; or None.
+    """Explains Lightning's error at the first validation about a metric that is not logged; None for others.
 
     Args:
-        error: of Lightning's.
-        logged: names that the run has logged so far.
+        error: Error that Lightning raised.
+        logged: Names that the run has logged so far.
     """
     if found := UNLOGGED.match(str(error)):
         return f"EarlyStopping.monitor is '{found[1]}', which this run does not log{did_you_mean(found[1], logged)}"
@@ -134,7 +134,7 @@ def refused_by_early_stopping(error: RuntimeError, logged: Iterable[str]) -> str
 
 
 def is_shipped(part: object) -> bool:
-    """Whether all that a part logs is known here: that of a user's own class is not."""
+    """Whether the class of a part belongs to this package, so that all its metrics are known."""
     return type(part).__module__.partition(".")[0] == "saerl_lightning"
 
 
@@ -148,14 +148,14 @@ KEYLESS = "set WANDB_API_KEY (or run '.venv/bin/wandb login' once), or WANDB_MOD
 
 
 def require_key(loggers: Iterable[Mapping[str, Any]], of: str = "trainer.logger has") -> None:
-    """Refuses a `WandbLogger` that would send what it gets, where W&B knows no key.
+    """Refuses a `WandbLogger` that would send data if W&B finds no key.
 
     Args:
-        loggers: of the trainer, each with `class_path` and `init_args`.
-        of: whose logger it is, for the message.
+        loggers: Loggers of the trainer, each with `class_path` and `init_args`.
+        of: Beginning of the message, which names the setting.
 
     Raises:
-        InputError: if there is no key, or one that W&B refuses by its look.
+        InputError: if there is no key, or one whose form W&B refuses.
     """
     online = [each for each in loggers if each["class_path"].endswith("WandbLogger") and not _silent(each)]
     if online and not has_key():
@@ -163,15 +163,16 @@ def require_key(loggers: Iterable[Mapping[str, Any]], of: str = "trainer.logger 
 
 
 def has_key() -> bool:
-    """Whether W&B finds a key where it looks for one: the environment, `.netrc`, its own settings.
+    """Whether W&B finds a key: in the environment, in `.netrc`, or in its own settings.
 
     Raises:
-        InputError: if it finds one that can't be a key, or settings that it does not take.
+        InputError: if the key has a wrong form, or W&B refuses its settings.
     """
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib.wbauth import authenticate_session
 
-    try:  # its `login` would ask the server who this is
+    # W&B's `login` would send a request to its server.
+    try:
         host = _settings().base_url
         return authenticate_session(host=host, source="login", prompt=False, update_session=False) is not None
     except AuthenticationError as error:
@@ -181,7 +182,8 @@ def has_key() -> bool:
 def _settings() -> Any:
     from wandb.sdk.wandb_setup import _WandbSetup
 
-    try:  # the public `setup` would start W&B's process, and keep what it has read for the run
+    # The public `setup` would start W&B's process and store its settings for the run.
+    try:
         return _WandbSetup(os.getpid()).settings
     except ValidationError as error:
         wrong = error.errors()[0]
@@ -196,8 +198,9 @@ def _silent(logger: Mapping[str, Any]) -> bool:
 
 
 def said_of_server(error: BaseException) -> str | None:
-    """What a user can do where W&B's server is not reached, or refuses; None for any other error."""
-    if not type(error).__module__.startswith("wandb."):  # to import it only for this would take seconds
+    """Explains an error of W&B's server, with what to do; None for any other error."""
+    # The module's name is compared, because importing wandb only for this takes seconds.
+    if not type(error).__module__.startswith("wandb."):
         return None
     from wandb.errors import CommError
 

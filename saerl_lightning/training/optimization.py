@@ -17,28 +17,28 @@ from saerl_lightning.errors import InputError, RunStopped
 if TYPE_CHECKING:
     import lightning
 
-TRIAL = torch.Size((2, 2))  # of the weight of no account
+DUMMY_SHAPE = torch.Size((2, 2))  # shape of the dummy weight
 AS_TRAINED = "give the optimiser and schedule it was trained with, or export its weights and begin a new run from them"
-FASTEST = 1000.0  # the largest learning rate that is no slip of the pen
+FASTEST = 1000.0  # largest learning rate that is accepted; larger ones are typing errors
 
 
 def require_steps(
     optimizer: Callable[..., Optimizer], lr_scheduler: Callable[..., Any] | None, device: torch.device
 ) -> None:
-    """Lets an optimiser and its schedule take one step on a weight of no account, before anything heavy is loaded.
+    """Takes one step of the optimiser and its schedule on a dummy weight, before models are loaded.
 
     Args:
-        optimizer: makes the optimiser over given weights.
-        lr_scheduler: makes its schedule; None has none.
-        device: that the weights will be on.
+        optimizer: Function that builds the optimiser over given weights.
+        lr_scheduler: Function that builds the schedule; null for none.
+        device: Device that the weights will be on.
 
     Raises:
-        InputError: if either can't be made or stepped, or the learning rate is none.
+        InputError: if optimiser or schedule fails, or the learning rate is out of range.
     """
     made, _ = _stepped(optimizer, device)
     if lr_scheduler is not None:
         with _refusing("lr_scheduler"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Lightning's and torch's schedules about themselves
+            warnings.simplefilter("ignore")  # schedules of Lightning and torch warn about deprecated calls
             lr_scheduler(made).step()
 
 
@@ -48,16 +48,16 @@ def require_same_optimiser(
     scheduled: bool,
     parameters: Sequence[nn.Parameter],
 ) -> None:
-    """Refuses to go on with what another optimiser has learned: torch would take it, and fail in the first step or never.
+    """Refuses to resume with another optimiser: torch would load the state and fail in the first step or never.
 
     Args:
-        checkpoint: of the run that is gone on with.
-        optimizer: makes this run's optimiser.
-        scheduled: whether this run has a schedule of its learning rate.
-        parameters: that this run trains, in order.
+        checkpoint: Checkpoint of the resumed run.
+        optimizer: Function that builds this run's optimiser.
+        scheduled: Whether this run has a learning-rate schedule.
+        parameters: Trained parameters of this run, in order.
 
     Raises:
-        InputError: naming what the two optimisers keep of a weight.
+        InputError: naming the states that the two optimisers store for a weight.
     """
     saved = checkpoint["optimizer_states"][0]
     groups, states = saved.get("param_groups") or [{}], saved.get("state") or {}
@@ -78,9 +78,10 @@ def require_same_optimiser(
         raise InputError(
             f"the checkpoint's optimiser trains {count} weights, and this run {len(parameters)}; {AS_TRAINED}"
         )
-    shaped = [name for name, value in own.items() if isinstance(value, Tensor) and value.shape == TRIAL]
+    shaped = [name for name, value in own.items() if isinstance(value, Tensor) and value.shape == DUMMY_SHAPE]
     for number, state in states.items():
-        for name in shaped if isinstance(number, int) else []:  # names in place of numbers are a strategy's own
+        # Some strategies store states under names instead of numbers; these are not compared.
+        for name in shaped if isinstance(number, int) else []:
             if state[name].shape != parameters[number].shape:
                 raise InputError(
                     f"the checkpoint's optimiser is damaged, or of another model: {name} of weight {number} is "
@@ -89,8 +90,8 @@ def require_same_optimiser(
 
 
 def _stepped(optimizer: Callable[..., Optimizer], device: torch.device) -> tuple[Optimizer, Mapping[str, Any]]:
-    """An optimiser that took one step on a weight of no account, and what it keeps of it."""
-    weight = nn.Parameter(torch.zeros(TRIAL, device=device))
+    """Takes one step on a dummy weight; returns the optimiser and its state for the weight."""
+    weight = nn.Parameter(torch.zeros(DUMMY_SHAPE, device=device))
     weight.grad = torch.zeros_like(weight)
     closures = []
     with _refusing("optimizer"):
@@ -100,7 +101,7 @@ def _stepped(optimizer: Callable[..., Optimizer], device: torch.device) -> tuple
                 raise InputError(
                     f"the learning rate is {float(group['lr'])}; write a number from 0 to {FASTEST:g}, e.g. 1e-6"
                 )
-        # As Lightning calls it: no loss comes back, which optimisers that search along a line need.
+        # Called as Lightning does: the closure returns no loss, so optimisers with a line search fail here.
         made.step(lambda: closures.append(True))  # pyright: ignore[reportCallIssue, reportArgumentType]
         if not closures:
             raise TypeError(f"{type(made).__name__} does not call its closure, in which gradients are clipped")
@@ -117,7 +118,8 @@ def _refusing(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # whatever a class of torch's or the user's own makes of its arguments
+    # A class of torch or of the user may raise any exception for its arguments.
+    except Exception as error:
         raise InputError(
             f"model.{name} can't take a step: {' '.join(str(error).split())}; write one of torch.optim that needs nothing "
             "but gradients and the number of the step"
@@ -126,12 +128,12 @@ def _refusing(name: str) -> Iterator[None]:
 
 @contextmanager
 def warm_up(optimizer: Optimizer, step: int, warmup_steps: int) -> Iterator[None]:
-    """Scales the learning rates by (step + 1) / warmup_steps, up to 1, for the step taken inside.
+    """Scales the learning rates by (step + 1) / warmup_steps, at most 1, for the step inside the block.
 
     Args:
-        optimizer: whose learning rates the schedule has set.
-        step: optimiser steps taken so far.
-        warmup_steps: steps until the full rate; 0 warms nothing.
+        optimizer: Optimiser whose learning rates the schedule has set.
+        step: Number of optimiser steps taken so far.
+        warmup_steps: Number of steps until the full rate; 0 switches warm-up off.
     """
     factor = min(1.0, (step + 1) / max(1, warmup_steps))
     scheduled = [group["lr"] for group in optimizer.param_groups]
@@ -145,15 +147,15 @@ def warm_up(optimizer: Optimizer, step: int, warmup_steps: int) -> Iterator[None
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
-    """Scales the gradients down to a total norm of `max_norm` (null leaves them) and returns the norm before."""
+    """Scales the gradients down to a total norm of `max_norm`, if set; returns the norm before."""
     return float(torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm))
 
 
 class Gradients:
-    """The gradients of an optimiser step: unscaled, clipped, and judged, in this order.
+    """Unscales, clips and checks the gradients of an optimiser step, in this order.
 
-    Under `precision: 16-mixed` the loss is scaled up and an overflow is nothing to worry about: the scaler leaves the step
-    out and halves its scale. Such steps are counted.
+    With `precision: 16-mixed` the loss is scaled up, and a gradient may overflow without harm: the scaler skips the
+    step and halves its scale. Skipped steps are counted.
     """
 
     def __init__(self) -> None:
@@ -168,21 +170,22 @@ class Gradients:
         max_norm: float | None,
         complaint: Callable[[float], str],
     ) -> None:
-        """Makes the gradients ready for the step; called inside it, by the hook that Lightning has for it.
+        """Prepares the gradients for the step; called by Lightning's hook inside the step.
 
         Args:
-            trainer: whose precision may scale the loss.
-            optimizer: torch's own, not Lightning's wrapper.
-            max_norm: norm that the gradients are scaled down to; None leaves them.
-            complaint: what to say of a norm that is no number; called on all ranks or on none.
+            trainer: Trainer whose precision may scale the loss.
+            optimizer: Torch's optimiser, not Lightning's wrapper.
+            max_norm: Norm that the gradients are scaled down to; null leaves them.
+            complaint: Function that describes a norm that is not finite; called on all ranks or on none.
 
         Raises:
-            RunStopped: if the norm is no number and no scaler is at work, or its scale is below 1 already; the step is not
-                taken.
+            RunStopped: if the norm is no number and no scaler is at work, or its scale is below 1 already; the step is
+                not taken.
         """
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)  # Lightning leaves it to fused optimisers, and would clip scaled gradients
+            # Lightning does not unscale for fused optimisers, and would clip scaled gradients.
+            scaler.unscale_(optimizer)
         self.norm = clip_gradients((p for group in optimizer.param_groups for p in group["params"]), max_norm)
         self.overflowed = not math.isfinite(self.norm)
         if not self.overflowed:
@@ -193,7 +196,7 @@ class Gradients:
 
 
 def not_finite(loss: float, grad_norm: float, uids: Sequence[str]) -> str:
-    """What to say of a loss or a gradient norm that is no number."""
+    """Message about a loss or a gradient norm that is NaN or infinite."""
     return (
         f"the loss is {loss} and the gradient norm {grad_norm} on the batch of prompts {', '.join(uids)}; stopped before "
         "the step, so the last checkpoint is good. Lower the learning rate, clip more, or look at these prompts."

@@ -1,4 +1,4 @@
-"""What every module that trains a policy shares: loading it, an engine that samples from it, evaluation, checkpoints."""
+"""PolicyModule: loading, sampling, evaluation and checkpoints of every module that trains a policy."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 
 class PolicyModule(lightning.LightningModule, ABC):
-    """A policy under Lightning. Subclasses store the fields below in their constructor and say how to train.
+    """A policy under Lightning. Subclasses store the fields below in their constructor and define training.
 
-    Evaluation samples each named set with its own settings, grades by the first reward, and logs `<stage>/<set>/<metric>`
-    with a macro average over the sets.
+    Evaluation samples each named set with its own settings and grades by the first reward. It logs
+    `<stage>/<set>/<metric>`, and a macro average over the sets.
     """
 
     policy: Policy
@@ -72,18 +72,18 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     @property
     def context(self) -> int | None:
-        """Longest sequence the policy was made for, in tokens; None where its config does not say."""
+        """Longest sequence that the policy supports, in tokens; None if its config does not say."""
         return getattr(base_model(self.model).config, "max_position_embeddings", None)
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """The dtype the forward runs in: the weights', or autocast's where it is on."""
+        """The dtype of the forward pass: autocast's if it is on, else that of the weights."""
         if torch.is_autocast_enabled(self.device.type):
             return torch.get_autocast_dtype(self.device.type)
         return next(self.model.parameters()).dtype
 
     def configure_callbacks(self) -> list[lightning.Callback]:
-        """Refuses what can be refused before data or weights are loaded: the first hook of a run. Adds no callbacks."""
+        """Checks settings in the first hook of a run, before data or weights are loaded. Adds no callbacks."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             require_trainable(self.policy, self.trainer.precision)
             require_steps(self.optimizer, self.lr_scheduler, self.trainer.strategy.root_device)
@@ -92,7 +92,7 @@ class PolicyModule(lightning.LightningModule, ABC):
         return []
 
     def logged_names(self) -> LoggedNames | None:
-        """The names that the run will log, known before its data are read; None where a user's class may add others."""
+        """Names that the run will log; None if a user's own class may log others."""
         sets: dict[str, int] | None = getattr(self.prompts, "samples_a_question", None)
         if sets is None or not (is_shipped(self) and is_shipped(getattr(self, "objective", self))):
             return None
@@ -105,14 +105,14 @@ class PolicyModule(lightning.LightningModule, ABC):
             self.model.train()
 
     def configure_optimizers(self) -> Any:
-        """Builds the optimiser over the trained weights, and its schedule where there is one."""
+        """Builds the optimiser over the trained weights, and its schedule if there is one."""
         optimizer = self.optimizer(p for p in self.model.parameters() if p.requires_grad)
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
 
     def on_train_start(self) -> None:
-        """Makes the validation that a resumed run's checkpoint left to be made."""
+        """Runs the validation that was still due when a resumed run's checkpoint was saved."""
         self.prompts.resume.validate_if_due(self.trainer)
 
     def teardown(self, stage: str) -> None:
@@ -124,18 +124,19 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 
-    weight_version = 0  # raised whenever the engine gets other weights than it had
-    _started = False  # whether the engine is
-    _engine_holds: list[float] | None = None  # fingerprint of the weights in the engine; None while it sleeps
+    weight_version = 0  # increased whenever the engine gets new weights
+    _started = False  # whether the engine is started
+    _engine_holds: list[float] | None = None  # fingerprint of the engine's weights; None while it sleeps
 
     def sync(self) -> None:
-        """Makes the engine sample from the present weights, starting it first if need be. Does nothing if it does.
+        """Loads the present weights into the engine, starting it if needed; does nothing if it has them.
 
-        Whether it does is read off the weights: a callback may have put others in their place, as weight averaging does
-        for validation.
+        Whether the engine has them is found by a fingerprint of the weights, because a callback such as weight
+        averaging may have replaced them for validation.
         """
         if not self._started:
-            with self.trainer.precision_plugin.forward_context():  # so that it sees what the policy computes in
+            # Under the trainer's autocast, so that the engine can find the policy's compute dtype.
+            with self.trainer.precision_plugin.forward_context():
                 self.engine.start(base_model(self.model), self.tokenizer, self._longest_row())
             self._started = True
         present = fingerprint(self.model)
@@ -153,12 +154,12 @@ class PolicyModule(lightning.LightningModule, ABC):
         self._engine_holds = present
 
     def rest(self) -> None:
-        """Lets the engine give its memory to the update; the next `sync` brings it its weights again."""
+        """Frees the engine's memory for the update; the next `sync` loads its weights again."""
         self.engine.sleep()
         self._engine_holds = None
 
     def _longest_row(self) -> int:
-        """Tokens of the longest prompt and completion that this run may ask for."""
+        """Largest number of tokens of a prompt plus completion in this run."""
         prompt, completion = self.prompts.chat.max_prompt_tokens, max(s.max_tokens for s in self.samplings())
         if self.context is not None and prompt + completion > self.context:
             raise InputError(
@@ -168,10 +169,10 @@ class PolicyModule(lightning.LightningModule, ABC):
         return prompt + completion
 
     def samplings(self) -> list[Sampling]:
-        """Every way this run samples; the engine is made for the longest."""
+        """All sampling settings of this run; the engine is started for the longest."""
         return self.prompts.samplings
 
-    _complaint: Callable[[float], str]  # what to say of a gradient norm that is no number
+    _complaint: Callable[[float], str]  # describes a gradient norm that is NaN or infinite
 
     # -- descending ----------------------------------------------------------------------------------------------------
 
@@ -179,14 +180,14 @@ class PolicyModule(lightning.LightningModule, ABC):
         """Clips the gradients, takes one optimiser step and clears them. All ranks call it.
 
         Args:
-            loss: this rank's share; it is judged by the mean over ranks.
-            batch: this rank's prompts.
+            loss: Loss of this rank; the mean over ranks is checked.
+            batch: Prompts of this rank.
 
         Returns:
             The gradient norm before clipping, and the learning rate of the step.
 
         Raises:
-            RunStopped: on every rank, if the loss or the norm is no number; the step is not taken.
+            RunStopped: on every rank, if loss or norm is NaN or infinite; the step is not taken.
         """
         optimizer = cast("LightningOptimizer", self.optimizers())
         loss = float(mean_over_ranks(self.trainer, torch.tensor(loss, device=self.device)))
@@ -207,12 +208,12 @@ class PolicyModule(lightning.LightningModule, ABC):
         return [uid for part in gather_objects(uids, self.trainer.world_size) for uid in part]
 
     def skipped_steps(self) -> dict[str, float]:
-        """Steps left out so far because a scaled gradient overflowed; nothing where the precision scales no loss."""
+        """Number of steps skipped so far because a scaled gradient overflowed; empty if no loss is scaled."""
         scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         return {"optim/skipped_steps": float(self.gradients.skipped)} if scales else {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Unscales, clips and judges the gradients; Lightning calls it inside the step."""
+        """Unscales, clips and checks the gradients; Lightning calls it inside the step."""
         self.gradients.prepare(self.trainer, optimizer, self.max_grad_norm, self._complaint)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ class PolicyModule(lightning.LightningModule, ABC):
         self.accuracy = {name: metric.to(self.device) for name, metric in accuracy.items()}
 
     def _sample(self, batch: PromptBatch, batch_idx: int, sampling: Sampling) -> Rollouts:
-        self.sync()  # callbacks may exchange the weights after `on_validation_start`
+        self.sync()  # callbacks may replace the weights after `on_validation_start`
         seed = sampling.seed + 7919 * (batch_idx * self.trainer.world_size + self.global_rank)
         with self.phases("sample"):
             return self.engine.generate(batch.ids, replace(sampling, seed=seed))
@@ -271,22 +272,22 @@ class PolicyModule(lightning.LightningModule, ABC):
     def _report_evaluation(self, stage: str) -> None:
         computed = {name: accuracy.compute() for name, accuracy in self.accuracy.items()}
         results = {name: {key: float(value) for key, value in values.items()} for name, values in computed.items()}
-        self.phases.drain()  # the seconds of evaluation are not the next step's
+        self.phases.drain()  # seconds of evaluation must not count for the next step
         for name, metrics in {**results, "macro": macro_average(results)}.items():
             self.log_dict({f"{stage}/{name}/{key}": value for key, value in metrics.items()}, sync_dist=True)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which model the weights belong to."""
+        """Adds the policy's path, dtype and LoRA settings to the checkpoint."""
         checkpoint["policy"] = asdict(self.policy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another model or optimiser before any weight is loaded.
 
         Raises:
-            InputError: naming both models and the first weight that differs, weights that are no numbers, or what the
-                optimisers keep.
+            InputError: naming both models and the first weight that differs, weights that are NaN or infinite, or the
+                states of the two optimisers.
         """
         saved = {n.removeprefix("model."): t.shape for n, t in checkpoint["state_dict"].items()}
         own = {n: t.shape for n, t in self.model.state_dict().items()}
@@ -309,7 +310,7 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 def refuse_adapter_dropout(policy: Policy) -> None:
-    """Refuses adapters with dropout, before anything is loaded.
+    """Refuses adapters with dropout before anything is loaded.
 
     Raises:
         InputError: with the rate.
@@ -322,10 +323,10 @@ def refuse_adapter_dropout(policy: Policy) -> None:
 
 
 def score_as_sampled(model: PreTrainedModel) -> None:
-    """Switches off the dropout that a model folder configures, says so, and makes sure that no other chance is left.
+    """Switches off the dropout that a model folder configures, logs it, and checks that no randomness is left.
 
     Raises:
-        InputError: if the model still computes something else in training mode than in evaluation mode.
+        InputError: if training mode still computes something else than evaluation mode.
     """
     if off := switch_off_dropout(model):
         rank_zero_info(

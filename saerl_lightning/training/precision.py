@@ -1,7 +1,7 @@
-"""Precisions that a policy or an SAE may be trained in: the weights that an optimiser changes are float32.
+"""Precisions in which a policy or an SAE may be trained: weights that an optimiser changes must be float32.
 
-bfloat16 keeps 8 bits of a weight. AdamW at 1e-6 moves a weight by about a millionth a step, which rounds to nothing: 1 % of
-the weights of a bfloat16 policy move where 99.97 % of a float32 one do.
+bfloat16 keeps 8 bits of a weight. AdamW at a rate of 1e-6 changes a weight by about a millionth in a step, which is
+rounded away: 1 % of the weights of a bfloat16 policy change, and 99.97 % of a float32 one.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.load import Policy
 
-TRAINABLE = ("32-true", "bf16-mixed", "16-mixed")  # float32 weights, whatever they are multiplied in
+# Precisions with float32 weights, whatever the products are computed in.
+TRAINABLE = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def require_float32_weights(precision: str) -> None:
     """Refuses a precision of the trainer in which weights are not float32.
 
     Args:
-        precision: as Lightning writes it, "bf16-mixed".
+        precision: Precision as Lightning writes it, such as "bf16-mixed".
 
     Raises:
-        InputError: with the precisions that there are.
+        InputError: with the precisions that are allowed.
     """
     if precision in TRAINABLE:
         return
@@ -34,11 +35,11 @@ def require_trainable(policy: Policy, precision: str) -> None:
     """Refuses to train weights that are not float32; frozen ones under adapters may be bfloat16.
 
     Args:
-        policy: to be trained.
-        precision: of the trainer, as Lightning writes it.
+        policy: Policy that will be trained.
+        precision: Precision of the trainer as Lightning writes it.
 
     Raises:
-        InputError: with what to write instead.
+        InputError: with a dtype and precision that are allowed.
     """
     require_float32_weights(precision)
     if policy.dtype == "float32":

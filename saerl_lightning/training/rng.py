@@ -11,9 +11,9 @@ import torch
 
 
 class RandomStates(lightning.Callback):
-    """Keeps the states of python's, numpy's and torch's generators, on every rank, in the checkpoint.
+    """Saves the states of the generators of Python, NumPy and torch in the checkpoint, on every rank.
 
-    Samplers don't need it (their seeds follow from the step); dropout and users' own code do.
+    Samplers don't need this, because their seeds depend on the step; dropout and users' own code do.
     """
 
     def __init__(self) -> None:
@@ -21,11 +21,11 @@ class RandomStates(lightning.Callback):
         self._before_validation: dict[str, Any] | None = None
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Remembers the states: a run that is stopped in a validation begins that one anew."""
+        """Stores the states: a run that is stopped in a validation repeats that validation."""
         self._before_validation = random_states()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Forgets them."""
+        """Deletes the stored states."""
         self._before_validation = None
 
     def on_save_checkpoint(
@@ -41,11 +41,11 @@ class RandomStates(lightning.Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remembers the states until training starts: what happens before it may draw numbers too."""
+        """Stores the states until training starts, because code before it may draw random numbers too."""
         self._restored = checkpoint.get("random_states")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Puts this rank's generators where they were, if the checkpoint knows this rank."""
+        """Restores this rank's generators, if the checkpoint has its states."""
         if self._restored is not None and trainer.global_rank < len(self._restored):
             restore_random_states(self._restored[trainer.global_rank])
         self._restored = None
@@ -64,7 +64,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Puts the global generators back into `states`."""
+    """Sets the global generators to `states`."""
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
     name, np_keys, position, has_gauss, cached = states["numpy"]

@@ -1,4 +1,4 @@
-"""SFTModule: supervised fine-tuning on the answers, a cold start for policies too small to earn a first reward."""
+"""SFTModule: supervised fine-tuning on the answers, a cold start for policies too weak to earn a first reward."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
 
 
 class SFTModule(PolicyModule):
-    """Trains a policy to say each prompt's answer; only the answer's tokens count.
+    """Trains a policy to give each prompt's answer; the loss is over the answer's tokens only.
 
     Args:
-        policy: the model to train.
-        engine: samples for evaluation.
-        rewards: the first one grades evaluation.
-        target: what the policy should say; `{answer}` stands for the prompt's answer.
-        optimizer: built over the trained weights.
-        lr_scheduler: stepped once an optimiser step; null keeps the rate.
-        warmup_steps: optimiser steps until the full learning rate.
-        max_grad_norm: gradients are scaled down to this norm; null does not.
+        policy: Policy to train.
+        engine: Engine that samples completions for evaluation.
+        rewards: Rewards, of which the first grades evaluation.
+        target: Text that the policy should give; `{answer}` stands for the prompt's answer.
+        optimizer: Optimiser, built over the trained weights.
+        lr_scheduler: Learning-rate schedule, advanced once an optimiser step; null keeps the rate constant.
+        warmup_steps: Number of optimiser steps until the full learning rate.
+        max_grad_norm: Norm that gradients are scaled down to; null does not scale them.
     """
 
     _step_names = SFT
@@ -67,9 +67,9 @@ class SFTModule(PolicyModule):
         require_in_range(self)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Descends the negative log-likelihood of the answers, a mean over the answer tokens of all ranks' batches.
+        """Minimises the negative log-likelihood of the answers, a mean over the answer tokens of all ranks.
 
-        Data-parallel training averages the ranks' gradients, so a rank divides by the mean of their token counts.
+        Data-parallel training averages the ranks' gradients, so a rank divides by the mean of the ranks' token counts.
         """
         rows = self.rows(batch)
         tokens, mask = rows.tokens.to(self.device), rows.mask.to(self.device)
@@ -82,7 +82,7 @@ class SFTModule(PolicyModule):
         self.prompts.advance()
 
     def rows(self, batch: PromptBatch) -> Rollouts:
-        """Lays prompts and answers out as rows, each answer closed by the end-of-text token."""
+        """Builds rows of prompt and answer, each ended by the end-of-text token."""
         end = self.tokenizer.eos_token_id
         texts = [self.target.format(answer=prompt.answer) for prompt in batch.prompts]
         answers = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]

@@ -1,4 +1,4 @@
-"""Ways to do less for the same update."""
+"""Switches for computations that a step can skip without changing its gradient."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What a step leaves out because the gradient is the same without. All off is the plain, padded computation.
+    """Computations that a step skips because they do not change its gradient. All off: the plain, padded step.
 
     Args:
-        shared_prefix: compute a prompt once, with gradient, for all completions of its group; a model whose attention
-            can't be replaced falls back to padded rows and says why.
-        lean_layers: keep less of norms and gated MLPs for the backward pass (Llama, Qwen2, Qwen3; others stay as they are).
-        tiled_head: form log-probabilities in tiles, and never hold the logits of all tokens.
-        skip_zero_advantage: leave rows without advantage out of forward and backward where the objective allows it.
-        reuse_forward: take the first update's log-probabilities for the old ones, in place of a forward of their own.
-        sort_by_length: put rows of similar length into a micro-batch.
-        overlap_grading: grade the first completions while later prompts are still being completed.
+        shared_prefix: Whether a prompt is computed once, with gradient, for all completions of its group; a model whose
+            attention can't be replaced uses padded rows, and the log gives the reason.
+        lean_layers: Whether norms and gated MLPs store less for the backward pass (Llama, Qwen2, Qwen3; other models
+            stay as they are).
+        tiled_head: Whether log-probabilities are computed in tiles, so that the logits of all tokens are never in
+            memory at once.
+        skip_zero_advantage: Whether rows without advantage skip forward and backward, if the objective allows it.
+        reuse_forward: Whether the first update's log-probabilities serve as the old ones, without a forward pass of
+            their own.
+        sort_by_length: Whether rows of similar length are put into the same micro-batch.
+        overlap_grading: Whether the first completions are graded while later prompts are still being completed.
     """
 
     shared_prefix: bool = True
