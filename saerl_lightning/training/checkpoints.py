@@ -80,7 +80,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Ends the other processes before the first one, which prints the error."""
+        """Keeps this process alive when the others end, so that it can report; on an immediate stop, ends them."""
         super().on_exception(trainer, pl_module, exception)
         distributed.watch_no_more()
         if isinstance(exception, Stopped) and exception.at_once:
