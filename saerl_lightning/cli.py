@@ -12,8 +12,10 @@ Later configs and flags win. Importing this module imports every shipped part, s
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,6 +42,7 @@ from saerl_lightning.run_folder import RunFolder, require_place
 from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
+from saerl_lightning.training.feedback import ending, lines_in_place_of_bar, program
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_key, said_of_server
 from saerl_lightning.training.rng import RandomStates
 from saerl_lightning.verbs.names import TOOLS
@@ -174,6 +177,7 @@ class RunCLI(LightningCLI):
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+        lines_in_place_of_bar(trainer)
         return trainer
 
     def before_instantiate_classes(self) -> None:
@@ -206,9 +210,12 @@ class RunCLI(LightningCLI):
         """
         try:
             with self._claimed(), self._signals().heeded(), self._children_ended():
+                self._say(f"run folder: {self._settings.run_dir}")
+                began = time.monotonic()
                 self.trainer.fit(**kwargs)
                 if getattr(getattr(self.datamodule, "resume", None), "validation_due", False):  # all steps were taken
                     self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+            self._say(ending(self.trainer, Path(self._settings.run_dir), time.monotonic() - began, program()))
         except Stopped as stopped:
             if self.trainer.is_global_zero:
                 print(
@@ -224,6 +231,11 @@ class RunCLI(LightningCLI):
             if disk_is_full(error):
                 raise RunStopped(f"the disk is full ({error}); free some of it, then {self._how_to_go_on()}") from error
             raise
+
+    def _say(self, text: str) -> None:
+        """Prints a text on the first process."""
+        if self.trainer.is_global_zero:
+            print(text, flush=True)
 
     def _signals(self) -> StopSignals:
         """Signals on which a checkpoint is written."""
@@ -310,6 +322,10 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "💡 Tip" not in record.getMessage()
+
+
 def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunCLI:
     """Runs fit, validate, test or predict with the given arguments.
 
@@ -319,6 +335,7 @@ def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunC
     """
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     return cli_class(
         lightning.LightningModule,
         lightning.LightningDataModule,

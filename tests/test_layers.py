@@ -26,6 +26,7 @@ ORDER = [
         "launcher",
         "moved",
         "shipped",
+        "progress",
     ),
     ("run_folder", "whole_weights"),
     ("objective", "policy", "prompts", "signals", "reward", "assets"),

@@ -30,6 +30,7 @@ from saerl_lightning.causal.subject import ROWS, TOKENS, MeasurementCache, Subje
 from saerl_lightning.causal.sums import FIRST_INTEGER, Question, is_right
 from saerl_lightning.data.features import equally_active, float64, top_columns
 from saerl_lightning.errors import InputError
+from saerl_lightning.progress import Bar
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.rollout.hf import HFEngine
@@ -75,8 +76,6 @@ def steering(
         InputError: if there are fewer than two questions, samples is below 1, a share is 0, or all weights have no
             effect.
     """
-    from tqdm import tqdm
-
     _check(questions, samples, shares)
     ids = subject.ids(questions)
     streams = read_streams(subject.model, subject.layer, ids)
@@ -86,7 +85,10 @@ def steering(
     key = _key(subject, weights, questions, samples, seed)
     spread = float(np.std(float64(features) @ weights))
     answers: list[Answers] = []
-    with HFEngine(ROWS, fused=False) as engine, tqdm(conditions, desc="steering", unit="condition") as bar:
+    with (
+        HFEngine(ROWS, fused=False) as engine,
+        Bar(conditions, total=len(conditions), desc="steering", unit="condition") as bar,
+    ):
         engine.start(subject.model, subject.tokenizer, subject.model.config.max_position_embeddings)
         for condition in bar:
 

@@ -16,6 +16,7 @@ from saerl_lightning.causal.sums import Question, is_right
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_json, write_whole
 from saerl_lightning.policy.weights import named_weights
+from saerl_lightning.progress import Bar
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.records import Prompt, Sampling
 from saerl_lightning.rollout.hf import HFEngine
@@ -26,7 +27,6 @@ from saerl_lightning.signals.sae_source import SAESource
 from saerl_lightning.signals.source import Features
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS = 6  # tokens of an answer; each digit is a token
@@ -87,7 +87,7 @@ class Subject:
         questions: Sequence[Question],
         samples: int,
         seed: int,
-        bar: tqdm[Any] | None = None,
+        bar: Bar | None = None,
     ) -> Float[np.ndarray, " N"]:
         """Samples answers at temperature 1 and returns the share of right ones for each question.
 
@@ -184,10 +184,8 @@ def measure(
         cache: Cache that stores the blocks.
         what: Text of the progress bar.
     """
-    from tqdm import tqdm
-
     found = [np.zeros(0)]
-    with tqdm(total=len(questions), desc=what, unit="question") as bar:
+    with Bar(total=len(questions), desc=what, unit="question") as bar:
         for number, start in enumerate(range(0, len(questions), BLOCK)):
             asked, block_seed = questions[start : start + BLOCK], seed + 7919 * number
             key = {

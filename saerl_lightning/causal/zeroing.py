@@ -11,7 +11,6 @@ from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from saerl_lightning.causal.feature_zeroing import DRAWS, Zeroed, zero_out
 from saerl_lightning.causal.figures import lines
@@ -22,6 +21,7 @@ from saerl_lightning.data.probe_fits import LinearFit, out_of_fold
 from saerl_lightning.data.probes import ElasticNetProbe
 from saerl_lightning.data.scores import Score, agreement
 from saerl_lightning.errors import InputError
+from saerl_lightning.progress import Bar
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import Features, SignalSource
 from saerl_lightning.study.report.section import Section
@@ -71,7 +71,7 @@ def zeroing(labelled: Labelled, seed: int) -> Section:
     whole = agreement(out_of_fold(fit, rows, labels, probe.folds, seed), labels, seed)["spearman"]
     fitted = fit(rows, labels)
     steps = zero_out(labelled.features, labelled.rows, labels, fitted, fit, ZEROED, seed)
-    zeroed = list(tqdm(steps, total=sum(count <= fitted.nonzero for count in ZEROED), desc="zeroing", unit="count"))
+    zeroed = list(Bar(steps, total=sum(count <= fitted.nonzero for count in ZEROED), desc="zeroing", unit="count"))
     if not zeroed:
         raise InputError(f"the probe of the {labelled.what} gives no feature a weight; give it more labels")
     text = (

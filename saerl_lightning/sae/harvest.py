@@ -21,6 +21,7 @@ from torch import Tensor
 
 from saerl_lightning import lock
 from saerl_lightning.files import whole_file
+from saerl_lightning.progress import Bar
 from saerl_lightning.signals.fingerprint import digest_model
 from saerl_lightning.signals.model import ReadModel, pooled_positions
 from saerl_lightning.signals.prefix_tree import Tokens, by_prefix, common_prefix
@@ -175,13 +176,11 @@ class Harvester:
 
     def _harvest(self, ids: Sequence[Tokens], skipped: Sequence[int], show: bool) -> Float[Tensor, "n d"]:
         """Harvests every list from behind its skipped tokens."""
-        from tqdm.auto import tqdm
-
         forward = self._forward or suited_forward(self.model.load()[0], self.max_tokens)
         self._forward, decoder = forward, forward.decoder
         count = sum(max(0, len(row) - skip) for row, skip in zip(ids, skipped, strict=True))
         block, filled = torch.empty(count, decoder.config.hidden_size, dtype=decoder.dtype), 0
-        with tqdm(desc="harvesting", total=sum(map(len, ids)), unit="token", disable=not show, mininterval=1) as bar:
+        with Bar(desc="harvesting", total=sum(map(len, ids)), unit="token", disable=not show) as bar:
             for rows in forward.batches(ids, self.token_budget):
                 reading = forward([ids[row] for row in rows])
                 # The first position is always skipped, because it is an attention sink.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.hf_attention import TOLERANCE, attention_window
+from saerl_lightning.progress import Bar
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals import prefix_tree
 from saerl_lightning.signals.model import ReadModel, encode, residual_stream
@@ -188,10 +189,8 @@ def pooled_parts(
     forward: Forward, ids: Sequence[Tokens], pool: Callable[[Reading], Features], token_budget: int
 ) -> Iterator[Part]:
     """Yields the pooled rows of token lists, batch by batch, with a progress bar in tokens (on rank 0)."""
-    from tqdm import tqdm
-
     total = sum(map(len, ids))
-    with tqdm(total=total, unit="token", desc="signals", disable=None if _rank() == 0 else True) as bar:
+    with Bar(total=total, unit="token", desc="signals", disable=_rank() != 0) as bar:
         for batch in forward.batches(ids, token_budget):
             tokens = [ids[i] for i in batch]
             yield np.array(batch, dtype=np.int64), pool(forward(tokens))

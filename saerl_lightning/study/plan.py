@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from saerl_lightning.progress import duration
 from saerl_lightning.study.results import RunResult, StudyResults, run_folder
 from saerl_lightning.study.seeding import Config, product_name, product_path, seed_flags, stage_products, with_paths_of
 from saerl_lightning.study.spec import Budget, Stage, StudySpec
@@ -147,10 +148,3 @@ def estimate(runs: Sequence[RunResult], jobs: int) -> float | None:
 
 def _arms(runs: Sequence[RunResult]) -> list[str]:
     return list(dict.fromkeys(run.arm for run in runs))
-
-
-def duration(seconds: float) -> str:
-    """Writes seconds as seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -21,13 +21,13 @@ from jaxtyping import Float
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from saerl_lightning import cli, shipped
 from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.evaluation.estimators import bootstrap_interval
 from saerl_lightning.files import read_mapping
+from saerl_lightning.progress import Bar
 from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
 from saerl_lightning.ranges import Count, Seed, Workers, require_arguments
 from saerl_lightning.records import Prompt
@@ -170,7 +170,7 @@ class Arms:
         with ThreadPoolExecutor(jobs) as pool:
             finished = pool.map(lambda each: self._train(executor, *each), wanted)
             try:
-                runs = list(tqdm(finished, total=len(wanted), desc="runs", unit="run"))
+                runs = list(Bar(finished, total=len(wanted), desc="runs", unit="run"))
             except BaseException:
                 executor.stop()  # otherwise leaving the pool would wait for the running ones
                 raise

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from saerl_lightning import shipped
 from saerl_lightning.causal.run import causal
+from saerl_lightning.progress import Bar
 from saerl_lightning.ranges import NotNegative, Workers, require_arguments
 from saerl_lightning.study.dashboard import dashboard
 from saerl_lightning.study.execution import StudyExecution
@@ -191,7 +190,7 @@ def _run_left(
 ) -> list[RunRecord]:
     """Runs the unfinished runs under a progress bar; returns those that failed."""
     failed: list[RunRecord] = []
-    with tqdm(total=len(left), desc="runs", unit="run", disable=not left) as bar:
+    with Bar(total=len(left), desc="runs", unit="run", disable=not left) as bar:
 
         def ended(record: RunRecord) -> None:
             note_software(root)

@@ -144,7 +144,10 @@ def _logs(callback: object) -> bool:
 
 
 SILENT = ("offline", "dryrun", "disabled")  # modes that send nothing
-KEYLESS = "set WANDB_API_KEY (or run '.venv/bin/wandb login' once), or WANDB_MODE=offline to keep the run on disk"
+KEYLESS = (
+    "set WANDB_API_KEY (or run '.venv/bin/wandb login' once), write mode: offline into the logger's init_args (or set "
+    "WANDB_MODE=offline) to keep the run on disk, or take another logger, such as TensorBoardLogger"
+)
 
 
 def require_key(loggers: Iterable[Mapping[str, Any]], of: str = "trainer.logger has") -> None:

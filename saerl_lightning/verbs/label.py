@@ -15,13 +15,13 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from saerl_lightning import lock
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.serving import PromptPool
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.weights import base_model, named_weights
+from saerl_lightning.progress import Bar
 from saerl_lightning.prompts.labels import LabelFile, PassRate, Setting, read_labels
 from saerl_lightning.ranges import Count, Seed, require_arguments
 from saerl_lightning.records import PromptBatch, Sampling
@@ -183,7 +183,7 @@ def write_labels(measurement: Measurement, file: LabelFile) -> None:
     """Measures the missing labels and appends them to the file, batch by batch."""
     done = file.open()
     total = len(measurement.rows)
-    with tqdm(total=total, initial=len(done), unit="prompt", desc="measuring pass rates") as bar:
+    with Bar(total=total, initial=len(done), unit="prompt", desc="measuring pass rates") as bar:
         for labels in measurement.batches(done):
             file.append(each.record() for each in labels)
             bar.update(len(labels))
