@@ -40,7 +40,6 @@ ORDER = [
     ("study",),
     ("causal",),
     ("tools",),
-    ("door",),
     ("__main__",),
 ]
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from saerl_lightning import cli
+from saerl_lightning.__main__ import main
 from saerl_lightning.assets.tiny import build_tiny_policy
-from saerl_lightning.door import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASELINE = ["-c", str(CONFIGS / "grpo.yaml"), "-c", str(CONFIGS / "engine/hf.yaml")]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from saerl_lightning import __version__, cli
-from saerl_lightning.door import answered
+from saerl_lightning.__main__ import answered
 from saerl_lightning.verbs.names import EVERY
 from tests.cli.test_door import the_line
 
@@ -36,7 +36,7 @@ QUICK = {
 @pytest.mark.parametrize(("args", "code", "says"), QUICK.values(), ids=QUICK)
 def test_an_answer_that_needs_no_lightning_imports_none(tmp_path, args, code, says):
     watch = (
-        "import sys; from saerl_lightning.door import main\n"
+        "import sys; from saerl_lightning.__main__ import main\n"
         "try: main()\n"
         "finally: print(*sys.modules, file=open('imported', 'w'))"
     )
@@ -46,7 +46,7 @@ def test_an_answer_that_needs_no_lightning_imports_none(tmp_path, args, code, sa
     assert done.returncode == code, done.stderr
     assert re.search(says, done.stdout + done.stderr)
     imported = set((tmp_path / "imported").read_text().split())
-    assert "saerl_lightning.door" in imported
+    assert "saerl_lightning.__main__" in imported
     assert not imported & {"lightning", "torch", "transformers", "jsonargparse"}
 
 

@@ -119,7 +119,7 @@ class Caught(subprocess.Popen):
             os.kill(os.getpid(), signal.SIGNAL)
 
 subprocess.Popen = Caught
-from saerl_lightning.door import main
+from saerl_lightning.__main__ import main
 
 if __name__ == "__main__":
     main()
