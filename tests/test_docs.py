@@ -65,6 +65,7 @@ def write_modules(page: Path, desk: Path) -> None:
     importlib.invalidate_caches()
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated")  # of Lightning, about itself
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
 def test_python_blocks_run(page, desk):
     """A titled block becomes a module; the others are run in order, in one namespace. The page itself says what holds."""
