@@ -85,6 +85,11 @@ def _sae(folder):
     return SAESource(str(folder)).load(Read())
 
 
+def _saved(folder):
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    return FilePrompts(str(folder)).load()
+
+
 def _measured(folder):
     name = next(folder.iterdir())
     (measured := MeasurementCache(folder)).rates({"a": 1}, lambda: np.zeros(1))
@@ -96,6 +101,13 @@ def _measured(folder):
 REFUSING = {  # readers for which none of the contents is right
     "prompts": (".jsonl", lambda file: FilePrompts(str(file)).load()),
     "prompts in parquet": (".parquet", lambda file: FilePrompts(str(file)).load()),
+    "prompts in Arrow": (".arrow", lambda file: FilePrompts(str(file)).load()),
+    "prompts in JSON": (".json", lambda file: FilePrompts(str(file)).load()),
+    "prompts in CSV": (".csv", lambda file: FilePrompts(str(file)).load()),
+    "prompts in TSV": (".tsv", lambda file: FilePrompts(str(file)).load()),
+    "prompts that were saved": (".arrow", _named("data-00000-of-00001.arrow", _saved)),
+    "state of saved prompts": (".json", _named("state.json", lambda folder: FilePrompts(str(folder)).load())),
+    "splits of saved prompts": (".json", _named("dataset_dict.json", lambda folder: FilePrompts(str(folder)).load())),
     "labels": (".jsonl", lambda file: read_labels(str(file))),
     "ledger": (".parquet", Ledger.read),
     "checkpoint": (".ckpt", lambda file: require_usable(file, to_go_on=True)),

@@ -17,7 +17,7 @@ from saerl_lightning.causal.subject import MeasurementCache, Subject
 from saerl_lightning.causal.sums import Sum, draw_sums
 from saerl_lightning.causal.zeroing import Labelled, zeroing
 from saerl_lightning.errors import InputError
-from saerl_lightning.prompts.file import FilePrompts
+from saerl_lightning.prompts.mixture import open_prompts
 from saerl_lightning.ranges import CountFrom0, Range, Seed, require_arguments
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.cache import CachedSignals
@@ -73,7 +73,7 @@ def causal(
     _check(wanted, dose)
     out = Path(folder) / "causal"
     if wanted:
-        pool = FilePrompts(prompts).load() if prompts is not None else []
+        pool = open_prompts(prompts).load() if prompts is not None else []
         cases = CausalTests(
             Subject.load(model, sae, layer), questions, samples, fitted, seed, MeasurementCache(out / "measured")
         )

@@ -17,11 +17,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
 from saerl_lightning.data.planning import Planner, idle_slots, made_once
 from saerl_lightning.data.resume import ResumePoint
-from saerl_lightning.data.serving import PlannedPool, PromptLoader, PromptPool, read_prompts
+from saerl_lightning.data.serving import PlannedPool, PromptLoader, PromptPool
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet, require_set_names
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
+from saerl_lightning.prompts.mixture import Part, open_prompts
 from saerl_lightning.prompts.source import ProbeReference, PromptSource
 from saerl_lightning.ranges import Count, Seed, require_in_range
 from saerl_lightning.records import Outcomes, PromptBatch, Sampling
@@ -38,7 +39,7 @@ class PromptDataModule(EvaluationDataModule):
     """Serves prompts in the order that the configured operations planned.
 
     Args:
-        train: Path of the training prompts, or a prompt source.
+        train: Training prompts: path of a file or folder, name on the hub, mixture of such by name, or prompt source.
         val: Named validation sets: each a path, a prompt source, or a set with its own sampling. Questions whose text
             is also in `train` are dropped, with a message.
         test: Named sets for `test` and `predict`; null uses those of `val`.
@@ -56,6 +57,8 @@ class PromptDataModule(EvaluationDataModule):
         val_batch_size: Number of prompts per validation batch, on each process.
         labels: File of measured labels, written by `label`, which are added to the training prompts; null for none.
         reference: Source of prompts that only probes learn from, and that are never served; null for none.
+        columns: Column of each prompt field in `train` and in sets that are paths, where rows are not recognised or
+            others are wanted, such as {prompt: question, answer: meta.final_answer}; null maps none.
 
     Raises:
         InputError: if a number is out of range, or the name of a set can't be part of a metric's name.
@@ -63,7 +66,8 @@ class PromptDataModule(EvaluationDataModule):
 
     def __init__(
         self,
-        train: str | PromptSource,
+        # A text is never taken for a class's path, because it is tried first.
+        train: str | PromptSource | dict[str, str | Part | PromptSource],
         val: dict[str, str | ValidationSet | PromptSource] | None = None,
         test: dict[str, str | ValidationSet | PromptSource] | None = None,
         batch_size: Count = 8,
@@ -80,6 +84,7 @@ class PromptDataModule(EvaluationDataModule):
         val_batch_size: Count = 32,
         labels: str | None = None,
         reference: ProbeReference | None = None,
+        columns: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.train = train
@@ -98,6 +103,7 @@ class PromptDataModule(EvaluationDataModule):
         self.val_batch_size = val_batch_size
         self.labels = labels
         self.reference = reference
+        self.columns = columns
         self.tokenizer = None  # set it before `setup` if there is no trainer
         self.keep_features = False  # set it before `setup` to have `features` afterwards
         self.features: Features | None = None  # (N, F) of the pool, on the first process
@@ -113,7 +119,9 @@ class PromptDataModule(EvaluationDataModule):
     def pool(self) -> PromptPool:
         """The training prompts with their token ids, in the source's order. Read at the first access."""
         if self._pool is None:
-            pool = PromptPool.read("data.train", self.train, self.chat, self.find_tokenizer())
+            pool = PromptPool.read(
+                "data.train", open_prompts(self.train, self.columns), self.chat, self.find_tokenizer()
+            )
             self._pool = pool.labelled(self.labels)
         return self._pool
 
@@ -152,7 +160,7 @@ class PromptDataModule(EvaluationDataModule):
             return sets
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         try:
-            prompts = self.pool.prompts if fitting else read_prompts(self.train)
+            prompts = self.pool.prompts if fitting else open_prompts(self.train, self.columns).load()
         except InputError as error:
             if fitting:
                 raise

@@ -15,7 +15,6 @@ from saerl_lightning.data.planning import plan_digest
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.chat import ChatTemplate
-from saerl_lightning.prompts.file import FilePrompts
 from saerl_lightning.prompts.labels import read_labels, with_labels
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt, PromptBatch
@@ -170,13 +169,16 @@ class PromptPool:
     def read(
         cls,
         name: str,
-        source: str | PromptSource,
+        source: PromptSource,
         chat: ChatTemplate,
         tokenizer: PreTrainedTokenizerBase,
         limit: int | None = None,
     ) -> PromptPool:
-        """Loads a source or a file, encodes its first `limit` prompts, and logs how many are too long."""
-        prompts = read_prompts(source)[:limit]
+        """Reads a source, encodes its first `limit` prompts, and says how they were read and how many are too long."""
+        reading = source.read()
+        for line in reading.said:
+            rank_zero_info(f"{name}: {line}")
+        prompts = reading.prompts[:limit]
         ids = chat.encode(prompts, tokenizer)
         pool = cls(prompts, ids, chat.too_long(ids))
         if pool.too_long:
@@ -267,8 +269,3 @@ class PlannedPool:
         if "cursor" in state:  # in batches, from a version whose steps took no further prompts
             state = {"served": state["cursor"] * self.plan.batch_size, "batches": state["cursor"]}
         self._start, self._sampler = Progress(state["batches"], state["served"]), None
-
-
-def read_prompts(source: str | PromptSource) -> list[Prompt]:
-    """Loads a source, or a prompts file if a path is given."""
-    return (FilePrompts(source) if isinstance(source, str) else source).load()

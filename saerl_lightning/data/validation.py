@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from saerl_lightning.data.serving import PromptLoader, PromptPool
 from saerl_lightning.errors import InputError, require_name
 from saerl_lightning.prompts.chat import ChatTemplate
+from saerl_lightning.prompts.mixture import open_prompts
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Sampling
@@ -26,17 +27,19 @@ class ValidationSet:
     """An evaluation set with its own sampling.
 
     Args:
-        source: Path of a prompts file, or a prompt source.
+        source: Path of a file or folder of prompts, name on the hub, or prompt source.
         sampling: Sampling of the completions; null takes the datamodule's `val_sampling`.
         limit: Number of prompts to use, from the start of the set; null uses all.
         keep_trained: Whether to keep questions that are also in the training prompts, to measure how well these are
             learned.
+        columns: Column of each prompt field, if `source` is a path; null takes `data.columns`.
     """
 
     source: str | PromptSource
     sampling: Sampling | None = None
     limit: Count | None = None
     keep_trained: bool = False
+    columns: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Refuses a limit below 1."""
@@ -60,14 +63,16 @@ class EvaluationPool:
         chat: ChatTemplate,
         tokenizer: PreTrainedTokenizerBase,
         default: Sampling,
+        columns: dict[str, str] | None = None,
     ) -> EvaluationPool:
-        """Reads a named set. `default` is the sampling of sets without their own.
+        """Reads a named set. `default` is the sampling of sets without their own, and so are `columns`.
 
         Raises:
             InputError: if no prompt of the set is short enough.
         """
         wanted = given if isinstance(given, ValidationSet) else ValidationSet(given)
-        pool = PromptPool.read(name, wanted.source, chat, tokenizer, wanted.limit)
+        source = open_prompts(wanted.source, columns if wanted.columns is None else wanted.columns)
+        pool = PromptPool.read(name, source, chat, tokenizer, wanted.limit)
         if not pool.servable():
             raise InputError(f"set '{name}' has no prompt that is short enough; raise data.chat.max_prompt_tokens")
         return cls(name, pool, wanted.sampling or default, wanted.keep_trained)
@@ -120,6 +125,7 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
     tokenizer: PreTrainedTokenizerBase | None
     val_sampling: Sampling
     val_batch_size: int
+    columns: dict[str, str] | None
     val: dict[str, str | ValidationSet | PromptSource]
     _val_pools: list[EvaluationPool]
     _test_pools: list[EvaluationPool]
@@ -165,8 +171,8 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
         Raises:
             InputError: if a source can't be read, or no prompt of a set is short enough.
         """
-        tokenizer = self.find_tokenizer()
-        return [EvaluationPool.read(n, given, self.chat, tokenizer, self.val_sampling) for n, given in sets.items()]
+        tokenizer, default = self.find_tokenizer(), self.val_sampling
+        return [EvaluationPool.read(n, each, self.chat, tokenizer, default, self.columns) for n, each in sets.items()]
 
     def find_tokenizer(self) -> PreTrainedTokenizerBase:
         """Returns the tokenizer that was set, or else the model's.

@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING, cast
 
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.hub import advice, look_up
-from saerl_lightning.prompts.file import Table, checked_columns, prompts_from_table, used_columns
-from saerl_lightning.prompts.source import PromptSource
+from saerl_lightning.prompts.arrow import from_arrow
+from saerl_lightning.prompts.source import PromptSource, Reading
+from saerl_lightning.prompts.table import checked_columns, prompts_from_table
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 
 class HubPrompts(PromptSource):
     """Prompts from a data set on the Hugging Face hub, or from a local folder that `datasets` can load.
 
-    `zwhe99/DeepMath-103K` needs columns={"prompt": "question", "answer": "final_answer"}.
+    Rows are recognised by their columns, as `FilePrompts` does. All columns are kept for rewards.
 
     Args:
         path: Name on the hub (`owner/name`), or a local folder with parquet, JSON lines or CSV files.
         split: Name of the split to read.
         name: Configuration of the data set, if it has several.
-        columns: Column name for each prompt field, where the names differ, such as {"answer": "final_answer"}.
+        columns: Column of each prompt field where it is not recognised, such as {"answer": "meta.final_answer"}; a
+            dotted path leads into nested columns.
         limit: Number of prompts to read from the start of the split; null reads all.
         revision: Branch, tag or commit on the hub. Name a commit to make a run reproducible.
     """
@@ -54,13 +57,15 @@ class HubPrompts(PromptSource):
             InputError: if the data set, configuration, split or a column is unknown, the hub can't be reached, or a
                 record is invalid (named by its row, from 1).
         """
+        return self.read().prompts
+
+    def read(self) -> Reading:
+        """Reads the prompts, and says as what their rows were read."""
         checked_columns(self.columns)
         dataset = self._dataset()
         origin = f"{self.path}[{self.split}]"
-        kept = dataset.select_columns(used_columns(self.columns, dataset.column_names, origin))
-        rows = kept.select(range(min(self.limit or len(kept), len(kept))))
-        records = [(f"{origin}:{number}", cast("dict", row)) for number, row in enumerate(rows, start=1)]
-        return prompts_from_table(Table(origin, Path(self.path).name, dataset.column_names, records), self.columns)
+        rows = cast("pa.Table", dataset.with_format("arrow")[: self.limit or len(dataset)])  # still on the disk
+        return prompts_from_table(from_arrow(rows, origin, origin, stem=Path(self.path).name), self.columns)
 
     def _dataset(self) -> Dataset:
         from datasets import load_dataset
@@ -73,9 +78,12 @@ class HubPrompts(PromptSource):
         except ConnectionError as error:
             raise InputError(f"data set {self.path!r}: {first_line(error)}{self._advice}") from error
         except (ValueError, OSError) as error:  # unknown split or configuration, or unreadable files
-            raise InputError(f"data set {self.path!r}, split {self.split!r}: {first_line(error)}") from error
+            raise InputError(
+                f"data set {self.path!r}, split {self.split!r}: {' '.join(str(error).split())[:300]}; configuration and "
+                "split are `name` and `split` of the class HubPrompts"
+            ) from error
         return cast("Dataset", dataset)
 
     @property
     def _advice(self) -> str:
-        return advice(self.path, "dataset") or "; check the name and the network, or give a file to FilePrompts"
+        return advice(self.path, "dataset") or "; check the name and the network, or write the path of a file or folder"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_text
-from saerl_lightning.prompts.file import as_float, is_whole
+from saerl_lightning.prompts.table import as_float, is_whole
 from saerl_lightning.records import Prompt
 
 HEADER = "measured"

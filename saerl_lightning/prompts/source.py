@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from saerl_lightning.records import Prompt
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts of a source, and lines for the user that say how they were read."""
+
+    prompts: list[Prompt]
+    said: tuple[str, ...] = ()
 
 
 class PromptSource(ABC):
@@ -18,6 +27,10 @@ class PromptSource(ABC):
         Raises:
             InputError: if the source is missing or empty, or a record is invalid (named by its position).
         """
+
+    def read(self) -> Reading:
+        """Reads all prompts as `load` does, with what is to be said of them. By default nothing is said."""
+        return Reading(self.load())
 
 
 class ProbeReference(ABC):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.errors import InputError
-from saerl_lightning.prompts.file import FilePrompts
+from saerl_lightning.prompts.mixture import open_prompts
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.ranges import Count, CountFrom0, CountFrom2, Seed, ShareBelow1, require_in_range
 from saerl_lightning.sae.harvest import Harvester, TextLoader, TokenRows, by_length, positions, shared_prefixes
@@ -202,8 +202,7 @@ class ActivationDataModule(lightning.LightningDataModule):
             self.trainer.limit_val_batches = 0
 
     def _read(self) -> tuple[list[Tokens], list[Tokens]]:
-        source = FilePrompts(self.prompts) if isinstance(self.prompts, str) else self.prompts
-        encoded = encode(source.load(), self.model.load_tokenizer(), self.max_tokens)
+        encoded = encode(open_prompts(self.prompts).load(), self.model.load_tokenizer(), self.max_tokens)
         # The dictionary removes duplicate texts. Texts of one token are dropped, because the first position is never
         # used.
         ids = [list(row) for row in dict.fromkeys(map(tuple, encoded)) if len(row) > 1]

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from jsonargparse import ArgumentParser
 
-from saerl_lightning.data.serving import read_prompts
 from saerl_lightning.data.validation import ValidationSet
 from saerl_lightning.errors import InputError
+from saerl_lightning.prompts.mixture import Part, open_prompts
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.study.report.facts import Group
 from saerl_lightning.study.results import RunResult
@@ -150,7 +150,8 @@ def _order(name: str) -> tuple[bool, float, str]:
         return (not name, np.inf, name)
 
 
-Given = str | ValidationSet | PromptSource
+GivenSet = str | ValidationSet | PromptSource
+GivenPrompts = str | PromptSource | dict[str, str | Part | PromptSource]
 
 
 def refuse_trained_questions(resolved: Mapping[str, Mapping[str, Any]]) -> None:
@@ -166,7 +167,7 @@ def refuse_trained_questions(resolved: Mapping[str, Mapping[str, Any]]) -> None:
     """
     checked: set[str] = set()
     for arm, config in resolved.items():
-        given = {name: config["data"]["init_args"].get(name) for name in ("train", "val", "test")}
+        given = {name: config["data"]["init_args"].get(name) for name in ("train", "val", "test", "columns")}
         text = json.dumps(given, sort_keys=True)
         if text not in checked and "{shared}" not in text:
             _refuse(arm, given)
@@ -174,12 +175,15 @@ def refuse_trained_questions(resolved: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _refuse(arm: str, given: Mapping[str, Any]) -> None:
-    trained = {prompt.normalised_text for prompt in read_prompts(_made(str | PromptSource, given["train"]))}
+    columns = given["columns"]
+    train = open_prompts(_made(GivenPrompts, given["train"]), columns).load()
+    trained = {prompt.normalised_text for prompt in train}
     for kind in ("val", "test"):
         for name, one in (given[kind] or {}).items():
-            asked: Given = _made(Given, one)
+            asked: GivenSet = _made(GivenSet, one)
             wanted = asked if isinstance(asked, ValidationSet) else ValidationSet(asked)
-            prompts = [] if wanted.keep_trained else read_prompts(wanted.source)[: wanted.limit]
+            source = open_prompts(wanted.source, columns if wanted.columns is None else wanted.columns)
+            prompts = [] if wanted.keep_trained else source.load()[: wanted.limit]
             if shared := [prompt for prompt in prompts if prompt.normalised_text in trained]:
                 raise InputError(
                     f"data.{kind}.{name} asks {len(shared)} of its {len(prompts)} questions that the arm '{arm}' trains on "

@@ -40,15 +40,11 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, line, says):
 
 
 def test_other_forms_are_named_with_the_forms_that_are_read(tmp_path):
-    file = tmp_path / "train.csv"
+    file = tmp_path / "train.xlsx"
     file.write_text("prompt,answer\n1 + 1?,2\n")
     said = refusal(file)
-    assert (
-        "ends in '.csv'" in said
-        and ".jsonl" in said
-        and ".parquet" in said
-        and '{"prompt": ..., "answer": ...}' in said
-    )
+    assert "ends in '.xlsx'" in said and '{"prompt": ..., "answer": ...}' in said
+    assert all(ending in said for ending in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"))
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])

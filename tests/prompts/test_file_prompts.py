@@ -89,7 +89,11 @@ BAD_FILES = {
     "no object": ([good(), "[1]"], {}, r"p\.jsonl:2: \[1\]; write one object"),
     "empty prompt": ([good(), good("b", prompt=" ")], {}, r"p\.jsonl:2: no prompt"),
     "no prompt": ([good(), {"answer": "2"}], {}, r"p\.jsonl:2: no prompt"),
-    "prompt column": ([{"problem": "a", "answer": "2"}], {}, r"no column 'prompt'.*only problem, answer.*\"problem\""),
+    "prompt column": (
+        [{"riddle": "a", "answer": "2"}],
+        {},
+        r"no known form \(no prompt\); its first row: riddle='a', answer='2'; .* --data.columns.prompt riddle",
+    ),
     "empty answer": ([good(), good("b", answer="")], {}, r"p\.jsonl:2: no answer"),
     "null answer": ([good(answer=None)], {}, r"p\.jsonl:1: no answer"),
     "answer is an object": ([good(answer={"a": 2})], {}, r"p\.jsonl:1: 'answer' is \{'a': 2\}"),
@@ -127,13 +131,13 @@ def test_what_is_no_prompts_file_is_refused(tmp_path):
     for name, message in refusals.items():
         with pytest.raises(InputError, match=message):
             FilePrompts(str(tmp_path / name)).load()
-    with pytest.raises(InputError, match=r"ends in '\.csv'; prompts are read from JSON lines \(\.jsonl.* parquet"):
-        FilePrompts(write(tmp_path / "p.csv", "a,b")).load()
+    with pytest.raises(InputError, match=r"ends in '\.doc'; prompts are read from \.jsonl.* \.parquet"):
+        FilePrompts(write(tmp_path / "p.doc", "a,b")).load()
 
 
 def test_a_parquet_file_names_all_its_columns(tmp_path):
     parquet.write_table(pa.Table.from_pylist([{"question": "q", "gold": "1", "long": "…"}]), tmp_path / "p.parquet")
-    with pytest.raises(InputError, match="only question, gold, long"):
+    with pytest.raises(InputError, match=r"its first row: question='q', gold='1', long='…'; .*answer long"):
         FilePrompts(str(tmp_path / "p.parquet")).load()
     [prompt] = FilePrompts(str(tmp_path / "p.parquet"), {"prompt": "question", "answer": "gold"}).load()
     assert (prompt.text, prompt.answer, prompt.uid) == ("q", "1", "p/0")

@@ -35,13 +35,19 @@ def test_a_data_set_folder(folder):
     assert HubPrompts(str(folder), columns=COLUMNS, limit=9).load() == prompts
 
 
+def test_a_data_set_is_recognised_and_its_other_columns_are_kept(folder):
+    reading = HubPrompts(str(folder)).read()
+    assert reading.prompts == HubPrompts(str(folder), columns=COLUMNS).load()
+    assert "3 rows read as DeepMath: prompt from question, answer from final_answer" in reading.said[0]
+    assert [dict(prompt.columns)["r1_solution_1"] for prompt in reading.prompts] == ["x"] * 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"columns": COLUMNS, "split": "dev"}, "split 'dev'"),
         ({"columns": {"answer": "gold"}}, "'gold', which .* lacks; .* question, final_answer, .* r1_solution_1"),
         ({"columns": {"gold": "answer"}}, "names the field 'gold'"),
-        ({}, "only question, final_answer"),
         ({"limit": -1}, "limit is -1"),
     ],
 )
