@@ -77,7 +77,9 @@ def test_a_class_is_still_a_source(pool):
 def test_sets_take_the_columns_unless_they_have_their_own(tmp_path, pool):
     (tmp_path / "known.jsonl").write_text('{"prompt": "7 + 1?", "answer": "8"}')
     known = ValidationSet(str(tmp_path / "known.jsonl"), columns={})
-    data = PromptDataModule(pool, {"same": ValidationSet(pool, keep_trained=True), "known": known}, 2, columns=COLUMNS)
+    data = PromptDataModule(
+        pool, {"same": ValidationSet(pool, keep_trained=True), "known": known}, batch_size=2, columns=COLUMNS
+    )
     data.tokenizer = TOKENIZER
     data.setup()
     assert [set_.pool.prompts[0].answer for set_ in data._val_pools] == ["1", "8"]
