@@ -23,7 +23,7 @@ from saerl_lightning.study.results import RECORD, SPEC, run_folder
 from saerl_lightning.study.run_record import now
 from saerl_lightning.study.seeding import with_seed
 from saerl_lightning.study.software import software
-from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.study.spec import StudySpec, self_contained
 from saerl_lightning.training.loggers import GRPO, SFT, LoggedNames
 
 Resolved = dict[str, Any]
@@ -327,7 +327,7 @@ def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> None:
-    """Writes the study's files: the study as given, the digests of its arms, and the software of every call."""
+    """Writes the study's files: the study with its include, the digests of its arms, and the software of every call."""
     known: dict[str, Any] = read_about(root) if (root / RECORD).is_file() else {}
     every = {**known.get("arms", {}), **arms}
     record = {
@@ -337,7 +337,7 @@ def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> No
         "software": _with_own(known.get("software", [])),
         "arms": every,
     }
-    write_whole(root / SPEC, source.read_text())
+    write_whole(root / SPEC, self_contained(source))
     write_whole(root / RECORD, json.dumps(record, indent=1) + "\n")
 
 

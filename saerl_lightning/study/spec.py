@@ -6,13 +6,15 @@ It is read from YAML and checked without parsing the arms' configurations: unkno
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from saerl_lightning.errors import InputError, did_you_mean, require_name
@@ -43,6 +45,7 @@ class Arm:
     """One way to train: configs and flags after the study's base on the command line of `fit`.
 
     Args:
+        like: Name of an arm further up, whose configs and flags stand before this arm's own; null starts from the base.
         configs: Paths of overlay configs, in order.
         flags: Flags of `fit`, which win over the overlays.
         description: Purpose of the arm in one sentence.
@@ -53,6 +56,7 @@ class Arm:
     configs: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     description: str = ""
+    like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,8 @@ class Stage:
 class StudySpec:
     """A comparison of arms over the same seeds on one budget, read from a YAML file.
 
+    The file may `include` another one beside or below it, which holds what several studies have in common: see `Common`.
+
     Args:
         name: Name of the study; W&B groups its runs by this name.
         base: Paths of configs that all arms start from.
@@ -171,7 +177,7 @@ class StudySpec:
         Raises:
             InputError: if the file can't be read, or describes a study that can't be run.
         """
-        return cls.of(read_yaml(path, "the study"), path)
+        return cls.of(written_out(path), path)
 
     @classmethod
     def of(cls, given: object, path: str | Path) -> StudySpec:
@@ -184,10 +190,8 @@ class StudySpec:
         Raises:
             InputError: if the contents describe a study that can't be run.
         """
-        try:
-            spec = TypeAdapter(cls).validate_python(given)
-        except ValidationError as error:
-            raise InputError(f"the study '{path}' {_first(error)}") from error
+        spec = _validated(cls, given, f"the study '{path}'")
+        spec = replace(spec, arms=_complete(spec.arms))
         spec.check()
         return spec
 
@@ -254,6 +258,90 @@ class StudySpec:
         if len(given) != 1 or min(given.values()) < 1:
             said = ", ".join(f"{name}: {value}" for name, value in given.items()) or "nothing"
             raise InputError(f"the budget says {said}; write one of steps: N and generated_tokens: N, with N above 0")
+
+
+@dataclass(frozen=True)
+class Common:
+    """What several studies have in common: a file that they `include`. Each of its lists stands before the study's own.
+
+    Args:
+        base: Paths of configs that all arms start from.
+        flags: Flags of all arms.
+        shared: Stages whose products the arms of a seed share.
+        share: Parts that are common to all seeds.
+    """
+
+    __pydantic_config__ = STRICT
+
+    base: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    shared: list[Stage] = field(default_factory=list)
+    share: list[str] = field(default_factory=list)
+
+
+def written_out(path: str | Path) -> Any:
+    """Reads a study's file, with the lists of the file that it includes before its own. The content is not checked.
+
+    Raises:
+        InputError: if a file can't be read, or the included one lies elsewhere or holds anything but `Common`.
+    """
+    study = read_yaml(path, "the study")
+    if not isinstance(study, dict) or "include" not in study:
+        return study
+    file = _included(Path(path), study["include"])
+    what = f"the file that '{path}' includes"
+    common = read_yaml(file, what)
+    _validated(Common, common, f"{what}, '{file}',")
+    own = {name: value for name, value in study.items() if name != "include"}
+    # A value that is no list stays: the study's own validation names it.
+    joined = {
+        name: [*values, *own[name]] if isinstance(own.get(name), list) else own.get(name, values)
+        for name, values in common.items()
+    }
+    return {**own, **joined}
+
+
+def self_contained(path: Path) -> str:
+    """Text of a study's file that needs no other file: the file itself, or what it means with its include."""
+    text = path.read_text(encoding="utf-8-sig")
+    study = written_out(path)
+    if study == read_yaml(path, "the study"):
+        return text
+    comment = "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+    return comment + yaml.safe_dump(study, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _included(path: Path, name: Any) -> Path:
+    """The included file's path. It must lie in the folder of the study's file, because studies are passed around."""
+    folder = path.parent.resolve()
+    if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder) or Path(name).is_absolute():
+        raise InputError(f"the study '{path}' includes {name!r:.80}; write the path of one file beside it or below it")
+    return path.parent / name
+
+
+def _complete(arms: dict[str, Arm]) -> dict[str, Arm]:
+    """Arms with the configs and flags of the arm that they are like before their own.
+
+    Raises:
+        InputError: if an arm is like one that does not stand above it.
+    """
+    complete: dict[str, Arm] = {}
+    for name, arm in arms.items():
+        if arm.like is not None:
+            if arm.like not in complete:
+                known = f"{', '.join(complete) or 'none'}{did_you_mean(arm.like, complete)}"
+                raise InputError(f"arm '{name}' is like '{arm.like}', which is no arm above it; those are {known}")
+            first = complete[arm.like]
+            arm = replace(arm, configs=[*first.configs, *arm.configs], flags=[*first.flags, *arm.flags], like=None)
+        complete[name] = arm
+    return complete
+
+
+def _validated(kind: type[Any], given: Any, what: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        raise InputError(f"{what} {_first(error)}") from error
 
 
 def _repeated(values: list[Any]) -> list[Any]:
