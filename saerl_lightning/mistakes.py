@@ -279,11 +279,28 @@ def _arguments(cls: type | str) -> list[str]:
     """Returns the argument names of a class, with the fields of nested settings as dotted names (`sampling.seed`)."""
     with contextlib.suppress(ImportError, AttributeError, ValueError, NameError):
         cls = _imported(cls) if isinstance(cls, str) else cls
-        names = [name for name in inspect.signature(cls).parameters if name != "self"]
-        hints = typing.get_type_hints(cls.__init__)
-        nested = {name: _settings(hints.get(name)) for name in names}
+        hints = {name: hint for kind in constructors(cls) for name, hint in _hints(kind).items()}
+        names = list(hints)
+        nested = {name: _settings(hint) for name, hint in hints.items()}
         return names + [f"{name}.{each}" for name, own in nested.items() for each in own]
     return []
+
+
+def constructors(cls: type) -> Iterator[type]:
+    """Yields the classes whose constructors get a class's arguments: its own, and bases while `**kwargs` are passed on."""
+    for kind in cls.__mro__:
+        if "__init__" in vars(kind):
+            yield kind
+            if all(each.kind is not each.VAR_KEYWORD for each in inspect.signature(kind.__init__).parameters.values()):
+                return
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    """Arguments of a class's own constructor with their annotations."""
+    hints = typing.get_type_hints(kind.__init__)
+    given = inspect.signature(kind.__init__).parameters.values()
+    named = [each.name for each in given if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    return {name: hints.get(name) for name in named if name != "self"}
 
 
 def _settings(hint: Any) -> list[str]:

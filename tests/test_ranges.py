@@ -18,6 +18,8 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.mistakes import constructors
+from saerl_lightning.objective.dapo import DAPO
 from saerl_lightning.ranges import ranges, require_arguments
 from saerl_lightning.study.processes import RayExecutor
 from saerl_lightning.study.spec import StudySpec
@@ -47,8 +49,14 @@ def hints_of(function: Callable, module: str) -> dict[str, object]:
 
 def fields(kind: type) -> dict[str, object]:
     """What a class's constructor takes, where the constructor is ours."""
-    owner = next(each for each in kind.__mro__ if "__init__" in vars(each))
-    return hints_of(kind.__init__, owner.__module__) if is_ours(owner) else {}
+    owners = [owner for owner in constructors(kind) if is_ours(owner)]
+    return {name: hint for owner in owners[::-1] for name, hint in own_fields(owner).items()}
+
+
+def own_fields(owner: type) -> dict[str, object]:
+    passed_on = [n for n, p in inspect.signature(owner.__init__).parameters.items() if p.kind is p.VAR_KEYWORD]
+    hints = hints_of(owner.__init__, owner.__module__)
+    return {name: hint for name, hint in hints.items() if name not in passed_on}
 
 
 def settable() -> dict[str, type]:
@@ -79,9 +87,28 @@ SETTINGS = [
 
 def test_the_walk_finds_what_there_is():
     known = {"GRPOModule", "Sampling", "LoRA", "KMeansClusters", "SAESignals", "MathReward", "GRPO", "KLPenalty"}
-    known |= {"VLLMEngine", "RidgeProbe", "FilePrompts", "CorruptedCopies", "Budget", "ReadModel", "CompletionTable"}
+    known |= {
+        "CISPO",
+        "DrGRPO",
+        "VLLMEngine",
+        "RidgeProbe",
+        "FilePrompts",
+        "CorruptedCopies",
+        "Budget",
+        "ReadModel",
+        "CompletionTable",
+    }
     assert known <= CLASSES.keys()
     assert len(SETTINGS) > 120
+    assert fields(DAPO).keys() == {
+        "mask_truncated",
+        "clip_low",
+        "clip_high",
+        "dual_clip",
+        "kl",
+        "entropy",
+        "correction",
+    }
 
 
 def stand_in(hint: object) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,9 +12,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.objective.advantage import beta_advantages, group_advantages
 from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.objective.objective import LossInputs
-from saerl_lightning.objective.policy_gradient import Clipped, require_clip_range
-from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
-from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
+from saerl_lightning.objective.policy_gradient import Clipped
 
 
 class BNPO(Clipped):
@@ -24,14 +24,8 @@ class BNPO(Clipped):
     clip of 10.
 
     Args:
-        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
-        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
-        dual_clip: Bound of the surrogate at dual_clip * A for tokens with A < 0; null sets no bound.
         beta_normalised: Whether r - mean is divided by a Beta density fitted to the batch's success rates (arXiv
             2506.02864) instead of by the group's deviation. Rewards must then lie between 0 and 1.
-        kl: KL penalty toward the frozen initial policy; null holds no reference.
-        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
-        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, the dual clip lies inside it, or rewards that are to be
@@ -40,27 +34,15 @@ class BNPO(Clipped):
 
     def __init__(
         self,
-        clip_low: Share = 0.2,
-        clip_high: NotNegative = 0.2,
-        dual_clip: Positive | None = None,
         beta_normalised: bool = False,
-        kl: KLPenalty | None = None,
-        entropy: EntropyTerm | None = None,
-        correction: SamplerCorrection | None = None,
+        **common: Any,
     ) -> None:
-        require_clip_range(clip_low, clip_high, dual_clip)
-        if beta_normalised and kl is not None and kl.where == "reward":
+        self.beta_normalised = beta_normalised
+        super().__init__(**common)
+        if beta_normalised and self.kl is not None and self.kl.where == "reward":
             raise InputError(
                 "kl.where is reward, which takes rewards out of 0..1; write loss, or beta_normalised: false"
             )
-        self.clip_low = clip_low
-        self.clip_high = clip_high
-        self.dual_clip = dual_clip
-        self.beta_normalised = beta_normalised
-        self.kl = kl
-        self.entropy = entropy
-        self.correction = correction
-        require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Computes group-relative or Beta-normalised advantages."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,8 +12,7 @@ from saerl_lightning.objective.advantage import group_advantages
 from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.policy_gradient import PolicyGradient
-from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
-from saerl_lightning.ranges import NotNegative, Share, require_in_range
+from saerl_lightning.ranges import NotNegative, Share
 
 
 class CISPO(PolicyGradient):
@@ -25,9 +26,6 @@ class CISPO(PolicyGradient):
     Args:
         ratio_cap: Largest importance weight of a token.
         ratio_floor: Smallest importance weight of a token; 0 sets no floor.
-        kl: KL penalty toward the frozen initial policy; null holds no reference.
-        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
-        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if 1 is not between floor and cap.
@@ -37,18 +35,13 @@ class CISPO(PolicyGradient):
         self,
         ratio_cap: NotNegative = 5.0,
         ratio_floor: Share = 0.0,
-        kl: KLPenalty | None = None,
-        entropy: EntropyTerm | None = None,
-        correction: SamplerCorrection | None = None,
+        **common: Any,
     ) -> None:
         if not 0 <= ratio_floor <= 1 <= ratio_cap:
             raise InputError(f"ratio range is {ratio_floor}..{ratio_cap}; write 0 <= ratio_floor <= 1 <= ratio_cap")
         self.ratio_cap = ratio_cap
         self.ratio_floor = ratio_floor
-        self.kl = kl
-        self.entropy = entropy
-        self.correction = correction
-        require_in_range(self)
+        super().__init__(**common)
 
     def cut(
         self, ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"]

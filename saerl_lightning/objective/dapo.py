@@ -6,15 +6,16 @@ This module has its clip, its mean over tokens and overlong filtering. Dynamic s
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
 from saerl_lightning.objective.advantage import group_advantages
 from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.objective.objective import LossInputs
-from saerl_lightning.objective.policy_gradient import Clipped, require_clip_range
-from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
-from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
+from saerl_lightning.objective.policy_gradient import Clipped
+from saerl_lightning.ranges import NotNegative
 
 
 class DAPO(Clipped):
@@ -24,15 +25,10 @@ class DAPO(Clipped):
     2503.14476.
 
     Args:
-        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
         clip_high: Distance above 1 at which the ratio pi / pi_old is clipped; more than clip_low lets unlikely tokens
             gain probability.
-        dual_clip: Bound of the surrogate at dual_clip * A for tokens with A < 0; null sets no bound.
         mask_truncated: Whether completions that `max_tokens` cut off are left out of the loss (section 3.4, overlong
             filtering) and out of their group's mean and deviation; TRL keeps them in the latter.
-        kl: KL penalty toward the frozen initial policy; null holds no reference.
-        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
-        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, or the dual clip lies inside it.
@@ -40,23 +36,12 @@ class DAPO(Clipped):
 
     def __init__(
         self,
-        clip_low: Share = 0.2,
         clip_high: NotNegative = 0.28,
-        dual_clip: Positive | None = None,
         mask_truncated: bool = False,
-        kl: KLPenalty | None = None,
-        entropy: EntropyTerm | None = None,
-        correction: SamplerCorrection | None = None,
+        **common: Any,
     ) -> None:
-        require_clip_range(clip_low, clip_high, dual_clip)
-        self.clip_low = clip_low
-        self.clip_high = clip_high
-        self.dual_clip = dual_clip
         self.mask_truncated = mask_truncated
-        self.kl = kl
-        self.entropy = entropy
-        self.correction = correction
-        require_in_range(self)
+        super().__init__(clip_high=clip_high, **common)
 
     @property
     def masks_truncated(self) -> bool:

@@ -8,9 +8,7 @@ from torch import Tensor
 from saerl_lightning.objective.advantage import group_advantages
 from saerl_lightning.objective.losses import constant_length
 from saerl_lightning.objective.objective import LossInputs
-from saerl_lightning.objective.policy_gradient import Clipped, require_clip_range
-from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
-from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
+from saerl_lightning.objective.policy_gradient import Clipped
 
 
 class DrGRPO(Clipped):
@@ -21,35 +19,10 @@ class DrGRPO(Clipped):
     authors' code; this only scales the learning rate. TRL's `dr_grpo` counts the rows of a micro-batch, this class
     those of the step. TRL also divides advantages by the deviation unless `scale_rewards` is false.
 
-    Args:
-        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
-        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
-        dual_clip: Bound of the surrogate at dual_clip * A for tokens with A < 0; null sets no bound.
-        kl: KL penalty toward the frozen initial policy; null holds no reference.
-        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
-        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, or the dual clip lies inside it.
     """
-
-    def __init__(
-        self,
-        clip_low: Share = 0.2,
-        clip_high: NotNegative = 0.2,
-        dual_clip: Positive | None = None,
-        kl: KLPenalty | None = None,
-        entropy: EntropyTerm | None = None,
-        correction: SamplerCorrection | None = None,
-    ) -> None:
-        require_clip_range(clip_low, clip_high, dual_clip)
-        self.clip_low = clip_low
-        self.clip_high = clip_high
-        self.dual_clip = dual_clip
-        self.kl = kl
-        self.entropy = entropy
-        self.correction = correction
-        require_in_range(self)
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Rewards minus the mean of their group."""

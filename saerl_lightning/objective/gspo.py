@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,9 +11,8 @@ from saerl_lightning.objective import losses
 from saerl_lightning.objective.advantage import group_advantages
 from saerl_lightning.objective.losses import row_mean
 from saerl_lightning.objective.objective import LossInputs
-from saerl_lightning.objective.policy_gradient import Clipped, require_all_tokens, require_clip_range
-from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
-from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
+from saerl_lightning.objective.policy_gradient import Clipped, require_all_tokens
+from saerl_lightning.ranges import NotNegative, Share
 
 
 class GSPO(Clipped):
@@ -25,33 +26,14 @@ class GSPO(Clipped):
     Args:
         clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
         clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
-        dual_clip: Bound of the surrogate at dual_clip * A for completions with A < 0; null sets no bound.
-        kl: KL penalty toward the frozen initial policy; null holds no reference.
-        entropy: Entropy bonus; null leaves entropy out of the loss.
-        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, the dual clip lies inside it, or `entropy.top_share` is below 1.
     """
 
-    def __init__(
-        self,
-        clip_low: Share = 3e-4,
-        clip_high: NotNegative = 4e-4,
-        dual_clip: Positive | None = None,
-        kl: KLPenalty | None = None,
-        entropy: EntropyTerm | None = None,
-        correction: SamplerCorrection | None = None,
-    ) -> None:
-        require_clip_range(clip_low, clip_high, dual_clip)
-        require_all_tokens(entropy, "GSPO")
-        self.clip_low = clip_low
-        self.clip_high = clip_high
-        self.dual_clip = dual_clip
-        self.kl = kl
-        self.entropy = entropy
-        self.correction = correction
-        require_in_range(self)
+    def __init__(self, clip_low: Share = 3e-4, clip_high: NotNegative = 4e-4, **common: Any) -> None:
+        super().__init__(clip_low=clip_low, clip_high=clip_high, **common)
+        require_all_tokens(self.entropy, "GSPO")
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Group-relative advantages (eq. 6)."""

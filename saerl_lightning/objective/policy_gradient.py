@@ -6,6 +6,7 @@ Advantages, gains, clips and normalisers are left to the algorithms.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +17,7 @@ from saerl_lightning.objective import losses
 from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.objective.objective import LossInputs, Objective
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
+from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 
 Metrics = dict[str, Float[Tensor, ""]]
 
@@ -28,12 +30,27 @@ class PolicyGradient(Objective):
     tokens. The mean entropy is over all completion tokens of the step; in TRL it is over the top tokens only, if there
     is a top share.
 
-    A subclass stores the three terms, any of which may be None.
+    A subclass stores its own arguments and passes the others on: `super().__init__(**common)`.
+
+    Args:
+        kl: KL penalty toward the frozen initial policy; null holds no reference.
+        entropy: Entropy bonus, and share of tokens that get a gradient; null leaves entropy out of the loss.
+        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
+
+    Raises:
+        InputError: if a number is out of range.
     """
 
-    kl: KLPenalty | None
-    entropy: EntropyTerm | None
-    correction: SamplerCorrection | None
+    def __init__(
+        self,
+        kl: KLPenalty | None = None,
+        entropy: EntropyTerm | None = None,
+        correction: SamplerCorrection | None = None,
+    ) -> None:
+        self.kl = kl
+        self.entropy = entropy
+        self.correction = correction
+        require_in_range(self)
 
     @abstractmethod
     def gain(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
@@ -152,11 +169,28 @@ class Clipped(PolicyGradient):
     TRL's `delta` clips the ratio itself at delta before the minimum (INTELLECT-2, arXiv 2505.07291). Both give the same
     value and gradient for every dual_clip accepted here (above 1 + clip_high): for A > 0 neither changes anything, and
     for A < 0 both are max(clip(rho) A, min(rho, c) A).
+
+    Args:
+        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
+        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
+        dual_clip: Bound of the surrogate at dual_clip * A where A < 0; null sets no bound.
+
+    Raises:
+        InputError: if the clip range does not hold 1, or the dual clip lies inside it.
     """
 
-    clip_low: float
-    clip_high: float
-    dual_clip: float | None
+    def __init__(
+        self,
+        clip_low: Share = 0.2,
+        clip_high: NotNegative = 0.2,
+        dual_clip: Positive | None = None,
+        **common: Any,
+    ) -> None:
+        require_clip_range(clip_low, clip_high, dual_clip)
+        self.clip_low = clip_low
+        self.clip_high = clip_high
+        self.dual_clip = dual_clip
+        super().__init__(**common)
 
     def gain(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
         """The clipped surrogate at each token (PPO, arXiv 1707.06347, eq. 7)."""

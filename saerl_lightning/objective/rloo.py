@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,9 +11,7 @@ from saerl_lightning.objective import losses
 from saerl_lightning.objective.advantage import leave_one_out_advantages
 from saerl_lightning.objective.losses import row_mean
 from saerl_lightning.objective.objective import LossInputs
-from saerl_lightning.objective.policy_gradient import Clipped, require_all_tokens, require_clip_range
-from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
-from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
+from saerl_lightning.objective.policy_gradient import Clipped, require_all_tokens
 
 
 class RLOO(Clipped):
@@ -22,36 +22,14 @@ class RLOO(Clipped):
     trainer. There and in the paper the KL is part of the reward: `kl: {estimator: k1, where: reward}`. A token-level
     correction is averaged over a completion.
 
-    Args:
-        clip_low: Distance below 1 at which the ratio pi / pi_old is clipped.
-        clip_high: Distance above 1 at which the ratio pi / pi_old is clipped.
-        dual_clip: Bound of the surrogate at dual_clip * A for completions with A < 0; null sets no bound.
-        kl: KL penalty toward the frozen initial policy; null holds no reference.
-        entropy: Entropy bonus; null leaves entropy out of the loss.
-        correction: Importance weights for a sampler whose probabilities differ from the policy's; null applies none.
 
     Raises:
         InputError: if the clip range does not hold 1, the dual clip lies inside it, or `entropy.top_share` is below 1.
     """
 
-    def __init__(
-        self,
-        clip_low: Share = 0.2,
-        clip_high: NotNegative = 0.2,
-        dual_clip: Positive | None = None,
-        kl: KLPenalty | None = None,
-        entropy: EntropyTerm | None = None,
-        correction: SamplerCorrection | None = None,
-    ) -> None:
-        require_clip_range(clip_low, clip_high, dual_clip)
-        require_all_tokens(entropy, "RLOO")
-        self.clip_low = clip_low
-        self.clip_high = clip_high
-        self.dual_clip = dual_clip
-        self.kl = kl
-        self.entropy = entropy
-        self.correction = correction
-        require_in_range(self)
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        require_all_tokens(self.entropy, "RLOO")
 
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Subtracts the mean of the others in the group from each reward."""

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 import saerl_lightning.objective
 from saerl_lightning.objective.bnpo import BNPO
 from saerl_lightning.objective.objective import Objective
+from saerl_lightning.objective.policy_gradient import Clipped
 from saerl_lightning.objective.reinforce_pp import ReinforcePP
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
 
@@ -46,7 +47,8 @@ TERMS = {
 
 def accepts(kind: type, terms: dict) -> bool:
     sequence_ratio = kind.__name__ in ("GSPO", "RLOO")
-    return terms.keys() <= inspect.signature(kind).parameters.keys() and not (
+    clipped = issubclass(kind, Clipped)
+    return (clipped or "dual_clip" not in terms) and not (
         sequence_ratio and "entropy" in terms and terms["entropy"].top_share < 1
     )
 
