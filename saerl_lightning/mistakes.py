@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from saerl_lightning.errors import did_you_mean
+from saerl_lightning.ranges import constructors
 
 KINDS = {
     "<class 'int'>": "a whole number",
@@ -284,15 +285,6 @@ def _arguments(cls: type | str) -> list[str]:
         nested = {name: _settings(hint) for name, hint in hints.items()}
         return names + [f"{name}.{each}" for name, own in nested.items() for each in own]
     return []
-
-
-def constructors(cls: type) -> Iterator[type]:
-    """Yields the classes whose constructors get a class's arguments: its own, and bases while `**kwargs` are passed on."""
-    for kind in cls.__mro__:
-        if "__init__" in vars(kind):
-            yield kind
-            if all(each.kind is not each.VAR_KEYWORD for each in inspect.signature(kind.__init__).parameters.values()):
-                return
 
 
 def _hints(kind: type) -> dict[str, Any]:

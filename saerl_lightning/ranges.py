@@ -6,6 +6,7 @@ see `Share` as `float`. NaN and infinity are never in range.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,15 @@ NotNegative = Annotated[float, Range(0, HUGE)]
 Finite = Annotated[float, Range(-HUGE, HUGE)]
 Workers = Annotated[int, Range(1, 1024)]  # number of processes
 Deadline = Annotated[float, Range(0, 86_400, open_below=True)]  # seconds, at most a day
+
+
+def constructors(cls: type) -> Iterator[type]:
+    """Yields the classes whose constructors get a class's arguments: its own, and bases while `**kwargs` are passed on."""
+    for kind in cls.__mro__:
+        if "__init__" in vars(kind):
+            yield kind
+            if all(each.kind is not each.VAR_KEYWORD for each in inspect.signature(kind.__init__).parameters.values()):
+                return
 
 
 def require_in_range(owner: object, **handed_on: object) -> None:

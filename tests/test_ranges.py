@@ -18,9 +18,8 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.mistakes import constructors
 from saerl_lightning.objective.dapo import DAPO
-from saerl_lightning.ranges import ranges, require_arguments
+from saerl_lightning.ranges import constructors, ranges, require_arguments
 from saerl_lightning.study.processes import RayExecutor
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools import demo, study

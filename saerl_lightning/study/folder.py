@@ -18,12 +18,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from saerl_lightning import cli, lock
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_json, read_mapping, write_whole
+from saerl_lightning.study.include import self_contained
 from saerl_lightning.study.plan import OWN_FLAGS, arm_arguments, budget_flags
 from saerl_lightning.study.results import RECORD, SPEC, run_folder
 from saerl_lightning.study.run_record import now
 from saerl_lightning.study.seeding import with_seed
 from saerl_lightning.study.software import software
-from saerl_lightning.study.spec import StudySpec, self_contained
+from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.training.loggers import GRPO, SFT, LoggedNames
 
 Resolved = dict[str, Any]

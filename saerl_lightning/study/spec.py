@@ -6,7 +6,6 @@ It is read from YAML and checked without parsing the arms' configurations: unkno
 
 from __future__ import annotations
 
-import itertools
 import re
 import shlex
 import shutil
@@ -14,12 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from saerl_lightning.errors import InputError, did_you_mean, require_name
-from saerl_lightning.files import read_yaml
 from saerl_lightning.ranges import Count, LongCount, Seed, require_in_range
+from saerl_lightning.study.include import written_out
 
 STRICT = ConfigDict(extra="forbid")
 OWN_PROGRAMS = ("main.py", "python")
@@ -136,7 +134,7 @@ class Stage:
 class StudySpec:
     """A comparison of arms over the same seeds on one budget, read from a YAML file.
 
-    The file may `include` another one beside or below it, which holds what several studies have in common: see `Common`.
+    The file may `include` another one beside or below it, which holds what several studies have in common.
 
     Args:
         name: Name of the study; W&B groups its runs by this name.
@@ -190,7 +188,10 @@ class StudySpec:
         Raises:
             InputError: if the contents describe a study that can't be run.
         """
-        spec = _validated(cls, given, f"the study '{path}'")
+        try:
+            spec = TypeAdapter(cls).validate_python(given)
+        except ValidationError as error:
+            raise InputError(f"the study '{path}' {_first(error)}") from error
         spec = replace(spec, arms=_complete(spec.arms))
         spec.check()
         return spec
@@ -260,65 +261,6 @@ class StudySpec:
             raise InputError(f"the budget says {said}; write one of steps: N and generated_tokens: N, with N above 0")
 
 
-@dataclass(frozen=True)
-class Common:
-    """What several studies have in common: a file that they `include`. Each of its lists stands before the study's own.
-
-    Args:
-        base: Paths of configs that all arms start from.
-        flags: Flags of all arms.
-        shared: Stages whose products the arms of a seed share.
-        share: Parts that are common to all seeds.
-    """
-
-    __pydantic_config__ = STRICT
-
-    base: list[str] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
-    shared: list[Stage] = field(default_factory=list)
-    share: list[str] = field(default_factory=list)
-
-
-def written_out(path: str | Path) -> Any:
-    """Reads a study's file, with the lists of the file that it includes before its own. The content is not checked.
-
-    Raises:
-        InputError: if a file can't be read, or the included one lies elsewhere or holds anything but `Common`.
-    """
-    study = read_yaml(path, "the study")
-    if not isinstance(study, dict) or "include" not in study:
-        return study
-    file = _included(Path(path), study["include"])
-    what = f"the file that '{path}' includes"
-    common = read_yaml(file, what)
-    _validated(Common, common, f"{what}, '{file}',")
-    own = {name: value for name, value in study.items() if name != "include"}
-    # A value that is no list stays: the study's own validation names it.
-    joined = {
-        name: [*values, *own[name]] if isinstance(own.get(name), list) else own.get(name, values)
-        for name, values in common.items()
-    }
-    return {**own, **joined}
-
-
-def self_contained(path: Path) -> str:
-    """Text of a study's file that needs no other file: the file itself, or what it means with its include."""
-    text = path.read_text(encoding="utf-8-sig")
-    study = written_out(path)
-    if study == read_yaml(path, "the study"):
-        return text
-    comment = "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
-    return comment + yaml.safe_dump(study, sort_keys=False, allow_unicode=True, width=10_000)
-
-
-def _included(path: Path, name: Any) -> Path:
-    """The included file's path. It must lie in the folder of the study's file, because studies are passed around."""
-    folder = path.parent.resolve()
-    if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder) or Path(name).is_absolute():
-        raise InputError(f"the study '{path}' includes {name!r:.80}; write the path of one file beside it or below it")
-    return path.parent / name
-
-
 def _complete(arms: dict[str, Arm]) -> dict[str, Arm]:
     """Arms with the configs and flags of the arm that they are like before their own.
 
@@ -335,13 +277,6 @@ def _complete(arms: dict[str, Arm]) -> dict[str, Arm]:
             arm = replace(arm, configs=[*first.configs, *arm.configs], flags=[*first.flags, *arm.flags], like=None)
         complete[name] = arm
     return complete
-
-
-def _validated(kind: type[Any], given: Any, what: str) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(given)
-    except ValidationError as error:
-        raise InputError(f"{what} {_first(error)}") from error
 
 
 def _repeated(values: list[Any]) -> list[Any]:

@@ -73,9 +73,9 @@ def test_a_study_without_an_include_is_recorded_as_it_is_written(tmp_path):
 
 
 BAD_STUDY = {
-    "missing": ("common/none.yaml", r"the file that '.*study.yaml' includes '.*none.yaml' can't be read: No such file"),
-    "a folder": ("common", r"includes '.*common' can't be read: Is a directory"),
-    "itself": ("study.yaml", r"'.*study.yaml', has a mistake at name: is no setting here"),
+    "missing": ("common/none.yaml", r"the file that '.*study.yaml' includes, '.*none.yaml' can't be read: No such file"),
+    "a folder": ("common", r"includes, '.*common' can't be read: Is a directory"),
+    "itself": ("study.yaml", r"'.*study.yaml', has the key 'name'; write that in the study"),
     "elsewhere": ("../other.yaml", r"includes '../other.yaml'; write the path of one file beside it or below it"),
     "through the folder and out": ("common/../../other.yaml", "beside it or below it"),
     "absolute": ("/etc/passwd", "includes '/etc/passwd'; write the path of one file beside it or below it"),
@@ -99,19 +99,18 @@ def test_a_file_that_can_not_be_included_is_refused_in_one_line(tmp_path, given,
 
 
 BAD_COMMON = {
-    "an include of its own": ("include: study.yaml\n", "has a mistake at include: is no setting here"),
-    "arms": ("arms: {e: {}}\n", "has a mistake at arms: is no setting here"),
-    "a word for a list": ("flags: x\n", "has a mistake at flags: .*list, seen 'x'"),
-    "a stage with a typo": ("shared: [{name: a, maks: b, run: []}]\n", "has a mistake at shared.0.mak"),
-    "nothing": ("", "has a mistake at as a whole"),
-    "a list": ("[a]\n", "has a mistake at as a whole"),
+    "an include of its own": ("include: study.yaml\n", "has the key 'include'; write that in the study, and base, flags"),
+    "arms": ("arms: {e: {}}\n", "has the key 'arms'; write that in the study"),
+    "a word for a list": ("flags: x\n", "has flags: 'x'; write a list"),
+    "nothing": ("", "holds None; it is no mapping"),
+    "a list": ("[a]\n", r"holds \['a'\]; it is no mapping"),
     "a key twice": ("flags: []\nflags: []\n", "line 2 has the key 'flags' for the second time"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("common", "says"), BAD_COMMON.values(), ids=BAD_COMMON)
 def test_an_included_file_that_holds_anything_else_is_refused_in_one_line(tmp_path, common, says):
-    with pytest.raises(InputError, match=f"the file that '.*study.yaml' includes.*tiny.yaml'.*{says}") as refused:
+    with pytest.raises(InputError, match=f"the file that '.*study.yaml' includes, '.*tiny.yaml'.*{says}") as refused:
         StudySpec.read(write(tmp_path, common=common))
     assert "\n" not in str(refused.value)
 
@@ -123,13 +122,14 @@ def test_an_included_file_that_holds_anything_else_is_refused_in_one_line(tmp_pa
         ("like: c,", "like: d,", "arm 'd' is like 'd', which is no arm above it"),
         ("  a: {}", "  a: {like: b}", "arm 'a' is like 'b', which is no arm above it; those are none"),
         ("like: c,", "like: [c],", r"mistake at arms.d.like: .*seen \['c'\]"),
+        ("base: [base.yaml]", "base: [1]", r"the study '.*' has a mistake at base.0: .*seen 1"),
         ("flags: [--study=1]", "flags: x", "the study '.*' has a mistake at flags: .*seen 'x'"),
     ],
 )
-def test_an_arm_like_none_above_it_is_refused_in_one_line(tmp_path, before, after, says):
-    assert before in STUDY
+def test_a_wrong_value_in_either_file_is_refused_in_one_line(tmp_path, before, after, says):
+    assert before in STUDY + COMMON
     with pytest.raises(InputError, match=says) as refused:
-        StudySpec.read(write(tmp_path, STUDY.replace(before, after)))
+        StudySpec.read(write(tmp_path, STUDY.replace(before, after), COMMON.replace(before, after)))
     assert "\n" not in str(refused.value)
 
 
