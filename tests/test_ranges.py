@@ -27,7 +27,8 @@ from saerl_lightning.verbs import label
 
 ROOTS = [lightning.LightningModule, lightning.LightningDataModule, lightning.Callback, StudySpec, RayExecutor]
 HOSTILE = [math.nan, math.inf, -math.inf, -1, 0, 10**30, -(10**30)]
-CHECKED_ELSEWHERE = {"SAEModule.options"}  # whose names are sae-lens's: `test_sae_options_have_a_range`
+# Options of sae-lens's names (`test_sae_options_have_a_range`), and labels, which are data as in a file of prompts.
+CHECKED_ELSEWHERE = {"SAEModule.options", "ListPrompts.labels"}
 FUNCTIONS = [demo.demo, label.label, demo.tiny_policy, *(f for f in study.VERBS.values())]
 
 
