@@ -17,8 +17,8 @@ from workload import Workload, write_prompts
 from saerl_lightning.training.shortcuts import Shortcuts
 
 ALL_ON, ALL_OFF = "all on", "all off"
-SWITCHES = {field.name: f"--model.shortcuts.{field.name}=false" for field in fields(Shortcuts)}
-SWITCHES["fused"] = "--model.engine.fused=false"
+SHORTCUTS = [field.name for field in fields(Shortcuts)]
+NOT_FUSED = "--model.engine.fused=false"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ def flags(setting: str) -> list[str]:
     """The command-line flags of a setting."""
     if setting == ALL_ON:
         return []
-    return list(SWITCHES.values()) if setting == ALL_OFF else [SWITCHES[setting]]
+    if setting == ALL_OFF:
+        return ["--model.shortcuts=none", NOT_FUSED]
+    kept = ", ".join(name for name in SHORTCUTS if name != setting)
+    return [NOT_FUSED if setting == "fused" else f"--model.shortcuts=[{kept}]"]
 
 
 def ablate(

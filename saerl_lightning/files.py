@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.moved import at_new_paths
+from saerl_lightning.moved import at_new_paths, in_new_forms
 
 
 @contextmanager
@@ -120,7 +120,8 @@ def read_yaml(path: str | Path, what: str) -> Any:
     text = read_text(path, what)
     try:
         check_yaml(text)
-        return yaml.load(at_new_paths(text), Loader=READER)  # noqa: S506 - READER is a safe loader
+        content = yaml.load(at_new_paths(text), Loader=READER)  # noqa: S506 - READER is a safe loader
+        return in_new_forms(content)
     except yaml.YAMLError as error:
         raise InputError(f"{what} '{path}' is no YAML: {' '.join(str(error).split())}") from error
     except (InputError, ValueError) as error:  # ValueError: a number with thousands of digits

@@ -16,7 +16,7 @@ from saerl_lightning import shipped
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import check_yaml, read_text, read_yaml
 from saerl_lightning.mistakes import one_line, printed
-from saerl_lightning.moved import at_new_paths
+from saerl_lightning.moved import at_new_paths, in_new_forms, old_flag
 
 NULL = re.compile(r"=None$")
 LIBRARY: Callable[[str], Any] = get_loader("yaml")
@@ -30,7 +30,7 @@ def load_yaml(text: str) -> Any:
     """
     check_yaml(text)
     try:
-        return LIBRARY(at_new_paths(text))
+        return in_new_forms(LIBRARY(at_new_paths(text)))
     except ValueError as error:
         raise InputError(f"{text[:40]!r}… holds a number of thousands of digits; write a smaller one") from error
 
@@ -60,6 +60,8 @@ class RunParser(LightningArgumentParser):
             return super().parse_args([NULL.sub("=null", each) for each in given], *more, **settings)
         if any(each == "None" or NULL.search(each) for each in given):
             self.error("'None' is no value; write null for nothing")
+        for told in filter(None, map(old_flag, given)):
+            self.error(told)
         try:
             placed = shipped.at_their_places(given)
         except InputError as error:

@@ -59,7 +59,8 @@ class GRPOModule(PolicyModule):
         updates_per_batch: optimiser steps on each sampled batch; 1 is on-policy.
         micro_tokens: most tokens (padding included) that go through the model at once; memory, not mathematics.
         dynamic_sampling: replaces groups without variance by groups of the plan's next prompts; null does not.
-        shortcuts: what a step leaves out without changing its gradient.
+        shortcuts: Computations that a step skips because they do not change its gradient: `all`, `none`, or a list of
+            shared_prefix, lean_layers, tiled_head, skip_zero_advantage, reuse_forward, sort_by_length, overlap_grading.
         max_grad_norm: gradients are scaled down to this norm; null does not.
         guard: stops the run when the sampler's log-probabilities are not the policy's; null does not look.
     """
@@ -79,7 +80,7 @@ class GRPOModule(PolicyModule):
         updates_per_batch: Count = 1,
         micro_tokens: Count = 16384,
         dynamic_sampling: DynamicSampling | None = None,
-        shortcuts: Shortcuts = Shortcuts(),  # noqa: B008  # frozen
+        shortcuts: list[str] | str = "all",
         max_grad_norm: Positive | None = 1.0,
         guard: MismatchGuard | None = MismatchGuard(),  # noqa: B008  # frozen
     ) -> None:
@@ -97,7 +98,7 @@ class GRPOModule(PolicyModule):
         self.updates_per_batch = updates_per_batch
         self.micro_tokens = micro_tokens
         self.dynamic_sampling = dynamic_sampling
-        self.shortcuts = shortcuts
+        self.shortcuts = Shortcuts.of(shortcuts)
         self.max_grad_norm = max_grad_norm
         self.guard = guard
         self.phases = Phases()

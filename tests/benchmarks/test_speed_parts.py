@@ -8,7 +8,7 @@ from grpo_step import Row, plan, skips
 from hypothesis import given
 from hypothesis import strategies as st
 from lockstep import StepReport
-from step_ablation import ALL_OFF, ALL_ON, ROUNDS, SWITCHES, flags
+from step_ablation import ALL_OFF, ALL_ON, ROUNDS, flags
 from step_goals import GOALS, Goal
 from step_sides import Medians, own_command
 from workload import FLAT_REWARD, Workload, is_flat, reward, text_reward
@@ -128,7 +128,10 @@ def test_every_switch_is_taken_away_once_and_no_round_has_more_than_four_process
     taken = [setting for each in ROUNDS for setting in each.settings if setting != ALL_OFF]
     assert sorted(taken) == sorted([field.name for field in fields(Shortcuts)] + ["fused"])
     assert max(1 + len(each.settings) for each in ROUNDS) <= 4
-    assert flags(ALL_ON) == [] and sorted(flags(ALL_OFF)) == sorted(SWITCHES.values())
+    assert flags(ALL_ON) == [] and flags(ALL_OFF) == ["--model.shortcuts=none", "--model.engine.fused=false"]
+    assert flags("fused") == ["--model.engine.fused=false"]
+    without = "shared_prefix, lean_layers, skip_zero_advantage, reuse_forward, sort_by_length, overlap_grading"
+    assert flags("tiled_head") == [f"--model.shortcuts=[{without}]"]
 
 
 def test_only_uneven_work_comes_in_parts_and_takes_time_to_grade(tmp_path):

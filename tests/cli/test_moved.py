@@ -1,10 +1,12 @@
 """Configurations that version 0.1 recorded name classes by paths that are gone; they mean what they meant."""
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from saerl_lightning.files import read_mapping
 from saerl_lightning.moved import MOVED, at_new_paths
@@ -16,6 +18,20 @@ CONFIGS = {
     ))],
     "sae": ["sae/topk"],
 }  # fmt: skip
+
+
+def in_full(config):
+    """A configuration in which each class has the path of the module that defines it: public names are shorter."""
+    if isinstance(config, list):
+        return [in_full(each) for each in config]
+    if not isinstance(config, dict):
+        return config
+    made = {key: in_full(value) for key, value in config.items()}
+    if isinstance(path := made.get("class_path"), str):
+        module, _, name = path.rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        made["class_path"] = f"{kind.__module__}.{kind.__qualname__}"
+    return made
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -32,7 +48,7 @@ def test_a_configuration_of_version_0_1_is_parsed_into_what_its_files_say_today(
     then, today = parsed(["fit", "-c", str(recorded)]), parsed(["fit", *files, "--run_dir=runs/old"])
     for config in (then, today):
         del config["config"]
-    assert then.as_dict() == today.as_dict()
+    assert in_full(then.as_dict()) == in_full(today.as_dict())
 
 
 def test_an_old_path_on_the_command_line_and_in_a_recorded_run(parsed, tmp_path):
@@ -49,3 +65,56 @@ def test_an_old_path_on_the_command_line_and_in_a_recorded_run(parsed, tmp_path)
 )
 def test_what_names_no_class_that_moved_stays(text):
     assert at_new_paths(text) == text
+
+
+SIX = ["lean_layers", "tiled_head", "skip_zero_advantage", "reuse_forward", "sort_by_length", "overlap_grading"]
+
+
+@pytest.mark.parametrize(
+    ("switches", "shortcuts"),
+    [
+        ({}, "all"),
+        ({"shared_prefix": True, "lean_layers": True}, "all"),
+        ({"shared_prefix": False}, SIX),
+        (dict.fromkeys(["shared_prefix", *SIX[1:]], False), ["lean_layers"]),
+        (dict.fromkeys(["shared_prefix", *SIX], False), "none"),
+    ],
+)
+def test_switches_of_shortcuts_in_a_recorded_run_are_the_names_that_were_on(parsed, tmp_path, switches, shortcuts):
+    recorded = tmp_path / "config.yaml"
+    model = {"init_args": {"shortcuts": switches}} if switches else {}
+    recorded.write_text(yaml.safe_dump({"model": model}))
+    config = parsed(["fit", "-c", "configs/grpo.yaml", "-c", str(recorded)])
+    assert config["model"]["init_args"]["shortcuts"] == shortcuts
+    if switches:
+        assert read_mapping(recorded, "it")["model"]["init_args"]["shortcuts"] == shortcuts
+
+
+@pytest.mark.parametrize("flag", ["--model.shortcuts.shared_prefix=false", "--model.init_args.shortcuts.shared_prefix"])
+def test_an_old_switch_on_the_command_line_is_told_what_to_write(workplace, door, flag):
+    ended = door(workplace.command("fit", flag, *([] if "=" in flag else ["false"])))
+    assert ended.code == 2 and not workplace.run_dir.exists()
+    assert f"list the shortcuts to keep, as in --model.shortcuts '[{', '.join(SIX)}]'" in ended.error
+    assert door(workplace.command("fit", f"--model.shortcuts=[{', '.join(SIX)}]", "--trainer.max_steps=1")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            "some",
+            "model.shortcuts names 'some'; write all, none, or a list of shared_prefix, lean_layers, tiled_head, ",
+        ),
+        ("[lean_layer]", "names 'lean_layer'; .*overlap_grading; did you mean 'lean_layers'"),
+        ("lean_layers", r"names 'lean_layers'; .*did you mean \[lean_layers\]"),
+        ("[all]", "names 'all'; "),
+        ("{lean_layers: 3}", "model.shortcuts"),
+        ("[1]", "model.shortcuts"),
+        ("null", "model.shortcuts"),
+        ("true", "names 'true'"),
+    ],
+)
+def test_a_name_that_no_shortcut_has_is_refused_in_one_line_with_the_names(workplace, door, given, says):
+    ended = door(workplace.command("fit", f"--model.shortcuts={given}"))
+    assert ended.code == 2 and re.search(says, ended.error), ended.error
+    assert ended.error.strip().count("\n") == 0 and not workplace.run_dir.exists()

@@ -15,7 +15,6 @@ from saerl_lightning.objective.terms import KLPenalty
 from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.policy.modes import apart_in_training, switch_off_dropout
 from saerl_lightning.training.policy_module import score_as_sampled
-from saerl_lightning.training.shortcuts import Shortcuts
 from tests.training.conftest import data, fit, largest_difference, module, trainer, weights
 
 
@@ -32,7 +31,7 @@ def dropping(tiny, tmp_path_factory) -> str:
     "settings",
     [
         {},
-        {"shortcuts": Shortcuts(shared_prefix=False)},
+        {"shortcuts": ["lean_layers", "tiled_head", "skip_zero_advantage", "reuse_forward", "sort_by_length"]},
         {"objective": GRPO(kl=KLPenalty(0.1))},
         {"updates_per_batch": 2},
     ],

@@ -22,7 +22,6 @@ from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.terms import KLPenalty
 from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.records import Sampling
-from saerl_lightning.training.shortcuts import Shortcuts
 from tests.training.conftest import ParityReward, Sums, data, fit, largest_difference, module, trainer, weights
 from tests.training.ranks import TEXTS, ByPrompt
 from tests.training.test_grpo_module import Record
@@ -269,7 +268,7 @@ def test_gradient_checkpointing_runs_each_layer_twice(tiny, tmp_path, lora):
 
     def passes(checkpointing: bool) -> int:
         policy = Policy(tiny, lora=lora, gradient_checkpointing=checkpointing)
-        plain = Shortcuts(shared_prefix=False, lean_layers=False)
+        plain = ["tiled_head", "skip_zero_advantage", "reuse_forward", "sort_by_length", "overlap_grading"]
         grpo = module(tiny, policy=policy, engine=ByPrompt(TEXTS), guard=None, shortcuts=plain)
         counted = Counted()
         fit(grpo, data(), trainer(tmp_path, 1, (counted,)))
