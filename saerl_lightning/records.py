@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -162,32 +162,22 @@ class Rollouts:
 
         def stacked(name: str) -> Tensor:
             columns: list[Tensor] = [getattr(part, name) for part in parts]
-            return torch.cat([pad(column, (0, widest - column.shape[1])) for column in columns])
+            return torch.cat([pad(c, (0, widest - c.shape[1])) if c.ndim > 1 else c for c in columns])
 
-        return cls(
-            stacked("tokens"),
-            stacked("mask"),
-            stacked("logprobs"),
-            torch.cat([part.truncated for part in parts]),
-            [text for part in parts for text in part.texts],
-            parts[0].group_size,
-            torch.cat([part.weight_version for part in parts]),
-        )
+        texts = [text for part in parts for text in part.texts]
+        return replace(parts[0], texts=texts, **{name: stacked(name) for name in parts[0]._tensors})
 
     def of_groups(self, groups: Sequence[int]) -> Rollouts:
         """Returns the rows of the groups at the given positions, in the given order."""
         first = torch.tensor(groups, dtype=torch.long)[:, None] * self.group_size
         rows = (first + torch.arange(self.group_size)).flatten()  # (R,)
         texts = [self.texts[row] for row in rows.tolist()]
-        return Rollouts(
-            self.tokens[rows],
-            self.mask[rows],
-            self.logprobs[rows],
-            self.truncated[rows],
-            texts,
-            self.group_size,
-            self.weight_version[rows],
-        )
+        return replace(self, texts=texts, **{name: values[rows] for name, values in self._tensors.items()})
+
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        """The fields that have a row a completion, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     @property
     def lengths(self) -> Int[Tensor, " R"]:

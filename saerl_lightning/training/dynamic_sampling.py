@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import PromptBatch
-from saerl_lightning.training.grading import Filled, SampledStep
+from saerl_lightning.training.grading import GradedGroups
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class DynamicSampling:
 
     def fill(
         self,
-        first: SampledStep,
-        sample: Callable[[PromptBatch, int], SampledStep],
+        first: GradedGroups,
+        sample: Callable[[PromptBatch, int], GradedGroups],
         next_prompts: Callable[[Sequence[int]], PromptBatch | None],
         gather_counts: Callable[[int], list[int]],
-    ) -> Filled:
+    ) -> tuple[GradedGroups, GradedGroups]:
         """Samples refills until every group varies, rounds are used up, or the plan is.
 
         Ranks may need different numbers of rounds: they ask for prompts together until none asks any more.
@@ -52,8 +52,11 @@ class DynamicSampling:
             sample: samples and grades prompts, in a round counted from 1.
             next_prompts: takes the plan's next prompts, given how many each rank asks for.
             gather_counts: tells what each rank asks for, given this rank's number.
+
+        Returns:
+            All groups that were generated, in the order of the plan, and those to train on: as many as the batch has.
         """
-        parts, rounds = [first], 0
+        parts = [first]
         missing = int((~first.varied).sum())
         for number in range(1, self.max_rounds + 1):
             counts = gather_counts(missing)
@@ -64,13 +67,14 @@ class DynamicSampling:
             if batch is not None:
                 parts.append(sample(batch, number))
                 missing -= int(parts[-1].varied.sum())
-                rounds += 1
             if plan_ends:
                 missing = 0  # this rank asks no more
-        generated = parts[0] if len(parts) == 1 else SampledStep.join(parts)
+        if len(parts) == 1:
+            return first, first
+        generated = GradedGroups.join(parts)
         kept = trained_groups(generated.varied.tolist(), len(first.total))
-        replaced = sum(group >= len(first.total) for group in kept)
-        return Filled(generated.of_groups(kept) if replaced else first, generated, rounds, replaced)
+        replaces = any(generated.rounds[group] for group in kept)
+        return generated, generated.of_groups(kept) if replaces else first
 
 
 def trained_groups(varied: Sequence[bool], size: int) -> list[int]:

@@ -78,18 +78,19 @@ def _joined(
 
 
 @dataclass(frozen=True)
-class SampledStep:
-    """P prompts with their graded groups."""
+class GradedGroups:
+    """P prompts with their groups of completions, graded."""
 
     batch: PromptBatch
     rollouts: Rollouts
-    rewards: dict[str, Float[Tensor, "P G"]]  # by name
+    rewards: Grades
     total: Float[Tensor, "P G"]  # their weighted sum
+    rounds: list[int]  # P, the round of dynamic sampling that each group was sampled in; 0 is the batch itself
     masks_truncated: bool = False  # whether completions that `max_tokens` cut off are left out of the loss
     advantages: Float[Tensor, "P G"] | None = None  # once all of the step is graded
 
     @classmethod
-    def join(cls, parts: Sequence[SampledStep]) -> SampledStep:
+    def join(cls, parts: Sequence[GradedGroups]) -> GradedGroups:
         """Puts several under one another."""
         prompts = [prompt for part in parts for prompt in part.batch.prompts]
         ids, rows = [i for part in parts for i in part.batch.ids], [r for part in parts for r in part.batch.rows]
@@ -98,19 +99,21 @@ class SampledStep:
             Rollouts.join([part.rollouts for part in parts]),
             {name: torch.cat([part.rewards[name] for part in parts]) for name in parts[0].rewards},
             torch.cat([part.total for part in parts]),
+            [number for part in parts for number in part.rounds],
             parts[0].masks_truncated,
         )
 
-    def of_groups(self, groups: Sequence[int]) -> SampledStep:
+    def of_groups(self, groups: Sequence[int]) -> GradedGroups:
         """Some of the groups, given by their position, in that order."""
         batch, index = self.batch, torch.tensor(groups, dtype=torch.long)
-        return SampledStep(
+        return GradedGroups(
             PromptBatch(
                 [batch.prompts[g] for g in groups], [batch.ids[g] for g in groups], [batch.rows[g] for g in groups]
             ),
             self.rollouts.of_groups(groups),
             {name: values[index] for name, values in self.rewards.items()},
             self.total[index],
+            [self.rounds[g] for g in groups],
             self.masks_truncated,
         )
 
@@ -142,36 +145,15 @@ class SampledStep:
         return Outcomes([prompt.uid for prompt in self.batch.prompts], self.total, right.nanmean(1))
 
 
-@dataclass(frozen=True)
-class Filled:
-    """What a step generated, and what of it is trained on, on one rank."""
-
-    trained: SampledStep  # as many groups as the batch has prompts
-    generated: SampledStep  # all groups, in the order of the plan
-    rounds: int = 0  # of refills that this rank sampled in
-    replaced: int = 0  # groups of the batch that gave way to refills
-
-    def metrics(self) -> dict[str, float]:
-        """Completions generated and trained, rounds, and the share of the batch's groups that were replaced."""
-        return {
-            "rollouts/generated": float(self.generated.total.numel()),
-            "rollouts/trained": float(self.trained.total.numel()),
-            "rollouts/refill_rounds": float(self.rounds),
-            "rollouts/replaced_frac": self.replaced / len(self.trained.total),
-        }
-
-
 @torch.no_grad()
 def score_step(
     scorer: Scorer, model: PreTrainedModel, step: StepRows, cut: Cut
 ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
     """Log-probabilities and entropies of the step's scored rows, 0 elsewhere."""
-    logprobs, entropy = torch.zeros_like(step.sampler_logprobs), torch.zeros_like(step.sampler_logprobs)
-    for micro in step.micro_batches(cut):
-        width = micro.tokens.shape[1]
-        values = scorer(model, micro.tokens, micro.written, micro.prompts)
-        logprobs[micro.rows, :width], entropy[micro.rows, :width] = (v.float() for v in values)
-    return logprobs, entropy
+    micro_batches = step.micro_batches(cut)
+    parts = [scorer(model, rows.tokens, rows.written, rows.prompts) for rows in map(step.of_rows, micro_batches)]
+    logprobs, entropies = zip(*parts, strict=True)
+    return step.joined(micro_batches, logprobs), step.joined(micro_batches, entropies)
 
 
 def entropy_floor(entropy: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"], top: float, ranks: int) -> float:

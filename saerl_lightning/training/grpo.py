@@ -29,10 +29,17 @@ from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.arithmetic import BatchArithmetic
 from saerl_lightning.training.distributed import Phases, gather_objects, gather_outcomes, gradient_sync, mean_over_ranks
 from saerl_lightning.training.dynamic_sampling import DynamicSampling
-from saerl_lightning.training.grading import Filled, Reference, SampledStep, entropy_floor, sample_and_grade, score_step
+from saerl_lightning.training.grading import GradedGroups, Reference, entropy_floor, sample_and_grade, score_step
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
 from saerl_lightning.training.loggers import GRPO
-from saerl_lightning.training.metrics import Completions, MetricSum, averaged, over_ranks, throughput_metrics
+from saerl_lightning.training.metrics import (
+    Completions,
+    MetricSum,
+    averaged,
+    over_ranks,
+    refill_metrics,
+    throughput_metrics,
+)
 from saerl_lightning.training.optimization import Gradients
 from saerl_lightning.training.policy_module import PolicyModule, refuse_adapter_dropout, score_as_sampled
 from saerl_lightning.training.rows import Cut, StepRows
@@ -103,37 +110,45 @@ class GRPOModule(PolicyModule):
         self.guard = guard
         self.phases = Phases()
         self.gradients = Gradients()
-        self.last_step: SampledStep | None = None
+        self.last_step: GradedGroups | None = None
         require_in_range(self)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples, scores and descends."""
         with self.phases("sync"):
             self.sync()
-        version, sampled = self.weight_version, self.sample_and_grade(batch)
-        step = self.step_rows(sampled.trained)
+        version = self.weight_version
+        generated, trained = self.sample_and_grade(batch)
+        step = self.step_rows(trained)
         updates: list[dict[str, float]] = []
         for update in range(self.updates_per_batch):
-            sums = MetricSum()
-            for micro in step.micro_batches(self.cut):
+            sums, micro_batches, old = MetricSum(), step.micro_batches(self.cut), []
+            for number, rows in enumerate(map(step.of_rows, micro_batches), 1):
                 with self.phases("forward"):
-                    logprobs, entropy = self.scorer(self.model, micro.tokens, micro.written, micro.prompts)
-                    loss, terms = self.objective(step.inputs(micro, logprobs, entropy, first_update=update == 0))
-                with self.phases("backward"), gradient_sync(self.trainer, micro.last):
+                    logprobs, entropy = self.scorer(self.model, rows.tokens, rows.written, rows.prompts)
+                    inputs = rows.inputs(logprobs, entropy)
+                    loss, terms = self.objective(inputs)
+                with self.phases("backward"), gradient_sync(self.trainer, last=number == len(micro_batches)):
                     self.manual_backward(loss)
-                sums.add({**terms, "loss": loss, "policy/entropy": step.mean(entropy, micro)})
+                sums.add({**terms, "loss": loss, "policy/entropy": rows.mean(entropy)})
+                old.append(inputs.old_logprobs)
+            if step.old_logprobs is None:
+                step = step.with_old(step.joined(micro_batches, old))
             self.check_sampler(step, update)
             numbers = sums.numbers()
             updates.append(numbers | self.descend(numbers["loss"], batch))
         with self.phases("sync"):
             self.sync()
-        self.observe(sampled.generated)
-        self.report(sampled, step, averaged(updates), version)
+        self.observe(generated)
+        self.report(generated, trained, step, averaged(updates), version)
 
     # -- the verbs of a step -------------------------------------------------------------------------------------------
 
-    def sample_and_grade(self, batch: PromptBatch) -> Filled:
+    def sample_and_grade(self, batch: PromptBatch) -> tuple[GradedGroups, GradedGroups]:
         """Draws G completions a prompt and grades them; groups that teach nothing may give way to the next prompts.
+
+        Returns:
+            All groups that were generated, and those to train on.
 
         Raises:
             RunStopped: if not one completion of all ranks could be graded.
@@ -143,19 +158,20 @@ class GRPOModule(PolicyModule):
         if not any(gather(bool(first.total.isfinite().any()))):
             raise RunStopped(no_grades(self.rewards, first.rewards), everywhere=True)
         if self.dynamic_sampling is None:
-            return Filled(first, first)
+            return first, first
         return self.dynamic_sampling.fill(first, self.sample, self.prompts.next_prompts, gather)
 
-    def sample(self, batch: PromptBatch, round: int) -> SampledStep:
+    def sample(self, batch: PromptBatch, round: int) -> GradedGroups:
         """Completes and grades some prompts; `round` 0 is the batch itself, later ones are refills."""
         place = self.global_step * self.trainer.world_size + self.global_rank
         sampling = replace(self.sampling, seed=self.sampling.seed + 7919 * place + 1_000_003 * round)
         overlap = self.shortcuts.overlap_grading
         rollouts, rewards = sample_and_grade(self.engine, self.rewards, batch, sampling, self.phases, overlap)
         total = weighted_sum(self.rewards, rewards)
-        return SampledStep(batch, rollouts, rewards, total, self.objective.masks_truncated)
+        rounds = [round] * len(batch.prompts)
+        return GradedGroups(batch, rollouts, rewards, total, rounds, self.objective.masks_truncated)
 
-    def step_rows(self, sampled: SampledStep) -> StepRows:
+    def step_rows(self, sampled: GradedGroups) -> StepRows:
         """Lays the graded rows out for the updates, with all that the objective wants to know of them."""
         self.rest()
         step = StepRows.lay_out(sampled.rollouts, sampled.in_loss.flatten(), self.sampling.max_tokens, self.device)
@@ -170,7 +186,7 @@ class GRPOModule(PolicyModule):
         skip = self.shortcuts.skip_zero_advantage and self.objective.skips_zero_advantage
         return step.with_advantages(advantages, skip, lambda counts: mean_over_ranks(self.trainer, counts))
 
-    def advantages(self, sampled: SampledStep, step: StepRows) -> Float[Tensor, "P G"]:
+    def advantages(self, sampled: GradedGroups, step: StepRows) -> Float[Tensor, "P G"]:
         """This rank's advantages; the objective sees the rewards of all ranks' trained rows, less their penalty."""
         total = sampled.compared
         if step.reference is not None:
@@ -190,20 +206,28 @@ class GRPOModule(PolicyModule):
         """Lets the guard compare policy and sampler, on the first update after a sync only."""
         if self.guard is None or update > 0:
             return
+        assert step.old_logprobs is not None
         seen = step.old_logprobs, step.sampler_logprobs, step.scored_mask
         self.log_dict(self.guard.check(*seen, self.compute_dtype, self.trainer.world_size))
 
-    def observe(self, sampled: SampledStep) -> None:
+    def observe(self, sampled: GradedGroups) -> None:
         """Tells the data operations what the step learned about its prompts."""
         self.prompts.observe(gather_outcomes(sampled.outcomes, self.trainer.world_size))
 
-    def report(self, sampled: Filled, step: StepRows, updates: dict[str, float], version: int) -> None:
+    def report(
+        self,
+        generated: GradedGroups,
+        trained: GradedGroups,
+        step: StepRows,
+        updates: dict[str, float],
+        version: int,
+    ) -> None:
         """Logs the step of all ranks: rewards, groups and lengths of what was generated, and what of it was trained on."""
         own = updates | {f"time/{phase}": seconds for phase, seconds in self.phases.drain().items()}
-        own |= sampled.metrics() | self.skipped_steps()
+        own |= refill_metrics(generated, trained) | self.skipped_steps()
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
-        ranks = gather_objects((own, Completions.of(sampled.generated)), self.trainer.world_size)
+        ranks = gather_objects((own, Completions.of(generated)), self.trainer.world_size)
         values = over_ranks([numbers for numbers, _ in ranks])
         values |= Completions.join([completions for _, completions in ranks]).metrics(version)
         values |= throughput_metrics(values) | self.prompts.metrics()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saerl_lightning.training.grading import SampledStep
+from saerl_lightning.training.grading import GradedGroups
 
 SUMS = ("rollouts/generated", "rollouts/trained", "rollouts/scored_tokens")
 ROUNDS = ("rollouts/refill_rounds",)  # a rank takes part in the first ones, until it has what it needs
@@ -78,7 +78,7 @@ class Completions:
     versions: Int[Tensor, " R"]  # of the weights that wrote the row
 
     @classmethod
-    def of(cls, sampled: SampledStep) -> Completions:
+    def of(cls, sampled: GradedGroups) -> Completions:
         """Those of one rank."""
         rows = sampled.rollouts
         lengths = rows.completion_lengths
@@ -145,6 +145,16 @@ def length_metrics(lengths: Int[Tensor, " R"], truncated: Bool[Tensor, " R"]) ->
         "completions/length_min": lengths.min().item(),
         "completions/terminated_length_mean": ended.mean().item() if len(ended) else float("nan"),
         "completions/truncated_frac": truncated.float().mean().item(),
+    }
+
+
+def refill_metrics(generated: GradedGroups, trained: GradedGroups) -> dict[str, float]:
+    """Completions generated and trained, a rank's rounds of refills, and the share of its groups that were replaced."""
+    return {
+        "rollouts/generated": float(generated.total.numel()),
+        "rollouts/trained": float(trained.total.numel()),
+        "rollouts/refill_rounds": float(max(generated.rounds)),
+        "rollouts/replaced_frac": sum(number > 0 for number in trained.rounds) / len(trained.rounds),
     }
 
 

@@ -1,4 +1,4 @@
-"""The rows of one optimiser step, and how a micro-batch of them becomes the inputs of a loss."""
+"""The rows of a step, cut into micro-batches, and how each of these becomes the inputs of a loss."""
 
 from __future__ import annotations
 
@@ -87,18 +87,6 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """Rows of a step that go through the model together."""
-
-    rows: Int[Tensor, " r"]  # positions in the step
-    tokens: Int[Tensor, "r t"]  # trimmed to the longest of these rows
-    written: Bool[Tensor, "r t"]  # completion tokens
-    mask: Bool[Tensor, "r t"]  # those of them that the loss sees
-    prompts: Int[Tensor, " r"]  # the prompt each row belongs to
-    last: bool  # of this update: the one after which gradients are complete
-
-
-@dataclass(frozen=True)
 class Cut:
     """How rows are cut into micro-batches.
 
@@ -115,24 +103,22 @@ class Cut:
 
 @dataclass(frozen=True)
 class StepRows:
-    """Everything an update needs to know of the sampled rows. It grows: advantages come after the reference.
+    """Everything an update needs to know of the sampled rows, or of those of one micro-batch.
 
-    Where `old_known` is false the first update fills `old_logprobs`: its forward runs on the very weights that sampled,
-    so an on-policy step needs no second one.
+    Each `with_...` gives a new record that holds more: advantages come after the reference.
     """
 
     tokens: Int[Tensor, "R T"]
     written: Bool[Tensor, "R T"]  # completion tokens
     mask: Bool[Tensor, "R T"]  # those of rows that are trained on
-    prompts: Int[Tensor, " R"]
+    prompts: Int[Tensor, " R"]  # the prompt each row belongs to
     starts: list[int]  # R, tokens of the prompt
     lengths: list[int]  # R, prompt and completion
     max_tokens: int  # longest completion that sampling allows
     sampler_logprobs: Float[Tensor, "R T"]
     advantages: Float[Tensor, " R"]
     scored: list[int]  # rows that go through the policy
-    old_logprobs: Float[Tensor, "R T"]
-    old_known: bool = False
+    old_logprobs: Float[Tensor, "R T"] | None = None  # of the policy before the first update; None while not known
     reference: Float[Tensor, "R T"] | None = None
     entropy_floor: float = -torch.inf
     step_rows: float = 1.0
@@ -158,16 +144,15 @@ class StepRows:
             sampler_logprobs=rollouts.logprobs.to(device),
             advantages=torch.zeros(count, device=device),
             scored=_at_least_one(trained, lengths),
-            old_logprobs=torch.zeros_like(rollouts.logprobs, device=device),
         )
 
     def with_reference(self, reference: Float[Tensor, "R T"]) -> StepRows:
         """The same rows with the frozen reference's log-probabilities beside them."""
         return replace(self, reference=reference)
 
-    def with_old(self, logprobs: Float[Tensor, "R T"], entropy_floor: float) -> StepRows:
+    def with_old(self, logprobs: Float[Tensor, "R T"], entropy_floor: float = -torch.inf) -> StepRows:
         """The same rows with log-probabilities from before the first update, and the floor of the top-entropy mask."""
-        return replace(self, old_logprobs=logprobs, old_known=True, entropy_floor=entropy_floor)
+        return replace(self, old_logprobs=logprobs, entropy_floor=entropy_floor)
 
     def with_advantages(self, advantages: Float[Tensor, "P G"], skip_zero: bool, mean_over_ranks: Reduce) -> StepRows:
         """The same rows with what each is worth, and the size of the step; rows worth nothing are skipped if they may be.
@@ -192,9 +177,9 @@ class StepRows:
         """Tokens of the rows that go through the policy, prompts counted with each row."""
         return sum(self.lengths[row] for row in self.scored)
 
-    def mean(self, values: Float[Tensor, "r t"], micro: MicroBatch) -> Float[Tensor, ""]:
-        """A micro-batch's share of a mean over the step's scored tokens."""
-        return (values.detach() * micro.mask).sum() / self.scored_tokens
+    def mean(self, values: Float[Tensor, "R T"]) -> Float[Tensor, ""]:
+        """These rows' share of a mean over the step's scored tokens."""
+        return (values.detach() * self.mask).sum() / self.scored_tokens
 
     @property
     def scored_mask(self) -> Bool[Tensor, "R T"]:
@@ -203,34 +188,49 @@ class StepRows:
         kept[self.scored] = True
         return self.mask & kept[:, None]
 
-    def micro_batches(self, cut: Cut) -> Iterator[MicroBatch]:
-        """Yields the scored rows in micro-batches."""
+    def micro_batches(self, cut: Cut) -> list[list[int]]:
+        """Positions of the scored rows, micro-batch by micro-batch."""
         if cut.packed:
             prompts = self.prompts.tolist()
-            groups = packed_cut(self.scored, prompts, self.starts, self.lengths, cut.budget, cut.by_length)
-        else:
-            groups = padded_cut(self.scored, self.lengths, cut.budget, cut.by_length)
-        for i, group in enumerate(groups):
-            rows = torch.tensor(group, device=self.tokens.device)
-            width = max(self.lengths[r] for r in group)
-            tokens, written, mask = (values[rows, :width] for values in (self.tokens, self.written, self.mask))
-            yield MicroBatch(rows, tokens, written, mask, self.prompts[rows], last=i == len(groups) - 1)
+            return packed_cut(self.scored, prompts, self.starts, self.lengths, cut.budget, cut.by_length)
+        return padded_cut(self.scored, self.lengths, cut.budget, cut.by_length)
 
-    def inputs(
-        self, micro: MicroBatch, logprobs: Float[Tensor, "r t"], entropy: Float[Tensor, "r t"], first_update: bool
-    ) -> LossInputs:
-        """What the objective sees of a micro-batch; the first update's log-probabilities become the old ones."""
-        rows, width = micro.rows, micro.tokens.shape[1]
-        if first_update and not self.old_known:
-            self.old_logprobs[rows, :width] = logprobs.detach().float()
+    def of_rows(self, positions: Sequence[int]) -> StepRows:
+        """Some of the rows, cut off behind the longest of them; the sizes stay those of the whole step."""
+        rows = torch.tensor(positions, device=self.tokens.device)
+        lengths = [self.lengths[row] for row in positions]
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(
+            self,
+            starts=[self.starts[row] for row in positions],
+            lengths=lengths,
+            scored=list(range(len(positions))),
+            **{name: v[rows, : max(lengths)] if v.ndim > 1 else v[rows] for name, v in tensors.items()},
+        )
+
+    def joined(
+        self, micro_batches: Sequence[Sequence[int]], values: Sequence[Float[Tensor, "_ _"]]
+    ) -> Float[Tensor, "R T"]:
+        """The values of all micro-batches, each at its rows of the step; 0 where there is none."""
+        out = torch.zeros_like(self.sampler_logprobs)
+        for positions, part in zip(micro_batches, values, strict=True):
+            out[torch.tensor(positions, device=out.device), : part.shape[1]] = part.float()
+        return out
+
+    def inputs(self, logprobs: Float[Tensor, "R T"], entropy: Float[Tensor, "R T"]) -> LossInputs:
+        """What the objective sees of these rows.
+
+        Where the old log-probabilities are not known, this is the first update: its forward runs on the very weights that
+        sampled, so that `logprobs` are the old ones too, and an on-policy step needs no second forward.
+        """
         return LossInputs(
             logprobs=logprobs,
-            old_logprobs=self.old_logprobs[rows, :width],
-            sampler_logprobs=self.sampler_logprobs[rows, :width],
+            old_logprobs=logprobs.detach().float() if self.old_logprobs is None else self.old_logprobs,
+            sampler_logprobs=self.sampler_logprobs,
             entropy=entropy,
-            mask=micro.mask,
-            advantages=self.advantages[rows],
-            reference=None if self.reference is None else self.reference[rows, :width],
+            mask=self.mask,
+            advantages=self.advantages,
+            reference=self.reference,
             step_rows=self.step_rows,
             step_tokens=self.step_tokens,
             scored_tokens=self.scored_tokens,

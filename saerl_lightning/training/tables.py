@@ -19,7 +19,8 @@ from saerl_lightning.plan_page.planned import OperationReport, PlannedRun
 from saerl_lightning.plan_page.tables import summary
 from saerl_lightning.ranges import Count, CountFrom0, require_in_range
 from saerl_lightning.training.distributed import gather_objects
-from saerl_lightning.training.grpo import GRPOModule, SampledStep
+from saerl_lightning.training.grading import GradedGroups
+from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class CompletionTable(lightning.Callback):
                 logger.log_table(f"completions/step_{step}", columns=COMPLETION, data=rows)
 
 
-def completion_rows(sampled: SampledStep, step: int, prompts: int) -> list[list[object]]:
+def completion_rows(sampled: GradedGroups, step: int, prompts: int) -> list[list[object]]:
     """The groups of the first `prompts` prompts of a step, one row a completion, in the order of `COMPLETION`."""
     rows: list[list[object]] = []
     group = sampled.rollouts.group_size

@@ -20,7 +20,8 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt, PromptBatch, Rollouts
 from saerl_lightning.training.dynamic_sampling import DynamicSampling, trained_groups
-from saerl_lightning.training.grading import Filled, SampledStep
+from saerl_lightning.training.grading import GradedGroups
+from saerl_lightning.training.metrics import refill_metrics
 from tests.training.conftest import ParityReward, data, fit, largest_difference, module, trainer, weights
 
 SCRIPT = Path(__file__).with_name("dynamic_sampling_ranks.py")
@@ -31,14 +32,14 @@ def batch_of(rows: list[int]) -> PromptBatch:
     return PromptBatch([Prompt(f"p{row}", (), "") for row in rows], [[row] for row in rows], rows)
 
 
-def graded(batch: PromptBatch, rewards: dict[int, list[float]]) -> SampledStep:
+def graded(batch: PromptBatch, rewards: dict[int, list[float]], number: int = 0) -> GradedGroups:
     """Groups of two completions: row 7's are the tokens 70 and 71."""
     completions = [[10 * row + g] * (row % 3 + 1) for row in batch.rows for g in range(2)]
     zeros = [[0.0] * len(completion) for completion in completions]
     texts = [str(completion[0]) for completion in completions]
     rollouts = Rollouts.pack(batch.ids, completions, zeros, [False] * len(texts), texts, 2, version=0)
     total = torch.tensor([rewards[row] for row in batch.rows])
-    return SampledStep(batch, rollouts, {"reward": total}, total)
+    return GradedGroups(batch, rollouts, {"reward": total}, total, [number] * len(total))
 
 
 def rewards_of(script: str) -> dict[int, list[float]]:
@@ -47,13 +48,16 @@ def rewards_of(script: str) -> dict[int, list[float]]:
     return {row: groups[letter] for row, letter in enumerate(script)}
 
 
-def run_rank(script: str, sampler: PlanSampler, max_rounds: int, gather) -> tuple[list[Filled], list[tuple[int, ...]]]:
+Step = tuple[GradedGroups, GradedGroups]  # generated, trained
+
+
+def run_rank(script: str, sampler: PlanSampler, max_rounds: int, gather) -> tuple[list[Step], list[tuple[int, ...]]]:
     """Fills every step of an epoch; also tells what each round sampled."""
     rewards, filled, log = rewards_of(script), [], []
 
-    def sample(batch: PromptBatch, number: int) -> SampledStep:
+    def sample(batch: PromptBatch, number: int) -> GradedGroups:
         log.append((number, *batch.rows))
-        return graded(batch, rewards)
+        return graded(batch, rewards, number)
 
     def next_prompts(counts):
         rows = sampler.take_next(counts)
@@ -91,24 +95,24 @@ def one_rank(script: str, size: int, max_rounds: int = 10):
 def test_rounds_worked_by_hand(script, max_rounds, log, trained):
     filled, sampled = one_rank(script, 3, max_rounds)
     assert sampled == log
-    assert [each.trained.batch.rows for each in filled] == trained
-    assert [row for each in filled for row in each.generated.batch.rows] == [row for _, *rows in log for row in rows]
+    assert [kept.batch.rows for _, kept in filled] == trained
+    assert [row for generated, _ in filled for row in generated.batch.rows] == [row for _, *rows in log for row in rows]
 
 
 def test_a_filled_step_holds_its_groups_whole_and_counts_them():
-    filled = one_rank("01v10xv1vv", 4, 3)[0][0]
+    generated, trained = one_rank("01v10xv1vv", 4, 3)[0][0]
     # 4 groups, one varies; 3 more: one varies (6); 2 more (7, 8): one varies; 1 more (9)
-    assert filled.generated.batch.rows == list(range(10))
-    assert filled.trained.batch.rows == [2, 6, 8, 9]
-    assert [prompt.uid for prompt in filled.trained.batch.prompts] == ["p2", "p6", "p8", "p9"]
-    assert filled.trained.batch.ids == [[2], [6], [8], [9]]
-    assert filled.trained.total.tolist() == [[0.0, 1.0]] * 4
-    assert filled.trained.rewards["reward"].tolist() == [[0.0, 1.0]] * 4
-    rollouts = filled.trained.rollouts
+    assert generated.batch.rows == list(range(10))
+    assert trained.batch.rows == [2, 6, 8, 9]
+    assert [prompt.uid for prompt in trained.batch.prompts] == ["p2", "p6", "p8", "p9"]
+    assert trained.batch.ids == [[2], [6], [8], [9]]
+    assert trained.total.tolist() == [[0.0, 1.0]] * 4
+    assert trained.rewards["reward"].tolist() == [[0.0, 1.0]] * 4
+    rollouts = trained.rollouts
     assert rollouts.texts == ["20", "21", "60", "61", "80", "81", "90", "91"]
     assert rollouts.tokens[5].tolist() == [8, 81, 81, 81]
     assert rollouts.completion_lengths.tolist() == [3, 3, 1, 1, 3, 3, 1, 1]
-    assert filled.metrics() == {
+    assert refill_metrics(generated, trained) == {
         "rollouts/generated": 20.0,
         "rollouts/trained": 8.0,
         "rollouts/refill_rounds": 3.0,
@@ -118,15 +122,17 @@ def test_a_filled_step_holds_its_groups_whole_and_counts_them():
 
 def test_a_step_that_needs_nothing_is_the_step_itself():
     first = graded(batch_of([0, 1]), rewards_of("vv"))
-    filled = DynamicSampling().fill(first, None, None, lambda n: [n])
-    assert filled.trained is filled.generated is first
-    assert filled.metrics()["rollouts/refill_rounds"] == filled.metrics()["rollouts/replaced_frac"] == 0.0
+    generated, trained = DynamicSampling().fill(first, None, None, lambda n: [n])
+    assert trained is generated is first
 
 
 def test_refills_without_variance_replace_nothing():
-    filled = one_rank("0v00", 2, 1)[0][0]
-    assert filled.generated.batch.rows == [0, 1, 2]
-    assert filled.trained.batch.rows == [0, 1] and filled.replaced == 0 and filled.rounds == 1
+    generated, trained = one_rank("0v00", 2, 1)[0][0]
+    assert generated.batch.rows == [0, 1, 2]
+    assert trained.batch.rows == [0, 1]
+    assert refill_metrics(generated, trained) == {
+        "rollouts/generated": 6.0, "rollouts/trained": 4.0, "rollouts/refill_rounds": 1.0, "rollouts/replaced_frac": 0.0
+    }  # fmt: skip
 
 
 def test_a_rank_that_saw_the_plans_end_asks_no_more():
@@ -182,9 +188,9 @@ def test_ranks_with_different_needs_share_the_plan():
     (zero, zero_log), (one, one_log) = lockstep("0v0v" + "0v" + "v" + "vvv0" + "v", 4, 2, 10)
     assert zero_log == [(0, 0, 2), (1, 4, 5), (2, 6), (0, 7, 9)]
     assert one_log == [(0, 1, 3), (0, 8, 10), (1, 11)]
-    assert [filled.trained.batch.rows for filled in zero] == [[5, 6], [7, 9]]
-    assert [filled.trained.batch.rows for filled in one] == [[1, 3], [8, 11]]
-    assert [filled.rounds for filled in zero + one] == [2, 0, 0, 1]
+    assert [trained.batch.rows for _, trained in zero] == [[5, 6], [7, 9]]
+    assert [trained.batch.rows for _, trained in one] == [[1, 3], [8, 11]]
+    assert [refill_metrics(*filled)["rollouts/refill_rounds"] for filled in zero + one] == [2, 0, 0, 1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -194,12 +200,12 @@ def test_ranks_take_the_steps_of_one(script, sizes, max_rounds):
     alone, _ = one_rank(script, size, max_rounds)
     shared = lockstep(script, size, ranks, max_rounds)
     assert {len(filled) for filled, _ in shared} == {len(alone)}
-    for step, whole in enumerate(alone):
+    for step, (whole, _) in enumerate(alone):
         parts = [filled[step] for filled, _ in shared]
-        assert sorted(row for part in parts for row in part.generated.batch.rows) == whole.generated.batch.rows
-        assert {len(part.trained.total) for part in parts} == {size // ranks}
-        varied = [row for part in parts for row in part.trained.batch.rows if script[row] == "v"]
-        all_varied = [row for row in whole.generated.batch.rows if script[row] == "v"]
+        assert sorted(row for generated, _ in parts for row in generated.batch.rows) == whole.batch.rows
+        assert {len(trained.total) for _, trained in parts} == {size // ranks}
+        varied = [row for _, trained in parts for row in trained.batch.rows if script[row] == "v"]
+        all_varied = [row for row in whole.batch.rows if script[row] == "v"]
         assert sorted(varied) == all_varied
 
 
@@ -219,7 +225,7 @@ class Witness(Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.steps: list[SampledStep] = []
+        self.steps: list[GradedGroups] = []
         self.logged: list[dict[str, float]] = []
         self.served: list[int] = []
 
@@ -281,5 +287,5 @@ def test_variance_is_that_of_the_first_reward():
     rollouts = Rollouts.pack([[1]] * 5, [[2]] * 15, [[-1.0]] * 15, [False] * 15, ["x"] * 15, 3, 0)
     prompts = [Prompt(str(p), (), "") for p in range(5)]
     batch = PromptBatch(prompts, [[1]] * 5, list(range(5)))
-    step = SampledStep(batch, rollouts, {"math": right, "length": length}, right + length)
+    step = GradedGroups(batch, rollouts, {"math": right, "length": length}, right + length, [0] * 5)
     assert step.varied.tolist() == [False, True, False, True, False]

@@ -101,10 +101,9 @@ def test_step_rows_leave_failed_rows_out_of_the_normaliser(cut):
     step = laid_out(trained=(True, False, True, True))
     assert (step.step_rows, step.step_tokens, step.scored_tokens) == (3.0, 5.0, 5.0)
     assert step.mask.any(1).tolist() == [True, False, True, True]
-    micros = list(step.micro_batches(cut))
-    assert len(micros) > 1
-    assert [m.last for m in micros] == [False] * (len(micros) - 1) + [True]
-    assert sorted(torch.cat([m.rows for m in micros]).tolist()) == [0, 2, 3]
+    micro_batches = step.micro_batches(cut)
+    assert len(micro_batches) > 1
+    assert sorted(row for rows in micro_batches for row in rows) == [0, 2, 3]
 
 
 def test_rows_without_advantage_are_skipped_and_still_counted():
@@ -116,13 +115,32 @@ def test_rows_without_advantage_are_skipped_and_still_counted():
     assert laid_out(advantages=((0.0, 0.0), (0.0, 0.0)), skip=False).scored == [0, 1, 2, 3]
 
 
-def test_old_logprobs_are_those_of_the_first_update():
+def test_rows_of_a_micro_batch_are_cut_off_behind_the_longest():
+    """Lengths 4, 5, 4 and 5 of two prompts of 2 and 3 tokens; rows 2 and 0 are of other groups."""
+    step = laid_out(advantages=((0.5, 1.0), (-2.0, 3.0)))
+    rows = step.of_rows([2, 0])
+    assert rows.tokens.tolist() == [[1, 2, 3, 0], [1, 2, 0, 1]]
+    assert rows.written.tolist() == rows.mask.tolist() == [[False, False, False, True], [False, False, True, True]]
+    assert (rows.prompts.tolist(), rows.starts, rows.lengths) == ([1, 0], [3, 2], [4, 4])
+    assert rows.sampler_logprobs.tolist() == [[0, 0, 0, -1], [0, 0, -1, -1]]
+    assert rows.advantages.tolist() == [-2.0, 0.5]
+    assert (rows.step_rows, rows.step_tokens, rows.scored_tokens) == (4.0, 8.0, 8.0)
+    assert rows.mean(torch.tensor([[9.0, 9.0, 9.0, 2.0], [9.0, 9.0, 4.0, 2.0]])) == 1.0
+
+
+def test_old_logprobs_are_those_of_the_first_update_and_no_record_is_written_into():
     step = laid_out()
-    for update, value in enumerate((-1.0, -2.0)):
-        for micro in step.micro_batches(Cut(6)):
-            values = torch.full(micro.tokens.shape, value)
-            inputs = step.inputs(micro, values, values, first_update=update == 0)
-            assert inputs.old_logprobs[micro.mask].eq(-1.0).all()
+    micro_batches, old = step.micro_batches(Cut(6)), []
+    for rows in map(step.of_rows, micro_batches):
+        values = torch.full(rows.tokens.shape, -1.0).masked_fill(~rows.written, 0.0)
+        old.append(rows.inputs(values, values).old_logprobs)
+    assert step.old_logprobs is None and len(old) > 1
+    step = step.with_old(step.joined(micro_batches, old))
+    assert step.old_logprobs.tolist() == (-1.0 * step.written).tolist()
+    for rows in map(step.of_rows, micro_batches):
+        values = torch.full(rows.tokens.shape, -2.0)
+        assert rows.inputs(values, values).old_logprobs[rows.mask].eq(-1.0).all()
+    assert step.old_logprobs.tolist() == (-1.0 * step.written).tolist()
 
 
 def test_the_entropy_floor_is_a_quantile_of_the_mask():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from saerl_lightning.objective.rloo import RLOO
 from saerl_lightning.objective.terms import KLPenalty
 from saerl_lightning.records import Prompt, PromptBatch, Rollouts, Sampling
 from saerl_lightning.rollout.scripted import ScriptedEngine
-from saerl_lightning.training.grading import Filled, Reference, SampledStep
+from saerl_lightning.training.grading import GradedGroups, Reference
 from saerl_lightning.training.guard import Differences
 from saerl_lightning.training.metrics import Completions, MetricSum, averaged, over_ranks, throughput_metrics
 from saerl_lightning.training.tables import CompletionTable
@@ -117,21 +116,16 @@ def test_a_step_that_trained_for_no_time_has_no_finite_speed_and_a_timed_one_has
     assert throughput_metrics(counts)[named[0]] == 6e9
 
 
-def test_a_step_without_refills_replaced_none():
-    step = SimpleNamespace(total=torch.zeros(4, 2))
-    assert Filled(step, step).metrics() == {
-        "rollouts/generated": 8.0, "rollouts/trained": 8.0, "rollouts/refill_rounds": 0.0, "rollouts/replaced_frac": 0.0
-    }  # fmt: skip
-
-
 def test_groups_that_only_cut_completions_vary_teach_nothing():
     """Rewards 1, 1, 0 with the 0 cut off: without it the group has no variance, and dynamic sampling may replace it."""
     rewards = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     rollouts = Rollouts.pack([[1]] * 2, [[2]] * 6, [[-1.0]] * 6, [False, False, True] * 2, ["x"] * 6, 3, 0)
     batch = PromptBatch([Prompt("p", (), "")] * 2, [[1]] * 2, [0, 1])
-    masked, plain = (SampledStep(batch, rollouts, {"math": rewards}, rewards, masks) for masks in (True, False))
+    masked, plain = (
+        GradedGroups(batch, rollouts, {"math": rewards}, rewards, [0, 0], masks) for masks in (True, False)
+    )
     assert (masked.varied.tolist(), plain.varied.tolist()) == ([False, True], [True, True])
-    for step in (SampledStep.join([masked, masked]), masked.of_groups([0, 1])):
+    for step in (GradedGroups.join([masked, masked]), masked.of_groups([0, 1])):
         assert step.masks_truncated
     torch.testing.assert_close(masked.compared, torch.tensor([[1.0, 1.0, NAN], [1.0, 0.0, NAN]]), equal_nan=True)
     assert Completions.of(masked).metrics(0)["groups/effective"] == 1
