@@ -8,21 +8,21 @@ from typing import Any
 from signal_tasks import Finding
 
 from saerl_lightning.causal.figures import bars, line
-from saerl_lightning.data.scores import Score
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.study.report.section import Section
 
 
-def score(finding: Finding) -> Score:
+def score(finding: Finding) -> Interval:
     """Spearman of a finding."""
-    return Score(*(finding.numbers[f"spearman{end}"] for end in ("", "_low", "_high")))
+    return Interval(*(finding.numbers[f"spearman{end}"] for end in ("", "_low", "_high")))
 
 
-def shown(value: Score, form: str = ".3f") -> str:
+def shown(value: Interval, form: str = ".3f") -> str:
     """A value and its interval."""
     return f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
 
 
-def figure(lines: Mapping[str, Sequence[tuple[int, Score]]], what: str) -> dict[str, Any]:
+def figure(lines: Mapping[str, Sequence[tuple[int, Interval]]], what: str) -> dict[str, Any]:
     """One line a name over the steps, with intervals; what is of the old probe is dashed."""
     traces = []
     for place, (name, points) in enumerate(lines.items()):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
-from saerl_lightning.data.scores import Score, bootstrap
+from saerl_lightning.data.scores import Interval, bootstrap
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.cache import CachedSignals
 from saerl_lightning.signals.hidden import HiddenSignals
@@ -92,7 +92,7 @@ def token_sums(sae: Any, hidden: Float[torch.Tensor, "n d"]) -> Float[np.ndarray
     return torch.cat(rows).cpu().numpy() if rows else np.zeros((0, 3 + hidden.shape[1]))
 
 
-def explained_variance(sums: Float[np.ndarray, "P k"]) -> Score:
+def explained_variance(sums: Float[np.ndarray, "P k"]) -> Interval:
     """1 - E|x - y|^2 / (E|x|^2 - |E x|^2) over all tokens, with its interval over prompts.
 
     Args:

@@ -15,7 +15,7 @@ from signal_measures import mean, rank_agreement
 from signal_tables import TABLES, cell
 from signal_tasks import Finding
 
-from saerl_lightning.data.scores import Score, Statistic, agreement, bootstrap
+from saerl_lightning.data.scores import Interval, Statistic, agreement, bootstrap
 from saerl_lightning.study.report.section import Section
 
 FRESH, OLD_ROWS, OLD_PROBE = "difficulty elastic net", "old probe, old features", "old probe"
@@ -29,7 +29,7 @@ class Step:
     step: int
     measured: Measured  # (n,)
     found: Mapping[str, Mapping[str, Finding]]  # by signal, by task
-    explained: Score  # variance of the activations, by the SAE of step 0
+    explained: Interval  # variance of the activations, by the SAE of step 0
 
 
 def sections(steps: Sequence[Step], about: str) -> dict[str, Section]:
@@ -122,7 +122,7 @@ def half_of(measured: Measured) -> float:
     return agreement(measured.first, measured.second)["spearman"].value
 
 
-def corrected(first: Measured, now: Measured) -> Score:
+def corrected(first: Measured, now: Measured) -> Interval:
     """Spearman's correlation of two measurements over the square root of their reliabilities' product."""
     between = rank_agreement(now.difficulty, first.difficulty)
     halves = [rank_agreement(each.first, each.second) for each in (first, now)]
@@ -198,7 +198,7 @@ def old_probe_section(steps: Sequence[Step], about: str) -> Section:
         "old probe - fitted anew",
         "R² of the old probe, features of now",
     ]
-    lines: dict[str, list[tuple[int, Score]]] = {}
+    lines: dict[str, list[tuple[int, Interval]]] = {}
     for task, name in ((FRESH, "fitted anew"), (OLD_ROWS, "old probe, old features"), (OLD_PROBE, "old probe")):
         for signal in (signal for signal in (SUBJECT, "hidden") if signal in steps[0].found):
             lines[f"{signal}, {name}"] = [(each.step, score(each.found[signal][task])) for each in steps]
@@ -215,7 +215,7 @@ def old_probe_section(steps: Sequence[Step], about: str) -> Section:
     )
 
 
-def difference(step: Step, signal: str, one: str, other: str) -> Score:
+def difference(step: Step, signal: str, one: str, other: str) -> Interval:
     """Spearman of one finding less that of another, on the same draws of prompts."""
     found = step.found[signal]
     a, b = (_spearman(step, found[task]) for task in (one, other))
@@ -233,7 +233,7 @@ def verdict(step: Step, signal: str) -> str:
     )
 
 
-def _compared(change: Score) -> str:
+def _compared(change: Interval) -> str:
     return "less than" if change.high < 0 else "more than" if change.low > 0 else "not told apart from"
 
 

@@ -28,7 +28,7 @@ from saerl_lightning.data.clustering import KMeansClusters
 from saerl_lightning.data.probe_fits import fold_of, out_of_fold
 from saerl_lightning.data.probes import Probe
 from saerl_lightning.data.scores import (
-    Score,
+    Interval,
     Statistic,
     agreement,
     bootstrap,
@@ -57,7 +57,7 @@ class Finding:
     predictions: np.ndarray  # (N,), empty where prompts get none
 
     @classmethod
-    def of(cls, scores: Mapping[str, Score], predictions: np.ndarray, **more: float) -> Finding:
+    def of(cls, scores: Mapping[str, Interval], predictions: np.ndarray, **more: float) -> Finding:
         """Spreads scores out into the value and the two ends of its interval."""
         numbers = dict(more)
         for name, score in scores.items():

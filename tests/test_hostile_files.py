@@ -20,7 +20,7 @@ from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.signals.sae_source import SAESource
 from saerl_lightning.study.costs import logged_steps
 from saerl_lightning.study.folder import read_about
-from saerl_lightning.study.report.gather import read_panels
+from saerl_lightning.study.report.gather import read_sections
 from saerl_lightning.study.report.publication import read_publication
 from saerl_lightning.study.results import read_stages
 from saerl_lightning.study.run_record import read_record
@@ -128,7 +128,7 @@ TAKING = {  # readers that make something of what is there, or of nothing
     "stages": (".json", _named("shared/stages.json", read_stages)),
     "record of a run": (".json", _named("run.json", lambda folder: read_record(folder, "grpo", 0, SPEC()))),
     "metrics": (".csv", _named("csv/version_0/metrics.csv", logged_steps)),
-    "section of a report": (".json", _named("notes/a.json", read_panels)),
+    "section of a report": (".json", _named("notes/a.json", read_sections)),
     "lock": (".json", Holder.read),
     "run folder": (".yaml", _named("config.yaml", lambda folder: RunFolder(folder)._state())),
     "digests": (".ckpt", _named("last.ckpt.sha256", lambda folder: _checked(folder / "last.ckpt"))),

@@ -116,3 +116,14 @@ def test_a_step_can_be_followed_in_one_sitting(tiny, tmp_path, monkeypatch):
     fit(module(tiny), data(), trainer(tmp_path, 1))
     print(f"a training step visits {len(visited)} files")
     assert 20 < len(visited) <= 32, sorted(visited)
+
+
+def test_a_class_name_means_one_thing():
+    """No public class is defined twice in the package: a name that two files give says nothing to who reads a third."""
+    defined: dict[str, list[str]] = {}
+    for file in FILES:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                defined.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert len(defined) > 200
+    assert not {name: files for name, files in defined.items() if len(files) > 1}

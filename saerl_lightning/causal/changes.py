@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
 from saerl_lightning.causal.sums import Question
-from saerl_lightning.data.scores import Score, bootstrap, spearman
+from saerl_lightning.data.scores import Interval, bootstrap, spearman
 
 WORD = re.compile(r"[A-Za-z]{3,}")
 # Words of the note itself. They are never injected, because the injected word could not be found among them.
@@ -70,7 +70,7 @@ def top_words(
     return chosen
 
 
-def mean_change(changes: Float[np.ndarray, " n"], seed: int = 0) -> Score:
+def mean_change(changes: Float[np.ndarray, " n"], seed: int = 0) -> Interval:
     """Mean change with its 95 % percentile interval by a bootstrap over questions.
 
     Args:
@@ -82,7 +82,7 @@ def mean_change(changes: Float[np.ndarray, " n"], seed: int = 0) -> Score:
 
 def change_agreement(
     predicted: dict[str, Float[np.ndarray, "K n"]], measured: Float[np.ndarray, "K n"], seed: int = 0
-) -> dict[str, Score]:
+) -> dict[str, Interval]:
     """Computes Spearman's correlation of predicted and measured changes over all edits, with 95 % intervals.
 
     The bootstrap draws a question together with all its edits, because edits of one question are not independent.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from saerl_lightning.causal.figures import bars, line
-from saerl_lightning.data.scores import Score
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_mapping
 from saerl_lightning.study.accuracy_intervals import accuracy_difference
@@ -155,8 +155,8 @@ def _figure(doses: Sequence[Dose]) -> dict[str, Any]:
     lines = []
     for place, name in enumerate(("weightiest features", "random features")):
         own = [each for each in doses if each.random is bool(place)]
-        scores = [Score(0.0, 0.0, 0.0)]  # without removed features the arm is the baseline
-        scores += [Score(each.against.value, each.against.low, each.against.high) for each in own]
+        scores = [Interval(0.0, 0.0, 0.0)]  # without removed features the arm is the baseline
+        scores += [Interval(each.against.value, each.against.low, each.against.high) for each in own]
         drawn = line(name, [0, *(each.count for each in own)], [score.value for score in scores], place)
         lines.append({**drawn, "error_y": bars(scores)})
     axes = {

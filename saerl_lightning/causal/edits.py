@@ -22,7 +22,7 @@ from saerl_lightning.causal.fitting import (
 )
 from saerl_lightning.causal.subject import MeasurementCache, Subject
 from saerl_lightning.causal.sums import Question, Sum, bigger_numbers, one_more_term, other_numbers
-from saerl_lightning.data.scores import Score
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.study.report.section import Section
 
 PLEASE = "Please compute {}."
@@ -70,7 +70,7 @@ def edited(sums: Sequence[Sum], seed: int) -> dict[str, list[Question]]:
     }
 
 
-def _follows(together: Mapping[str, Score]) -> str:
+def _follows(together: Mapping[str, Interval]) -> str:
     score = together[SAE]
     verdict = "follows" if above_zero(score) else "runs against" if below_zero(score) else "was not seen to follow"
     other = {name.removeprefix(f"{SAE} - "): each for name, each in together.items() if name.startswith(f"{SAE} - ")}

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from saerl_lightning.causal.feature_zeroing import Zeroed
-from saerl_lightning.data.scores import Score
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page.charts import COLOURS, MARKS
 
 APART = 0.16  # distance between the series of one row
 
 
-def dots(changes: Mapping[str, Mapping[str, Score]], unit: str) -> dict[str, Any]:
+def dots(changes: Mapping[str, Mapping[str, Interval]], unit: str) -> dict[str, Any]:
     """Draws values with their intervals: one row a kind, one mark a series.
 
     Args:
@@ -47,7 +47,9 @@ def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
     """Draws Kendall's tau against the number of zeroed features, on a logarithmic axis."""
     counts = [each.count for each in zeroed]
     means = [float(each.random.mean()) for each in zeroed]
-    ranges = [Score(mean, float(z.random.min()), float(z.random.max())) for z, mean in zip(zeroed, means, strict=True)]
+    ranges = [
+        Interval(mean, float(z.random.min()), float(z.random.max())) for z, mean in zip(zeroed, means, strict=True)
+    ]
     data = [
         line("top, same weights", counts, [each.top for each in zeroed], 0, "solid"),
         line("top, fitted anew", counts, [each.refitted for each in zeroed], 2, "dot"),
@@ -73,7 +75,7 @@ def line(name: str, x: list[int], y: list[float], place: int, dash: str = "solid
     }
 
 
-def bars(values: Sequence[Score]) -> dict[str, Any]:
+def bars(values: Sequence[Interval]) -> dict[str, Any]:
     """Error bars from the ends of intervals, of length 0 if there is no interval."""
     ends = {"array": [v.high - v.value for v in values], "arrayminus": [v.value - v.low for v in values]}
     finite = {name: [each if np.isfinite(each) else 0.0 for each in lengths] for name, lengths in ends.items()}

@@ -18,7 +18,7 @@ from saerl_lightning.causal.subject import MeasurementCache, Subject, measure, p
 from saerl_lightning.causal.sums import Question, draw_sums
 from saerl_lightning.data.probe_fits import LinearFit, out_of_fold
 from saerl_lightning.data.probes import ElasticNetProbe, Probe, RidgeProbe
-from saerl_lightning.data.scores import Score, agreement
+from saerl_lightning.data.scores import Interval, agreement
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.hidden import HiddenSignals
 from saerl_lightning.signals.source import Features, SignalSource
@@ -45,7 +45,7 @@ class Rater:
     name: str
     signals: SignalSource
     fit: LinearFit
-    spearman: Score  # of out-of-fold predictions with the labels
+    spearman: Interval  # of out-of-fold predictions with the labels
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Changes:
             rows[SAE],
         )
 
-    def scores(self, seed: int) -> dict[str, dict[str, Score]]:
+    def scores(self, seed: int) -> dict[str, dict[str, Interval]]:
         """Mean change for every kind of edit: predicted by each probe, then measured."""
         columns = {**self.predicted, MEASURED: self.measured}
         return {
@@ -160,7 +160,7 @@ def fitting_sums(count: int, tested: Sequence[Question], seed: int) -> list[Ques
     return found
 
 
-def interval(score: Score) -> str:
+def interval(score: Interval) -> str:
     """Writes a value with its interval for a cell of a table."""
     return f"{score.value:+.2f} [{score.low:+.2f}, {score.high:+.2f}]"
 
@@ -189,16 +189,16 @@ def setting(fitting: Fitting, samples: int, seed: int) -> str:
     )
 
 
-def above_zero(score: Score) -> bool:
+def above_zero(score: Interval) -> bool:
     """Whether the whole interval is above 0."""
     return score.low > 0
 
 
-def below_zero(score: Score) -> bool:
+def below_zero(score: Interval) -> bool:
     """Whether the whole interval is below 0."""
     return score.high < 0
 
 
-def excludes_zero(score: Score) -> bool:
+def excludes_zero(score: Interval) -> bool:
     """Whether the interval does not contain 0."""
     return above_zero(score) or below_zero(score)

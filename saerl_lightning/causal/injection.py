@@ -36,7 +36,7 @@ from saerl_lightning.causal.fitting import (
 from saerl_lightning.causal.subject import MeasurementCache, Subject, prompts
 from saerl_lightning.causal.sums import Question, Sum
 from saerl_lightning.data.features import equally_active, row_count, top_columns, without
-from saerl_lightning.data.scores import Score
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.model import encode
@@ -185,7 +185,7 @@ def _active(changes: Changes, kind: int, columns: Int[np.ndarray, " j"] | None) 
     return f"{counts[:n].mean():.1f}, {counts[(kind + 1) * n : (kind + 2) * n].mean():.1f} of {len(columns)}"
 
 
-def _injection_result(changes: Changes, scores: Mapping[str, Mapping[str, Score]], seed: int) -> str:
+def _injection_result(changes: Changes, scores: Mapping[str, Mapping[str, Interval]], seed: int) -> str:
     moved = [kind for kind in scores if excludes_zero(scores[kind][SAE])]
     still = [kind for kind in moved if not excludes_zero(scores[kind][MEASURED])]
     told = f"The SAE probe's d moved under {several(moved)}; " + (

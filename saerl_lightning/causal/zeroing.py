@@ -19,7 +19,7 @@ from saerl_lightning.data.features import row_count
 from saerl_lightning.data.labels import read_label, require_features, sample_labelled
 from saerl_lightning.data.probe_fits import LinearFit, out_of_fold
 from saerl_lightning.data.probes import ElasticNetProbe
-from saerl_lightning.data.scores import Score, agreement
+from saerl_lightning.data.scores import Interval, agreement
 from saerl_lightning.errors import InputError
 from saerl_lightning.progress import Bar
 from saerl_lightning.records import Prompt
@@ -85,7 +85,7 @@ def zeroing(labelled: Labelled, seed: int) -> Section:
     return Section("Features zeroed", text, header, [_zeroed_row(each) for each in zeroed], lines(zeroed))
 
 
-def _hangs(zeroed: Sequence[Zeroed], whole: Score) -> str:
+def _hangs(zeroed: Sequence[Zeroed], whole: Interval) -> str:
     last = zeroed[-1]
     below = [each.count for each in zeroed if each.top < each.random.min()]
     verdict = f"below every random draw for {several(below)} zeroed" if below else "never below every random draw"

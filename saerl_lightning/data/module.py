@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
-from saerl_lightning.data.planning import Planner, idle_slots, made_once
+from saerl_lightning.data.planning import SLOTS, Planner, idle_slots, made_once
 from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.data.serving import PlannedPool, PromptLoader, PromptPool
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet, require_set_names
@@ -95,7 +95,7 @@ class PromptDataModule(EvaluationDataModule):
         self.chat = chat
         self.signals = signals
         self.signal_cache = signal_cache
-        slots = {"filtering": filtering, "clustering": clustering, "curriculum": curriculum, "mixing": mixing}
+        slots = dict(zip(SLOTS, (filtering, clustering, curriculum, mixing), strict=True))
         slots |= {f"extra.{i}": callback for i, callback in enumerate(extra or [])}
         self.operations: dict[str, DataCallback] = {name: c for name, c in slots.items() if c is not None}
         self.shuffle_seed = shuffle_seed

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Slots of the four operations, in the order in which they are applied. Operations of `data.extra` follow.
+SLOTS = ("filtering", "clustering", "curriculum", "mixing")
+
 
 @dataclass(frozen=True)
 class Planner:

@@ -26,7 +26,7 @@ from saerl_lightning.data.probe_fits import (
     fit_trees,
     require_learnable,
 )
-from saerl_lightning.data.scores import Score, agreement
+from saerl_lightning.data.scores import Interval, agreement
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import CountFrom2, Positive, PositiveShare, Range, Seed, require_in_range
 from saerl_lightning.records import Prompt
@@ -46,7 +46,7 @@ class Prediction:
     # Labelled prompts, their copies and their duplicates are rated by fits without their labels.
     values: Float[np.ndarray, " N"]
     rows: Int[np.ndarray, " n"]  # labelled prompts that the probe learned from
-    scores: dict[str, Score]  # of the labelled prompts' ratings: r2, pearson, spearman, for 0/1 labels also auc
+    scores: dict[str, Interval]  # of the labelled prompts' ratings: r2, pearson, spearman, for 0/1 labels also auc
     nonzero: int  # number of feature columns that are used
 
     @property

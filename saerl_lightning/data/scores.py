@@ -24,15 +24,22 @@ Statistic = Callable[[Int[np.ndarray, "D n"]], Float[np.ndarray, " D"]]
 
 
 @dataclass(frozen=True)
-class Score:
-    """A value with its 95 % percentile bootstrap interval over prompts."""
+class Interval:
+    """A value with its 95 % interval; NaN if there is none."""
 
-    value: float
-    low: float
-    high: float
+    value: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return bool(np.isfinite([self.low, self.high]).all())
 
 
-def agreement(predictions: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"], seed: int = 0) -> dict[str, Score]:
+def agreement(
+    predictions: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"], seed: int = 0
+) -> dict[str, Interval]:
     """Scores predictions that were made without knowledge of their labels.
 
     Args:
@@ -58,7 +65,7 @@ def partial_spearman(
     labels: Float[np.ndarray, " n"],
     covariates: Real[np.ndarray, "n C"],
     seed: int = 0,
-) -> Score:
+) -> Interval:
     """Computes Spearman's correlation of predictions and labels after the covariates' ranks are regressed out.
 
     Args:
@@ -78,7 +85,7 @@ def partial_spearman(
     return bootstrap({"partial": statistic}, len(labels), seed)["partial"]
 
 
-def bootstrap(statistics: Mapping[str, Statistic], n: int, seed: int = 0) -> dict[str, Score]:
+def bootstrap(statistics: Mapping[str, Statistic], n: int, seed: int = 0) -> dict[str, Interval]:
     """Computes a 95 % percentile bootstrap interval of each statistic, by drawing n prompts with replacement.
 
     Args:
@@ -95,7 +102,7 @@ def bootstrap(statistics: Mapping[str, Statistic], n: int, seed: int = 0) -> dic
             parts[name].append(statistic(counts))
     once = np.ones((1, n), dtype=np.int64)
     return {
-        name: Score(float(statistic(once)[0]), *_percentile_interval(np.concatenate(parts[name])))
+        name: Interval(float(statistic(once)[0]), *_percentile_interval(np.concatenate(parts[name])))
         for name, statistic in statistics.items()
     }
 

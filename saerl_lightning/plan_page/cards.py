@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saerl_lightning.plan_page.ledger import excerpt
-from saerl_lightning.plan_page.planned import PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan
 
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
@@ -198,7 +198,7 @@ class Card:
         return f"{self.number} {', '.join(self.words[:2])}".strip()
 
 
-def make_cards(run: PlannedRun) -> list[Card]:
+def make_cards(run: MadePlan) -> list[Card]:
     """Describes the clusters, the largest first; returns [] without clusters.
 
     Without feature rows, cards list no features, and the examples have medium difficulty.
@@ -214,7 +214,7 @@ def make_cards(run: PlannedRun) -> list[Card]:
     return [_card(run, number, np.flatnonzero(group == number), words[number], features) for number in shown]
 
 
-def _features(run: PlannedRun, group: Int[np.ndarray, " N"]) -> dict[int, list[FeatureEffect]]:
+def _features(run: MadePlan, group: Int[np.ndarray, " N"]) -> dict[int, list[FeatureEffect]]:
     if run.features is None:
         return {}
     rows = np.arange(len(group))
@@ -224,7 +224,7 @@ def _features(run: PlannedRun, group: Int[np.ndarray, " N"]) -> dict[int, list[F
 
 
 def _card(
-    run: PlannedRun,
+    run: MadePlan,
     number: int,
     members: Int[np.ndarray, " n"],
     words: list[str],
@@ -245,7 +245,7 @@ def _card(
     )
 
 
-def _typical(run: PlannedRun, members: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+def _typical(run: MadePlan, members: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     if run.features is not None:
         return nearest_to_centre(run.features, members)
     ordered = members[np.argsort(run.ledger.difficulty[members], kind="stable")]
@@ -253,6 +253,6 @@ def _typical(run: PlannedRun, members: Int[np.ndarray, " n"]) -> Int[np.ndarray,
     return ordered[middle : middle + 3]
 
 
-def _example(run: PlannedRun, row: int) -> Example:
+def _example(run: MadePlan, row: int) -> Example:
     prompt = run.prompts[row]
     return Example(prompt.uid, prompt.topic or "", float(run.ledger.difficulty[row]), excerpt(prompt.text, EXAMPLE))

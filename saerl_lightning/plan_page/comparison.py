@@ -30,7 +30,7 @@ class Mover:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PlanComparison:
     """A comparison of a plan with another one. A number is NaN if either plan has nothing to compare."""
 
     digests: tuple[str, str]  # other plan, this plan
@@ -56,7 +56,7 @@ class Comparison:
         return self.digests[0] == self.digests[1]
 
 
-def compare(before: Ledger, after: Ledger) -> Comparison:
+def compare(before: Ledger, after: Ledger) -> PlanComparison:
     """Compares a plan (`after`) with another one (`before`) over the same prompts. The prompts may be in any order.
 
     Raises:
@@ -66,7 +66,7 @@ def compare(before: Ledger, after: Ledger) -> Comparison:
     fates = Counter(zip(before.fate[rows].tolist(), after.fate.tolist(), strict=True))
     both = before.served[rows] & after.served
     steps = before.batch[rows][both], after.batch[both]
-    return Comparison(
+    return PlanComparison(
         (before.digest, after.digest),
         (before.batches, after.batches),
         len(after),

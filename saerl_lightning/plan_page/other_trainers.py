@@ -17,7 +17,7 @@ from typing import Any
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import whole_folder, write_whole
 from saerl_lightning.plan_page.ledger import FILE
-from saerl_lightning.plan_page.planned import PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.records import Prompt
 
@@ -222,7 +222,7 @@ def require_export(folder: str | None, trainer: str | None) -> None:
         raise InputError(f"--export '{folder}' exists and is not empty; name a new folder, or remove this one first")
 
 
-def export_plan(folder: Path, trainer: str, run: PlannedRun, chat: ChatTemplate, group_size: int) -> list[str]:
+def export_plan(folder: Path, trainer: str, run: MadePlan, chat: ChatTemplate, group_size: int) -> list[str]:
     """Writes the planned prompts in a trainer's form, with the ledger and the trainer's settings beside them.
 
     Args:
@@ -251,7 +251,7 @@ def export_plan(folder: Path, trainer: str, run: PlannedRun, chat: ChatTemplate,
     return settings
 
 
-def in_order(run: PlannedRun, chat: ChatTemplate) -> list[PlannedPrompt]:
+def in_order(run: MadePlan, chat: ChatTemplate) -> list[PlannedPrompt]:
     """The prompts of whole batches, in the order in which they are served."""
     return [
         PlannedPrompt(run.prompts[row], [dict(each) for each in chat.messages(run.prompts[row])], row, batch)

@@ -17,9 +17,9 @@ import numpy as np
 from saerl_lightning.plan_page import charts, tables
 from saerl_lightning.plan_page.cards import make_cards
 from saerl_lightning.plan_page.charts import COLOURS, MARKS, colour, glyph
-from saerl_lightning.plan_page.comparison import Comparison
+from saerl_lightning.plan_page.comparison import PlanComparison
 from saerl_lightning.plan_page.ledger import Ledger, excerpt, versions
-from saerl_lightning.plan_page.planned import PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan
 from saerl_lightning.plan_page.projection import map_points, sample
 from saerl_lightning.plan_page.tables import count, number, share
 
@@ -56,14 +56,14 @@ SLOT_NOTES = {
 }
 
 
-def headline(run: PlannedRun) -> list[str]:
+def headline(run: MadePlan) -> list[str]:
     """Describes the plan in sentences, without the slots that are off."""
     ledger = run.ledger
     sentences = [_served(ledger), _clusters(ledger), _difficulty(ledger), _mixing(ledger)]
     return [sentence for sentence in sentences if sentence]
 
 
-def absences(run: PlannedRun) -> list[tuple[str, str]]:
+def absences(run: MadePlan) -> list[tuple[str, str]]:
     """Returns slots that have no effect on the plan or the page, with the reason."""
     missing = [(each.slot, f"{each.name} is on, but does nothing: {each.idle}.") for each in run.idle()]
     missing += [(slot, SLOT_NOTES[slot]) for slot in run.off()]
@@ -131,7 +131,7 @@ class BatchExcerpt:
     prompts: list[tuple[str, str, float]]  # topic, text, difficulty
 
 
-def batch_excerpts(run: PlannedRun) -> list[BatchExcerpt]:
+def batch_excerpts(run: MadePlan) -> list[BatchExcerpt]:
     """Returns prompts of the first, the middle and the last batch, or of fewer if there are fewer batches."""
     last = run.ledger.batches - 1
     steps = {"At the start": 0, "Half way": last // 2, "At the end": last}
@@ -141,7 +141,7 @@ def batch_excerpts(run: PlannedRun) -> list[BatchExcerpt]:
     return [BatchExcerpt(when, step + 1, _prompts(run, step)) for step, when in sorted(seen.items())]
 
 
-def _prompts(run: PlannedRun, step: int) -> list[tuple[str, str, float]]:
+def _prompts(run: MadePlan, step: int) -> list[tuple[str, str, float]]:
     rows = run.plan.batches()[step]
     chosen = rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)]
     difficulty = run.plan.difficulty
@@ -156,7 +156,7 @@ POINTS = 6000  # largest number of points on the map
 HOVER = 160  # largest number of characters of a prompt on the map
 
 
-def render(run: PlannedRun, arithmetic: Sequence[str] = (), compared: Comparison | None = None) -> str:
+def render(run: MadePlan, arithmetic: Sequence[str] = (), compared: PlanComparison | None = None) -> str:
     """Renders the plan page. Equal plans give equal pages.
 
     Args:
@@ -218,7 +218,7 @@ class OperationTable:
     rows: list[tuple[str, str, str, str]]  # name, value, interval, explanation
 
 
-def _operations(run: PlannedRun) -> list[OperationTable]:
+def _operations(run: MadePlan) -> list[OperationTable]:
     return [
         OperationTable(
             each.slot,
@@ -232,7 +232,7 @@ def _operations(run: PlannedRun) -> list[OperationTable]:
     ]
 
 
-def _figures(run: PlannedRun, names: dict[int, str]) -> dict[str, Any]:
+def _figures(run: MadePlan, names: dict[int, str]) -> dict[str, Any]:
     """Makes the charts for which the plan has data, as plotly's JSON."""
     ledger, figures = run.ledger, {}
     if run.rated:
@@ -255,7 +255,7 @@ def plain(figure: Figure) -> dict[str, Any]:
     return json.loads(written)
 
 
-def _map(run: PlannedRun, names: dict[int, str]) -> dict[str, Any] | None:
+def _map(run: MadePlan, names: dict[int, str]) -> dict[str, Any] | None:
     """Returns points for a sample of the pool, and the values to colour them by; None without feature rows."""
     if run.features is None or len(run.prompts) < 3:
         return None

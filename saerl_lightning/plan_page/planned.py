@@ -1,4 +1,4 @@
-"""PlannedRun: a plan with everything that its page and its tables show."""
+"""MadePlan: a plan with everything that its page and its tables show."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saerl_lightning.data.planning import SLOTS
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.plan_page.ledger import Ledger
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
-
-SLOTS = ("filtering", "clustering", "curriculum", "mixing")  # in the order of application
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class OperationReport:
 
 
 @dataclass(frozen=True, eq=False)
-class PlannedRun:
+class MadePlan:
     """A plan with the inputs it was made from.
 
     Args:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from saerl_lightning.plan_page.comparison import Comparison
+from saerl_lightning.plan_page.comparison import PlanComparison
 from saerl_lightning.plan_page.ledger import Ledger
-from saerl_lightning.plan_page.planned import PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan
 
 
 def count(value: float) -> str:
@@ -67,13 +67,13 @@ class Table:
     left: int = 1  # number of left-aligned columns (text); the others are numbers
 
 
-def summary(run: PlannedRun) -> list[Table]:
+def summary(run: MadePlan) -> list[Table]:
     """Makes the tables of a plan: overview, reasons for drops, clusters, and the operations' numbers."""
     tables = [overview(run), reasons(run.ledger), clusters(run.ledger), scores(run)]
     return [table for table in tables if table.rows]
 
 
-def overview(run: PlannedRun) -> Table:
+def overview(run: MadePlan) -> Table:
     """Makes the overview table, one fact per row."""
     ledger = run.ledger
     dropped, moved = (ledger.fate == "dropped").sum(), (ledger.mixed_from[ledger.served] >= 0).sum()
@@ -114,7 +114,7 @@ def clusters(ledger: Ledger) -> Table:
     )
 
 
-def scores(run: PlannedRun) -> Table:
+def scores(run: MadePlan) -> Table:
     """Lists the numbers that the operations report."""
     rows = [
         (operation.slot, operation.name, name, number(value), interval(*ends))
@@ -125,7 +125,7 @@ def scores(run: PlannedRun) -> Table:
     return Table("operations", "What the operations report", columns, rows, left=3)
 
 
-def comparison(compared: Comparison) -> list[Table]:
+def comparison(compared: PlanComparison) -> list[Table]:
     """Makes the tables that compare a plan with another one."""
     facts = [
         ("digest, other and this", " / ".join(compared.digests)),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.prompts.columns import TableColumns, TableRow
 from saerl_lightning.prompts.forms import Record
-from saerl_lightning.prompts.table import Row, Table
+from saerl_lightning.prompts.table import Row, RecordTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BATCH = 1000  # rows that are converted at once
 
 
-def table(path: Path, limit: int | None) -> Table:
+def table(path: Path, limit: int | None) -> RecordTable:
     """Reads a parquet or an Arrow file.
 
     Of a parquet file, only the columns that prompts are made of are read; others are read when a reward asks for them.
@@ -50,7 +50,7 @@ def mapped(path: Path) -> pa.Table:
         raise InputError(f"prompts file {path} is no readable Arrow file: {first_line(error)[:200]}") from error
 
 
-def from_arrow(content: pa.Table, name: str, origin: str, limit: int | None = None, stem: str | None = None) -> Table:
+def from_arrow(content: pa.Table, name: str, origin: str, limit: int | None = None, stem: str | None = None) -> RecordTable:
     """Makes a table of rows from an Arrow table.
 
     Args:
@@ -68,7 +68,7 @@ def from_arrow(content: pa.Table, name: str, origin: str, limit: int | None = No
         yield from _rows((row for batch in batches for row in batch.to_pylist()), columns, name)
 
     first = dict(TableRow(columns, 0)) if content.num_rows else {}
-    return Table(origin, stem or Path(name).stem, content.column_names, first, rows)
+    return RecordTable(origin, stem or Path(name).stem, content.column_names, first, rows)
 
 
 def _rows(contents: Iterator[Record], columns: TableColumns, name: str) -> Iterator[Row]:
@@ -91,7 +91,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"prompts file {path} is no readable parquet file: {first_line(error)}") from error
 
 
-def _parquet(path: Path, limit: int | None) -> Table:
+def _parquet(path: Path, limit: int | None) -> RecordTable:
     from pyarrow.parquet import ParquetFile
 
     stamp = _stamp(path)
@@ -111,6 +111,6 @@ def _parquet(path: Path, limit: int | None) -> Table:
         present = file.schema_arrow.names
     columns = TableColumns(present, read)
     first = next(contents(None), {})
-    return Table(
+    return RecordTable(
         str(path), path.stem, present, first, lambda needed: islice(_rows(contents(needed), columns, path.name), limit)
     )

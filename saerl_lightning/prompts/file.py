@@ -9,7 +9,7 @@ from pathlib import Path
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.prompts import arrow, lines, saved
 from saerl_lightning.prompts.source import PromptSource, Reading
-from saerl_lightning.prompts.table import Row, Table, checked_columns, prompts_from_table
+from saerl_lightning.prompts.table import Row, RecordTable, checked_columns, prompts_from_table
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Prompt
 
@@ -62,7 +62,7 @@ class FilePrompts(PromptSource):
         except OSError as error:  # for example, no permission or a damaged disk
             raise InputError(f"prompts file {path} can't be read: {error.strerror or first_line(error)}") from error
 
-    def _table(self, path: Path) -> Table:
+    def _table(self, path: Path) -> RecordTable:
         if saved.is_saved(path):
             return saved.table(path, self.split, self.limit)
         if self.split is not None:
@@ -84,7 +84,7 @@ class FilePrompts(PromptSource):
             )
         return self._texts(path)
 
-    def _texts(self, path: Path) -> Table:
+    def _texts(self, path: Path) -> RecordTable:
         """Reads rows of text one by one. The columns are those of the first rows, or of all if a mapped one is not there."""
         rows = islice(lines.READERS[path.suffix](path), self.limit)
         head = list(islice(rows, HEAD))
@@ -100,7 +100,7 @@ class FilePrompts(PromptSource):
             yield from head
             yield from rows
 
-        return Table(str(path), path.stem, present, first, all_rows)
+        return RecordTable(str(path), path.stem, present, first, all_rows)
 
 
 def _columns(rows: Iterable[Row]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_json
 from saerl_lightning.prompts.arrow import from_arrow, mapped
-from saerl_lightning.prompts.table import Table
+from saerl_lightning.prompts.table import RecordTable
 
 STATE = "state.json"  # beside the Arrow files of a Dataset
 SPLITS = "dataset_dict.json"  # beside the folders of a DatasetDict's splits
@@ -21,7 +21,7 @@ def is_saved(path: Path) -> bool:
     return (path / STATE).is_file() or (path / SPLITS).is_file()
 
 
-def table(path: Path, split: str | None, limit: int | None) -> Table:
+def table(path: Path, split: str | None, limit: int | None) -> RecordTable:
     """Reads a saved data set, mapped into memory.
 
     Args:

@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class RecordTable:
     """A table of a source, with the names that error messages need."""
 
     origin: str  # source as the user named it
@@ -57,7 +57,7 @@ def checked_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     return dict(columns or {})
 
 
-def prompts_from_table(table: Table, columns: Mapping[str, str] | None) -> Reading:
+def prompts_from_table(table: RecordTable, columns: Mapping[str, str] | None) -> Reading:
     """Converts rows to prompts, in the same order.
 
     Args:
@@ -107,7 +107,7 @@ def _short(value: object, length: int = 30) -> str:
     return ascii(line if len(line) <= length else line[: length - 1] + "…")[1:-1].replace("\\u2026", "…")
 
 
-def _unknown(table: Table, layout: Layout) -> str:
+def _unknown(table: RecordTable, layout: Layout) -> str:
     """Says that the form of a table is not known, with its first row and the flags that map its columns."""
     spare = [name for name in table.columns if name not in layout.paths.values()] or ["COLUMN"]
     missing = [] if {"prompt", "messages"} & layout.paths.keys() else ["prompt"]
@@ -122,7 +122,7 @@ def _unknown(table: Table, layout: Layout) -> str:
     )
 
 
-def _said(table: Table, layout: Layout, known: Sequence[Layout], given: Mapping[str, str], count: int) -> str:
+def _said(table: RecordTable, layout: Layout, known: Sequence[Layout], given: Mapping[str, str], count: int) -> str:
     """Says in one line as what the rows were read, what else they fit, and what is left for rewards."""
     used = set(layout.columns(table.columns))
     others = [name for name in table.columns if name not in used]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saerl_lightning import shipped
+from saerl_lightning.data.planning import SLOTS
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.files import write_whole
 from saerl_lightning.study.dashboard_panels import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
@@ -23,9 +24,6 @@ from saerl_lightning.training.loggers import has_key
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
-
-
-SLOTS = ("filtering", "clustering", "curriculum", "mixing")
 
 
 def dashboard(study: str, entity: str | None = None, project: str = "saerl_lightning", out: str | None = None) -> None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.study import statistics
 from saerl_lightning.study.accuracy_intervals import accuracy_difference
 from saerl_lightning.study.curves import TARGET, area, pseudo_times, steps_to_target
-from saerl_lightning.study.questions import Key, Question, accuracies, measured_sets
-from saerl_lightning.study.report.facts import MISSING, UNITS, Curve, Effect, Estimate, Measure
+from saerl_lightning.study.questions import Key, QuestionAccuracy, accuracies, measured_sets
+from saerl_lightning.study.report.facts import MISSING, UNITS, Curve, Effect, Measure
 from saerl_lightning.study.report.numbers import StudyNumbers
 from saerl_lightning.study.statistics import holm
 
@@ -37,7 +38,7 @@ class CurveSummary:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StudyComparison:
     """Results computed from the curves and questions of all runs."""
 
     primary: Sequence[str]
@@ -52,7 +53,7 @@ Points = list[tuple[int, float]]
 Spent = Mapping[int, float]  # amount spent up to each step
 
 
-def compare(study: StudyNumbers) -> Comparison:
+def compare(study: StudyNumbers) -> StudyComparison:
     """Compares every arm with the baseline, and corrects the primary family by Holm's method."""
     spec, questions = study.spec, study.questions
     points = {run.key: run.curve(spec.metric) for run in study.runs}
@@ -74,7 +75,7 @@ def compare(study: StudyNumbers) -> Comparison:
             effects += [_time(pair, measure, spent[measure]) for measure in SPENT]
     curves = [curve for arm in spec.arms if (curve := _curve(arm, finished)) is not None]
     caveats = _caveats(study, finished, len(primary))
-    return Comparison(primary, target, measured, curves, _by_measure(_corrected(effects, family)), caveats)
+    return StudyComparison(primary, target, measured, curves, _by_measure(_corrected(effects, family)), caveats)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _target(baseline: Sequence[Points]) -> float:
     return start + TARGET * (end - start) if end > start else MISSING
 
 
-def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[Question]], alpha: float) -> Effect:
+def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[QuestionAccuracy]], alpha: float) -> Effect:
     """Estimates the difference at the end, over seeds and, if the metric is a mean over questions, over questions.
 
     The detectable difference is that of a test at level `alpha`, with these seeds and with twice as many.
@@ -157,7 +158,7 @@ def _effect(
         pair.arm,
         float(np.mean(arm)),
         float(np.mean(baseline)),
-        Estimate(found.value, found.low, found.high),
+        Interval(found.value, found.low, found.high),
         len(pair.seeds),
         found.p,
         p_flips=statistics.sign_flip_p(arm, baseline) if len(arm) <= statistics.EXACT_PAIRS else MISSING,

@@ -21,7 +21,7 @@ from saerl_lightning.study.results import RunResult
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionAccuracy:
     """A question of a run's last evaluation, with its accuracy."""
 
     set: str
@@ -35,7 +35,7 @@ Key = tuple[str, int]  # arm and seed
 TEST = "test/"  # prefix of the names of test sets
 
 
-def last_questions(run: RunResult) -> list[Question]:
+def last_questions(run: RunResult) -> list[QuestionAccuracy]:
     """Reads the questions of each set's last evaluation, by set and uid, without those whose grader failed."""
     frame = run.questions()
     listed: list[dict[str, Any]] = frame.to_dict("records")
@@ -44,14 +44,16 @@ def last_questions(run: RunResult) -> list[Question]:
         last[row["set"]] = max(last.get(row["set"], 0), int(row["step"]))
     rows = [row for row in listed if row["step"] == last[row["set"]]]
     found = [
-        Question(str(row["set"]), str(row["uid"]), _name(row["topic"]), _name(row["level"]), float(row["accuracy"]))
+        QuestionAccuracy(
+            str(row["set"]), str(row["uid"]), _name(row["topic"]), _name(row["level"]), float(row["accuracy"])
+        )
         for row in rows
         if np.isfinite(row["accuracy"])
     ]
     return sorted(found, key=lambda each: (each.set, each.uid))
 
 
-def groups(questions: Mapping[Key, Sequence[Question]]) -> list[Group]:
+def groups(questions: Mapping[Key, Sequence[QuestionAccuracy]]) -> list[Group]:
     """Computes accuracies of every set, and of its topics and levels if it has several; means over an arm's runs."""
     listed = [(key, each) for key, own in questions.items() for each in own]
     sets = list(dict.fromkeys(each.set for _, each in listed))
@@ -59,7 +61,7 @@ def groups(questions: Mapping[Key, Sequence[Question]]) -> list[Group]:
     found = [*_macros(found), *found]
     for kind in ("topic", "level"):
         for name in sets:
-            by_value: dict[str, list[tuple[Key, Question]]] = defaultdict(list)
+            by_value: dict[str, list[tuple[Key, QuestionAccuracy]]] = defaultdict(list)
             for key, each in listed:
                 if each.set == name:
                     by_value[each.topic if kind == "topic" else each.level].append((key, each))
@@ -83,7 +85,7 @@ def measured_sets(metric: str, known: Sequence[str]) -> list[str]:
 
 
 def accuracies(
-    questions: Mapping[Key, Sequence[Question]], arms: Sequence[str], seeds: Sequence[int], sets: Sequence[str]
+    questions: Mapping[Key, Sequence[QuestionAccuracy]], arms: Sequence[str], seeds: Sequence[int], sets: Sequence[str]
 ) -> list[dict[str, Float[np.ndarray, "S Q"]]]:
     """Builds each arm's accuracies by set, (S, Q), from the questions that all these runs have graded.
 
@@ -111,7 +113,7 @@ def accuracies(
     ]
 
 
-def _group(kind: str, name: str, rows: Iterable[tuple[Key, Question]]) -> Group:
+def _group(kind: str, name: str, rows: Iterable[tuple[Key, QuestionAccuracy]]) -> Group:
     by_run: dict[Key, list[float]] = defaultdict(list)
     uids: set[str] = set()
     for key, each in rows:

@@ -15,7 +15,7 @@ from saerl_lightning.data.callback import Filtering
 from saerl_lightning.evaluation.metrics import SampledAccuracy
 from saerl_lightning.files import whole_file
 from saerl_lightning.plan_page.ledger import COLUMNS, FILE, Ledger
-from saerl_lightning.plan_page.planned import OperationReport, PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan, OperationReport
 from saerl_lightning.plan_page.tables import summary
 from saerl_lightning.ranges import Count, CountFrom0, require_in_range
 from saerl_lightning.training.distributed import gather_objects
@@ -123,10 +123,10 @@ def planning(trainer: lightning.Trainer) -> PromptDataModule | None:
     return cast("PromptDataModule", datamodule) if hasattr(type(datamodule), "planned") else None
 
 
-def planned_run(datamodule: PromptDataModule) -> PlannedRun:
+def planned_run(datamodule: PromptDataModule) -> MadePlan:
     """What there is to report of a datamodule whose plan is made."""
     signals = datamodule.signals
-    return PlannedRun(
+    return MadePlan(
         datamodule.pool.prompts,
         datamodule.plan,
         datamodule.planned.digest,
@@ -146,7 +146,7 @@ def planned_run(datamodule: PromptDataModule) -> PlannedRun:
     )
 
 
-def log_tables(loggers: Iterable[Logger], run: PlannedRun, rows: int) -> None:
+def log_tables(loggers: Iterable[Logger], run: MadePlan, rows: int) -> None:
     """Gives W&B the summary's tables and at most `rows` rows of the ledger; other loggers have no tables."""
     for logger in loggers:
         if not isinstance(logger, WandbLogger):

@@ -21,7 +21,7 @@ from saerl_lightning.plan_page.comparison import compare
 from saerl_lightning.plan_page.ledger import FILE, PAGE, Ledger, require_place, write_plan
 from saerl_lightning.plan_page.other_trainers import SETTINGS, export_plan, require_export
 from saerl_lightning.plan_page.page import render
-from saerl_lightning.plan_page.planned import PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.training.arithmetic import BatchArithmetic
 from saerl_lightning.training.grpo import GRPOModule
@@ -77,7 +77,7 @@ def _plan_into(
     trainer: lightning.Trainer,
     other: Ledger | None,
     arithmetic: BatchArithmetic | None,
-) -> PlannedRun:
+) -> MadePlan:
     datamodule.tokenizer = model.tokenizer
     datamodule.keep_features = True
     datamodule.set_up_plan()

@@ -16,12 +16,12 @@ from drift_tables import FRESH, OLD_PROBE, OLD_ROWS, Step, corrected, difference
 from saerl_lightning.data import scores
 from saerl_lightning.data.probe_fits import Fit, out_of_fold
 from saerl_lightning.data.probes import ELASTIC_NET, Probe
-from saerl_lightning.data.scores import Score, spearman
+from saerl_lightning.data.scores import Interval, spearman
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.labels import PassRate
 from saerl_lightning.sae.metrics import Reconstruction
 from saerl_lightning.signals.source import SignalSource
-from saerl_lightning.study.report.gather import read_panels
+from saerl_lightning.study.report.gather import read_sections
 from tests.benchmarks.drift_prompts import prompts_of
 
 N = 120
@@ -157,7 +157,7 @@ def test_sections_are_read_by_the_report_and_say_what_was_found(asked, tmp_path)
     (tmp_path / "drift").mkdir()
     for name, each in made.items():
         each.write(tmp_path / "drift" / f"{name}.json")
-    panels = read_panels(tmp_path)
+    panels = read_sections(tmp_path)
     assert [len(panel.rows) for panel in panels] == [2, 4, 4]
     assert all(len(row) == len(panel.columns) for panel in panels for row in panel.rows)
     lines = {trace["name"]: trace["y"] for trace in panels[1].figure["data"]}
@@ -171,7 +171,7 @@ def test_reliability_by_hand():
     assert whole(0.5) == pytest.approx(2 / 3) and whole(1.0) == 1.0 and whole(-0.2) == 0.0
     clean = Measured(DIFFICULTY, DIFFICULTY, DIFFICULTY)
     other = Measured(ROWS[:, 1], ROWS[:, 1], ROWS[:, 1])
-    assert corrected(clean, clean) == Score(pytest.approx(1), pytest.approx(1), pytest.approx(1))
+    assert corrected(clean, clean) == Interval(pytest.approx(1), pytest.approx(1), pytest.approx(1))
     assert corrected(clean, other).value == pytest.approx(spearman(DIFFICULTY, ROWS[:, 1]))  # no noise, no correction
     noise = np.random.default_rng(1).normal(0, 15, size=(4, N))
     noisy = [Measured(DIFFICULTY + a, DIFFICULTY + b, DIFFICULTY + (a + b) / 2) for a, b in (noise[:2], noise[2:])]

@@ -244,7 +244,7 @@ def test_a_model_that_can_do_no_sum_is_refused(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_three_tests_from_the_verb_to_the_report(tiny, tmp_path, monkeypatch):
-    from saerl_lightning.study.report.gather import read_panels
+    from saerl_lightning.study.report.gather import read_sections
 
     monkeypatch.setattr(Subject, "pass_rates", played)
     monkeypatch.setattr("saerl_lightning.causal.zeroing.ZEROED", (1, 2))
@@ -252,7 +252,7 @@ def test_three_tests_from_the_verb_to_the_report(tiny, tmp_path, monkeypatch):
     causal(str(tmp_path), *tiny, **settings)
     sections = {path.stem: json.loads(path.read_text()) for path in sorted((tmp_path / "causal").glob("*.json"))}
     assert list(sections) == ["1-injection", "2-edits", "3-zeroing"]
-    assert [panel.title for panel in read_panels(tmp_path)] == [each["title"] for each in sections.values()]
+    assert [panel.title for panel in read_sections(tmp_path)] == [each["title"] for each in sections.values()]
     injected = {row[0]: row[1:] for row in sections["1-injection"]["rows"]}
     assert injected["random words"][3].startswith("+0.00")  # the same numbers, the same luck: nothing was measured
     assert not injected["random words"][2].startswith("+0.00")  # but the length probe takes the note for something

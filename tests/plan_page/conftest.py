@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from saerl_lightning.plan import SamplePlan
-from saerl_lightning.plan_page.planned import OperationReport, PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan, OperationReport
 from saerl_lightning.records import Prompt
 
 HOSTILE = '</script><script>document.title="broken"</script><img src="http://elsewhere.invalid/x" onerror="alert(1)">'
@@ -23,7 +23,7 @@ def make_prompts(count: int) -> list[Prompt]:
     return prompts
 
 
-def make_run(count: int = 60, batch_size: int = 4) -> PlannedRun:
+def make_run(count: int = 60, batch_size: int = 4) -> MadePlan:
     """Clusters are the subjects, difficulty is the position, quality drops two prompts, mixing moved two."""
     prompts = make_prompts(count)
     position = np.arange(count)
@@ -43,9 +43,9 @@ def make_run(count: int = 60, batch_size: int = 4) -> PlannedRun:
         OperationReport("clustering", "KMeansClusters", {"clusters": 3.0}),
         OperationReport("curriculum", "EasyToHard", probe),
     ]
-    return PlannedRun(prompts, plan, "0123456789abcdef", operations, "SAESignals", csr_array(rows))
+    return MadePlan(prompts, plan, "0123456789abcdef", operations, "SAESignals", csr_array(rows))
 
 
 @pytest.fixture
-def planned() -> PlannedRun:
+def planned() -> MadePlan:
     return make_run()

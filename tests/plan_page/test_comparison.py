@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
-from saerl_lightning.plan_page.comparison import Comparison, compare
+from saerl_lightning.plan_page.comparison import PlanComparison, compare
 from saerl_lightning.plan_page.ledger import Ledger
 from saerl_lightning.records import Prompt
 
@@ -53,7 +53,7 @@ def test_ledgers_of_other_prompts_are_refused_with_counts():
         compare(large, small)
 
 
-def numbers_of(compared: Comparison) -> tuple:
+def numbers_of(compared: PlanComparison) -> tuple:
     return compared.changed, compared.served, compared.same_step, compared.kendall, compared.clusters
 
 

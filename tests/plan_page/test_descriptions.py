@@ -26,7 +26,7 @@ from saerl_lightning.plan_page.charts import (
     quality_histogram,
 )
 from saerl_lightning.plan_page.page import batch_excerpts, headline
-from saerl_lightning.plan_page.planned import PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan
 from saerl_lightning.plan_page.projection import map_points, sample
 
 # -- features ----------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_cards_describe_the_clusters(planned):
     assert cards[1].topics == [("algebra", 19)] and cards[2].topics == [("", 20)]
     assert cards[0].difficulty == (pytest.approx(30.0), 3.0, 57.0)
     assert all(example.topic == "algebra" for example in cards[1].examples) and len(cards[1].examples) == 3
-    without = make_cards(PlannedRun(planned.prompts, planned.plan, planned.digest))
+    without = make_cards(MadePlan(planned.prompts, planned.plan, planned.digest))
     assert [card.features for card in without] == [[], [], []]
     middle = next(card for card in without if card.number == 0).examples
     assert [example.uid for example in middle] == ["p27", "p30", "p33"]

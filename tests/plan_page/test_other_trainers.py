@@ -14,7 +14,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.plan_page.ledger import Ledger
 from saerl_lightning.plan_page.other_trainers import export_plan
-from saerl_lightning.plan_page.planned import PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.file import FilePrompts
 from saerl_lightning.records import Prompt
@@ -24,7 +24,7 @@ SERVED = [5, 2, 8, 0, 7, 3]
 CHAT = ChatTemplate(system="Answer with a number.", max_prompt_tokens=96)
 
 
-def a_run(**changed) -> PlannedRun:
+def a_run(**changed) -> MadePlan:
     """Ten prompts, of which seven are planned in an order of their own and six are served."""
     prompts = [
         Prompt(
@@ -34,7 +34,7 @@ def a_run(**changed) -> PlannedRun:
     ]
     prompts[2] = replace(prompts[2], **changed)
     plan = replace(SamplePlan.sequential(10, 2), rows=np.array(ORDER), dropped=dict.fromkeys((4, 6, 9), "too easy"))
-    return PlannedRun(prompts, plan, "digest")
+    return MadePlan(prompts, plan, "digest")
 
 
 def exported(folder: Path, trainer: str) -> list[str]:

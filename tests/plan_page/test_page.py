@@ -15,7 +15,7 @@ from saerl_lightning.plan import SamplePlan
 from saerl_lightning.plan_page import page
 from saerl_lightning.plan_page.comparison import compare
 from saerl_lightning.plan_page.page import render
-from saerl_lightning.plan_page.planned import OperationReport, PlannedRun
+from saerl_lightning.plan_page.planned import MadePlan, OperationReport
 from saerl_lightning.records import Prompt
 from tests.plan_page.conftest import make_run
 
@@ -81,7 +81,7 @@ def test_a_slot_that_is_on_and_does_nothing_says_why():
 
 def test_panels_of_slots_that_are_off_are_left_out():
     prompts = [Prompt(f"p{i}", ({"role": "user", "content": f"What is {i}?"},), "1") for i in range(8)]
-    text = render(PlannedRun(prompts, SamplePlan.sequential(8, 4), "d"))
+    text = render(MadePlan(prompts, SamplePlan.sequential(8, 4), "d"))
     assert not charts_of(text) and data_of(text)["map"] is None
     assert re.findall(r'<section id="(\w+)"', text) == ["order", "run"]
     for slot in ("signals", "filtering", "clustering", "curriculum", "mixing"):
@@ -91,7 +91,7 @@ def test_panels_of_slots_that_are_off_are_left_out():
 def test_a_constant_rating_and_a_single_batch_are_drawn():
     prompts = [Prompt(f"p{i}", ({"role": "user", "content": "same"},), "1") for i in range(4)]
     plan = replace(SamplePlan.sequential(4, 4), cluster=np.zeros(4, int), difficulty=np.ones(4), quality=np.ones(4))
-    text = render(PlannedRun(prompts, plan, "d", features=np.ones((4, 2)), signal="RandomSignals"))
+    text = render(MadePlan(prompts, plan, "d", features=np.ones((4, 2)), signal="RandomSignals"))
     assert charts_of(text) == CHARTS and "One cluster holds all 4." in text
     assert data_of(text)["map"]["x"] == [0.0] * 4
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page import page
 from saerl_lightning.study.questions import measured_sets
-from saerl_lightning.study.report.facts import ArmFact, Effect, Estimate, RunFact, StudyFacts
+from saerl_lightning.study.report.facts import ArmFact, Effect, RunFact, StudyFacts
 from saerl_lightning.study.report.findings import answer, signed, status
-from saerl_lightning.study.report.gather import read_panels, write_report
+from saerl_lightning.study.report.gather import read_sections, write_report
 from tests.study.synthetic_study import Arm, small_plan, write_study
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -172,12 +173,12 @@ def test_sections_made_elsewhere_are_shown(tmp_path):
     text = write_report(folder).read_text()
     assert (
         '<h2>Zeroing</h2>\n<p>tau &lt;b&gt;</p>\n<p class="note">How: by 0.</p>' in text
-        and 'data-figure="panel0"' in text
+        and 'data-figure="section0"' in text
     )
     assert "## Zeroing\n\ntau &lt;b>\n\nHow: by 0.\n\n| k |" in (folder / "report" / "report.md").read_text()
     (folder / "causal" / "other.json").write_text("{}")
-    assert [each.title for each in read_panels(folder)] == ["causal/other.json", "Zeroing"]
-    assert "no section of a report" in read_panels(folder)[0].text
+    assert [each.title for each in read_sections(folder)] == ["causal/other.json", "Zeroing"]
+    assert "no section of a report" in read_sections(folder)[0].text
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def facts_of(effects: list[Effect], primary: list[str], states: str = "ff") -> S
 
 
 def effect(arm: str, value: float, p_holm: float, measure: str = "end") -> Effect:
-    around = Estimate(value, value - 0.01, value + 0.01)
+    around = Interval(value, value - 0.01, value + 0.01)
     return Effect(measure, arm, 0.3 + value, 0.3, around, 5, p_holm / 2, p_holm, True)  # pyright: ignore[reportArgumentType]
 
 

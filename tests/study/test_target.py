@@ -6,7 +6,7 @@
 import numpy as np
 import pytest
 
-from saerl_lightning.study.effects import Comparison, compare
+from saerl_lightning.study.effects import StudyComparison, compare
 from saerl_lightning.study.report.numbers import Evaluation, RunNumbers, StudyNumbers
 from saerl_lightning.study.spec import Arm, Budget, StudySpec
 
@@ -15,7 +15,7 @@ EVERY = 10  # steps between validations
 SEEDS = range(5)
 
 
-def compared(curves: dict[str, np.ndarray]) -> Comparison:
+def compared(curves: dict[str, np.ndarray]) -> StudyComparison:
     """Compares arms of five runs; each has one curve a seed, (5, V), and the first is the baseline."""
     baseline, *others = curves
     steps = EVERY * (len(curves[baseline][0]) - 1)

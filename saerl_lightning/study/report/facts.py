@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page.ledger import Ledger
+from saerl_lightning.study.report.section import Section
+from saerl_lightning.study.run_record import State
 
 MISSING = float("nan")
-State = Literal["waiting", "running", "stopped", "finished", "failed"]  # as `study.run_state` names them
 Measure = Literal["end", "area", "steps", "tokens", "wall"]  # the last three are costs to the target
 Unit = Literal["steps", "tokens"]  # of a budget
 UNITS: Mapping[Unit, str] = {"steps": "steps", "tokens": "sampled tokens"}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval; NaN if there is none."""
-
-    value: float = MISSING
-    low: float = MISSING
-    high: float = MISSING
-
-    @property
-    def known(self) -> bool:
-        """Whether there is an interval."""
-        return bool(np.isfinite([self.low, self.high]).all())
 
 
 @dataclass(frozen=True)
@@ -81,7 +69,7 @@ class Effect:
     arm: str
     arm_value: float
     baseline_value: float
-    difference: Estimate  # arm minus baseline
+    difference: Interval  # arm minus baseline
     seeds: int  # number of pairs
     p: float = MISSING
     p_holm: float = MISSING  # p after Holm's correction; NaN outside of the primary family and without p
@@ -129,36 +117,12 @@ class PlanMap:
 
 
 @dataclass(frozen=True)
-class Score:
+class OperationScore:
     """A score that an operation logged (`data/<slot>/<metric>`), as a mean over an arm's runs."""
 
     arm: str
     name: str  # "curriculum/probe/spearman"
-    estimate: Estimate
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A section of the report that another tool has written, such as a causal test.
-
-    Args:
-        title: Heading of the section.
-        text: Finding and its limits as plain text, with a blank line between paragraphs.
-        columns: Column titles of the table.
-        rows: Rows of the table, as text.
-        figure: Plotly's JSON (`{"data": [...], "layout": {...}}`); null for a table alone.
-    """
-
-    title: str
-    text: str
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    figure: Mapping[str, Any] | None = None
-
-    @property
-    def paragraphs(self) -> list[str]:
-        """Paragraphs of the text: the finding first, then how it was found."""
-        return [part.strip() for part in self.text.split("\n\n")]
+    interval: Interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +140,7 @@ class StudyFacts:
         primary: Arms of the primary family, over which Holm's correction goes.
         arms: All arms in the study's order, including the baseline.
         runs: All planned runs, in whatever state.
-        panels: Sections that other tools have written, shown at the end of the page.
+        sections: Sections that other tools have written, shown at the end of the page.
     """
 
     name: str
@@ -196,8 +160,8 @@ class StudyFacts:
     costs: Sequence[Cost] = ()
     groups: Sequence[Group] = ()
     maps: Sequence[PlanMap] = ()
-    scores: Sequence[Score] = ()
-    panels: Sequence[Panel] = ()
+    scores: Sequence[OperationScore] = ()
+    sections: Sequence[Section] = ()
     caveats: Sequence[str] = field(default=())  # sentences that say how the numbers were computed
 
     def finished(self, arm: str) -> list[RunFact]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page.tables import count, number
-from saerl_lightning.study.report.facts import UNITS, Effect, Estimate, StudyFacts
+from saerl_lightning.study.report.facts import UNITS, Effect, StudyFacts
 
 NAMED = 4  # largest number of arms that a sentence names
 MISSING_RUNS = {"failed": "failed", "running": "running", "stopped": "stopped", "waiting": "not started"}
@@ -79,7 +80,7 @@ def amount(value: float) -> str:
     return count(value) if 1000 <= abs(value) < np.inf else number(value)
 
 
-def signed_interval(estimate: Estimate) -> str:
+def signed_interval(estimate: Interval) -> str:
     """Writes a difference's 95 % interval with signs; a dash if there is none."""
     return f"{signed(estimate.low)} to {signed(estimate.high)}" if estimate.known else "–"
 

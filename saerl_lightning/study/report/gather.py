@@ -11,31 +11,31 @@ from pathlib import Path
 
 import numpy as np
 
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_json, write_whole
 from saerl_lightning.plan_page.ledger import FILE, Ledger
 from saerl_lightning.plan_page.tables import count, with_intervals
-from saerl_lightning.study.effects import Comparison, compare
+from saerl_lightning.study.effects import StudyComparison, compare
 from saerl_lightning.study.questions import groups
 from saerl_lightning.study.report.facts import (
     ArmFact,
     Cost,
-    Estimate,
-    Panel,
+    OperationScore,
     PlanMap,
     RunFact,
-    Score,
     StudyFacts,
 )
 from saerl_lightning.study.report.numbers import RunNumbers, StudyNumbers, read_numbers
 from saerl_lightning.study.report.page import markdown, render
+from saerl_lightning.study.report.section import Section
 from saerl_lightning.study.report.sheets import sheets
 from saerl_lightning.study.report.tables import sheets as computed_sheets
 from saerl_lightning.study.results import StudyResults, run_folder
 from saerl_lightning.study.spec import StudySpec
 
 OUT = "report"  # subfolder of the study's folder
-PANELS = ("causal", "drift")  # subfolders of the study's folder whose *.json files become sections
+SECTIONS = ("causal", "drift")  # subfolders of the study's folder whose *.json files become sections
 
 
 def write_report(folder: str | Path) -> Path:
@@ -49,7 +49,7 @@ def write_report(folder: str | Path) -> Path:
     """
     results = StudyResults.read(folder)
     numbers = read_numbers(results)
-    facts = replace(gather(numbers), maps=_maps(results), panels=read_panels(results.folder))
+    facts = replace(gather(numbers), maps=_maps(results), sections=read_sections(results.folder))
     facts = replace(facts, runs=[_with_config(run, results.folder) for run in facts.runs])
     out = results.folder / OUT
     out.mkdir(exist_ok=True)
@@ -85,26 +85,26 @@ def gather(study: StudyNumbers) -> StudyFacts:
     )
 
 
-def read_panels(folder: Path) -> list[Panel]:
-    """Reads the sections that other tools wrote to `causal/*.json` and `drift/*.json`, as `Panel`s.
+def read_sections(folder: Path) -> list[Section]:
+    """Reads the sections that other tools wrote to `causal/*.json` and `drift/*.json`.
 
     A file without a section's fields becomes a section that says so.
     """
-    return [_panel(path) for name in PANELS for path in sorted((folder / name).glob("*.json"))]
+    return [_section(path) for name in SECTIONS for path in sorted((folder / name).glob("*.json"))]
 
 
-def _panel(path: Path) -> Panel:
+def _section(path: Path) -> Section:
     try:
         given = read_json(path, "the section")
         rows = [[str(cell) for cell in row] for row in given.get("rows", [])]
         columns = [str(column) for column in given.get("columns", [])]
-        return Panel(str(given["title"]), str(given["text"]), columns, rows, given.get("figure"))
+        return Section(str(given["title"]), str(given["text"]), columns, rows, given.get("figure"))
     except (InputError, KeyError, TypeError, AttributeError) as error:
         about = (
             f"This file is no section of a report ({error!r}); write title, text, and columns with rows or a figure."
         )
         # A damaged section must not prevent the rest of the report.
-        return Panel(f"{path.parent.name}/{path.name}", about)
+        return Section(f"{path.parent.name}/{path.name}", about)
 
 
 def _budget(spec: StudySpec) -> str:
@@ -116,7 +116,7 @@ def _settings(configs: Sequence[str], flags: Sequence[str]) -> str:
     return " ".join([*(f"-c {config}" for config in configs), *flags])
 
 
-def _run(run: RunNumbers, compared: Comparison) -> RunFact:
+def _run(run: RunNumbers, compared: StudyComparison) -> RunFact:
     measured = compared.measured.get(run.key)
     seconds = run.seconds if run.state != "waiting" else float("nan")
     return RunFact(
@@ -159,11 +159,11 @@ def _maps(results: StudyResults) -> list[PlanMap]:
     return found
 
 
-def _scores(study: StudyNumbers) -> list[Score]:
+def _scores(study: StudyNumbers) -> list[OperationScore]:
     """Means over an arm's runs of the scores that the operations logged with the first step."""
     found = []
     for arm in study.spec.arms:
         logged = [run.scores for run in study.finished(arm)]
         means = {name: _mean([row[name] for row in logged if name in row]) for name in _names(logged)}
-        found += [Score(arm, name, Estimate(value, *ends)) for name, value, ends in with_intervals(means)]
+        found += [OperationScore(arm, name, Interval(value, *ends)) for name, value, ends in with_intervals(means)]
     return found

@@ -11,7 +11,7 @@ import numpy as np
 
 from saerl_lightning.study.costs import curves, logged_steps
 from saerl_lightning.study.folder import read_about
-from saerl_lightning.study.questions import Key, Question, last_questions
+from saerl_lightning.study.questions import Key, QuestionAccuracy, last_questions
 from saerl_lightning.study.results import RECORD, RunResult, StudyResults
 from saerl_lightning.study.run_record import State
 from saerl_lightning.study.spec import StudySpec
@@ -50,7 +50,7 @@ class RunNumbers:
     costs: Mapping[str, float]
     shared: Mapping[str, float]
     evaluations: Sequence[Evaluation]
-    questions: Sequence[Question]
+    questions: Sequence[QuestionAccuracy]
     scores: Mapping[str, float]
 
     @property
@@ -83,7 +83,7 @@ class StudyNumbers:
         return [run for run in self.runs if run.arm == arm and run.state == "finished"]
 
     @property
-    def questions(self) -> dict[Key, Sequence[Question]]:
+    def questions(self) -> dict[Key, Sequence[QuestionAccuracy]]:
         """Questions of the last evaluation of each finished run."""
         return {run.key: run.questions for run in self.runs if run.state == "finished"}
 

@@ -16,8 +16,9 @@ from saerl_lightning.plan_page import page
 from saerl_lightning.plan_page.charts import COLOURS, MARKS
 from saerl_lightning.plan_page.tables import Table
 from saerl_lightning.study.report import charts, tables
-from saerl_lightning.study.report.facts import UNITS, Panel, StudyFacts
+from saerl_lightning.study.report.facts import UNITS, StudyFacts
 from saerl_lightning.study.report.findings import answer, cautions, status
+from saerl_lightning.study.report.section import Section
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -49,8 +50,8 @@ def render(facts: StudyFacts) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     figures, against, maps = _figures(facts), _against(facts), _maps(facts)
-    panels = {f"panel{k}": dict(each.figure) for k, each in enumerate(facts.panels) if each.figure is not None}
-    drawn = {**figures, **{each.key: figure for each, figure in [*against, *maps]}, **panels}
+    sections = {f"section{k}": dict(each.figure) for k, each in enumerate(facts.sections) if each.figure is not None}
+    drawn = {**figures, **{each.key: figure for each, figure in [*against, *maps]}, **sections}
     environment = Environment(
         loader=PackageLoader(PACKAGE, "."),
         autoescape=True,
@@ -70,7 +71,7 @@ def render(facts: StudyFacts) -> str:
         charts=set(drawn),
         against=[each for each, _ in against],
         maps=[each for each, _ in maps],
-        panels=[(f"panel{k}", each, _panel_table(each)) for k, each in enumerate(facts.panels)],
+        sections=[(f"section{k}", each, _section_table(each)) for k, each in enumerate(facts.sections)],
         data=page.script_json({"figures": drawn, "map": None, "colours": COLOURS, "marks": MARKS}),
         style=page.asset("page.css") + page.asset("study.css", PACKAGE),
         script=page.asset("page.js"),
@@ -84,10 +85,10 @@ def markdown(facts: StudyFacts) -> str:
     for table in _tables(facts):
         if table.rows:
             lines += ["", f"## {_cell(table.title)}", "", *_markdown_table(table)]
-    for panel in facts.panels:
-        lines += ["", f"## {_cell(panel.title)}"]
-        lines += [part for paragraph in panel.paragraphs for part in ("", _cell(paragraph))]
-        lines += ["", *_markdown_table(_panel_table(panel))] if panel.rows else []
+    for section in facts.sections:
+        lines += ["", f"## {_cell(section.title)}"]
+        lines += [part for paragraph in section.paragraphs for part in ("", _cell(paragraph))]
+        lines += ["", *_markdown_table(_section_table(section))] if section.rows else []
     return "\n".join(lines) + "\n"
 
 
@@ -134,8 +135,8 @@ def _tables(facts: StudyFacts) -> list[Table]:
     return [*tables.effects(facts), *(writer(facts) for writer in writers)]
 
 
-def _panel_table(panel: Panel) -> Table:
-    return Table("panel", panel.title, panel.columns, panel.rows)
+def _section_table(section: Section) -> Table:
+    return Table("section", section.title, section.columns, section.rows)
 
 
 def _figures(facts: StudyFacts) -> dict[str, Any]:

@@ -6,6 +6,7 @@ It stores texts and numbers that were computed elsewhere.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class Section:
 
     Args:
         title: Heading of the section.
-        text: Finding and its limits, as plain text.
+        text: Finding and its limits as plain text, with a blank line between paragraphs.
         columns: Column titles of the table; empty for no table.
         rows: Rows of the table, one cell a column.
         figure: Plotly's JSON with `data` and `layout`; null for no figure.
@@ -31,15 +32,20 @@ class Section:
 
     title: str
     text: str
-    columns: list[str]
-    rows: list[list[str]]
-    figure: dict[str, Any] | None = None
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    figure: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuses a table whose rows do not fit its columns."""
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise InputError(f"section '{self.title}': {len(row)} cells for {len(self.columns)} columns: {row}")
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """Paragraphs of the text: the finding first, then how it was found."""
+        return [part.strip() for part in self.text.split("\n\n")]
 
     def write(self, path: Path) -> None:
         """Writes the section as JSON, completely or not at all.

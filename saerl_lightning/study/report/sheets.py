@@ -19,7 +19,7 @@ import numpy as np
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.study.effects import CurveSummary, compare
-from saerl_lightning.study.questions import Key, Question
+from saerl_lightning.study.questions import Key, QuestionAccuracy
 from saerl_lightning.study.report.numbers import Evaluation, RunNumbers, StudyNumbers
 from saerl_lightning.study.report.tables import sheet
 from saerl_lightning.study.run_record import State
@@ -102,7 +102,7 @@ def _questions(study: StudyNumbers) -> str:
     return sheet([*QUESTION, *(_column(run.key) for run in runs)], rows)
 
 
-def _place(question: Question) -> tuple[str, str, str, str]:
+def _place(question: QuestionAccuracy) -> tuple[str, str, str, str]:
     return question.set, question.uid, question.topic, question.level
 
 
@@ -214,13 +214,13 @@ def _read_scores(rows: list[Row]) -> dict[Key, dict[str, float]]:
     return found
 
 
-def _read_questions(rows: list[Row]) -> dict[Key, list[Question]]:
-    found: dict[Key, list[Question]] = {}
+def _read_questions(rows: list[Row]) -> dict[Key, list[QuestionAccuracy]]:
+    found: dict[Key, list[QuestionAccuracy]] = {}
     for row in rows:
         place = (row["set"], row["uid"], row["topic"], row["level"])
         for column, value in _numbers({name: cell for name, cell in row.items() if name not in QUESTION}).items():
             arm, _, seed = column.rpartition("/seed-")
-            found.setdefault((arm, int(seed)), []).append(Question(*place, value))
+            found.setdefault((arm, int(seed)), []).append(QuestionAccuracy(*place, value))
     return found
 
 

@@ -128,7 +128,7 @@ def scores(facts: StudyFacts) -> Table:
     """Table of the operations' scores, one column an arm; counts and thresholds are left to the run's own metrics."""
     names = list(dict.fromkeys(each.name for each in facts.scores if each.name.rpartition("/")[2] in SHOWN))
     having = [arm.name for arm in facts.arms if any(each.arm == arm.name for each in facts.scores)]
-    found = {(each.name, each.arm): each.estimate for each in facts.scores}
+    found = {(each.name, each.arm): each.interval for each in facts.scores}
     rows = []
     for name in names:
         cells = []
