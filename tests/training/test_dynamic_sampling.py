@@ -232,7 +232,7 @@ class Witness(Callback):
     def on_train_batch_end(self, trainer, pl_module, *_) -> None:
         self.steps.append(pl_module.last_step)
         self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-        self.served.append(trainer.datamodule.planned.sampler._drawn)
+        self.served.append(trainer.datamodule.planned.sampler._handed_out)
         trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
 
 
