@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from saerl_lightning.hf_attention import relative_distance
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -58,8 +60,8 @@ def apart_in_training(model: PreTrainedModel) -> float:
     tokens, states = torch.tensor(CHECK_TOKENS, device=decoder.device), []
     for training in (True, False):
         with in_mode(model, training):
-            states.append(decoder(input_ids=tokens, use_cache=False).last_hidden_state.double())
-    return float(((states[0] - states[1]).norm(dim=-1) / states[1].norm(dim=-1)).max())
+            states.append(decoder(input_ids=tokens, use_cache=False).last_hidden_state)
+    return relative_distance(*states)
 
 
 @contextmanager

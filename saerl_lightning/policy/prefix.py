@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saerl_lightning.hf_attention import TOLERANCE, attention_window
+from saerl_lightning.hf_attention import relative_distance, why_not_replaced
 from saerl_lightning.policy.modes import in_mode
 from saerl_lightning.policy.prefix_attention import PackedGroup, PackedLayout, attends_packed
 
@@ -114,17 +114,7 @@ def why_not_packed(model: PreTrainedModel, max_tokens: int) -> str | None:
         model: Causal language model, with or without LoRA adapters.
         max_tokens: Largest number of tokens of a prompt plus completion.
     """
-    decoder = model.get_decoder()
-    name, window = type(decoder).__name__, attention_window(decoder)
-    if window is not None and window < max_tokens:
-        return f"{name} attends within windows of {window} tokens, sequences have up to {max_tokens}"
-    try:
-        apart = _packing_error(model)
-    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
-        return f"{name} takes no packed groups ({str(error).splitlines()[0]})"
-    if not apart <= TOLERANCE[decoder.dtype]:
-        return f"{name} differs with packed groups by {apart:.2g} of a state's norm"
-    return None
+    return why_not_replaced(model.get_decoder(), max_tokens, "packed groups", lambda: _packing_error(model))
 
 
 @torch.no_grad()
@@ -142,7 +132,6 @@ def _packing_error(model: PreTrainedModel) -> float:
     with in_mode(model, training=True):
         predicting_states(model, packed)
     with in_mode(model, training=False):
-        ours = predicting_states(model, packed).double()
+        ours = predicting_states(model, packed)
         padded = decoder(input_ids=tokens, use_cache=False).last_hidden_state
-    theirs = padded[:, :-1][mask[:, 1:]].double()
-    return float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
+    return relative_distance(ours, padded[:, :-1][mask[:, 1:]])

@@ -57,7 +57,7 @@ class ChatTemplate:
                 f"the chat template of {tokenizer.name_or_path!r} refuses the messages: {error}; "
                 f"if it knows no system role, write `system: null`"
             ) from error
-        return [_one_bos(ids, tokenizer.bos_token_id) for ids in encoded["input_ids"]]  # type: ignore[index]
+        return [one_bos(ids, tokenizer.bos_token_id) for ids in encoded["input_ids"]]  # type: ignore[index]
 
     def too_long(self, ids: Sequence[Sequence[int]]) -> dict[int, str]:
         """Returns the rows of prompts longer than `max_prompt_tokens`, with the reason to drop each."""
@@ -74,7 +74,7 @@ class ChatTemplate:
         return ({"role": "system", "content": self.system}, *prompt.messages)
 
 
-def _one_bos(ids: Sequence[int], bos: int | None) -> list[int]:
+def one_bos(ids: Sequence[int], bos: int | None) -> list[int]:
     """Reduces repeated BOS tokens at the start to one, because template and tokenizer may both add one."""
     start = 0
     while bos is not None and list(ids[start : start + 2]) == [bos, bos]:

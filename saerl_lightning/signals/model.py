@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saerl_lightning import hub
 from saerl_lightning.errors import InputError, first_line
+from saerl_lightning.prompts.chat import one_bos
 from saerl_lightning.ranges import CountFrom0, require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.whole_weights import load_causal_lm
@@ -242,7 +243,7 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_to
         ids = tokenizer([prompt.text for prompt in prompts])["input_ids"]
     else:
         ids = _chats(prompts, tokenizer)
-    return [_one_bos(row, tokenizer.bos_token_id)[:max_tokens] for row in ids]  # type: ignore[union-attr]
+    return [one_bos(row, tokenizer.bos_token_id)[:max_tokens] for row in ids]  # type: ignore[union-attr]
 
 
 def _chats(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> Sequence[Sequence[int]]:
@@ -257,11 +258,3 @@ def _chats(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> Seq
             f"take out the roles that it does not know"
         ) from error
     return encoded["input_ids"]  # type: ignore[index,return-value]
-
-
-def _one_bos(ids: Sequence[int], bos: int | None) -> list[int]:
-    """Reduces repeated BOS tokens at the start to one, because template and tokenizer may both add one."""
-    start = 0
-    while bos is not None and list(ids[start : start + 2]) == [bos, bos]:
-        start += 1
-    return list(ids[start:])

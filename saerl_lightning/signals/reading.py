@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.hf_attention import TOLERANCE, attention_window
+from saerl_lightning.hf_attention import relative_distance, why_not_replaced
 from saerl_lightning.progress import Bar
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals import prefix_tree
@@ -130,23 +130,14 @@ def why_no_tree(decoder: PreTrainedModel, max_tokens: int) -> str | None:
     Attention windows are read from the configuration, because short prompts don't show them. Everything else (soft
     caps, sinks, recurrent layers, position biases) shows when both forwards are compared on three short prompts.
     """
-    window = attention_window(decoder)
-    if window is not None and window < max_tokens:
-        return f"{type(decoder).__name__} attends within windows of {window} tokens, max_tokens is {max_tokens}"
     padded, tree = PaddedForward(decoder), TreeForward(decoder)
-    try:
+
+    def error() -> float:
         packed = tree(PROBE)
-    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
-        return f"{type(decoder).__name__} takes no tree attention ({str(error).splitlines()[0]})"
-    apart = max(_distance(packed, i, padded([prompt])) for i, prompt in enumerate(PROBE))
-    if not apart <= TOLERANCE[decoder.dtype]:
-        return f"{type(decoder).__name__} differs under tree attention by {apart:.2g} of a token's norm"
-    return None
+        apart = [(packed.hidden[packed.paths[i]], padded([prompt]).hidden) for i, prompt in enumerate(PROBE)]
+        return max(relative_distance(ours, theirs) for ours, theirs in apart)
 
-
-def _distance(packed: Reading, index: int, alone: Reading) -> float:
-    ours, theirs = packed.hidden[packed.paths[index]].double(), alone.hidden.double()
-    return float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
+    return why_not_replaced(decoder, max_tokens, "tree attention", error)
 
 
 Part = tuple[Int[np.ndarray, " n"], Features]  # positions of prompts, and their rows

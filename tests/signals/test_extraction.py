@@ -43,7 +43,7 @@ SUITED = {
 }
 UNSUITED = {
     "windows of 16": (MistralConfig, MistralForCausalLM, {"sliding_window": 16}),
-    "differs under tree attention": (
+    "differs with tree attention": (
         Gemma2Config,
         Gemma2ForCausalLM,
         {"sliding_window": 64, "attn_logit_softcapping": 0.1, "attn_implementation": "eager"},
