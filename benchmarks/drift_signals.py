@@ -21,7 +21,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.signals.cache import CachedSignals
 from saerl_lightning.signals.hidden import HiddenSignals
 from saerl_lightning.signals.model import ReadModel
-from saerl_lightning.signals.reading import Reading
+from saerl_lightning.signals.reading import ResidualStream
 from saerl_lightning.signals.sae import TILE, CodeSignals, SAESignals
 from saerl_lightning.signals.sae_source import CONFIG, SAESource, hooked_layer
 from saerl_lightning.signals.source import SignalSource
@@ -38,11 +38,11 @@ class ReconstructionSums(CodeSignals):
     def refuse(self, sae: Any) -> None:
         """Takes every SAE."""
 
-    def pool(self) -> Callable[[Reading], csr_array]:
+    def pool(self) -> Callable[[ResidualStream], csr_array]:
         """Loads the SAE; what comes back sums over a batch's residual stream."""
         sae = self._load_sae()
 
-        def sums(reading: Reading) -> csr_array:
+        def sums(reading: ResidualStream) -> csr_array:
             tokens = token_sums(sae, reading.hidden)
             return csr_array(np.stack([tokens[path[1:]].sum(axis=0) for path in reading.paths]))
 

@@ -15,7 +15,7 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals import prefix_tree
 from saerl_lightning.signals.model import ReadModel, encode
 from saerl_lightning.signals.pooling import SPARSE
-from saerl_lightning.signals.reading import Reading, pooled_parts, suited_forward
+from saerl_lightning.signals.reading import ResidualStream, pooled_parts, suited_forward
 from saerl_lightning.signals.sae import sparse_codes
 from saerl_lightning.signals.sae_source import SAESource
 
@@ -43,7 +43,7 @@ def main() -> None:
     ids = encode(prompts, tokenizer, MAX_TOKENS)
     every = sae.cfg.d_sae  # no feature is cut, so that rows can be compared
 
-    def pool(reading: Reading) -> csr_array:
+    def pool(reading: ResidualStream) -> csr_array:
         return SPARSE["max"](sparse_codes(sae, reading.hidden), reading.paths, every)
 
     reset_peak_memory()

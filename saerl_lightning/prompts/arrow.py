@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.prompts.columns import TableColumns, TableRow
 from saerl_lightning.prompts.forms import Record
-from saerl_lightning.prompts.table import Row, RecordTable
+from saerl_lightning.prompts.table import RecordTable, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,9 @@ def mapped(path: Path) -> pa.Table:
         raise InputError(f"prompts file {path} is no readable Arrow file: {first_line(error)[:200]}") from error
 
 
-def from_arrow(content: pa.Table, name: str, origin: str, limit: int | None = None, stem: str | None = None) -> RecordTable:
+def from_arrow(
+    content: pa.Table, name: str, origin: str, limit: int | None = None, stem: str | None = None
+) -> RecordTable:
     """Makes a table of rows from an Arrow table.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.prompts import arrow, lines, saved
 from saerl_lightning.prompts.source import PromptSource, Reading
-from saerl_lightning.prompts.table import Row, RecordTable, checked_columns, prompts_from_table
+from saerl_lightning.prompts.table import RecordTable, Row, checked_columns, prompts_from_table
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Prompt
 

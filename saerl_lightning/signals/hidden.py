@@ -14,7 +14,7 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.pooling import DENSE
-from saerl_lightning.signals.reading import Reading, read_prompts
+from saerl_lightning.signals.reading import ResidualStream, read_prompts
 from saerl_lightning.signals.source import Features, SignalSource
 
 VERSION = "1"  # raise it when the same arguments give other features
@@ -89,7 +89,7 @@ class HiddenSignals(SignalSource):
         """Whether a row depends on its prompt alone. With `components` it depends on all prompts."""
         return self.components is None
 
-    def pool(self) -> Callable[[Reading], np.ndarray]:
+    def pool(self) -> Callable[[ResidualStream], np.ndarray]:
         """Returns the function that pools a batch's residual stream into rows."""
         pool = DENSE[self.pooling]
         return lambda reading: pool(reading.hidden.float().cpu().numpy(), reading.paths)

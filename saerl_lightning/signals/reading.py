@@ -36,7 +36,7 @@ PROBE = ([3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 5, 6, 11, 12], [3, 4, 13, 14, 15])
 
 
 @dataclass(frozen=True)
-class Reading:
+class ResidualStream:
     """The residual stream of some prompts."""
 
     hidden: Float[Tensor, "n d"]
@@ -58,7 +58,7 @@ class Forward(ABC):
         """Splits prompts into batches of about `budget` tokens. Returns positions in `prompts`, each exactly once."""
 
     @abstractmethod
-    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+    def __call__(self, prompts: Sequence[Tokens]) -> ResidualStream:
         """Computes the residual stream of one batch."""
 
 
@@ -70,17 +70,17 @@ class TreeForward(Forward):
         return prefix_tree.batches(prompts, budget)
 
     @torch.inference_mode()
-    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+    def __call__(self, prompts: Sequence[Tokens]) -> ResidualStream:
         """Computes the residual stream of one batch. Each row of the result is a node of the trie."""
         packed = prefix_tree.build(prompts)
         if not len(packed):
-            return Reading(torch.zeros(0, self.decoder.config.hidden_size), packed.paths)
+            return ResidualStream(torch.zeros(0, self.decoder.config.hidden_size), packed.paths)
         tokens, depth = (torch.from_numpy(x)[None].to(self.decoder.device) for x in (packed.tokens, packed.depth))
         with attends_trees(self.decoder):
             out = self.decoder(
                 input_ids=tokens, position_ids=depth, use_cache=False, tree=tree_spans(packed, self.decoder)
             )
-        return Reading(out.last_hidden_state[0], packed.paths)
+        return ResidualStream(out.last_hidden_state[0], packed.paths)
 
 
 class PaddedForward(Forward):
@@ -95,19 +95,19 @@ class PaddedForward(Forward):
             parts[-1].append(index)
         return parts
 
-    def __call__(self, prompts: Sequence[Tokens]) -> Reading:
+    def __call__(self, prompts: Sequence[Tokens]) -> ResidualStream:
         """Computes the residual stream of one batch. Each row of the result is a position; padding belongs to no prompt."""
         longest = max(map(len, prompts), default=0)
         starts = range(0, len(prompts) * longest, longest or 1)
         paths = tuple(np.arange(start, start + len(p)) for start, p in zip(starts, prompts, strict=False))
         if not longest:
-            return Reading(torch.zeros(0, self.decoder.config.hidden_size), (np.arange(0),) * len(prompts))
+            return ResidualStream(torch.zeros(0, self.decoder.config.hidden_size), (np.arange(0),) * len(prompts))
         tokens = torch.zeros(len(prompts), longest, dtype=torch.long)  # (P, T)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
         mask = torch.arange(longest) < torch.tensor([len(p) for p in prompts])[:, None]
         device = self.decoder.device
-        return Reading(residual_stream(self.decoder, tokens.to(device), mask.to(device)).flatten(0, 1), paths)
+        return ResidualStream(residual_stream(self.decoder, tokens.to(device), mask.to(device)).flatten(0, 1), paths)
 
 
 def suited_forward(decoder: PreTrainedModel, max_tokens: int) -> Forward:
@@ -146,7 +146,7 @@ Part = tuple[Int[np.ndarray, " n"], Features]  # positions of prompts, and their
 def read_prompts(
     model: ReadModel,
     prompts: Sequence[Prompt],
-    pool: Callable[[Reading], Features],
+    pool: Callable[[ResidualStream], Features],
     token_budget: int,
     max_tokens: int,
 ) -> Iterator[Part]:
@@ -177,7 +177,7 @@ def read_prompts(
 
 
 def pooled_parts(
-    forward: Forward, ids: Sequence[Tokens], pool: Callable[[Reading], Features], token_budget: int
+    forward: Forward, ids: Sequence[Tokens], pool: Callable[[ResidualStream], Features], token_budget: int
 ) -> Iterator[Part]:
     """Yields the pooled rows of token lists, batch by batch, with a progress bar in tokens (on rank 0)."""
     total = sum(map(len, ids))

@@ -19,7 +19,7 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.pooling import SPARSE
-from saerl_lightning.signals.reading import Reading, read_prompts
+from saerl_lightning.signals.reading import ResidualStream, read_prompts
 from saerl_lightning.signals.sae_source import SAESource
 from saerl_lightning.signals.source import SignalSource
 
@@ -143,7 +143,7 @@ class CodeSignals(SignalSource, ABC):
         """True, because a row depends on its prompt alone."""
         return True
 
-    def pool(self) -> Callable[[Reading], csr_array]:
+    def pool(self) -> Callable[[ResidualStream], csr_array]:
         """Loads the SAE, and returns the function that makes rows from a batch's residual stream."""
         sae, pool = self._load_sae(), SPARSE[self.pooling]
         return lambda reading: pool(sparse_codes(sae, reading.hidden), reading.paths, self.top)
