@@ -82,6 +82,7 @@ bench: install models/smollm2-135m ## speed beside the peers as ratios of median
 	@$(BIN)/python benchmarks/target_reach.py
 	@$(BIN)/python benchmarks/grading.py
 	@$(BIN)/python benchmarks/resume.py
+	@$(BIN)/python benchmarks/startup.py
 
 docs: install ## the site, strict: a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -13,10 +13,14 @@ import saerl_lightning
 
 FOLDERS = ("data", "objective", "policy", "prompts", "reward", "rollout", "sae", "signals", "training")
 
+# They define no class that YAML can name, and must import transformers at their top; HFEngine imports them when it starts.
+WITHOUT_CLASSES = {"saerl_lightning.rollout.policy_decoder"}
+
 
 def register_classes() -> None:
     """Imports every module of the folders. Heavy libraries are imported inside functions and thus not loaded here."""
     for folder in FOLDERS:
         package = importlib.import_module(f"{saerl_lightning.__name__}.{folder}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
+            if module.name not in WITHOUT_CLASSES:
+                importlib.import_module(module.name)

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from saerl_lightning.errors import InputError, did_you_mean
 from saerl_lightning.evaluation.metrics import macro_average, measures
 
@@ -183,6 +181,7 @@ def has_key() -> bool:
 
 
 def _settings() -> Any:
+    from pydantic import ValidationError
     from wandb.sdk.wandb_setup import _WandbSetup
 
     # The public `setup` would start W&B's process and store its settings for the run.

@@ -17,7 +17,9 @@ SOURCES = [
 ]
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SHELL = ("bash", "sh", "shell", "console")
-PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/\S+|python3?|main\.py|make|pip|wandb|ray|pytest|mkdocs|pre-commit|torchrun)"
+PROGRAM = (
+    r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/\S+|python3?|main\.py|make|pip|wandb|ray|saerl|pytest|mkdocs|pre-commit|torchrun)"
+)
 SPAN = re.compile(rf"(?<!`)`({PROGRAM} [^`\n]+)`(?!`)")
 LINE = re.compile(rf"^\s*(?:#\s*)?({PROGRAM} .+)$")
 
