@@ -29,6 +29,10 @@ def init(folder: str) -> None:
             f"the folder is {folder[:120]!r}; write a name of letters that can be seen, as in saerl init try"
         )
     place = Path(folder).resolve()
+    if ": " in str(place):  # data.train would read it as a mapping: a mixture of prompts
+        raise InputError(
+            f"the folder is {str(place)[:120]!r}, which holds ': '; name one without, as in saerl init try"
+        )
     if place in (Path.cwd(), *Path.cwd().parents):
         raise InputError(f"'{folder}' is the folder you are in, or above it; name a new one, as in saerl init try")
     with whole_folder(place) as staged:

@@ -55,7 +55,7 @@ def test_an_answer_that_needs_no_lightning_imports_none(tmp_path, args, code, sa
 
 @pytest.fixture
 def starter(tmp_path, monkeypatch, capsys) -> Path:
-    folder = tmp_path / "a b, {c}: 'd' #"  # what YAML would read otherwise
+    folder = tmp_path / "a b, {c} 'd' #"  # what YAML would read otherwise
     assert answered(["init", str(folder)])
     assert "saerl fit -c " in capsys.readouterr().out
     (tmp_path / "elsewhere").mkdir()
@@ -107,6 +107,7 @@ BAD = {
     "two": (["init", "a", "b"], "'init' has 2 arguments"),
     "a flag": (["init", "--force", "a"], "'--force' is not accepted; usage: saerl init DIR"),
     "no letters": (["init", " "], "the folder is ' '"),
+    "what data.train would read as a mixture": (["init", "a: b"], "holds ': '"),
     "two lines": (["init", "a\nb"], r"the folder is 'a\nb'"),
     "a home that no shell wrote": (["init", "~/a"], "the folder is '~/a'"),
     "below a file": (["init", "file/a"], "can't be used"),
