@@ -27,7 +27,7 @@ class Bar(tqdm):
         desc: Name of the work, as in `signals`.
         unit: Name of one unit, as in `token`.
         initial: Number of units that were done before.
-        disable: Shows nothing.
+        disable: Whether to show nothing at all.
     """
 
     def __init__(

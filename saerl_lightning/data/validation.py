@@ -175,7 +175,7 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
         return [EvaluationPool.read(n, each, self.chat, tokenizer, default, self.columns) for n, each in sets.items()]
 
     def find_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Returns the tokenizer that was set, or else the model's.
+        """Returns the tokenizer that was set, or else the model's, with the chat template that `chat` names.
 
         Raises:
             InputError: if there is no tokenizer.
@@ -184,7 +184,7 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
             self.tokenizer = getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
         if self.tokenizer is None:
             raise InputError("no tokenizer: the model has none; set `datamodule.tokenizer` before `setup`")
-        return self.tokenizer
+        return self.chat.fitted(self.tokenizer)
 
     @property
     def place(self) -> tuple[int, int]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.files import whole_folder, write_whole
 from saerl_lightning.plan_page.ledger import FILE
 from saerl_lightning.plan_page.planned import MadePlan
@@ -90,7 +90,8 @@ class TRL(OtherTrainer):
         """`solution` is written as a formula, because TRL's `accuracy_reward` skips a bare `(1,2)` or `x^2`."""
         prompt = planned.prompt
         solution = prompt.answer if "$" in prompt.answer else f"${prompt.answer}$"
-        return {"prompt": planned.messages, "solution": solution, "answer": prompt.answer, **_about(planned)}
+        own = {"prompt": planned.messages, "solution": solution, "answer": prompt.answer, **_about(planned)}
+        return {**prompt.columns, **own}
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
         """Fields of `GRPOConfig`; how many rows a device takes at once does not change the order."""
@@ -116,7 +117,7 @@ class Verl(OtherTrainer):
             "prompt": planned.messages,
             "ability": prompt.topic or "math",
             "reward_model": {"style": "rule", "ground_truth": prompt.answer},
-            "extra_info": {"index": planned.row, "split": "train", **_about(planned)},
+            "extra_info": {**_other_columns(prompt), "index": planned.row, "split": "train", **_about(planned)},
         }
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
@@ -143,7 +144,8 @@ class OpenInstruct(OtherTrainer):
         """The answer stands as a last turn too: the oldest transforms cut the last turn whatever it is, newer ones this."""
         prompt = planned.prompt
         messages = [*planned.messages, {"role": "assistant", "content": prompt.answer}]
-        return {"messages": messages, "ground_truth": prompt.answer, "dataset": "math", **_about(planned)}
+        verifier = prompt.columns.get("dataset", "math")
+        return {"messages": messages, "ground_truth": prompt.answer, "dataset": verifier, **_about(planned)}
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
         """Flags of `open_instruct/grpo_fast.py`."""
@@ -207,11 +209,12 @@ TRAINERS: dict[str, OtherTrainer] = {
 }
 
 
-def require_export(folder: str | None, trainer: str | None) -> None:
+def require_export(folder: str | None, trainer: str | None, chat: ChatTemplate) -> None:
     """Refuses an export that could not be written; call it before the plan is made.
 
     Raises:
-        InputError: if a trainer is named without a folder, or the folder is a file or holds something.
+        InputError: if a trainer is named without a folder, the folder is a file or holds something, or the chat has what
+            messages don't hold.
     """
     if folder is None:
         if trainer is not None:
@@ -220,6 +223,12 @@ def require_export(folder: str | None, trainer: str | None) -> None:
     place = Path(folder)
     if place.is_file() or (place.is_dir() and any(place.iterdir())):
         raise InputError(f"--export '{folder}' exists and is not empty; name a new folder, or remove this one first")
+    for name in ("template", "options", "prefill"):
+        if value := getattr(chat, name):
+            raise InputError(
+                f"data.chat.{name} is {value!r:.60}, which an export does not hold: the other trainer writes its messages "
+                f"by its own settings; leave it out with --data.chat.{name} {'null' if name != 'prefill' else chr(34) * 2}"
+            )
 
 
 def export_plan(folder: Path, trainer: str, run: MadePlan, chat: ChatTemplate, group_size: int) -> list[str]:
@@ -285,6 +294,14 @@ def _about(planned: PlannedPrompt) -> Row:
     }
 
 
+def _other_columns(prompt: Prompt) -> Row:
+    """Columns of the prompt's row that verl's own columns don't hold; those of an `extra_info` stand beside them."""
+    nested = prompt.columns.get("extra_info")
+    taken = ("data_source", "prompt", "messages", "ability", "reward_model", "extra_info")
+    others = {name: value for name, value in prompt.columns.items() if name not in taken}
+    return {**others, **nested} if isinstance(nested, Mapping) else others
+
+
 def _write(path: Path, rows: list[Row]) -> None:
     """Parquet or JSON lines, by the name's ending; what single rows lack is null."""
     if path.suffix == ".jsonl":
@@ -295,5 +312,11 @@ def _write(path: Path, rows: list[Row]) -> None:
 
     # Labels stand in some rows alone, and pyarrow would take the first row's columns for all.
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = pa.table({name: [row.get(name) for row in rows] for name in columns})
+    try:
+        table = pa.table({name: [row.get(name) for row in rows] for name in columns})
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the prompts' own columns can't stand in parquet, whose columns have one type each ({first_line(error)}); "
+            "write --for jsonl, or give the column one type in the data"
+        ) from error
     parquet.write_table(table, path)

@@ -1,12 +1,14 @@
-"""Converts prompts to token ids: system prompt, chat template, one BOS token. Prompts are never cut."""
+"""ChatTemplate: turns prompts into token ids by the tokenizer's chat template. Nothing is ever cut."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.files import read_text
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Message, Prompt
 
@@ -16,51 +18,79 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The system message and the maximum length of prompts for the policy.
+    """Settings for writing prompts for the policy. `saerl show` prints what comes out.
 
     Args:
         system: System message for prompts without one; null adds none.
-        max_prompt_tokens: Maximum length of a training prompt, in tokens with the chat template. Longer prompts are
-            dropped.
+        max_prompt_tokens: Maximum prompt length in tokens, with the template; longer prompts are dropped.
+        template: Jinja file of a chat template that replaces the tokenizer's own; null keeps that.
+        options: Variables of the chat template, as in {enable_thinking: false}; null gives none.
+        prefill: Text that every answer begins with, as in "<think>\\n". The policy goes on after it; rewards see it.
     """
 
     system: str | None = None
     max_prompt_tokens: Count = 1024
+    template: str | None = None
+    options: Mapping[str, bool | int | float | str] | None = None
+    prefill: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses a maximum length below 1."""
+        """Refuses a length below 1."""
         require_in_range(self)
 
+    def fitted(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Gives the tokenizer the template of the file, so that engines and rewards find the same role marks.
+
+        Raises:
+            InputError: if the file can't be read.
+        """
+        if self.template is not None:
+            tokenizer.chat_template = read_text(self.template, "the chat template")
+        return tokenizer
+
     def encode(self, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Applies the tokenizer's chat template, up to the start of the assistant's answer.
+        """Applies the tokenizer's chat template, up to the start of the assistant's answer or its prefill.
 
         Returns:
             One list of token ids per prompt, never truncated, with at most one BOS token at the start.
 
         Raises:
-            InputError: if the tokenizer has no chat template, or the template refuses the messages.
+            InputError: if the tokenizer has no chat template, or its template refuses the messages.
         """
-        from jinja2.exceptions import TemplateError
-
         if tokenizer.chat_template is None:
             raise InputError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; use an instruction-tuned model, "
-                f"or put a chat_template.jinja into its folder"
+                f"put a chat_template.jinja into its folder, or name a file as data.chat.template"
             )
         if not prompts:
             return []
         chats = [[dict(message) for message in self.messages(prompt)] for prompt in prompts]
+        texts = [text + self.prefill for text in self._rendered(chats, tokenizer)]
+        # The template writes the special tokens itself; a tokenizer would add BOS once more.
+        encoded = tokenizer(texts, add_special_tokens=False)
+        return [one_bos(ids, tokenizer.bos_token_id) for ids in encoded["input_ids"]]  # type: ignore[union-attr]
+
+    def _rendered(self, chats: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        from jinja2.exceptions import TemplateError
+
+        own = inspect.signature(tokenizer.apply_chat_template).parameters
+        variables: dict[str, Any] = dict(self.options or {})
+        if taken := sorted(set(variables) & set(own)):
+            raise InputError(
+                f"data.chat.options names '{taken[0]}', which is a setting of the tokenizer's own method and no variable of "
+                "its chat template; leave it out"
+            )
+        whose = f"of {tokenizer.name_or_path!r}" if self.template is None else f"in '{self.template}'"
         try:
-            encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
+            rendered = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False, **variables)
         except TemplateError as error:
             raise InputError(
-                f"the chat template of {tokenizer.name_or_path!r} refuses the messages: {error}; "
-                f"if it knows no system role, write `system: null`"
+                f"the chat template {whose} refuses the messages: {error}; if it knows no system role, write `system: null`"
             ) from error
-        return [one_bos(ids, tokenizer.bos_token_id) for ids in encoded["input_ids"]]  # type: ignore[index]
+        return [str(text) for text in rendered]
 
     def too_long(self, ids: Sequence[Sequence[int]]) -> dict[int, str]:
-        """Returns the rows of prompts longer than `max_prompt_tokens`, with the reason to drop each."""
+        """Maps each row whose prompt is longer than `max_prompt_tokens` to the reason for dropping it."""
         return {
             row: f"longer than max_prompt_tokens {self.max_prompt_tokens}"
             for row, prompt in enumerate(ids)

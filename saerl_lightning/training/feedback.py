@@ -127,7 +127,7 @@ def ending(trainer: lightning.Trainer, folder: Path, seconds: float, program: st
 
     Args:
         trainer: Trainer of the run.
-        folder: Run folder.
+        folder: Folder of the run.
         seconds: Time that training took.
         program: Command line's beginning, as in `saerl`.
     """

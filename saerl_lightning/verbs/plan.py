@@ -56,7 +56,7 @@ def plan(
     """
     _require_prompts(model, datamodule)
     require_place(Path(out))
-    require_export(export, export_for)
+    require_export(export, export_for, datamodule.chat)
     other = None if against is None else Ledger.read(Path(against))
     # Numbers that do not fit are refused before anything is computed.
     arithmetic = batch_arithmetic(model, datamodule, trainer)

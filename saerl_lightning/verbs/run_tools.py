@@ -1,4 +1,4 @@
-"""`plan` and `label`: commands that read the same configs and flags as a run, but train nothing.
+"""`plan`, `label` and `show`: commands that read the same configs and flags as a run, but train nothing.
 
 A method's signature defines the command's own arguments; its body is in the module of that name.
 """
@@ -70,3 +70,28 @@ class ToolTrainer(lightning.Trainer):
         from saerl_lightning.verbs.label import label
 
         label(cast("PolicyModule", model), cast("PromptDataModule", datamodule), self, out, prompts, samples, seed)
+
+    def show(
+        self,
+        model: lightning.LightningModule,
+        datamodule: lightning.LightningDataModule,
+        prompt: str | None = None,
+        completion: str | None = None,
+        tokens: bool = False,
+        sample: bool = False,
+    ) -> None:
+        """Prints one prompt as the model sees it, and an answer to it as the rewards see and grade it.
+
+        Args:
+            model: The run's module; its weights are loaded where an answer is sampled.
+            datamodule: The run's training prompts.
+            prompt: Id of the prompt; null takes the first one.
+            completion: Answer that is graded; null takes the right answer in a box.
+            tokens: Whether to print every token with its id and its role.
+            sample: Whether the policy samples the answer, as in training.
+        """
+        from saerl_lightning.verbs.show import show
+
+        show(
+            cast("PolicyModule", model), cast("PromptDataModule", datamodule), self, prompt, completion, tokens, sample
+        )

@@ -13,7 +13,7 @@ import yaml
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.plan_page.ledger import Ledger
-from saerl_lightning.plan_page.other_trainers import export_plan
+from saerl_lightning.plan_page.other_trainers import export_plan, require_export
 from saerl_lightning.plan_page.planned import MadePlan
 from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.file import FilePrompts
@@ -137,6 +137,36 @@ def test_trl_meets_the_prompts_batch_by_batch_and_grades_their_answers_as_right(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     GRPOTrainer(model, reward, config, train_dataset=rows, processing_class=tokenizer).train()
     assert met == [[f"p{row}"] * 4 + [f"p{other}"] * 4 for row, other in zip(SERVED[::2], SERVED[1::2], strict=True)]
+
+
+def test_the_columns_of_a_prompts_row_reach_the_rewards_of_the_other_trainer(tmp_path):
+    columns = {
+        "prompt": "raw",
+        "unit": "km",
+        "extra_info": {"index": 77, "split": "test", "hint": 3},
+        "dataset": "gsm8k",
+    }
+    run = a_run(columns=columns)
+    for trainer in ("trl", "verl", "open-instruct"):
+        export_plan(tmp_path / trainer, trainer, run, CHAT, 4)
+    [trl] = [row for row in parquet.read_table(tmp_path / "trl/train.parquet").to_pylist() if row["uid"] == "p2"]
+    assert (trl["unit"], trl["prompt"][1]["content"], trl["solution"]) == ("km", "What is 2 + 2?", "$4$")
+    verl = parquet.read_table(tmp_path / "verl/train.parquet").to_pylist()[1]["extra_info"]
+    assert (verl["unit"], verl["hint"], verl["index"], verl["split"]) == ("km", 3, 2, "train")
+    lines = [json.loads(line) for line in (tmp_path / "open-instruct/train.jsonl").read_text().splitlines()]
+    assert {line["uid"]: line["dataset"] for line in lines}["p2"] == "gsm8k"
+    mixed = replace(run, prompts=[replace(p, columns={"x": [1, "a"][i % 2]}) for i, p in enumerate(run.prompts)])
+    with pytest.raises(InputError, match="can't stand in parquet"):
+        export_plan(tmp_path / "mixed", "trl", mixed, CHAT, 4)
+    assert not (tmp_path / "mixed").exists()
+
+
+@pytest.mark.parametrize(
+    "given", [{"prefill": "<think>"}, {"options": {"enable_thinking": False}}, {"template": "t.jinja"}]
+)
+def test_a_chat_that_messages_do_not_hold_is_not_exported(given, tmp_path):
+    with pytest.raises(InputError, match=f"data.chat.{next(iter(given))} is .* which an export does not hold"):
+        require_export(str(tmp_path / "out"), "trl", ChatTemplate(**given))
 
 
 def test_a_prompt_that_a_trainer_can_not_hold_is_named_and_nothing_is_written(tmp_path):

@@ -68,3 +68,23 @@ def test_bad_input_is_refused():
         ChatTemplate(system="be brief").encode([prompt(("user", "hi"))], tokenizer(strict))
     with pytest.raises(InputError, match="max_prompt_tokens is 0"):
         ChatTemplate(max_prompt_tokens=0)
+
+
+def test_a_template_file_replaces_the_tokenizers_own_and_takes_options(tmp_path):
+    (tmp_path / "own.jinja").write_text("{% if loud %}hi {% endif %}{{ messages[0].content }} assistant")
+    chat = ChatTemplate(template=str(tmp_path / "own.jinja"), options={"loud": True})
+    [ids] = chat.encode([prompt(("user", "brief"))], chat.fitted(tokenizer(TEMPLATE)))
+    assert words(ids) == "hi brief assistant"
+    with pytest.raises(InputError, match=r"the chat template 'nowhere\.jinja' can't be read"):
+        ChatTemplate(template="nowhere.jinja").fitted(tokenizer(None))
+    (tmp_path / "broken.jinja").write_text("{% if %}")
+    broken = ChatTemplate(template=str(tmp_path / "broken.jinja"))
+    with pytest.raises(InputError, match=r"the chat template in '.*broken.jinja' refuses the messages"):
+        broken.encode([prompt(("user", "hi"))], broken.fitted(tokenizer(None)))
+    with pytest.raises(InputError, match="options names 'add_generation_prompt', which is a setting"):
+        ChatTemplate(options={"add_generation_prompt": False}).encode([prompt(("user", "hi"))], tokenizer(TEMPLATE))
+
+
+def test_a_prefill_stands_behind_the_generation_prompt():
+    [ids] = ChatTemplate(prefill=" be").encode([prompt(("user", "hi"))], tokenizer(TEMPLATE))
+    assert words(ids) == "<s> user hi assistant be"
