@@ -61,6 +61,7 @@ class Complaint:
     value: str | None
     owner: str  # dotted path of the class that has the argument; empty for none
     depth: int  # number of keys and classes above the argument
+    indent: int = 0  # of its line: types inside of types stand deeper
 
 
 def printed(message: str) -> str:
@@ -87,7 +88,13 @@ def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = (
     if not complaints:
         return _short(" ".join(message.split()), 600)
     # jsonargparse tries every type of a union. The type that fits best fails latest, so its message is nested deepest.
-    deepest = max(complaints, key=lambda each: each.depth)
+    # A mapping that names a class is meant as one, whatever else the place takes.
+    named = {path.rpartition(".")[2] for path in re.findall(r"'class_path': '([\w.]+)'", message)}
+    misnamed = [each for each in complaints if named.intersection(_class_name(each.text))]
+    deepest = max(
+        misnamed or complaints,
+        key=lambda each: (each.depth, each.owner.rpartition(".")[2] in named, each.indent),
+    )
     chosen = [each for each in complaints if (each.path, each.owner) == (deepest.path, deepest.owner)]
     return _summary(chosen, [each.lstrip("-") for each in options], given)
 
@@ -126,7 +133,7 @@ def _complaints(message: str) -> Iterator[Complaint]:
             value = VALUE.search(text)
             owner = next((name for _, _, name in reversed(stack) if name), "")
             said = text[: value.start()] if value else text
-            waiting.append(Complaint(path, said, value[1] if value else None, owner, len(stack)))
+            waiting.append(Complaint(path, said, value[1] if value else None, owner, len(stack), indent))
     yield from waiting
 
 

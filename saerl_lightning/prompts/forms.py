@@ -103,8 +103,11 @@ class Layout:
 
     def described(self) -> str:
         """Returns which fields are read from where, for the line that says how a data set was read."""
-        marks = {"answer": self.mark.said}
-        return ", ".join(f"{field} from {path}{marks.get(field, '')}" for field, path in self.paths.items())
+        required = {"prompt": "", "answer": self.mark.said}
+        return ", ".join(
+            field if field == path and field not in required else f"{field} from {path}{required.get(field, '')}"
+            for field, path in self.paths.items()
+        )
 
 
 @dataclass(frozen=True)

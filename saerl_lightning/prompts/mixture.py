@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saerl_lightning.errors import InputError, require_name
+from saerl_lightning.errors import InputError, did_you_mean, require_name
 from saerl_lightning.hub import NAME
 from saerl_lightning.prompts.file import ENDINGS, FilePrompts
 from saerl_lightning.prompts.hub import HubPrompts
@@ -38,7 +38,7 @@ class Part:
         """Refuses numbers out of range, and two shares at once."""
         require_in_range(self)
         if self.weight is not None and self.count is not None:
-            raise InputError(f"a part of a mixture has weight {self.weight} and count {self.count}; write one of them")
+            raise InputError(f"Part.weight is {self.weight:g}, with a count of {self.count}; write one of the two")
 
 
 class Mixture(PromptSource):
@@ -186,6 +186,9 @@ def open_prompts(given: Given, columns: Mapping[str, str] | None = None) -> Prom
     if isinstance(given, PromptSource):
         return given
     if isinstance(given, Mapping):
+        if "class_path" in given:  # the parser takes a misspelt class without arguments for a mixture
+            name, known = given["class_path"], [kind.__name__ for kind in PromptSource.__subclasses__()]
+            raise InputError(f"{name!r} fits no class of prompts{did_you_mean(str(name), known)}")
         return Mixture(dict(given), columns=mapped)
     path = Path(given)
     if path.is_dir() and not is_saved(path):

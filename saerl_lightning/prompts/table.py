@@ -102,9 +102,10 @@ def named(columns: Sequence[str]) -> str:
 
 
 def _short(value: object, length: int = 30) -> str:
+    """Returns the beginning of a value, on one line."""
     text = value if isinstance(value, str) else repr(value)
     line = " ".join(text[: 4 * length].split())
-    return ascii(line if len(line) <= length else line[: length - 1] + "…")[1:-1].replace("\\u2026", "…")
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def _unknown(table: RecordTable, layout: Layout) -> str:
@@ -114,7 +115,7 @@ def _unknown(table: RecordTable, layout: Layout) -> str:
     missing += [] if "answer" in layout.paths else ["answer"]
     pairs = list(zip(missing, [spare[0], spare[-1]] if len(missing) > 1 else [spare[0]], strict=False))
     flags = " ".join(f"--data.columns.{field} {_short(name)}" for field, name in pairs)
-    shown = ", ".join(f"{_short(name)}={_short(table.first.get(name))!r}" for name in table.columns[:6])
+    shown = ", ".join(f"{_short(name)}='{_short(table.first.get(name))}'" for name in table.columns[:6])
     more = f" and {len(table.columns) - 6} more" if len(table.columns) > 6 else ""
     return (
         f"{table.origin}: no known form (no {' and no '.join(missing)}); its first row: {shown}{more}; say which columns "
@@ -194,7 +195,7 @@ def _answer(value: object, layout: Layout, place: str) -> str:
     if not _text(found):
         raise InputError(
             f"{place}: {column!r} does not say its answer as {layout.form} does ({layout.described()}): "
-            f"{_short(value, 60)!r}; write it so, or map `answer` to another column"
+            f"'{_short(value, 60)}'; write it so, or map `answer` to another column"
         )
     return str(found)
 

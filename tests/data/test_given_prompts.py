@@ -10,7 +10,7 @@ from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.validation import ValidationSet
 from saerl_lightning.errors import InputError
 from saerl_lightning.parser import RunParser
-from saerl_lightning.prompts.mixture import Part
+from saerl_lightning.prompts.mixture import Part, open_prompts
 from saerl_lightning.prompts.source import PromptSource
 from tests.data.served_prompts import TOKENIZER
 
@@ -72,6 +72,30 @@ def test_a_file_is_never_configuration_and_no_class_is_imported_for_it(tmp_path,
 def test_a_class_is_still_a_source(pool):
     data = parsed("--data.train", "FilePrompts", "--data.train.path", pool, "--data.train.limit", "2")
     assert isinstance(data.train, PromptSource) and data.train.limit == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "{class_path: HubPromts, init_args: {path: x}}",
+            "'HubPromts' fits no class for this place; did you mean 'HubPrompts'",
+        ),
+        ("{class_path: FilePrompts, init_args: {pth: x}}", "'pth' is not accepted; did you mean 'path'?"),
+        ("{sums: {source: x, wieght: 1}}", "'wieght' is not accepted; did you mean 'weight'?"),
+        ("{sums: {source: x, weight: x}}", "data.train.weight is 'x'; write a number or null"),
+    ],
+)
+def test_a_mistake_in_a_class_or_in_a_mixture_is_named_as_such(capsys, given, said):
+    for before in ([], ["--data.train", "HubPrompts", "--data.train.path", "a/b"]):
+        with pytest.raises(SystemExit):
+            parsed(*before, "--data.train", given)
+        assert said in capsys.readouterr().err
+
+
+def test_a_misspelt_class_without_arguments_is_no_mixture():
+    with pytest.raises(InputError, match="'FilePromts' fits no class of prompts; did you mean 'FilePrompts'"):
+        open_prompts({"class_path": "FilePromts"})
 
 
 def test_sets_take_the_columns_unless_they_have_their_own(tmp_path, pool):

@@ -69,6 +69,7 @@ REFUSED = {
     "no part": ({}, {}, "a mixture without a part"),
     "a size to be filled by nothing": ({"a": Part("x", count=1)}, {"size": 3}, "size 3 and no part with a weight"),
     "a name that is a path": ({"../a": "x"}, {}, r"the part of a mixture '\.\./a'"),
+    "a size below the counts": ({"a": Part("x", count=1)}, {"size": 0}, "Mixture.size is 0"),
     "a file that is not there": ({"a": "gone.jsonl"}, {}, r"gone\.jsonl does not exist"),
 }
 
@@ -81,7 +82,7 @@ def test_a_mixture_of_nothing_is_refused(case):
 
 
 def test_shares_that_cannot_be_are_refused(pools):
-    with pytest.raises(InputError, match=r"weight 1.* and count 2; write one of them"):
+    with pytest.raises(InputError, match=r"Part\.weight is 1, with a count of 2; write one of the two"):
         Part("x", weight=1, count=2)
     with pytest.raises(InputError, match=r"weight is -1"):
         Part("x", weight=-1)
