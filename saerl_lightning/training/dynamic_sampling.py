@@ -1,7 +1,6 @@
-"""Dynamic sampling: groups that teach nothing are replaced by groups of the plan's next prompts (DAPO).
+"""Dynamic sampling: replaces groups without variance by groups of the plan's next prompts (DAPO).
 
-It decides which groups a step trains on, and nothing else: how prompts are sampled and graded, and which come next, it
-is told as functions.
+This module only decides which groups a step trains on. Sampling, grading and the next prompts are passed as functions.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from saerl_lightning.training.grading import GradedGroups
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    """Replaces groups without variance in the first reward by groups of the plan's next prompts, round after round.
+    """Replaces groups without variance in the first reward by groups of the plan's next prompts, in rounds.
 
-    The first reward says what is right: groups that are all right or all wrong go, however their lengths or forms differ. A
-    round samples as many prompts as groups are missing. If some are still missing after the last round, or at the
-    plan's end, groups without variance stay in the step: it always has its full size. (Source: DAPO, arXiv 2503.14476,
-    section 3.2, which samples whole batches and drops what is too much.)
+    The first reward says which answers are right: groups that are all right or all wrong are replaced, even if lengths
+    or formats differ. A round samples as many prompts as groups are missing. If groups are still missing after the last
+    round or at the plan's end, groups without variance stay, so that the step always has its full size. (Source: DAPO,
+    arXiv 2503.14476, section 3.2, which samples whole batches and drops the surplus.)
 
     Args:
-        max_rounds: most rounds of refills a step.
+        max_rounds: Largest number of rounds of replacement in a step.
 
     Raises:
         InputError: if `max_rounds` is below 1.
@@ -33,7 +32,7 @@ class DynamicSampling:
     max_rounds: Count = 10
 
     def __post_init__(self) -> None:
-        """Refuses a number that refills nothing."""
+        """Refuses a number of rounds below 1."""
         require_in_range(self)
 
     def fill(
@@ -43,15 +42,15 @@ class DynamicSampling:
         next_prompts: Callable[[Sequence[int]], PromptBatch | None],
         gather_counts: Callable[[int], list[int]],
     ) -> tuple[GradedGroups, GradedGroups]:
-        """Samples refills until every group varies, rounds are used up, or the plan is.
+        """Samples replacements until every group varies, or rounds or prompts are used up.
 
-        Ranks may need different numbers of rounds: they ask for prompts together until none asks any more.
+        Ranks may need different numbers of rounds, but they must request prompts together, until no rank needs more.
 
         Args:
-            first: the batch's graded groups.
-            sample: samples and grades prompts, in a round counted from 1.
-            next_prompts: takes the plan's next prompts, given how many each rank asks for.
-            gather_counts: tells what each rank asks for, given this rank's number.
+            first: Graded groups of the batch.
+            sample: Function that samples and grades prompts in a round, counted from 1.
+            next_prompts: Function that takes the plan's next prompts, given the number that each rank needs.
+            gather_counts: Function that returns the numbers of all ranks, given this rank's number.
 
         Returns:
             All groups that were generated, in the order of the plan, and those to train on: as many as the batch has.
@@ -78,11 +77,11 @@ class DynamicSampling:
 
 
 def trained_groups(varied: Sequence[bool], size: int) -> list[int]:
-    """Positions of the groups to train on: those that vary, and of the others the first that are needed for the size.
+    """Selects the groups to train on: those that vary, then as many of the others as the size needs.
 
     Args:
-        varied: whether each generated group varies, in the order of the plan.
-        size: groups of a step.
+        varied: Whether each generated group varies, in the order of the plan.
+        size: Number of groups in a step.
 
     Returns:
         Positions in the order of the plan.

@@ -1,4 +1,4 @@
-"""Completions and their grades, the first graded while the last are still being written."""
+"""Samples and grades completions, with grading overlapped with generation; log-probabilities of the reference."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def sample_and_grade(
     phases: Phases,
     overlap: bool = True,
 ) -> tuple[Rollouts, Grades]:
-    """Completes a batch and grades it.
+    """Completes a batch of prompts and grades the completions.
 
-    Where the engine hands its completions out in parts, each part is graded in a second thread while the next is
-    written; so a reward sees the prompts of one part at a time. Time spent waiting for grades counts as `score`.
+    If the engine yields completions in parts, each part is graded in a second thread while the next part is generated.
+    A reward therefore sees the prompts of one part at a time. The time spent waiting for grades counts as `score`.
 
     Args:
-        engine: completes the prompts.
-        rewards: grade the completions.
-        batch: P prompts.
-        sampling: how completions are drawn.
-        phases: get the seconds of `generate` and `score`.
-        overlap: whether grading may begin before all is written.
+        engine: Engine that completes the prompts.
+        rewards: Rewards that grade the completions.
+        batch: Batch of P prompts.
+        sampling: Sampling settings of the completions.
+        phases: Timer that gets the seconds of `generate` and `score`.
+        overlap: Whether grading may begin before all completions are generated.
     """
     parts: list[Rollouts] = []
     pending: list[Future[Grades]] = []
@@ -70,7 +70,7 @@ def sample_and_grade(
 def _joined(
     early: Sequence[Grades], rewards: Sequence[Reward], batch: PromptBatch, parts: Sequence[Rollouts]
 ) -> Grades:
-    """The grades of all parts; those after the early ones are given here."""
+    """Joins the grades of all parts; grades those that were not graded early."""
     rest = Rollouts.join(parts[len(early) :])
     graded_prompts = len(batch.prompts) - len(rest.texts) // rest.group_size
     late = grade(rewards, batch.prompts[graded_prompts:], rest)
@@ -79,7 +79,7 @@ def _joined(
 
 @dataclass(frozen=True)
 class GradedGroups:
-    """P prompts with their groups of completions, graded."""
+    """P prompts with their graded groups of completions."""
 
     batch: PromptBatch
     rollouts: Rollouts
@@ -91,7 +91,7 @@ class GradedGroups:
 
     @classmethod
     def join(cls, parts: Sequence[GradedGroups]) -> GradedGroups:
-        """Puts several under one another."""
+        """Joins several groups of prompts into one."""
         prompts = [prompt for part in parts for prompt in part.batch.prompts]
         ids, rows = [i for part in parts for i in part.batch.ids], [r for part in parts for r in part.batch.rows]
         return cls(
@@ -104,7 +104,7 @@ class GradedGroups:
         )
 
     def of_groups(self, groups: Sequence[int]) -> GradedGroups:
-        """Some of the groups, given by their position, in that order."""
+        """Selects groups by position, in the given order."""
         batch, index = self.batch, torch.tensor(groups, dtype=torch.long)
         return GradedGroups(
             PromptBatch(
@@ -119,20 +119,20 @@ class GradedGroups:
 
     @property
     def in_loss(self) -> Bool[Tensor, "P G"]:
-        """Which completions the loss sees: graded ones, and where `masks_truncated` those that ended by themselves."""
+        """Marks the completions in the loss: graded ones and, with `masks_truncated`, only those that ended."""
         graded = self.total.isfinite()
         return graded & ~self.rollouts.truncated.view_as(graded) if self.masks_truncated else graded
 
     @property
     def compared(self) -> Float[Tensor, "P G"]:
-        """The totals that have a say in baselines: NaN for every completion that is not trained on."""
+        """Total rewards for baselines: NaN for every completion that is not trained on."""
         return self.total.masked_fill(~self.in_loss, torch.nan)
 
     @property
     def varied(self) -> Bool[Tensor, " P"]:
-        """Which groups have completions of different first reward, the one that says what is right.
+        """Marks groups whose completions differ in the first reward, which says which answers are right.
 
-        The others teach nothing, or nothing but a length or a format. Completions that the loss does not see have no say.
+        Other groups teach at most a length or a format. Completions that are not in the loss are ignored.
         """
         right = next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
         highest, lowest = right.nan_to_num(-torch.inf).amax(1), right.nan_to_num(torch.inf).amin(1)
@@ -140,7 +140,7 @@ class GradedGroups:
 
     @property
     def outcomes(self) -> Outcomes:
-        """What was learned about the prompts; the first reward says what counts as right."""
+        """Outcomes of the prompts for the data operations; the first reward says which answers are right."""
         right = next(iter(self.rewards.values()))
         return Outcomes([prompt.uid for prompt in self.batch.prompts], self.total, right.nanmean(1))
 
@@ -149,7 +149,7 @@ class GradedGroups:
 def score_step(
     scorer: Scorer, model: PreTrainedModel, step: StepRows, cut: Cut
 ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
-    """Log-probabilities and entropies of the step's scored rows, 0 elsewhere."""
+    """Computes log-probabilities and entropies of the step's scored rows; zero elsewhere."""
     micro_batches = step.micro_batches(cut)
     parts = [scorer(model, rows.tokens, rows.written, rows.prompts) for rows in map(step.of_rows, micro_batches)]
     logprobs, entropies = zip(*parts, strict=True)
@@ -157,7 +157,7 @@ def score_step(
 
 
 def entropy_floor(entropy: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"], top: float, ranks: int) -> float:
-    """The entropy above which the `top` share of all ranks' completion tokens lies; -inf where `top` is 1.
+    """Entropy above which the `top` share of all ranks' completion tokens lies; -inf if `top` is 1.
 
     Source: "Beyond the 80/20 rule", arXiv 2506.01939, which trains on the fifth of highest entropy.
     """
@@ -168,9 +168,9 @@ def entropy_floor(entropy: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"], top:
 
 
 class Reference:
-    """The policy as it was before training: a second copy of its weights, or with LoRA the same weights without adapters.
+    """The policy before training: a second copy of its weights, or with LoRA the base weights without adapters.
 
-    It is loaded from where the policy came from, also after a resume, and is in no checkpoint.
+    It is loaded from the policy's original path, also after a resume, and is not in checkpoints.
     """
 
     def __init__(self, policy: Policy, model: PreTrainedModel) -> None:
@@ -178,6 +178,6 @@ class Reference:
         self._model.to(model.device)  # pyright: ignore[reportArgumentType]  # transformers types `self` wrongly
 
     def logprobs(self, scorer: Scorer, step: StepRows, cut: Cut) -> Float[Tensor, "R T"]:
-        """Log-probabilities of the step's completion tokens under the reference, 0 elsewhere."""
+        """Log-probabilities of the step's completion tokens under the reference; zero elsewhere."""
         with without_adapters(self._model):
             return score_step(scorer, self._model, step, cut)[0]

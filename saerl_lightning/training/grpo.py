@@ -1,7 +1,7 @@
-"""GRPOModule: the algorithm on one screen.
+"""GRPOModule: samples, grades and updates a policy; the training step reads as the algorithm.
 
-It deliberately does not know how prompts are chosen (the datamodule's plan), how completions are drawn (the engine), what
-is right (the rewards) or what the loss is (the objective).
+Prompts come from the datamodule's plan, completions from the engine, grades from the rewards, the loss from the
+objective.
 """
 
 from __future__ import annotations
@@ -47,29 +47,32 @@ from saerl_lightning.training.shortcuts import Shortcuts
 
 
 def adamw(params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW at a learning rate of 1e-6 without weight decay, the field's default for full-weight training."""
+    """AdamW with a learning rate of 1e-6 and no weight decay, the usual setting for training all weights."""
     return torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0, fused=True)
 
 
 class GRPOModule(PolicyModule):
-    """Trains a policy by group-relative policy optimisation (arXiv 2402.03300), or whatever `objective` says.
+    """Trains a policy by group-relative policy optimisation (arXiv 2402.03300) or another objective.
 
     Args:
-        policy: the model to train.
-        engine: samples the completions.
-        rewards: grade them; the first one also grades evaluation.
-        objective: rewards to advantages, log-probabilities to loss.
-        sampling: how training completions are drawn.
-        optimizer: built over the trained weights.
-        lr_scheduler: stepped once an optimiser step; null keeps the rate.
-        warmup_steps: optimiser steps until the full learning rate.
-        updates_per_batch: optimiser steps on each sampled batch; 1 is on-policy.
-        micro_tokens: most tokens (padding included) that go through the model at once; memory, not mathematics.
-        dynamic_sampling: replaces groups without variance by groups of the plan's next prompts; null does not.
+        policy: Policy to train.
+        engine: Engine that samples the completions.
+        rewards: Rewards that grade the completions; the first one also grades evaluation.
+        objective: Objective: turns rewards into advantages and log-probabilities into a loss.
+        sampling: Sampling settings of the training completions.
+        optimizer: Optimiser, built over the trained weights.
+        lr_scheduler: Learning-rate schedule, advanced once an optimiser step; null keeps the rate constant.
+        warmup_steps: Number of optimiser steps until the full learning rate.
+        updates_per_batch: Number of optimiser steps on each sampled batch; 1 is on-policy.
+        micro_tokens: Largest number of tokens (padding included) that go through the model at once; changes memory, not
+            the gradient.
+        dynamic_sampling: Replacement of groups without variance by groups of the plan's next prompts; null switches it
+            off.
         shortcuts: Computations that a step skips because they do not change its gradient: `all`, `none`, or a list of
             shared_prefix, lean_layers, tiled_head, skip_zero_advantage, reuse_forward, sort_by_length, overlap_grading.
-        max_grad_norm: gradients are scaled down to this norm; null does not.
-        guard: stops the run when the sampler's log-probabilities are not the policy's; null does not look.
+        max_grad_norm: Norm that gradients are scaled down to; null does not scale them.
+        guard: Check that the sampler's log-probabilities are the policy's, which otherwise stops the run; null switches
+            it off.
     """
 
     _step_names = GRPO
@@ -114,7 +117,7 @@ class GRPOModule(PolicyModule):
         require_in_range(self)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Samples, scores and descends."""
+        """Samples and grades completions, then updates the policy."""
         with self.phases("sync"):
             self.sync()
         version = self.weight_version
@@ -145,13 +148,10 @@ class GRPOModule(PolicyModule):
     # -- the verbs of a step -------------------------------------------------------------------------------------------
 
     def sample_and_grade(self, batch: PromptBatch) -> tuple[GradedGroups, GradedGroups]:
-        """Draws G completions a prompt and grades them; groups that teach nothing may give way to the next prompts.
-
-        Returns:
-            All groups that were generated, and those to train on.
+        """Samples G completions a prompt and grades them; with dynamic sampling, replaces groups without variance.
 
         Raises:
-            RunStopped: if not one completion of all ranks could be graded.
+            RunStopped: if no completion of any rank could be graded.
         """
         first = self.sample(batch, 0)
         gather = partial(gather_objects, ranks=self.trainer.world_size)
@@ -162,7 +162,7 @@ class GRPOModule(PolicyModule):
         return self.dynamic_sampling.fill(first, self.sample, self.prompts.next_prompts, gather)
 
     def sample(self, batch: PromptBatch, round: int) -> GradedGroups:
-        """Completes and grades some prompts; `round` 0 is the batch itself, later ones are refills."""
+        """Completes and grades prompts; round 0 is the batch itself, later rounds are replacements."""
         place = self.global_step * self.trainer.world_size + self.global_rank
         sampling = replace(self.sampling, seed=self.sampling.seed + 7919 * place + 1_000_003 * round)
         overlap = self.shortcuts.overlap_grading
@@ -172,9 +172,11 @@ class GRPOModule(PolicyModule):
         return GradedGroups(batch, rollouts, rewards, total, rounds, self.objective.masks_truncated)
 
     def step_rows(self, sampled: GradedGroups) -> StepRows:
-        """Lays the graded rows out for the updates, with all that the objective wants to know of them."""
+        """Builds the rows of the updates from the graded groups, with everything that the objective needs."""
         self.rest()
-        step = StepRows.lay_out(sampled.rollouts, sampled.in_loss.flatten(), self.sampling.max_tokens, self.device)
+        step = StepRows.from_rollouts(
+            sampled.rollouts, sampled.in_loss.flatten(), self.sampling.max_tokens, self.device
+        )
         if self.objective.needs_reference:
             with self.phases("reference"):
                 step = step.with_reference(self._reference[0].logprobs(self.scorer, step, self.cut))
@@ -187,7 +189,7 @@ class GRPOModule(PolicyModule):
         return step.with_advantages(advantages, skip, lambda counts: mean_over_ranks(self.trainer, counts))
 
     def advantages(self, sampled: GradedGroups, step: StepRows) -> Float[Tensor, "P G"]:
-        """This rank's advantages; the objective sees the rewards of all ranks' trained rows, less their penalty."""
+        """Computes this rank's advantages from the rewards of all ranks' trained rows, minus their penalty."""
         total = sampled.compared
         if step.reference is not None:
             penalty = self.objective.penalty(step.sampler_logprobs, step.reference, step.mask)
@@ -197,13 +199,13 @@ class GRPOModule(PolicyModule):
         return self.objective.advantages(torch.cat(everywhere))[own : own + len(total)]
 
     def _with_old(self, step: StepRows) -> StepRows:
-        """Scores the step before its first update."""
+        """Computes the step's old log-probabilities before its first update."""
         logprobs, entropy = score_step(self.scorer, self.model, step, self.cut)
         floor = entropy_floor(entropy, step.mask, self.objective.top_entropy, self.trainer.world_size)
         return step.with_old(logprobs, floor)
 
     def check_sampler(self, step: StepRows, update: int) -> None:
-        """Lets the guard compare policy and sampler, on the first update after a sync only."""
+        """Compares policy and sampler by the guard, only on the first update after a sync."""
         if self.guard is None or update > 0:
             return
         assert step.old_logprobs is not None
@@ -211,7 +213,7 @@ class GRPOModule(PolicyModule):
         self.log_dict(self.guard.check(*seen, self.compute_dtype, self.trainer.world_size))
 
     def observe(self, sampled: GradedGroups) -> None:
-        """Tells the data operations what the step learned about its prompts."""
+        """Passes the outcomes of the step's prompts to the data operations."""
         self.prompts.observe(gather_outcomes(sampled.outcomes, self.trainer.world_size))
 
     def report(
@@ -222,7 +224,7 @@ class GRPOModule(PolicyModule):
         updates: dict[str, float],
         version: int,
     ) -> None:
-        """Logs the step of all ranks: rewards, groups and lengths of what was generated, and what of it was trained on."""
+        """Logs the step over all ranks: rewards, groups and lengths of generated and trained completions."""
         own = updates | {f"time/{phase}": seconds for phase, seconds in self.phases.drain().items()}
         own |= refill_metrics(generated, trained) | self.skipped_steps()
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
@@ -237,7 +239,7 @@ class GRPOModule(PolicyModule):
     # -- before the first step -----------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[lightning.Callback]:
-        """Refuses settings that do not fit each other before data or weights are loaded."""
+        """Refuses settings that do not fit each other, before data or weights are loaded."""
         require_distinct(self.rewards)
         # Greedy groups are refused later, as what they are.
         if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
@@ -245,7 +247,7 @@ class GRPOModule(PolicyModule):
         return super().configure_callbacks()
 
     def on_fit_start(self) -> None:
-        """Refuses a batch that does not fit, and says what the run will do."""
+        """Checks the batch arithmetic and prints it."""
         arithmetic = BatchArithmetic(
             prompts=self.prompts.batch_size,
             sampling=self.sampling,
@@ -272,7 +274,7 @@ class GRPOModule(PolicyModule):
             self._reference = (Reference(self.policy, self.model),)
 
     def planned_batches(self) -> int:
-        """Batches this run samples: the plan's, times epochs, unless `trainer.max_steps` ends it before."""
+        """Number of batches that this run samples: the plan's, times epochs, limited by `trainer.max_steps`."""
         an_epoch, epochs = len(self.prompts.plan.batches()), self.trainer.max_epochs
         limits = [an_epoch * epochs] if epochs is not None and epochs >= 0 else []
         if self.trainer.max_steps >= 0:
@@ -280,10 +282,10 @@ class GRPOModule(PolicyModule):
         return min(limits, default=an_epoch)
 
     def on_train_start(self) -> None:
-        """Starts the engine with the present weights: the checkpoint's, after a resume."""
+        """Starts the engine with the present weights; after a resume, these are the checkpoint's."""
         self.sync()
         super().on_train_start()
 
     def samplings(self) -> list:
-        """Training's own sampling beside those of the named sets."""
+        """Sampling settings of training and of the named sets."""
         return [self.sampling, *super().samplings()]

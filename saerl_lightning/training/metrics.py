@@ -1,4 +1,4 @@
-"""What a step tells the logs, under the names that users of other trainers know."""
+"""Metrics of a training step, under the names that other trainers use."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ROUNDS = ("rollouts/refill_rounds",)  # a rank takes part in the first ones, unt
 
 
 class MetricSum:
-    """Adds up the metrics of an update's micro-batches: sums, except minima and maxima where the name says so."""
+    """Sums the metrics of an update's micro-batches; takes minima and maxima if the name says so."""
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
 
     def add(self, metrics: Mapping[str, Tensor | float]) -> None:
-        """Takes in one micro-batch's share."""
+        """Adds the metrics of one micro-batch."""
         for name, value in metrics.items():
             value = torch.as_tensor(value).detach()
             if name not in self.values:
@@ -36,24 +36,24 @@ class MetricSum:
                 self.values[name] = self.values[name] + value
 
     def numbers(self) -> dict[str, float]:
-        """The update's numbers, in which the smallest or largest of nothing is NaN."""
+        """Metrics of the update; the minimum or maximum of no value is NaN."""
         found = {name: float(value) for name, value in self.values.items()}
         nothing = {"/min": math.inf, "/max": -math.inf}
         return {name: math.nan if value == nothing.get(name[-4:]) else value for name, value in found.items()}
 
 
 def averaged(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Combines numbers of one name over updates, or over ranks: means, or the extreme where the name says so.
+    """Combines metrics over updates or ranks: means, or minima and maxima if the name says so.
 
-    A rank's share of a mean is divided by the *mean* size over ranks, so the mean of the shares is that of all ranks. A part
-    without a number counts as 0 in its mean, and has no say in its extreme; nor has NaN, the extreme of nothing.
+    A rank's share of a mean is divided by the *mean* size over ranks, so that the mean of the shares is the mean over
+    all ranks. A missing value counts as 0 in a mean and is ignored in an extreme, as is NaN, the extreme of no value.
     """
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: _combined(name, [part[name] for part in parts if name in part], len(parts)) for name in names}
 
 
 def over_ranks(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Combines what ranks counted in a step: means, extremes where the name says so, and sums of numbers of things."""
+    """Combines the metrics of all ranks in a step: means, extremes if the name says so, and sums of counts."""
     totals = {name: sum(part[name] for part in parts) for name in SUMS if name in parts[0]}
     rounds = {name: max(part[name] for part in parts) for name in ROUNDS if name in parts[0]}
     return averaged(parts) | totals | rounds
@@ -68,7 +68,7 @@ def _combined(name: str, values: Sequence[float], parts: int) -> float:
 
 @dataclass(frozen=True)
 class Completions:
-    """What is logged of a step's completions: small enough to be had from every rank, so that no mean of means is."""
+    """Logged data of a step's completions, small enough to gather from every rank, so that means are exact."""
 
     rewards: dict[str, Float[Tensor, "P G"]]  # by name
     total: Float[Tensor, "P G"]  # their weighted sum
@@ -79,14 +79,14 @@ class Completions:
 
     @classmethod
     def of(cls, sampled: GradedGroups) -> Completions:
-        """Those of one rank."""
+        """Data of one rank's completions."""
         rows = sampled.rollouts
         lengths = rows.completion_lengths
         return cls(sampled.rewards, sampled.total, sampled.compared, lengths, rows.truncated, rows.weight_version)
 
     @classmethod
     def join(cls, parts: Sequence[Completions]) -> Completions:
-        """Those of all ranks."""
+        """Joins the data of all ranks."""
         return cls(
             {name: torch.cat([part.rewards[name] for part in parts]) for name in parts[0].rewards},
             *(
@@ -96,7 +96,7 @@ class Completions:
         )
 
     def metrics(self, began: int) -> dict[str, float]:
-        """Rewards, groups, lengths and staleness; `began` is the version of the weights the step began with."""
+        """Metrics of rewards, groups, lengths and staleness; `began` is the step's first weight version."""
         tokens = int(self.lengths.sum())
         return {
             **reward_metrics(self.rewards, self.total),
@@ -108,7 +108,7 @@ class Completions:
 
 
 def reward_metrics(rewards: Mapping[str, Float[Tensor, "P G"]], total: Float[Tensor, "P G"]) -> dict[str, float]:
-    """Mean, standard deviation and failed share of each reward and of their weighted sum."""
+    """Mean, standard deviation and share of failures of each reward and of their weighted sum."""
     metrics: dict[str, float] = {"reward/mean": _mean(total), "reward/std": _std(total)}
     for name, values in rewards.items():
         metrics[f"reward/{name}/mean"] = _mean(values)
@@ -118,13 +118,13 @@ def reward_metrics(rewards: Mapping[str, Float[Tensor, "P G"]], total: Float[Ten
 
 
 def group_metrics(compared: Float[Tensor, "P G"], tokens: int) -> dict[str, float]:
-    """Share of groups without variance, and the sampled tokens paid for each group that has some.
+    """Share of groups without variance, and sampled tokens for each group with variance.
 
-    A group whose completions all earn the same teaches nothing; tokens a group that does is what data selection is for.
+    A group of equal rewards has no gradient. Data selection aims at fewer tokens for each group with variance.
 
     Args:
-        compared: rewards, NaN for completions that the loss does not see.
-        tokens: of all completions.
+        compared: Rewards, NaN for completions that are not in the loss.
+        tokens: Number of tokens of all completions.
     """
     filled = torch.where(compared.isnan(), _group_mean(compared), compared)
     effective = (filled.amax(1) - filled.amin(1) > 1e-6).sum().item()  # (P, G) -> groups with variance
@@ -136,7 +136,7 @@ def group_metrics(compared: Float[Tensor, "P G"], tokens: int) -> dict[str, floa
 
 
 def length_metrics(lengths: Int[Tensor, " R"], truncated: Bool[Tensor, " R"]) -> dict[str, float]:
-    """Lengths of all completions and of those that ended by themselves, and the truncated share."""
+    """Lengths of all completions and of those that ended by themselves, and the share of truncated ones."""
     lengths = lengths.float()
     ended = lengths[~truncated]
     return {
@@ -149,7 +149,7 @@ def length_metrics(lengths: Int[Tensor, " R"], truncated: Bool[Tensor, " R"]) ->
 
 
 def refill_metrics(generated: GradedGroups, trained: GradedGroups) -> dict[str, float]:
-    """Completions generated and trained, a rank's rounds of refills, and the share of its groups that were replaced."""
+    """Numbers of generated and trained completions and of a rank's rounds, and the share of its replaced groups."""
     return {
         "rollouts/generated": float(generated.total.numel()),
         "rollouts/trained": float(trained.total.numel()),
@@ -159,7 +159,7 @@ def refill_metrics(generated: GradedGroups, trained: GradedGroups) -> dict[str, 
 
 
 def throughput_metrics(step: Mapping[str, float]) -> dict[str, float]:
-    """All ranks' tokens a second of sampling, and of the training part, given the step's counts and mean seconds."""
+    """Tokens a second of sampling and of training over all ranks, from counts and mean seconds."""
     training = step.get("time/forward", 0.0) + step.get("time/backward", 0.0)
     return {
         "throughput/sampled_tokens_per_s": step["rollouts/generated_tokens"]

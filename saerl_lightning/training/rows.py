@@ -1,4 +1,4 @@
-"""The rows of a step, cut into micro-batches, and how each of these becomes the inputs of a loss."""
+"""Rows of one optimiser step, their split into micro-batches, and the inputs of the loss."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from saerl_lightning.records import Rollouts
 
 
 def padded_cut(rows: Sequence[int], lengths: Sequence[int], budget: int, by_length: bool = True) -> list[list[int]]:
-    """Groups rows so that no group holds more than `budget` tokens, padding included.
+    """Splits rows into groups of at most `budget` tokens, padding included.
 
     Args:
-        rows: which rows to cut.
-        lengths: tokens of every row, prompt and completion.
-        budget: most tokens of a micro-batch; a single longer row still gets a group of its own.
-        by_length: put rows of similar length together, the longest first, so that the largest memory need shows at once.
+        rows: Indices of the rows to split.
+        lengths: Number of tokens of every row, prompt and completion.
+        budget: Largest number of tokens of a micro-batch; a single longer row gets its own.
+        by_length: Whether rows of similar length are put together, longest first, so that the largest memory use occurs
+            first.
     """
     groups: list[list[int]] = []
     widest = 0
@@ -42,15 +43,15 @@ def packed_cut(
     budget: int,
     by_length: bool = True,
 ) -> list[list[int]]:
-    """Groups rows that share their prompt's tokens, so that no group holds more than `budget` tokens.
+    """Splits rows that share their prompt's tokens into groups of at most `budget` tokens.
 
     Args:
-        rows: which rows to cut, those of a prompt behind one another.
-        prompts: the prompt of every row.
-        starts: tokens of every row's prompt, which count once for all rows of the prompt in one micro-batch.
-        lengths: tokens of every row, prompt and completion.
-        budget: most tokens of a micro-batch; a single longer row still gets a group of its own.
-        by_length: fill micro-batches with the largest groups first, which takes fewer of them.
+        rows: Indices of the rows to split, with the rows of a prompt together.
+        prompts: Index of the prompt of every row.
+        starts: Number of prompt tokens of every row, which count once for all rows of the prompt in a micro-batch.
+        lengths: Number of tokens of every row, prompt and completion.
+        budget: Largest number of tokens of a micro-batch; a single longer row gets its own.
+        by_length: Whether micro-batches are filled with the largest groups first, which gives fewer micro-batches.
     """
     pieces = list(_pieces(rows, prompts, starts, lengths, budget))
     sizes: list[int] = []
@@ -70,7 +71,7 @@ def packed_cut(
 def _pieces(
     rows: Sequence[int], prompts: Sequence[int], starts: Sequence[int], lengths: Sequence[int], budget: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yields each prompt's rows with their tokens, in several pieces where they exceed the budget together."""
+    """Yields each prompt's rows with their tokens, in several pieces if they exceed the budget together."""
     for _, members in groupby(rows, key=lambda r: prompts[r]):
         size, piece = 0, []
         for row in members:
@@ -88,12 +89,12 @@ Reduce = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Cut:
-    """How rows are cut into micro-batches.
+    """Settings of the split of rows into micro-batches.
 
     Args:
-        budget: most tokens that go through the model at once.
-        packed: whether rows of a prompt share its tokens and need no padding.
-        by_length: whether rows are sorted by length before.
+        budget: Largest number of tokens that go through the model at once.
+        packed: Whether rows of a prompt share its tokens and need no padding.
+        by_length: Whether rows are sorted by length first.
     """
 
     budget: int
@@ -103,9 +104,9 @@ class Cut:
 
 @dataclass(frozen=True)
 class StepRows:
-    """Everything an update needs to know of the sampled rows, or of those of one micro-batch.
+    """Rows of a step, or of one micro-batch, with everything that an update needs.
 
-    Each `with_...` gives a new record that holds more: advantages come after the reference.
+    Each `with_...` method returns a new record with more fields: advantages come after the reference.
     """
 
     tokens: Int[Tensor, "R T"]
@@ -126,10 +127,10 @@ class StepRows:
     scored_tokens: float = 1.0
 
     @classmethod
-    def lay_out(
+    def from_rollouts(
         cls, rollouts: Rollouts, trained: Bool[Tensor, " R"], max_tokens: int, device: torch.device
     ) -> StepRows:
-        """All rows, without advantages yet; the loss sees those that are `trained`, which all are to be scored."""
+        """Builds the rows, without advantages yet; the loss uses those that are `trained`, all of which are scored."""
         lengths, count = rollouts.lengths.tolist(), len(rollouts.texts)
         starts = (rollouts.lengths - rollouts.completion_lengths).tolist()
         written = rollouts.mask.to(device)
@@ -147,19 +148,20 @@ class StepRows:
         )
 
     def with_reference(self, reference: Float[Tensor, "R T"]) -> StepRows:
-        """The same rows with the frozen reference's log-probabilities beside them."""
+        """Returns these rows with the frozen reference's log-probabilities."""
         return replace(self, reference=reference)
 
     def with_old(self, logprobs: Float[Tensor, "R T"], entropy_floor: float = -torch.inf) -> StepRows:
-        """The same rows with log-probabilities from before the first update, and the floor of the top-entropy mask."""
+        """Returns these rows with old log-probabilities and the floor of the top-entropy mask."""
         return replace(self, old_logprobs=logprobs, entropy_floor=entropy_floor)
 
     def with_advantages(self, advantages: Float[Tensor, "P G"], skip_zero: bool, mean_over_ranks: Reduce) -> StepRows:
-        """The same rows with what each is worth, and the size of the step; rows worth nothing are skipped if they may be.
+        """Returns these rows with advantages and the size of the step; rows with advantage 0 may be skipped.
 
-        A rank's loss is divided by the *mean* row and token counts over ranks, since data-parallel training averages
-        the ranks' gradients: together that is the sum over all rows by the total count. Every rank scores a row at
-        least, so that all take part in the exchange of gradients, and an optimiser sees zeros, not nothing.
+        A rank's loss is divided by the *mean* row and token counts over ranks. Data-parallel training averages the
+        ranks' gradients, so together this is the sum over all rows divided by the total count. Every rank scores at
+        least one row: all ranks must take part in the exchange of gradients, and an optimiser needs zeros instead of
+        missing gradients.
         """
         worth = advantages.flatten().to(self.advantages)
         scored = self.scored
@@ -174,29 +176,29 @@ class StepRows:
 
     @property
     def scored_row_tokens(self) -> int:
-        """Tokens of the rows that go through the policy, prompts counted with each row."""
+        """Number of tokens of the scored rows, with the prompt counted in each row."""
         return sum(self.lengths[row] for row in self.scored)
 
     def mean(self, values: Float[Tensor, "R T"]) -> Float[Tensor, ""]:
-        """These rows' share of a mean over the step's scored tokens."""
+        """Share of these rows in a mean over the step's scored tokens."""
         return (values.detach() * self.mask).sum() / self.scored_tokens
 
     @property
     def scored_mask(self) -> Bool[Tensor, "R T"]:
-        """The tokens the loss sees and the policy scores."""
+        """True at tokens that the loss uses and the policy scores."""
         kept = torch.zeros_like(self.prompts, dtype=torch.bool)
         kept[self.scored] = True
         return self.mask & kept[:, None]
 
     def micro_batches(self, cut: Cut) -> list[list[int]]:
-        """Positions of the scored rows, micro-batch by micro-batch."""
+        """Splits the scored rows into micro-batches of row positions."""
         if cut.packed:
             prompts = self.prompts.tolist()
             return packed_cut(self.scored, prompts, self.starts, self.lengths, cut.budget, cut.by_length)
         return padded_cut(self.scored, self.lengths, cut.budget, cut.by_length)
 
     def of_rows(self, positions: Sequence[int]) -> StepRows:
-        """Some of the rows, cut off behind the longest of them; the sizes stay those of the whole step."""
+        """Selects rows by position, trimmed to the longest of them; the sizes stay those of the whole step."""
         rows = torch.tensor(positions, device=self.tokens.device)
         lengths = [self.lengths[row] for row in positions]
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -211,17 +213,17 @@ class StepRows:
     def joined(
         self, micro_batches: Sequence[Sequence[int]], values: Sequence[Float[Tensor, "_ _"]]
     ) -> Float[Tensor, "R T"]:
-        """The values of all micro-batches, each at its rows of the step; 0 where there is none."""
+        """Joins the values of all micro-batches into an array over the step's rows; 0 for rows without a value."""
         out = torch.zeros_like(self.sampler_logprobs)
         for positions, part in zip(micro_batches, values, strict=True):
             out[torch.tensor(positions, device=out.device), : part.shape[1]] = part.float()
         return out
 
     def inputs(self, logprobs: Float[Tensor, "R T"], entropy: Float[Tensor, "R T"]) -> LossInputs:
-        """What the objective sees of these rows.
+        """Inputs of the objective for these rows.
 
-        Where the old log-probabilities are not known, this is the first update: its forward runs on the very weights that
-        sampled, so that `logprobs` are the old ones too, and an on-policy step needs no second forward.
+        If the old log-probabilities are not known, this is the first update. Its forward uses the weights that sampled,
+        so `logprobs` are also the old ones, and an on-policy step needs no second forward.
         """
         return LossInputs(
             logprobs=logprobs,
@@ -240,5 +242,5 @@ class StepRows:
 
 
 def _at_least_one(chosen: Bool[Tensor, " R"], lengths: Sequence[int]) -> list[int]:
-    """Positions of the chosen rows; the shortest row where none is."""
+    """Indices of the chosen rows; that of the shortest row if none is chosen."""
     return chosen.nonzero().flatten().tolist() or [min(range(len(lengths)), key=lambda r: lengths[r])]

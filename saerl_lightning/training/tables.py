@@ -1,4 +1,4 @@
-"""A table of completions, so that people read what the policy writes."""
+"""Callbacks that write tables: completions, the plan's ledger, and the accuracy of every question."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ COMPLETION = ["step", "uid", "prompt", "completion", "answer", "reward", "advant
 class CompletionTable(lightning.Callback):
     """Logs some completions of a step: to `completions.jsonl` in the run folder, and to W&B as one table a step.
 
-    The first batch gets a table, and then each whose updates bring the optimiser steps to a multiple of `every_n_steps`, or
-    past one.
+    A table is logged for the first batch, and then whenever the optimiser steps reach or pass a multiple of
+    `every_n_steps`.
 
     Args:
-        every_n_steps: optimiser steps between tables.
-        prompts: prompts shown a table, each with its whole group.
+        every_n_steps: Number of optimiser steps between tables.
+        prompts: Number of prompts in a table, each with its whole group.
     """
 
     def __init__(self, every_n_steps: Count = 50, prompts: CountFrom0 = 2) -> None:
@@ -56,7 +56,7 @@ class CompletionTable(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Writes the table of the batch just trained on, if one is due."""
+        """Writes the table of the present batch, if one is due."""
         if not (trainer.is_global_zero and isinstance(pl_module, GRPOModule) and pl_module.last_step):
             return
         step = trainer.global_step
@@ -67,12 +67,13 @@ class CompletionTable(lightning.Callback):
         with Path(trainer.default_root_dir, "completions.jsonl").open("a") as file:
             file.writelines(json.dumps(dict(zip(COMPLETION, row, strict=True))) + "\n" for row in rows)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):  # a key of its own a step: W&B keeps only the last table of a key
+            # W&B keeps only the last table of a key, so each step has its own key.
+            if isinstance(logger, WandbLogger):
                 logger.log_table(f"completions/step_{step}", columns=COMPLETION, data=rows)
 
 
 def completion_rows(sampled: GradedGroups, step: int, prompts: int) -> list[list[object]]:
-    """The groups of the first `prompts` prompts of a step, one row a completion, in the order of `COMPLETION`."""
+    """Rows of the groups of a step's first `prompts` prompts, one a completion, with the columns `COMPLETION`."""
     rows: list[list[object]] = []
     group = sampled.rollouts.group_size
     assert sampled.advantages is not None
@@ -85,10 +86,11 @@ def completion_rows(sampled: GradedGroups, step: int, prompts: int) -> list[list
 
 
 class PlanTable(lightning.Callback):
-    """Writes the plan's ledger to the run folder, and shows its tables in W&B where there is one.
+    """Writes the plan's ledger to the run folder, and its tables to W&B if it is used.
 
     Args:
-        rows: prompts of the ledger that W&B gets, evenly spaced over the pool; the file always has all.
+        rows: Number of prompts of the ledger that are sent to W&B, evenly spaced over the pool; the file always has
+            all.
 
     Raises:
         InputError: if `rows` is below 1.
@@ -111,20 +113,20 @@ class PlanTable(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Logs the seconds of planning with the first step: `time/plan`, which is 0 with all others."""
+        """Logs the seconds of planning with the first step as `time/plan`; 0 with all other steps."""
         datamodule = planning(trainer)
         if datamodule is not None:  # every time: Lightning logs a value again until the next one comes
             pl_module.log("time/plan", datamodule.plan_seconds if trainer.global_step == 0 else 0.0)
 
 
 def planning(trainer: lightning.Trainer) -> PromptDataModule | None:
-    """The trainer's datamodule if it makes plans; one of activations or of a user's own does not."""
+    """The trainer's datamodule if it makes plans; None for others, such as one of activations."""
     datamodule = getattr(trainer, "datamodule", None)
     return cast("PromptDataModule", datamodule) if hasattr(type(datamodule), "planned") else None
 
 
 def planned_run(datamodule: PromptDataModule) -> MadePlan:
-    """What there is to report of a datamodule whose plan is made."""
+    """Collects the facts of a datamodule's plan for the report."""
     signals = datamodule.signals
     return MadePlan(
         datamodule.pool.prompts,
@@ -147,7 +149,7 @@ def planned_run(datamodule: PromptDataModule) -> MadePlan:
 
 
 def log_tables(loggers: Iterable[Logger], run: MadePlan, rows: int) -> None:
-    """Gives W&B the summary's tables and at most `rows` rows of the ledger; other loggers have no tables."""
+    """Sends the summary's tables and at most `rows` rows of the ledger to W&B; other loggers have no tables."""
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
             continue
@@ -158,7 +160,7 @@ def log_tables(loggers: Iterable[Logger], run: MadePlan, rows: int) -> None:
 
 
 def ledger_rows(ledger: Ledger, rows: int) -> list[list[object]]:
-    """At most `rows` rows of a ledger, evenly spaced; what is not a number is None."""
+    """At most `rows` rows of a ledger, evenly spaced; NaN becomes None."""
     chosen = np.unique(np.linspace(0, len(ledger) - 1, min(rows, len(ledger))).astype(int))
     columns = [ledger.column(name)[chosen].tolist() for name in COLUMNS]
     return [[None if value != value else value for value in row] for row in zip(*columns, strict=True)]
@@ -169,11 +171,11 @@ Row = tuple[str, int, str, str, float, float]  # set, step, uid, topic, level, a
 
 
 class QuestionTable(lightning.Callback):
-    """Adds a row a question to `questions.parquet` in the run folder at the end of every validation and test.
+    """Adds one row a question to `questions.parquet` in the run folder after every validation and test.
 
-    The accuracy is avg@k of the question, NaN where the grader failed. `step` counts optimiser steps (batches, where a
-    batch is used for several). A test set's name stands behind `test/`, for validation may have a set of the same name.
-    After a resume, a row that is there already is replaced.
+    The accuracy is avg@k of the question, NaN if the grader failed. `step` counts optimiser steps (batches, if a batch
+    is used for several). The name of a test set has the prefix `test/`, because a validation set may have the same
+    name. After a resume, existing rows are replaced.
     """
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -197,12 +199,12 @@ class QuestionTable(lightning.Callback):
 
 
 def question_rows(accuracy: Mapping[str, SampledAccuracy], step: int, prefix: str = "") -> list[Row]:
-    """One row a question that this process has seen.
+    """Builds one row for each question that this process has evaluated.
 
     Args:
-        accuracy: of each named set.
-        step: that the evaluation stands at.
-        prefix: put before the sets' names.
+        accuracy: Accuracy of each named set.
+        step: Step of the evaluation.
+        prefix: Prefix of the sets' names.
     """
     rows: list[Row] = []
     for name, metric in accuracy.items():
@@ -214,7 +216,7 @@ def question_rows(accuracy: Mapping[str, SampledAccuracy], step: int, prefix: st
 
 
 def add_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Adds rows to a table file, in place of older rows of the same set, step and question; the file is always whole."""
+    """Adds rows to a table file, replacing rows of the same set, step and question; written atomically."""
     import pyarrow.parquet as parquet
 
     known = parquet.read_table(path).to_pydict() if path.is_file() else {}
@@ -226,7 +228,7 @@ def add_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def table_of(rows: Sequence[Row]) -> pyarrow.Table:
-    """The rows as a table, in the columns' order."""
+    """Converts the rows to an Arrow table."""
     import pyarrow
 
     types = {

@@ -92,7 +92,7 @@ def test_rewards_groups_and_completions_by_hand():
 
 
 def laid_out(trained=(True, True, True, True), advantages=((1.0, 1.0), (1.0, 1.0)), skip=False) -> StepRows:
-    step = StepRows.lay_out(rollouts(), torch.tensor(trained), 8, torch.device("cpu"))
+    step = StepRows.from_rollouts(rollouts(), torch.tensor(trained), 8, torch.device("cpu"))
     return step.with_advantages(torch.tensor(advantages), skip, lambda counts: counts)
 
 
