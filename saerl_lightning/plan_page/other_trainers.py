@@ -73,28 +73,28 @@ class OtherTrainer(ABC):
         """Returns lines of the trainer's configuration: the data file, no shuffling, and the plan's batch size."""
 
     def unfit(self, prompt: Prompt) -> str:
-        """Why the trainer can't hold a prompt; "" where it can."""
+        """Returns why the trainer can't represent a prompt; "" if it can."""
         return ""
 
-    def laid_out(self, rows: list[Row]) -> list[Row]:
-        """The rows in the order in which they stand in the file."""
+    def in_file_order(self, rows: list[Row]) -> list[Row]:
+        """Orders the rows as the file must have them, so that the trainer reads them in the plan's order."""
         return rows
 
 
 class TRL(OtherTrainer):
-    """`GRPOTrainer` of TRL: conversational prompts; every other column reaches the reward functions."""
+    """Data set of TRL's `GRPOTrainer`: conversational prompts; all other columns are passed to the reward functions."""
 
     file = "train.parquet"
 
     def row(self, planned: PlannedPrompt) -> Row:
-        """`solution` is written as a formula, because TRL's `accuracy_reward` skips a bare `(1,2)` or `x^2`."""
+        """Returns the columns; `solution` is a formula, because TRL's `accuracy_reward` skips a bare `(1,2)` or `x^2`."""
         prompt = planned.prompt
         solution = prompt.answer if "$" in prompt.answer else f"${prompt.answer}$"
         own = {"prompt": planned.messages, "solution": solution, "answer": prompt.answer, **_about(planned)}
         return {**prompt.columns, **own}
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
-        """Fields of `GRPOConfig`; how many rows a device takes at once does not change the order."""
+        """Returns fields of `GRPOConfig`. The batch size per device is not among them: the order is the same for any."""
         rows = sizes.prompts * sizes.group_size
         return [
             f'# train_dataset = load_dataset("parquet", data_files="{file}", split="train")',
@@ -105,12 +105,12 @@ class TRL(OtherTrainer):
 
 
 class Verl(OtherTrainer):
-    """`RLHFDataset` of verl: a chat, a data source that names the scorer, and the right answer."""
+    """Data set of verl's `RLHFDataset`: a chat, a data source that names the scorer, and the correct answer."""
 
     file = "train.parquet"
 
     def row(self, planned: PlannedPrompt) -> Row:
-        """`data_source` chooses verl's scorer; one that verl does not know needs `custom_reward_function.path`."""
+        """Returns the columns; a `data_source` for which verl has no scorer needs `custom_reward_function.path`."""
         prompt = planned.prompt
         return {
             "data_source": prompt.source,
@@ -121,7 +121,7 @@ class Verl(OtherTrainer):
         }
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
-        """Overrides of `verl.trainer.main_ppo`; a filter of verl's own would move the batches."""
+        """Returns overrides of `verl.trainer.main_ppo`. verl's length filter is off, as it would move the batches."""
         return [
             f"data.train_files={file}",
             "data.shuffle=False",
@@ -133,22 +133,24 @@ class Verl(OtherTrainer):
 
 
 class OpenInstruct(OtherTrainer):
-    """`grpo_fast` of open-instruct, which always shuffles: the rows are laid so that its first shuffle gives the plan.
+    """Data set of open-instruct's `grpo_fast`, in an order that the shuffle of the first epoch turns into the plan's.
 
-    Prompts are asked in the plan's order; a step takes the groups that are finished first, up to `async_steps` ahead.
+    open-instruct always shuffles. It requests prompts in the plan's order, up to `async_steps` steps ahead, but a step
+    trains on the groups that are finished first.
     """
 
     file = "train.jsonl"
 
     def row(self, planned: PlannedPrompt) -> Row:
-        """The answer stands as a last turn too: the oldest transforms cut the last turn whatever it is, newer ones this."""
+        """Returns the columns, with the answer also as the last turn of the chat."""
+        # open-instruct removes it: older versions remove the last turn of any role, newer ones an assistant's last turn.
         prompt = planned.prompt
         messages = [*planned.messages, {"role": "assistant", "content": prompt.answer}]
         verifier = prompt.columns.get("dataset", "math")
         return {"messages": messages, "ground_truth": prompt.answer, "dataset": verifier, **_about(planned)}
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
-        """Flags of `open_instruct/grpo_fast.py`."""
+        """Returns flags of `open_instruct/grpo_fast.py`."""
         return [
             f"--dataset_mixer_list {file} 1.0 --dataset_mixer_list_splits train",
             f"--seed {OPEN_INSTRUCT_SEED}",
@@ -157,11 +159,11 @@ class OpenInstruct(OtherTrainer):
         ]
 
     def unfit(self, prompt: Prompt) -> str:
-        """Its verifiers see the answer alone."""
+        """Returns a reason for prompts that are graded by more than their answer, which is all that verifiers get."""
         return "is graded by more than its answer, which open-instruct's verifiers don't see" if prompt.grading else ""
 
-    def laid_out(self, rows: list[Row]) -> list[Row]:
-        """The rows where the permutation of the first epoch (`torch.randperm`, seeded) looks for them."""
+    def in_file_order(self, rows: list[Row]) -> list[Row]:
+        """Applies the inverse of the first epoch's permutation (`torch.randperm` with open-instruct's default seed)."""
         import torch
 
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(OPEN_INSTRUCT_SEED)).tolist()
@@ -172,12 +174,12 @@ class OpenInstruct(OtherTrainer):
 
 
 class JSONLines(OtherTrainer):
-    """Our own JSON lines: one object a prompt, for this trainer or for any script."""
+    """JSON lines in this package's own format: one object per prompt."""
 
     file = "train.jsonl"
 
     def row(self, planned: PlannedPrompt) -> Row:
-        """The columns that `--data.train` reads."""
+        """Returns the columns that `--data.train` reads."""
         prompt = planned.prompt
         known = {"topic": prompt.topic, **prompt.labels, "source": prompt.source}
         return {
@@ -189,7 +191,7 @@ class JSONLines(OtherTrainer):
         }
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
-        """Flags of `fit`: the file's order as it is, and no operation on it."""
+        """Returns flags of `fit` that keep the order of the file."""
         return [
             f"--data.train {file} --data.shuffle_seed null",
             f"--data.batch_size {sizes.prompts} --model.sampling.group_size {sizes.group_size}",
@@ -197,7 +199,7 @@ class JSONLines(OtherTrainer):
         ]
 
     def unfit(self, prompt: Prompt) -> str:
-        """A prompts file has no column for what a procedural task's scorer needs."""
+        """Returns a reason for prompts of procedural tasks, whose scorer needs more than a prompts file's columns."""
         return "is graded by more than its answer, which a prompts file does not hold" if prompt.grading else ""
 
 
@@ -210,11 +212,11 @@ TRAINERS: dict[str, OtherTrainer] = {
 
 
 def require_export(folder: str | None, trainer: str | None, chat: ChatTemplate) -> None:
-    """Refuses an export that could not be written; call it before the plan is made.
+    """Refuses an export that can't be written; called before the plan is made.
 
     Raises:
-        InputError: if a trainer is named without a folder, the folder is a file or holds something, or the chat has what
-            messages don't hold.
+        InputError: if a trainer is named without a folder, the folder is a file or not empty, or the chat has a setting
+            that messages can't represent.
     """
     if folder is None:
         if trainer is not None:
@@ -232,27 +234,27 @@ def require_export(folder: str | None, trainer: str | None, chat: ChatTemplate) 
 
 
 def export_plan(folder: Path, trainer: str, run: MadePlan, chat: ChatTemplate, group_size: int) -> list[str]:
-    """Writes the planned prompts in a trainer's form, with the ledger and the trainer's settings beside them.
+    """Writes the planned prompts in a trainer's format, with the ledger and the trainer's settings in the same folder.
 
     Args:
-        folder: New folder; it appears whole or not at all.
-        trainer: One of `TRAINERS`.
-        run: The plan and its pool.
-        chat: System message and longest prompt of the run.
+        folder: Path of the new folder, which is created complete or not at all.
+        trainer: Name of the trainer, a key of `TRAINERS`.
+        run: Plan and its pool of prompts.
+        chat: Chat template of the run, with its system message and longest prompt.
         group_size: Number of completions per prompt (G).
 
     Returns:
-        The lines of the trainer's settings.
+        Lines of the trainer's settings.
 
     Raises:
-        InputError: if the plan serves nothing, or a prompt is one that the trainer can't hold.
+        InputError: if the plan serves no prompt, or the trainer can't represent one of its prompts.
     """
     form = TRAINERS[trainer]
     planned = in_order(run, chat)
     _require_fit(trainer, form, [each.prompt for each in planned])
     sizes = BatchSizes(run.plan.batch_size, group_size, chat.max_prompt_tokens)
     settings = form.settings(folder / form.file, sizes)
-    rows = form.laid_out([form.row(each) for each in planned])
+    rows = form.in_file_order([form.row(each) for each in planned])
     with whole_folder(folder) as staged:
         _write(staged / form.file, rows)
         run.ledger.write(staged / FILE)
@@ -261,7 +263,7 @@ def export_plan(folder: Path, trainer: str, run: MadePlan, chat: ChatTemplate, g
 
 
 def in_order(run: MadePlan, chat: ChatTemplate) -> list[PlannedPrompt]:
-    """The prompts of whole batches, in the order in which they are served."""
+    """Returns the prompts of whole batches, in the order in which they are served."""
     return [
         PlannedPrompt(run.prompts[row], [dict(each) for each in chat.messages(run.prompts[row])], row, batch)
         for batch, rows in enumerate(run.plan.batches().tolist())
@@ -282,7 +284,7 @@ def _require_fit(trainer: str, form: OtherTrainer, prompts: Sequence[Prompt]) ->
 
 
 def _about(planned: PlannedPrompt) -> Row:
-    """What is known of a prompt beside its text and answer, for rewards and for reading."""
+    """Columns of a prompt besides its text and answer, for rewards and for readers."""
     prompt = planned.prompt
     return {
         "uid": prompt.uid,
@@ -295,7 +297,7 @@ def _about(planned: PlannedPrompt) -> Row:
 
 
 def _other_columns(prompt: Prompt) -> Row:
-    """Columns of the prompt's row that verl's own columns don't hold; those of an `extra_info` stand beside them."""
+    """Columns of the prompt's row that verl's own columns don't contain, with those of an `extra_info` unpacked."""
     nested = prompt.columns.get("extra_info")
     taken = ("data_source", "prompt", "messages", "ability", "reward_model", "extra_info")
     others = {name: value for name, value in prompt.columns.items() if name not in taken}
@@ -303,14 +305,14 @@ def _other_columns(prompt: Prompt) -> Row:
 
 
 def _write(path: Path, rows: list[Row]) -> None:
-    """Parquet or JSON lines, by the name's ending; what single rows lack is null."""
+    """Writes parquet or JSON lines, by the suffix of the path. Columns that a row does not have are null."""
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         return
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    # Labels stand in some rows alone, and pyarrow would take the first row's columns for all.
+    # Only some rows have labels, and pyarrow would take the first row's columns for all rows.
     columns = list(dict.fromkeys(name for row in rows for name in row))
     try:
         table = pa.table({name: [row.get(name) for row in rows] for name in columns})

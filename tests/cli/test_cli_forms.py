@@ -109,7 +109,7 @@ def test_the_same_configs_serve_evaluation(parsed, verb):
         (["--model.engine", "null"], "required: engine"),  # only a slot may be empty
         (["--model.rewards", '[{"class_path": "GoodReward"}]'], "'GoodReward' fits no class"),
         (["--trainer.max_stps", "3"], "'trainer.max_stps' is not accepted; did you mean 'trainer.max_steps'"),
-        (["-c", "nowhere.yaml"], "File does not exist"),
+        (["-c", "nowhere.yaml"], "there is no config 'nowhere.yaml' here"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_one_short_message(door, flags, says):
