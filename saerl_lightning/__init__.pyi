@@ -50,6 +50,7 @@ from .prompts.corruption import CorruptedCopies as CorruptedCopies
 from .prompts.file import FilePrompts as FilePrompts
 from .prompts.hub import HubPrompts as HubPrompts
 from .prompts.lists import ListPrompts as ListPrompts
+from .prompts.mixture import Mixture as Mixture
 from .prompts.reasoning_gym import ReasoningGymPrompts as ReasoningGymPrompts
 from .prompts.source import ProbeReference as ProbeReference
 from .prompts.source import PromptSource as PromptSource

@@ -28,7 +28,7 @@ from saerl_lightning.verbs import label
 ROOTS = [lightning.LightningModule, lightning.LightningDataModule, lightning.Callback, StudySpec, RayExecutor]
 HOSTILE = [math.nan, math.inf, -math.inf, -1, 0, 10**30, -(10**30)]
 # Options of sae-lens's names (`test_sae_options_have_a_range`), and labels, which are data as in a file of prompts.
-CHECKED_ELSEWHERE = {"SAEModule.options", "ListPrompts.labels"}
+CHECKED_ELSEWHERE = {"SAEModule.options", "ListPrompts.labels", "ChatTemplate.options"}  # of other libraries, or data
 FUNCTIONS = [demo.demo, label.label, demo.tiny_policy, *(f for f in study.VERBS.values())]
 
 

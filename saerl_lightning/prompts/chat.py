@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """Settings for writing prompts for the policy. `saerl show` prints what comes out.
+    """Settings for writing prompts for the policy; the command `show` prints the result.
 
     Args:
         system: System message for prompts without one; null adds none.

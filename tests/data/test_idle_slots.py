@@ -22,6 +22,7 @@ from saerl_lightning.data.planning import idle_slots, make_plan
 from saerl_lightning.data.probes import ElasticNetProbe, RidgeProbe
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import SignalSource
 from tests.data.served_prompts import TOKENIZER
@@ -130,7 +131,7 @@ def test_a_probe_without_a_weight_is_named_whatever_its_ratings_do(operation):
 
 
 def test_fit_and_plan_warn_in_one_line_a_slot(caplog):
-    class Pool:
+    class Pool(PromptSource):
         def load(self):
             return pool()
 
