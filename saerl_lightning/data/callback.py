@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -80,6 +80,31 @@ class DataCallback(ABC):
         Each role provides the numbers common to its kind. A subclass may add more.
         """
         return dict(self._report)
+
+
+Inner = TypeVar("Inner", bound=DataCallback)
+
+
+class Control(DataCallback, Generic[Inner]):
+    """A control that uses another operation of the same role: it needs and refuses what the inner operation does.
+
+    A class names it before the role, as in `class SameSizeClusters(Control[Clustering], Clustering)`.
+    """
+
+    inner: Inner
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the inner operation reads feature rows."""
+        return self.inner.needs_features
+
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses what the inner operation refuses."""
+        self.inner.check(prompts, planned)
+
+    def idle(self) -> str:
+        """Returns why the last `apply` had no effect, also if the reason lies in the inner operation."""
+        return self.inner.idle() or super().idle()
 
 
 class Filtering(DataCallback):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from saerl_lightning.data.callback import Clustering
+from saerl_lightning.data.callback import Clustering, Control
 from saerl_lightning.data.kmeans import largest_first, nearest, reduced_units, spherical_kmeans
 from saerl_lightning.data.labels import bin_by, require_features, require_label
 from saerl_lightning.data.ordering import permute_within
@@ -114,7 +114,7 @@ class RandomClusters(Clustering):
         return np.random.default_rng(self.seed).permutation(len(prompts)) % self.clusters
 
 
-class SameSizeClusters(Clustering):
+class SameSizeClusters(Control[Clustering], Clustering):
     """Random clusters with the sizes of another clustering's clusters.
 
     An effect that remains comes from the sizes of the clusters, not from their members.
@@ -129,22 +129,13 @@ class SameSizeClusters(Clustering):
         self.seed = seed
         require_in_range(self)
 
-    @property
-    def needs_features(self) -> bool:
-        """Whether the inner clustering reads feature rows."""
-        return self.inner.needs_features
-
-    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses what the inner clustering refuses."""
-        self.inner.check(prompts, planned)
-
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
         """Permutes the inner clustering's labels among the planned prompts."""
         labels = self.inner.label(plan, prompts, features)
         return permute_within(labels, np.zeros_like(labels), plan.rows, self.seed)
 
 
-class PermutedClusters(Clustering):
+class PermutedClusters(Control[Clustering], Clustering):
     """Another clustering, with members exchanged at random among prompts of similar difficulty.
 
     Each cluster keeps its size and its distribution of difficulty, but loses its content.
@@ -166,14 +157,9 @@ class PermutedClusters(Clustering):
         self.seed = seed
         require_in_range(self)
 
-    @property
-    def needs_features(self) -> bool:
-        """Whether the inner clustering reads feature rows."""
-        return self.inner.needs_features
-
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
         """Refuses what the inner clustering refuses, and planned prompts without the label."""
-        self.inner.check(prompts, planned)
+        super().check(prompts, planned)
         require_label(type(self).__name__, self.by, prompts, planned)
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:

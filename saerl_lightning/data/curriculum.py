@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from saerl_lightning.data.callback import Curriculum
+from saerl_lightning.data.callback import Control, Curriculum
 from saerl_lightning.data.features import equally_active, top_columns
 from saerl_lightning.data.labels import families, lengths, read_label, require_features, require_label, sample_labelled
 from saerl_lightning.data.ordering import permute_within
@@ -31,8 +31,7 @@ class EasyToHard(Curriculum):
     from fits that have not seen the label of the prompt or of a duplicate.
 
     Source: an elastic-net probe on a small labelled subset and easy-to-hard inside clusters are SAERL's (arXiv
-        2605.27354, as
-    summarised by others); the number of labels is ours.
+    2605.27354, as summarised by others); the number of labels is ours.
 
     Args:
         label: Name of the label that the probe learns, from the data or the labels file. Higher means harder.
@@ -131,7 +130,7 @@ class LengthOrder(Curriculum):
         return lengths(prompts)
 
 
-class ShuffledOrder(Curriculum):
+class ShuffledOrder(Control[Curriculum], Curriculum):
     """Another curriculum's ratings, permuted at random within each cluster.
 
     Each cluster keeps its set of ratings and its number of batches, but ratings no longer belong to their prompts.
@@ -146,19 +145,6 @@ class ShuffledOrder(Curriculum):
         self.seed = seed
         require_in_range(self)
 
-    @property
-    def needs_features(self) -> bool:
-        """Whether the inner curriculum reads feature rows."""
-        return self.inner.needs_features
-
-    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses what the inner curriculum refuses."""
-        self.inner.check(prompts, planned)
-
-    def idle(self) -> str:
-        """Returns why the order is arbitrary, also if the reason lies in the inner curriculum."""
-        return self.inner.idle() or super().idle()
-
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
@@ -166,7 +152,7 @@ class ShuffledOrder(Curriculum):
         return permute_within(self.inner.difficulty(plan, prompts, features), plan.cluster, plan.rows, self.seed)
 
 
-class WithoutFeatures(Curriculum):
+class WithoutFeatures(Control[EasyToHard], Curriculum):
     """EasyToHard with some feature columns set to zero (dose-response ablation).
 
     The probe is not fitted again, so the order loses the information in these columns. With a count of 0 it equals
@@ -193,15 +179,6 @@ class WithoutFeatures(Curriculum):
         self._metrics: dict[str, float] = {}
         self._blind = False
         require_in_range(self)
-
-    @property
-    def needs_features(self) -> bool:
-        """True, because the probe reads feature rows."""
-        return True
-
-    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses what the inner curriculum refuses."""
-        self.inner.check(prompts, planned)
 
     def difficulty(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saerl_lightning.data.callback import Filtering
+from saerl_lightning.data.callback import Control, Filtering
 from saerl_lightning.data.labels import bin_by, lengths, require_label
 from saerl_lightning.data.probes import RIDGE, Prediction, Probe
 from saerl_lightning.plan import SamplePlan
@@ -170,7 +170,7 @@ class LengthFilter(Filtering):
         return f"one of the longest {self.fraction:g} of the prompts"
 
 
-class MatchedFilter(Filtering):
+class MatchedFilter(Control[Filtering], Filtering):
     """Drops random prompts, as many from each bin of a label as another filter would drop.
 
     An effect that remains comes from the number and the difficulty of the dropped prompts, not from their choice.
@@ -192,14 +192,9 @@ class MatchedFilter(Filtering):
         self.seed = seed
         require_in_range(self)
 
-    @property
-    def needs_features(self) -> bool:
-        """Whether the inner filter reads feature rows."""
-        return self.inner.needs_features
-
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
         """Refuses what the inner filter refuses, and planned prompts without the label."""
-        self.inner.check(prompts, planned)
+        super().check(prompts, planned)
         require_label(type(self).__name__, self.label, prompts, planned)
 
     def quality(
@@ -222,10 +217,6 @@ class MatchedFilter(Filtering):
         for number, count in enumerate(wanted):
             kept[order[bins[order] == number][:count]] = False
         return kept
-
-    def idle(self) -> str:
-        """Returns why nothing is dropped, also if the reason lies in the inner filter."""
-        return self.inner.idle() or super().idle()
 
     def reason(self) -> str:
         """Describes the label and the matched filter."""
