@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from saerl_lightning.data.planning import plan_digest
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
-from saerl_lightning.prompts.chat import ChatTemplate
+from saerl_lightning.prompts.chat import ChatTemplate, TokenIds
 from saerl_lightning.prompts.labels import read_labels, with_labels
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt, PromptBatch
@@ -162,7 +162,7 @@ class PromptPool:
     """Prompts with their token ids, and the reason why some are too long to be served."""
 
     prompts: list[Prompt]  # N
-    ids: list[list[int]]  # N
+    ids: TokenIds  # N
     too_long: dict[int, str]  # pool row -> reason
 
     @classmethod
@@ -179,7 +179,7 @@ class PromptPool:
         for line in reading.said:
             rank_zero_info(f"{name}: {line}")
         prompts = reading.prompts[:limit]
-        ids = chat.encode(prompts, tokenizer)
+        ids = TokenIds(chat.stream(prompts, tokenizer))
         pool = cls(prompts, ids, chat.too_long(ids))
         if pool.too_long:
             rank_zero_info(f"{name}: {len(pool.too_long)} of {len(prompts)} prompts are too long and dropped")
@@ -203,7 +203,7 @@ class PromptPool:
         kept = [row for row, prompt in enumerate(self.prompts) if prompt.normalised_text not in texts]
         place = {row: i for i, row in enumerate(kept)}
         too_long = {place[row]: why for row, why in self.too_long.items() if row in place}
-        return PromptPool([self.prompts[row] for row in kept], [self.ids[row] for row in kept], too_long)
+        return PromptPool([self.prompts[row] for row in kept], TokenIds(self.ids[row] for row in kept), too_long)
 
 
 class PlannedPool:

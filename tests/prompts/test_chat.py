@@ -8,7 +8,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.prompts.chat import ChatTemplate
+from saerl_lightning.prompts import chat as chats
+from saerl_lightning.prompts.chat import ChatTemplate, TokenIds
 from saerl_lightning.records import Prompt
 
 WORDS = ["<unk>", "<s>", "user", "system", "assistant", "hi", "be", "brief"]
@@ -88,3 +89,17 @@ def test_a_template_file_replaces_the_tokenizers_own_and_takes_options(tmp_path)
 def test_a_prefill_stands_behind_the_generation_prompt():
     [ids] = ChatTemplate(prefill=" be").encode([prompt(("user", "hi"))], tokenizer(TEMPLATE))
     assert words(ids) == "<s> user hi assistant be"
+
+
+def test_many_prompts_are_encoded_in_parts_and_held_in_one_array(monkeypatch):
+    monkeypatch.setattr(chats, "CHUNK", 2)
+    prompts = [prompt(("user", "hi " * (1 + n % 3))) for n in range(5)]
+    alone = [ChatTemplate().encode([each], tokenizer(TEMPLATE))[0] for each in prompts]
+    held = TokenIds(ChatTemplate().stream(prompts, tokenizer(TEMPLATE)))
+    assert list(held) == [held[row] for row in range(5)] == alone and len(held) == 5
+    assert {len(each) for each in alone} == {len(alone[0]), len(alone[1]), len(alone[2])} and len(alone[0]) < len(
+        alone[1]
+    )
+    with pytest.raises(IndexError):
+        held[5]
+    assert list(TokenIds([])) == []
