@@ -1,8 +1,7 @@
 """Ends the other processes of a run when its first process, the launcher, has ended.
 
-Lightning's first process starts one process for each further rank. If the first process is killed meanwhile, the others
-would
-otherwise wait for it for half an hour.
+Lightning's first process starts one process for each further rank. If the first process is killed while it does so, the
+others would otherwise wait for it for half an hour.
 """
 
 from __future__ import annotations

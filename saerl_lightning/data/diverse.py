@@ -37,8 +37,7 @@ def assign_diverse(units: Float[np.ndarray, "C D"], batches: int, size: int, sca
         The candidates of each batch, in their original order.
 
     Source: greedy selection by log-determinant is IRDS' (arXiv 2605.28247), here with equal weights; assigning a whole
-        window in
-    turns is ours.
+    window in turns is ours.
     """
     units = units.astype(np.float64)
     inverse = np.repeat(np.eye(units.shape[1])[None], batches, axis=0)  # (W, D, D)

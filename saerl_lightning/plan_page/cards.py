@@ -58,8 +58,7 @@ def log_odds(inside: Float[np.ndarray, " W"], outside: Float[np.ndarray, " W"]) 
         outside: Number of texts with the word outside the group, (W,).
 
     Source: log-odds with an informative Dirichlet prior, Monroe, Colaresi and Quinn 2008, eq. 16, 20 and 22, with
-        counts of
-    texts instead of counts of words (ours: a repeated word is no better evidence).
+    counts of texts instead of counts of words (ours: a repeated word is no better evidence).
     """
     prior = PRIOR * (inside + outside) / max((inside + outside).sum(), 1)
     scores = np.zeros(len(prior))
