@@ -15,6 +15,7 @@ from saerl_lightning.mistakes import printed
 from saerl_lightning.plan_page.ledger import Ledger
 from saerl_lightning.policy.weights import require_undamaged, require_usable
 from saerl_lightning.prompts.file import FilePrompts
+from saerl_lightning.prompts.hub import HubPrompts
 from saerl_lightning.prompts.labels import LabelFile, read_labels
 from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.signals.sae_source import SAESource
@@ -107,6 +108,10 @@ REFUSING = {  # readers for which none of the contents is right
     "prompts in TSV": (".tsv", lambda file: FilePrompts(str(file)).load()),
     "prompts that were saved": (".arrow", _named("data-00000-of-00001.arrow", _saved)),
     "state of saved prompts": (".json", _named("state.json", lambda folder: FilePrompts(str(folder)).load())),
+    "card of a folder of prompts": (
+        ".yaml",
+        _named(".huggingface.yaml", lambda folder: HubPrompts(str(folder)).load()),
+    ),
     "splits of saved prompts": (".json", _named("dataset_dict.json", lambda folder: FilePrompts(str(folder)).load())),
     "labels": (".jsonl", lambda file: read_labels(str(file))),
     "ledger": (".parquet", Ledger.read),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import yaml
+
 from saerl_lightning.errors import InputError, first_line
+from saerl_lightning.files import check_yaml, read_text
 from saerl_lightning.hub import advice, look_up
 from saerl_lightning.prompts.arrow import from_arrow
 from saerl_lightning.prompts.source import PromptSource, Reading
@@ -16,6 +21,11 @@ from saerl_lightning.records import Prompt
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
+
+
+# Where `datasets` reads which files a data set has.
+CARDS = ("README.md", ".huggingface.yaml")
+ELSEWHERE = re.compile(r"[/~\\]|(?:.*[/\\])?\.\.(?:[/\\]|$)|.*://")
 
 
 class HubPrompts(PromptSource):
@@ -70,6 +80,7 @@ class HubPrompts(PromptSource):
     def _dataset(self) -> Dataset:
         from datasets import load_dataset
 
+        _refuse_paths_elsewhere(Path(self.path))
         look_up(self.path)
         try:
             dataset = load_dataset(self.path, name=self.name, split=self.split, revision=self.revision)
@@ -87,3 +98,38 @@ class HubPrompts(PromptSource):
     @property
     def _advice(self) -> str:
         return advice(self.path, "dataset") or "; check the name and the network, or write the path of a file or folder"
+
+
+def _refuse_paths_elsewhere(folder: Path) -> None:
+    """Refuses a local data-set folder whose own card names files outside of it, which `datasets` would read.
+
+    Raises:
+        InputError: naming the first such path; or if the card is no YAML.
+    """
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    for card in (folder / name for name in CARDS if (folder / name).is_file()):
+        text = read_text(card, "the card of the data set")
+        if card.suffix == ".md":
+            block = REGEX_YAML_BLOCK.search(text)
+            text = block[2] if block else ""
+        try:
+            check_yaml(text)
+            content = yaml.safe_load(text)
+        except (yaml.YAMLError, InputError, ValueError) as error:
+            raise InputError(
+                f"the card of the data set '{card}' is no YAML: {' '.join(str(error).split())[:200]}"
+            ) from error
+        if not isinstance(content or {}, dict):
+            raise InputError(f"the card of the data set '{card}' holds {content!r:.60}; write a mapping, or nothing")
+        configs = (content or {}).get("configs")
+        if outside := next((each for each in _texts(configs) if ELSEWHERE.match(each)), None):
+            raise InputError(f"'{card}' names '{outside[:100]}', which is not in the folder; give that file itself")
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(each)

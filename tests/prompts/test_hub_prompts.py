@@ -56,6 +56,23 @@ def test_bad_arguments_are_refused(folder, arguments, message):
         HubPrompts(str(folder), **arguments).load()
 
 
+@pytest.mark.parametrize(
+    "path", ["../secret/*.jsonl", "{tmp}/secret/s.jsonl", "a/../../secret/s.jsonl", "hf://datasets/a/b"]
+)
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+def test_the_card_of_a_folder_names_no_file_elsewhere(folder, tmp_path, path, card):
+    """`datasets` would read it: the first three gave the secret rows."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "s.jsonl").write_text('{"prompt": "secret", "answer": "s"}')
+    path = path.format(tmp=tmp_path)
+    content = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: ['{path}']\n"
+    (folder / card).write_text(f"---\n{content}---\n# Card\n" if card == "README.md" else content)
+    with pytest.raises(InputError, match="which is not in the folder"):
+        HubPrompts(str(folder)).load()
+    (folder / card).write_text((folder / card).read_text().replace(path, "train-*.parquet"))
+    assert len(HubPrompts(str(folder)).load()) == 3
+
+
 def test_an_unknown_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"unknown data set .*gone"):
         HubPrompts(str(tmp_path / "gone")).load()
