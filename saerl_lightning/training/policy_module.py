@@ -135,10 +135,8 @@ class PolicyModule(lightning.LightningModule, ABC):
         averaging may have replaced them for validation.
         """
         if not self._started:
-            # Under the trainer's autocast, so that the engine can find the policy's compute dtype.
-            with self.trainer.precision_plugin.forward_context():
-                self.engine.start(base_model(self.model), self.tokenizer, self._longest_row())
-            self._started = True
+            longest = max(each.max_tokens for each in self.samplings())
+            self.start_engine(self.prompts.chat.max_prompt_tokens, longest)
         present = fingerprint(self.model)
         if self._engine_holds == present:
             return
@@ -158,15 +156,25 @@ class PolicyModule(lightning.LightningModule, ABC):
         self.engine.sleep()
         self._engine_holds = None
 
-    def _longest_row(self) -> int:
-        """Largest number of tokens of a prompt plus completion in this run."""
-        prompt, completion = self.prompts.chat.max_prompt_tokens, max(s.max_tokens for s in self.samplings())
+    def start_engine(self, prompt: int, completion: int) -> None:
+        """Starts the engine for rows of the given length; the next `sync` loads the weights.
+
+        Args:
+            prompt: Largest number of tokens of a prompt.
+            completion: Largest number of tokens of a completion.
+
+        Raises:
+            InputError: if the policy's context does not hold both.
+        """
         if self.context is not None and prompt + completion > self.context:
             raise InputError(
                 f"chat.max_prompt_tokens {prompt} + the longest sampling's max_tokens {completion} = {prompt + completion} "
                 f"tokens is beyond the policy's context of {self.context}; lower one of them"
             )
-        return prompt + completion
+        # Under the trainer's autocast, so that the engine can find the policy's compute dtype.
+        with self.trainer.precision_plugin.forward_context():
+            self.engine.start(base_model(self.model), self.tokenizer, prompt + completion)
+        self._started = True
 
     def samplings(self) -> list[Sampling]:
         """All sampling settings of this run; the engine is started for the longest."""

@@ -20,7 +20,7 @@ from saerl_lightning import lock
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.serving import PromptPool
 from saerl_lightning.errors import InputError
-from saerl_lightning.policy.weights import base_model, named_weights
+from saerl_lightning.policy.weights import named_weights
 from saerl_lightning.progress import Bar
 from saerl_lightning.prompts.labels import LabelFile, PassRate, Setting, read_labels
 from saerl_lightning.ranges import Count, Seed, require_arguments
@@ -124,7 +124,7 @@ def label(
     datamodule.tokenizer, datamodule.labels = model.tokenizer, None
     rows = sampled_rows(datamodule.pool, prompts, seed)
     alone = lock.held(lock.beside(Path(out)), f"the labels' file '{out}'")
-    with alone, answering(model, trainer, datamodule.chat.max_prompt_tokens + drawn.max_tokens):
+    with alone, answering(model, trainer, datamodule.chat.max_prompt_tokens, drawn.max_tokens):
         measurement = Measurement(model, datamodule.pool, rows, datamodule.val_batch_size, drawn)
         write_labels(measurement, LabelFile(out, measurement.settings()))
     print(summary(out))
@@ -159,21 +159,16 @@ def sampled_rows(pool: PromptPool, count: int, seed: int) -> list[int]:
 
 
 @contextmanager
-def answering(model: PolicyModule, trainer: lightning.Trainer, longest: int) -> Iterator[None]:
+def answering(model: PolicyModule, trainer: lightning.Trainer, prompt: int, completion: int) -> Iterator[None]:
     """Loads the policy and starts the engine with its weights; closes engine and graders at the end of the block."""
     model.configure_model()
-    if model.context is not None and longest > model.context:
-        raise InputError(
-            f"chat.max_prompt_tokens + max_tokens = {longest} tokens is beyond the policy's context of {model.context}; "
-            "lower one of them"
-        )
     model.to(trainer.strategy.root_device)
     model = trainer.precision_plugin.convert_module(model)  # pyright: ignore[reportAssignmentType]
     try:
+        model.trainer = trainer
+        model.start_engine(prompt, completion)
+        model.sync()
         with trainer.precision_plugin.forward_context():
-            model.engine.start(base_model(model.model), model.tokenizer, longest)
-            model.engine.wake()
-            model.engine.load_weights(named_weights(model.model), 0)
             yield
     finally:
         model.teardown("label")

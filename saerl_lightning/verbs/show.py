@@ -144,7 +144,7 @@ def _sampled(
     model: PolicyModule, datamodule: PromptDataModule, trainer: lightning.Trainer, pool: PromptPool, row: int
 ) -> Rollouts:
     drawn = model.sampling if isinstance(model, GRPOModule) else datamodule.val_sampling
-    with answering(model, trainer, datamodule.chat.max_prompt_tokens + drawn.max_tokens):
+    with answering(model, trainer, datamodule.chat.max_prompt_tokens, drawn.max_tokens):
         return model.engine.generate([pool.ids[row]], replace(drawn, group_size=1))
 
 

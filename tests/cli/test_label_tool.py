@@ -1,5 +1,6 @@
 """`python main.py label`: what it measures, and that a measurement which was killed ends on the same labels."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from saerl_lightning.assets.tiny import build_tiny_policy
+from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.verbs.label import weights_digest
@@ -23,6 +25,29 @@ class AToM(Reward):
         for p, prompt in enumerate(prompts):
             scores[p, : {"train-3": 99, "train-5": 1}.get(prompt.uid, 0)] = torch.nan
         return scores
+
+
+class BaseAndAdapters(HFEngine):
+    """Keeps base weights and takes adapters, as vLLM does with LoRA: whole weights are never loaded into it."""
+
+    def start(self, model, tokenizer, max_model_len):
+        self.base = Policy(model.name_or_path).load_model()
+        self.rest = (tokenizer, max_model_len)
+        super().start(self.base, *self.rest)
+
+    @property
+    def takes_adapters(self):
+        return True
+
+    def load_weights(self, named_tensors, version):
+        raise AssertionError("this engine was asked to take whole weights")
+
+    def load_adapters(self, folder, version):
+        from peft import PeftModel
+
+        adapted = PeftModel.from_pretrained(copy.deepcopy(self.base), folder).merge_and_unload()
+        super().start(adapted, *self.rest)
+        super().load_weights(adapted.named_parameters(), version)
 
 
 class Doubled(AToM):
@@ -179,3 +204,42 @@ def test_weights_of_a_real_size_are_named_to_their_last_value():
     with torch.no_grad():
         model.weight[-1, -1] = 1.0
     assert weights_digest(model) != named
+
+
+def test_a_policy_with_adapters_is_labelled_with_them(workplace, door, monkeypatch):
+    """The other side is a plain policy with the weights of the adapted one, W + B A (alpha / rank), worked out here."""
+    lora, adapted = LoRA(rank=2, alpha=16), workplace.folder / "adapted"
+    load = Policy._with_adapters
+
+    def trained(self, model):
+        wrapped = load(self, model)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for name, weight in wrapped.named_parameters():
+                if "lora_" in name:
+                    weight.normal_(std=0.3)
+        return wrapped
+
+    monkeypatch.setattr(Policy, "_with_adapters", trained)
+    weights = Policy(str(workplace.policy), lora=lora).load_model().state_dict()
+    plain = Policy(str(workplace.policy)).load_model()
+    with torch.no_grad():
+        for name, weight in plain.named_parameters():
+            a = weights.get(f"base_model.model.{name.replace('.weight', '.lora_A.default.weight')}")
+            if a is not None:
+                b = weights[f"base_model.model.{name.replace('.weight', '.lora_B.default.weight')}"]
+                weight += b @ a * (16 / 2)
+    plain.save_pretrained(adapted)
+    Policy(str(workplace.policy)).load_tokenizer().save_pretrained(adapted)
+    outs = {name: workplace.folder / f"{name}.jsonl" for name in ("base", "adapters", "merged", "plain")}
+    flags = {
+        "base": [],
+        "adapters": ["--model.policy.lora={rank: 2, alpha: 16}", f"--model.engine={__name__}.BaseAndAdapters"],
+        "merged": ["--model.policy.lora={rank: 2, alpha: 16}"],
+        "plain": [f"--model.policy.path={adapted}"],
+    }
+    for name, out in outs.items():
+        ended = door(command(workplace, out, *flags[name]))
+        assert ended.code == 0, ended.stderr[-2000:]
+    labels = {name: {uid: each["pass_rate"] for uid, each in lines(out).items()} for name, out in outs.items()}
+    assert labels["adapters"] == labels["merged"] == labels["plain"] != labels["base"]
