@@ -6,11 +6,9 @@ Content-Security-Policy forbids the browser to load anything, so that a prompt w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +16,11 @@ from saerl_lightning.plan_page import charts, tables
 from saerl_lightning.plan_page.cards import make_cards
 from saerl_lightning.plan_page.charts import COLOURS, MARKS, colour, glyph
 from saerl_lightning.plan_page.comparison import PlanComparison
+from saerl_lightning.plan_page.frame import asset, plain, plotly_script, script_json, templates
 from saerl_lightning.plan_page.ledger import Ledger, excerpt, versions
 from saerl_lightning.plan_page.planned import MadePlan
 from saerl_lightning.plan_page.projection import map_points, sample
 from saerl_lightning.plan_page.tables import count, number, share
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
 
 MEANINGS = {  # explanations of the operations' numbers; other numbers are shown without one
     "kept": "prompts the filter leaves in the plan",
@@ -151,7 +146,6 @@ def _prompts(run: MadePlan, step: int) -> list[tuple[str, str, float]]:
     ]
 
 
-PACKAGE = __name__.rpartition(".")[0]  # package that contains the page's template, style and script
 POINTS = 6000  # largest number of points on the map
 HOVER = 160  # largest number of characters of a prompt on the map
 
@@ -164,18 +158,10 @@ def render(run: MadePlan, arithmetic: Sequence[str] = (), compared: PlanComparis
         arithmetic: Lines that say what a training run on the plan will do.
         compared: Comparison with another plan; null leaves the section out.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     cards = make_cards(run)
     names = {card.number: card.title for card in cards}
     figures, points = _figures(run, names), _map(run, names)
-    environment = Environment(
-        loader=PackageLoader(PACKAGE, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.globals.update(colour=colour, glyph=glyph, isfinite=np.isfinite)
     environment.filters.update(number=tables.number, count=tables.count)
     return environment.get_template("page.html").render(
@@ -247,14 +233,6 @@ def _figures(run: MadePlan, names: dict[int, str]) -> dict[str, Any]:
     return {name: plain(figure) for name, figure in figures.items()}
 
 
-def plain(figure: Figure) -> dict[str, Any]:
-    """Converts a figure to JSON without plotly's default template, because the page has its own style."""
-    figure.update_layout(template="none")
-    written = figure.to_json()
-    assert written is not None
-    return json.loads(written)
-
-
 def _map(run: MadePlan, names: dict[int, str]) -> dict[str, Any] | None:
     """Returns points for a sample of the pool, and the values to colour them by; None without feature rows."""
     if run.features is None or len(run.prompts) < 3:
@@ -274,21 +252,3 @@ def _map(run: MadePlan, names: dict[int, str]) -> dict[str, Any] | None:
         "step": (ledger.batch[rows] + 1).tolist(),
         "names": {str(cluster): name for cluster, name in names.items()},
     }
-
-
-def script_json(data: dict[str, Any]) -> str:
-    """Encodes data as JSON for a script block, with characters escaped that could end the block."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def asset(name: str, package: str = PACKAGE) -> str:
-    """Reads a template, style or script file of a page."""
-    return files(package).joinpath(name).read_text(encoding="utf-8")
-
-
-def plotly_script() -> str:
-    """Returns plotly's whole script, so that the page loads nothing from a host."""
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from saerl_lightning.plan import SamplePlan
-from saerl_lightning.plan_page import page
+from saerl_lightning.plan_page import frame, page
 from saerl_lightning.plan_page.comparison import compare
 from saerl_lightning.plan_page.page import render
 from saerl_lightning.plan_page.planned import MadePlan, OperationReport
@@ -62,7 +62,7 @@ def test_what_prompts_say_stays_text(planned):
 def test_nothing_is_asked_of_another_host(planned):
     text = render(planned)
     assert "default-src 'none'" in text
-    own = text.replace(page.plotly_script(), "")
+    own = text.replace(frame.plotly_script(), "")
     assert not re.search(
         r'(src|href|url)\s*[=(]\s*["\']?(https?:)?//', own.replace(html.escape('"'), '"').split("<script")[0]
     )

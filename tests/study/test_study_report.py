@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from saerl_lightning.data.scores import Interval
-from saerl_lightning.plan_page import page
+from saerl_lightning.plan_page import frame
 from saerl_lightning.study.questions import measured_sets
 from saerl_lightning.study.report.facts import ArmFact, Effect, RunFact, StudyFacts
 from saerl_lightning.study.report.findings import answer, signed, status
@@ -149,7 +149,7 @@ def test_names_stay_text_and_nobody_is_asked(tmp_path, monkeypatch):
     arms = {"grpo": Arm(GRPO, BREAKOUT), HOSTILE: Arm(BETTER, BREAKOUT, [BREAKOUT], plan=small_plan())}
     folder = write_study(tmp_path / "tiny", arms, [HOSTILE])
     text = write_report(folder).read_text()
-    own = text.replace(page.plotly_script(), "")
+    own = text.replace(frame.plotly_script(), "")
     assert own.count("</script>") == 3 and "<img" not in own and "default-src 'none'" in own
     data = re.search(r'id="data">(.*?)</script>', own, re.DOTALL)
     assert data

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saerl_lightning.plan_page import page
+from saerl_lightning.plan_page import frame
 from saerl_lightning.plan_page.charts import COLOURS, MARKS
 from saerl_lightning.plan_page.tables import Table
 from saerl_lightning.study.report import charts, tables
@@ -47,19 +47,11 @@ class HeatRow:
 
 def render(facts: StudyFacts) -> str:
     """Renders the HTML page; equal facts give an equal page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     figures, against, maps = _figures(facts), _against(facts), _maps(facts)
     sections = {f"section{k}": dict(each.figure) for k, each in enumerate(facts.sections) if each.figure is not None}
     drawn = {**figures, **{each.key: figure for each, figure in [*against, *maps]}, **sections}
-    environment = Environment(
-        loader=PackageLoader(PACKAGE, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html").render(
+    template = frame.templates(PACKAGE).get_template("study.html")
+    return template.render(
         facts=facts,
         units=UNITS,
         status=status(facts),
@@ -72,10 +64,10 @@ def render(facts: StudyFacts) -> str:
         against=[each for each, _ in against],
         maps=[each for each, _ in maps],
         sections=[(f"section{k}", each, _section_table(each)) for k, each in enumerate(facts.sections)],
-        data=page.script_json({"figures": drawn, "map": None, "colours": COLOURS, "marks": MARKS}),
-        style=page.asset("page.css") + page.asset("study.css", PACKAGE),
-        script=page.asset("page.js"),
-        plotly=page.plotly_script(),
+        data=frame.script_json({"figures": drawn, "map": None, "colours": COLOURS, "marks": MARKS}),
+        style=frame.asset("page.css") + frame.asset("study.css", PACKAGE),
+        script=frame.asset("page.js"),
+        plotly=frame.plotly_script(),
     )
 
 
@@ -150,7 +142,7 @@ def _figures(facts: StudyFacts) -> dict[str, Any]:
         drawn["reach"] = charts.reach(facts)
     if any(name.endswith("_s") for cost in facts.costs for name in cost.amounts):
         drawn["costs"] = charts.costs(facts)
-    return {name: page.plain(figure) for name, figure in drawn.items()}
+    return {name: frame.plain(figure) for name, figure in drawn.items()}
 
 
 def _against(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
@@ -159,14 +151,14 @@ def _against(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
         return []
     baseline = by_arm.pop(facts.baseline)
     return [
-        (Drawn(f"against{k}", arm), page.plain(charts.against(facts, curve, baseline)))
+        (Drawn(f"against{k}", arm), frame.plain(charts.against(facts, curve, baseline)))
         for k, (arm, curve) in enumerate(by_arm.items())
     ]
 
 
 def _maps(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
     return [
-        (Drawn(f"map{k}x{part}", f"{each.arm}, seed {each.seed}"), page.plain(figure))
+        (Drawn(f"map{k}x{part}", f"{each.arm}, seed {each.seed}"), frame.plain(figure))
         for k, each in enumerate(facts.maps)
         for part, figure in enumerate(charts.plan_maps(each))
     ]
