@@ -50,9 +50,9 @@ def require_name(what: str, name: str) -> None:
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Suggests the nearest known names as the end of a sentence; returns "" if none is near."""
-    known = list(dict.fromkeys(names))
-    lower = {each.lower(): each for each in known}
-    near = get_close_matches(name.lower(), lower, n=2, cutoff=0.6)
+    # Without the suffix of configs: unlike names would be near each other by their common end.
+    lower = {each.lower().removesuffix(".yaml"): each for each in dict.fromkeys(names)}
+    near = get_close_matches(name.lower().removesuffix(".yaml"), lower, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(lower[each]) for each in near)}?" if near else ""
 
 
