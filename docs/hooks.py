@@ -101,8 +101,18 @@ def with_count(readme: str) -> str:
     return COUNT.sub(f"{count // 50 * 50:,}", readme)
 
 
+def write_arguments(page: Path) -> None:
+    """Writes the arguments of other trainers, with their counterparts, into a page."""
+    from saerl_lightning.migration.page import filled
+    from saerl_lightning.migration.trl import TRL
+    from saerl_lightning.migration.verl import VERL
+
+    page.write_text(filled(filled(page.read_text(), TRL), VERL))
+
+
 if __name__ == "__main__":
     (ROOT / "README.md").write_text(with_count((ROOT / "README.md").read_text()))
     write_tree(ROOT / "docs" / "tree.md")
+    write_arguments(ROOT / "docs" / "coming_from.md")
     walk = ROOT / "docs" / "walk.md"
     walk.write_text(with_lines(walk.read_text()))

@@ -1,6 +1,7 @@
 """Entry point of `saerl`, `main.py` and `-m saerl_lightning`. Answers simple commands before Lightning is imported.
 
-The import of Lightning's command line takes seconds. Mistyped verbs, `--version`, `configs` and `init` don't need it.
+The import of Lightning's command line takes seconds. Mistyped verbs, `--version`, `configs`, `import` and `init` don't
+need it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ HELP = {
     "configs": (
         "usage: saerl configs [NAME]\n\n"
         "Lists the shipped configs with what each is for, or prints the one of that name."
+    ),
+    "import": (
+        "usage: saerl import trl|verl FILE [--out FILE] [--processes N]\n\n"
+        "Writes the settings of another trainer's FILE as a configuration, an overlay for grpo.yaml, and lists what\n"
+        "it could not carry. FILE: YAML or JSON as TrlParser reads, or verl's YAML (nested, or a list of overrides), or\n"
+        "lines or a script with key=value.\n"
+        "--out: file to write; by default FILE's name with _saerl.yaml at its end, in this folder. Nothing is overwritten.\n"
+        "--processes: processes that TRL ran with, 1 by default: its batch sizes are those of one process."
     ),
     "init": (
         "usage: saerl init DIR\n\n"
@@ -60,7 +69,7 @@ def answered(args: list[str]) -> bool:
         args: Command-line arguments without the program's name.
 
     Raises:
-        InputError: for an unknown verb, and for wrong arguments of `configs` and `init`.
+        InputError: for an unknown verb, and for wrong arguments of `configs`, `import` and `init`.
     """
     verb, rest = (args[0], args[1:]) if args else ("", [])
     if verb == "--version":
@@ -79,22 +88,42 @@ def answered(args: list[str]) -> bool:
 
 
 def _quick(verb: str, rest: list[str]) -> None:
-    """Runs `configs` or `init`."""
+    """Runs `configs`, `import` or `init`."""
     usage = HELP[verb].partition("\n")[0]
+    flags = _flags(rest, usage) if verb == "import" else {}
     if flag := next((each for each in rest if each.startswith("-")), None):
         raise InputError(f"'{flag[:120]}' is not accepted; {usage}")
     run: Callable[..., None]
+    fewest, most = 1, 1
     if verb == "configs":
         from saerl_lightning.verbs.configs import configs as run
 
         fewest = 0
+    elif verb == "import":
+        from saerl_lightning.verbs.import_file import import_file as run
+
+        fewest, most = 2, 2
     else:
         from saerl_lightning.verbs.init import init as run
-
-        fewest = 1
-    if not fewest <= len(rest) <= 1:
+    if not fewest <= len(rest) <= most:
         raise InputError(f"'{verb}' has {len(rest)} arguments; {usage}")
-    run(*rest)
+    run(*rest, **flags)
+
+
+def _flags(rest: list[str], usage: str) -> dict[str, str | int]:
+    """Takes `--out FILE` and `--processes N` out of the arguments."""
+    flags: dict[str, str | int] = {}
+    for name in ("out", "processes"):
+        row = next((row for row, each in enumerate(rest) if each.partition("=")[0] == f"--{name}"), None)
+        if row is None:
+            continue
+        _, equals, value = rest.pop(row).partition("=")
+        if not equals:
+            value = rest.pop(row) if row < len(rest) else ""
+        if not value or (name == "processes" and not (value.isascii() and value.isdigit() and int(value[:9]) >= 1)):
+            raise InputError(f"--{name} is '{value[:120]}'; {usage}")
+        flags[name] = int(value[:9]) if name == "processes" else value
+    return flags
 
 
 def _end(said: str) -> None:

@@ -28,7 +28,7 @@ ORDER = [
         "shipped",
         "progress",
     ),
-    ("run_folder", "whole_weights", "prompts"),
+    ("run_folder", "whole_weights", "prompts", "migration"),
     ("objective", "policy", "signals", "reward", "assets"),
     ("evaluation", "rollout", "data"),
     ("plan_page",),

@@ -9,5 +9,5 @@ TOOLS = {  # with a parser of their own; imported when asked for: a tool may its
     "export": "saerl_lightning.tools.export:export",
     "study": "saerl_lightning.tools.study:VERBS",
 }
-QUICK = ("configs", "init")  # answer without Lightning
+QUICK = ("configs", "import", "init")  # answer without Lightning
 EVERY = (*LIGHTNINGS, *COMPOSED, *TOOLS, *QUICK)

@@ -1,4 +1,4 @@
-"""What needs no Lightning: the list of verbs, `--version`, `configs` and `init`, and that they answer without it."""
+"""What needs no Lightning: the list of verbs, `--version`, `configs`, `import`, `init`, and that they answer without it."""
 
 import json
 import re
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_verbs_that_are_known_beforehand_are_those_that_there_are():
-    assert set(EVERY) == {*cli.RunCLI.subcommands(), *cli.TOOLS, "configs", "init"}
+    assert set(EVERY) == {*cli.RunCLI.subcommands(), *cli.TOOLS, "configs", "import", "init"}
 
 
 QUICK = {
@@ -26,6 +26,8 @@ QUICK = {
     "configs": (["configs"], 0, r"^grpo\.yaml +The baseline: GRPO on random order"),
     "one config": (["configs", "configs/saerl.yaml"], 0, "^# SAERL: features of a sparse autoencoder"),
     "init": (["init", "try"], 0, r"^wrote try: .*\n  saerl fit -c try/run\.yaml$"),
+    "import": (["import", "trl", "no.yaml"], 2, "^error: the arguments 'no.yaml' can't be read"),
+    "help of import": (["import", "--help"], 0, r"^usage: saerl import trl\|verl FILE"),
     "help of init": (["init", "--help"], 0, "^usage: saerl init DIR"),
     "help of configs": (["configs", "-h"], 0, "^usage: saerl configs"),
     "a mistyped verb": (["inti", "try"], 2, "^error: 'inti' is none of fit, .*; did you mean 'init'"),

@@ -1,0 +1,91 @@
+"""Conversions that every other trainer needs: clip ranges, KL, optimiser, schedule, data sets, loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from saerl_lightning.migration.draft import Draft, made
+
+ROWS_OF_A_MICRO_BATCH = 16384  # tokens; the default of model.micro_tokens
+
+
+def put_schedule(draft: Draft, shape: str, warmup: float, steps: int, names: tuple[str, str, str]) -> None:
+    """Sets warm-up and learning-rate schedule.
+
+    Args:
+        draft: Configuration to write to.
+        shape: Name of the schedule: constant, linear, cosine, or another, which is recorded as lost.
+        warmup: Optimiser steps of warm-up; below 1, their share of all steps.
+        steps: Optimiser steps of the run; 0 if the file does not give them.
+        names: Names of the arguments for shape, warm-up and steps.
+    """
+    name, warm, total = names
+    if 0 < warmup < 1 and not steps:
+        draft.lose(warm, f"write --model.warmup_steps N: a share of the run needs its number of steps, {total}")
+    elif warmup:
+        draft.put("model.warmup_steps", -(-warmup * steps // 1).__int__() if warmup < 1 else int(warmup), warm)
+    if shape in ("constant", "constant_with_warmup"):
+        draft.put("model.lr_scheduler", None, name)
+    elif shape not in ("linear", "cosine"):
+        draft.lose(name, f"write --model.lr_scheduler with a schedule of torch: '{shape}' is not converted")
+    elif not steps:
+        classes = "LinearLR" if shape == "linear" else "CosineAnnealingLR"
+        draft.lose(name, f"write --model.lr_scheduler {classes} with the run's steps: {total} does not say them")
+        draft.put("model.lr_scheduler", None, "none, see the list of what was not carried")
+    else:
+        linear = made("torch.optim.lr_scheduler.LinearLR", start_factor=1.0, end_factor=0.0, total_iters=steps)
+        cosine = made("torch.optim.lr_scheduler.CosineAnnealingLR", T_max=steps)
+        draft.put("model.lr_scheduler", linear if shape == "linear" else cosine, name, total)
+
+
+def kl(weight: float, estimator: str, where: str) -> dict[str, object] | None:
+    """Returns the KL penalty; None for weight 0, which holds no reference model."""
+    return {"weight": weight, "estimator": estimator, "where": where} if weight else None
+
+
+def entropy(bonus: float, top_share: float = 1.0) -> dict[str, object] | None:
+    """Returns the entropy term; None if it would do nothing."""
+    return {"bonus": bonus, "top_share": top_share} if bonus or top_share != 1.0 else None
+
+
+def put_loggers(draft: Draft, asked: Sequence[str], name: str, project: str, silent: Sequence[str]) -> None:
+    """Adds the loggers to those of the baseline.
+
+    Args:
+        draft: Configuration to write to.
+        asked: Names of the loggers.
+        name: Argument that names them.
+        project: Project in Weights & Biases.
+        silent: Names that ask for nothing that is not here anyway.
+    """
+    loggers = []
+    for each in asked:
+        if each == "wandb":
+            loggers.append(made("WandbLogger", save_dir=".", project=project, log_model=False))
+        elif each == "tensorboard":
+            loggers.append(made("TensorBoardLogger", save_dir=".", name="tensorboard"))
+        elif each not in silent:
+            draft.lose(name, f"write --trainer.logger+ with a logger of Lightning: '{each}' is not converted")
+    if loggers:
+        draft.put("trainer.logger+", loggers if len(loggers) > 1 else loggers[0], name)
+
+
+def by_name(places: Sequence[str]) -> dict[str, str]:
+    """Names the files of a list by their stems, or by number where two stems are equal."""
+    stems = [PurePosixPath(each).stem or "set" for each in places]
+    twice = len(set(stems)) < len(stems)
+    return {
+        f"{stem}_{row}" if twice else stem: place for row, (stem, place) in enumerate(zip(stems, places, strict=True))
+    }
+
+
+def micro_tokens(prompt: int, completion: int) -> int:
+    """Returns model.micro_tokens, which must hold the longest row."""
+    return max(ROWS_OF_A_MICRO_BATCH, prompt + completion)
+
+
+def whole_updates(of: float, each: float) -> int | None:
+    """Returns how often `each` fits into `of`; None if that is no whole number of 1 or more."""
+    ratio = of / each
+    return int(ratio) if ratio >= 1 and ratio == int(ratio) else None

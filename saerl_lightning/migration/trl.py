@@ -1,0 +1,259 @@
+"""Arguments of TRL's GRPO script (GRPOConfig, model and script arguments) and their counterparts here."""
+
+from __future__ import annotations
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.migration.arguments import Given, Trainer
+from saerl_lightning.migration.draft import Draft, made
+from saerl_lightning.migration.shared import put_loggers, put_schedule, whole_updates
+from saerl_lightning.migration.trl_not_here import NOT_HERE
+from saerl_lightning.migration.trl_objective import objective
+from saerl_lightning.migration.trl_table import CARRIED
+
+THINK = r"^<think>(?!.*<think>)(.*?)</think>.*$"
+REWARDS = {
+    "accuracy_reward": ("MathReward", {}),
+    "reasoning_accuracy_reward": ("MathReward", {}),
+    "think_format_reward": ("FormatReward", {"pattern": THINK}),
+    "get_soft_overlong_punishment": ("LengthReward", {"max_tokens": 1280, "buffer": 256}),
+}
+
+
+def _updates(given: Given) -> tuple[int, int]:
+    """Returns prompts per sampled batch, and optimiser steps on each.
+
+    Raises:
+        InputError: if the numbers do not fit each other, as in TRL.
+    """
+    micro = given.whole("per_device_train_batch_size") * given.processes
+    accumulated, group = given.whole("gradient_accumulation_steps"), given.whole("num_generations")
+    rows, steps = given["generation_batch_size"], given["steps_per_generation"]
+    if rows is not None and steps is not None:
+        raise InputError(
+            "generation_batch_size and steps_per_generation are both given; TRL takes one: delete the other"
+        )
+    sampled = int(rows) if isinstance(rows, int) else micro * (steps if isinstance(steps, int) else accumulated)
+    if sampled % micro or sampled % group:
+        raise InputError(
+            f"{sampled} completions a batch (with --processes {given.processes}) are no multiple of {micro} = "
+            f"per_device_train_batch_size x processes and of num_generations {group}; write numbers that fit"
+        )
+    step, repeated = micro * accumulated, given.whole("num_iterations")
+    if updates := whole_updates(sampled * repeated, step):
+        return sampled // group, updates
+    if repeated > 1 or step % sampled or step % group:
+        raise InputError(
+            f"an optimiser step of {step} completions takes parts of sampled batches of {sampled}, used {repeated} times; "
+            "set gradient_accumulation_steps to steps_per_generation"
+        )
+    return step // group, 1
+
+
+def _batch(given: Given, draft: Draft) -> None:
+    prompts, updates = _updates(given)
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    extra = [each for each in ("generation_batch_size", "steps_per_generation") if each in given]
+    draft.put("data.batch_size", prompts, *names, *extra, "num_generations")
+    draft.put("model.updates_per_batch", updates, "num_iterations", *extra)
+    draft.put("model.sampling.group_size", given["num_generations"], "num_generations")
+    if updates > given.whole("num_iterations"):
+        draft.notes.append(
+            f"TRL cuts a sampled batch into parts for its {updates} steps; here each of the {updates} updates sees all: "
+            f"{prompts // updates or 1} prompts a batch with 1 update costs and samples the same, on-policy"
+        )
+    if steps := max(0, given.whole("max_steps")):
+        draft.put("trainer.max_steps", steps, "max_steps")
+        draft.put("trainer.max_epochs", -1, "max_steps")  # the baseline would stop after one epoch
+    if steps:
+        return
+    epochs = given.number("num_train_epochs")
+    if epochs == int(epochs) and epochs >= 1:
+        draft.put("trainer.max_epochs", int(epochs), "num_train_epochs")
+    else:
+        draft.lose("num_train_epochs", f"write --trainer.max_steps N: {epochs:g} is no whole number of epochs")
+
+
+def _engine(given: Given, draft: Draft) -> None:
+    if not given["use_vllm"]:
+        draft.put("model.engine", made("HFEngine"), "use_vllm")
+        return
+    if given.one_of("vllm_mode", ["colocate", "server"]) == "server":
+        draft.lose("vllm_mode", "not here, because vLLM runs in the trainer's process: vllm_server_* are not needed")
+    # TRL sleeps at level 2
+    settings = {
+        "gpu_memory_utilization": given["vllm_gpu_memory_utilization"],
+        "sleep_level": 2 if given["vllm_enable_sleep_mode"] else 0,
+    }
+    draft.put(
+        "model.engine", made("VLLMEngine", **settings), "use_vllm", *settings_of(given, "vllm_gpu", "vllm_enable")
+    )
+
+
+def settings_of(given: Given, *beginnings: str) -> list[str]:
+    """Returns the names of given arguments that begin so."""
+    return [name for name in given.values if name.startswith(beginnings)]
+
+
+def _optimizer(given: Given, draft: Draft) -> None:
+    if (optim := str(given["optim"])) not in ("adamw_torch", "adamw_torch_fused"):
+        draft.lose("optim", f"write --model.optimizer with a class of torch: '{optim}' is not converted, AdamW stands")
+    adam = made(
+        "torch.optim.AdamW",
+        lr=given["learning_rate"],
+        weight_decay=given["weight_decay"],
+        betas=[given["adam_beta1"], given["adam_beta2"]],
+        eps=given["adam_epsilon"],
+    )
+    draft.put("model.optimizer", adam, "learning_rate", "weight_decay")
+    norm = given.number("max_grad_norm")
+    draft.put("model.max_grad_norm", norm or None, "max_grad_norm")
+    warmup = given.number("warmup_steps") or given.number("warmup_ratio")
+    warm = "warmup_ratio" if "warmup_ratio" in given and not given["warmup_steps"] else "warmup_steps"
+    steps = max(0, given.whole("max_steps"))
+    put_schedule(draft, str(given["lr_scheduler_type"]), warmup, steps, ("lr_scheduler_type", warm, "max_steps"))
+
+
+def _policy(given: Given, draft: Draft) -> None:
+    if given["model_name_or_path"] is None:
+        draft.lose("model_name_or_path", "write --model.policy.path PATH: the file names no model")
+    else:
+        draft.put("model.policy.path", given["model_name_or_path"], "model_name_or_path")
+    dtype = str(given["dtype"] if "dtype" in given or "torch_dtype" not in given else given["torch_dtype"])
+    half = bool(given["bf16"]) if given["bf16"] is not None else not given["fp16"]
+    draft.put("trainer.precision", "bf16-mixed" if half else "16-mixed" if given["fp16"] else "32-true", "bf16")
+    adapters = bool(given["use_peft"])
+    if dtype not in ("float32", "bfloat16") or (dtype == "bfloat16" and not adapters):
+        draft.lose(
+            "dtype", f"not here, because trained weights are float32 (computed in trainer.precision), not {dtype}"
+        )
+        dtype = "float32"
+    draft.put("model.policy.dtype", dtype, "dtype")
+    if not adapters:
+        return
+    if given.number("lora_dropout") and "lora_dropout" in given:
+        draft.lose("lora_dropout", "not here, because the policy that is trained must be the one that sampled; it is 0")
+    targets = given["lora_target_modules"] or ["q_proj", "v_proj"]  # peft's for Llama and Qwen
+    targets = "all-linear" if targets == ["all-linear"] else targets
+    lora = {"rank": given["lora_r"], "alpha": given["lora_alpha"], "dropout": 0.0, "targets": targets}
+    draft.put("model.policy.lora", lora, "use_peft", "lora_r", "lora_alpha", "lora_target_modules")
+
+
+def _data(given: Given, draft: Draft) -> None:
+    if given["dataset_name"] is None:
+        draft.lose("dataset_name", "write --data.train PATH: the file names no data set by dataset_name")
+    else:
+        arguments = {
+            "path": given["dataset_name"],
+            "split": given["dataset_train_split"],
+            "name": given["dataset_config"],
+        }
+        draft.put("data.train", made("HubPrompts", **arguments), "dataset_name", "dataset_train_split")
+    if given["dataset_name"] is not None and given["eval_strategy"] not in ("no", "False"):
+        arguments = {
+            "path": given["dataset_name"],
+            "split": given["dataset_test_split"],
+            "name": given["dataset_config"],
+        }
+        draft.put("data.val", {"test": made("HubPrompts", **arguments)}, "eval_strategy", "dataset_test_split")
+        group = given["num_generations_eval"] or given["num_generations"]
+        sampling = {name: given[theirs] for name, theirs in SAMPLING.items()}
+        draft.put("data.val_sampling", {"group_size": group, **sampling}, "num_generations_eval", "temperature")
+        if given["eval_strategy"] == "steps":
+            batches = max(
+                1, given.whole("eval_steps" if given["eval_steps"] else "logging_steps") // _updates(given)[1]
+            )
+            draft.put("trainer.val_check_interval", batches, "eval_steps")
+        else:
+            draft.put("trainer.val_check_interval", 1.0, "eval_strategy")
+            draft.put("trainer.check_val_every_n_epoch", 1, "eval_strategy")
+    if not given["shuffle_dataset"]:
+        draft.put("data.shuffle_seed", None, "shuffle_dataset")
+    else:
+        seed = "data_seed" if given["data_seed"] is not None else "seed"
+        draft.put("data.shuffle_seed", given[seed], seed)
+
+
+SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "max_tokens": "max_completion_length"}
+
+
+def _length(given: Given, draft: Draft) -> None:
+    longest, prompt = given["max_completion_length"], given["max_prompt_length"]
+    if longest is None:
+        draft.lose("max_completion_length", "write --model.sampling.max_tokens N: every completion has a limit here")
+        longest = 1024  # that of configs/grpo.yaml
+    else:
+        draft.put("model.sampling.max_tokens", longest, "max_completion_length")
+    if prompt is not None:
+        draft.put("data.chat.max_prompt_tokens", prompt, "max_prompt_length")
+    assert isinstance(longest, int)
+    row = longest + (prompt if isinstance(prompt, int) else 1024)
+    if row > 16384:
+        draft.put("model.micro_tokens", row, "max_completion_length")
+
+
+def _rewards(given: Given, draft: Draft) -> None:
+    if given["reward_model_name_or_path"] is not None:
+        draft.lose(
+            "reward_model_name_or_path",
+            "not here, because rewards are rules and functions; write a reward of your own (docs/howto/reward.md)",
+        )
+    names, weights = given["reward_funcs"], given["reward_weights"]
+    if names is None:
+        if weights is not None:
+            draft.lose("reward_weights", "write the weight of each reward in model.rewards: reward_funcs names none")
+        return
+    assert isinstance(names, list)
+    if weights is None:
+        weights = [1.0] * len(names)
+    assert isinstance(weights, list)
+    if len(weights) != len(names):
+        raise InputError(
+            f"reward_weights has {len(weights)} numbers and reward_funcs {len(names)} names; write one for each"
+        )
+    rewards = []
+    for name, weight in zip(names, weights, strict=True):
+        if name in REWARDS:
+            class_path, arguments = REWARDS[name]
+            rewards.append(made(class_path, **arguments, weight=weight))
+        elif "." in name:
+            draft.lose(
+                "reward_funcs", f"write '{name[:120]}' as a reward of your own (docs/howto/reward.md) in model.rewards"
+            )
+        else:
+            raise InputError(
+                f"reward_funcs has {name[:120]!r}; write one of {', '.join(REWARDS)}, or my_module.my_function"
+            )
+    if rewards:
+        draft.put("model.rewards", rewards, "reward_funcs", "reward_weights")
+
+
+def _logging(given: Given, draft: Draft) -> None:
+    asked = given["report_to"]
+    assert isinstance(asked, list)
+    put_loggers(draft, asked, "report_to", str(given["project"]), ["none", "all"])
+
+
+def _saving(given: Given, draft: Draft) -> None:
+    if "save_steps" not in given or given["save_strategy"] in ("no", "epoch", "False"):
+        return
+    steps = given.number("save_steps")
+    if steps < 1:
+        draft.lose("save_steps", "write --checkpoint.every_n_train_steps N: a share of the run is not converted")
+        return
+    updates = _updates(given)[1]
+    draft.put("checkpoint.every_n_train_steps", -(-int(steps) // updates) * updates, "save_steps")
+
+
+CONVERSIONS = {
+    "batch": _batch,
+    "objective": objective,
+    "engine": _engine,
+    "optimizer": _optimizer,
+    "policy": _policy,
+    "data": _data,
+    "length": _length,
+    "rewards": _rewards,
+    "logging": _logging,
+    "saving": _saving,
+}
+TRL = Trainer("TRL", "1.16", (*CARRIED, *NOT_HERE), CONVERSIONS)
