@@ -46,6 +46,7 @@ from saerl_lightning.training.feedback import ending, lines_in_place_of_bar, pro
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_key, said_of_server
 from saerl_lightning.training.rng import RandomStates
 from saerl_lightning.verbs.names import TOOLS
+from saerl_lightning.verbs.needed_memory import needed_memory
 from saerl_lightning.verbs.run_tools import ALIASES, ARGUMENTS, ToolTrainer
 
 register_classes()
@@ -211,6 +212,8 @@ class RunCLI(LightningCLI):
         try:
             with self._claimed(), self._signals().heeded(), self._children_ended():
                 self._say(f"run folder: {self._settings.run_dir}")
+                if self.trainer.is_global_zero and (memory := needed_memory(self.model, self.datamodule, self.trainer)):
+                    self._say(str(memory))
                 began = time.monotonic()
                 self.trainer.fit(**kwargs)
                 if getattr(getattr(self.datamodule, "resume", None), "validation_due", False):  # all steps were taken

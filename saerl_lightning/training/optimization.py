@@ -89,6 +89,17 @@ def require_same_optimiser(
                 )
 
 
+def states_of_a_weight(optimizer: Callable[..., Optimizer]) -> float:
+    """Counts the numbers that an optimiser keeps for each number that it trains: 2 for AdamW, 1 for SGD with momentum.
+
+    Args:
+        optimizer: Function that builds the optimiser over given weights.
+    """
+    states = _stepped(optimizer, torch.device("cpu"))[1].values()
+    kept = sum(state.numel() for state in states if isinstance(state, Tensor) and state.dim() > 0)
+    return kept / DUMMY_SHAPE.numel()
+
+
 def _stepped(optimizer: Callable[..., Optimizer], device: torch.device) -> tuple[Optimizer, Mapping[str, Any]]:
     """Takes one step on a dummy weight; returns the optimiser and its state for the weight."""
     weight = nn.Parameter(torch.zeros(DUMMY_SHAPE, device=device))

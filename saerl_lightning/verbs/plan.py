@@ -27,6 +27,7 @@ from saerl_lightning.training.arithmetic import BatchArithmetic
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.tables import log_tables, planned_run
+from saerl_lightning.verbs.needed_memory import needed_memory
 
 LEDGER_ROWS = 1000  # largest number of rows that are sent to W&B
 
@@ -40,7 +41,7 @@ def plan(
     export: str | None = None,
     export_for: str | None = None,
 ) -> None:
-    """Makes the plan, prints its batch arithmetic and summary, and writes its ledger and page.
+    """Makes the plan, prints the memory of a run, its batch arithmetic and summary, and writes its ledger and page.
 
     Args:
         model: Module of which only the tokenizer and settings are read.
@@ -60,6 +61,8 @@ def plan(
     other = None if against is None else Ledger.read(Path(against))
     # Numbers that do not fit are refused before anything is computed.
     arithmetic = batch_arithmetic(model, datamodule, trainer)
+    if (memory := needed_memory(model, datamodule, trainer)) is not None:
+        print(memory, flush=True)
     with lock.held(lock.beside(Path(out)), f"the plan's folder '{out}'"):
         run = _plan_into(Path(out), model, datamodule, trainer, other, arithmetic)
         if export is not None:

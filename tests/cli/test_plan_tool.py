@@ -55,7 +55,8 @@ at most 192 sampled tokens (64 a batch)
 def test_the_plan_is_printed_and_written_and_is_the_one_that_a_run_serves(workplace, command, door, capsys):
     ended = cli.run(command())
     printed = capsys.readouterr().out
-    assert printed.startswith(SUMMARY)  # the arithmetic that fit prints: max_steps 3 ends it
+    assert printed.startswith("memory: at most about ")
+    assert SUMMARY in printed  # the arithmetic that fit prints: max_steps 3 ends it
     for row in (
         "prompts in the pool 12",
         "random 0.1 of the prompts (seed 0) 1 8.3 %",
