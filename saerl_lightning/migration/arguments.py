@@ -99,8 +99,10 @@ class Given:
         argument = next(each for each in self.trainer.table if each.name == name)
         self.asked.add(name)
         value = self.values.get(name, argument.default)
+        if value is None and not argument.nullable:
+            value = argument.default
         if value is None:
-            return None if argument.nullable else argument.default
+            return None
         try:
             return argument.kind.read(value)
         except (TypeError, ValueError, OverflowError) as error:

@@ -308,6 +308,22 @@ def test_accumulated_generations_are_one_larger_batch():
     assert draft.settings["data.batch_size"][0] == 8 and draft.settings["model.updates_per_batch"][0] == 1
 
 
+@pytest.mark.parametrize("trainer", [TRL, VERL], ids=["trl", "verl"])
+@pytest.mark.parametrize(
+    "value", [None, "x", "", [], {}, -1, 0, 0.5, 10**30, "1e400", True, [None], {"a": [1]}], ids=str
+)
+def test_any_value_of_any_argument_is_converted_or_refused_by_name(trainer, value):
+    for argument in trainer.table:
+        with contextlib.suppress(InputError):
+            draft = convert(
+                trainer,
+                {"use_vllm": True, "use_peft": True, argument.name: value}
+                if trainer is TRL
+                else {argument.name: value},
+            )
+            yaml.safe_load(draft.yaml("head"))
+
+
 def test_what_has_no_counterpart_is_said_with_its_reason_and_the_default_is_not():
     draft = convert(TRL, {"loss_type": "sapo", "sapo_temperature_neg": 1.05, "sapo_temperature_pos": 2.0})
     assert draft.lost.keys() >= {"loss_type", "sapo_temperature_pos"} and "sapo_temperature_neg" not in draft.lost
