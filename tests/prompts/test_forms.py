@@ -1,8 +1,10 @@
 """Data sets in others' forms are recognised by their columns, in every kind of file, and keep all columns for rewards."""
 
 import copy
+import datetime
 import json
 import pickle
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
@@ -20,7 +22,7 @@ CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 
 # form -> a row as its makers write it, and what the prompt must be: text, answer, source, topic, labels
 FORMS = {
     "GSM8K": (
-        {"question": "How many clips?", "answer": "She sold <<48+24=72>>72 clips.\n#### 1,072"},
+        {"question": "How many clips?", "answer": "She sold 72 #### clips.\n#### 1,072"},
         ("How many clips?", "1072", "pool", None, {}),
     ),
     "MATH": (
@@ -213,6 +215,31 @@ def test_a_column_of_parquet_is_read_when_it_is_asked_for(tmp_path):
     assert prompts[7].columns["long"] == {"n": [7]}  # was read before
     with pytest.raises(KeyError):
         fresh[0].columns["none"]
+
+
+def test_values_of_a_table_have_the_types_of_json(tmp_path):
+    row = {
+        "prompt": "a",
+        "answer": "1",
+        "day": datetime.date(2024, 5, 1),
+        "nested": [{"n": Decimal("1.5")}],
+        "score": 0.5,
+    }
+    (prompt,) = read(tmp_path, row, name="pool.parquet").prompts
+    assert dict(prompt.columns) == {**row, "day": "2024-05-01", "nested": [{"n": "1.5"}]}
+
+
+def test_a_mapped_prompt_stands_before_messages_of_the_form(tmp_path):
+    row = {"messages": CHAT, "question": "q?", "answer": "1"}
+    assert read(tmp_path, row).prompts[0].text == "What is 6 * 7?"
+    assert read(tmp_path, row, columns={"prompt": "question"}).prompts[0].text == "q?"
+
+
+def test_a_mapped_column_may_begin_late_in_the_file(tmp_path):
+    rows = [{"prompt": f"{i}?", "answer": "1", **({"tag": "late"} if i == 150 else {})} for i in range(151)]
+    assert read(tmp_path, *rows, columns={"topic": "tag"}).prompts[150].topic == "late"
+    with pytest.raises(InputError, match="columns maps 'topic' to 'tags', which"):
+        read(tmp_path, *rows, columns={"topic": "tags"})
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,8 @@ def test_shares_by_hand():
     held = {"a": 9, "b": 9, "c": 5, "d": 9}
     assert shares(parts, held, 12) == {"a": 4, "b": 3, "c": 3, "d": 2}  # 10 in three parts: the remainder to the first
     assert shares(parts, held, None) == {"a": 5, "b": 5, "c": 5, "d": 2}
+    two = {"a": Part("a", weight=1), "b": Part("b", weight=2)}
+    assert shares(two, {"a": 9, "b": 9}, 10) == {"a": 3, "b": 7}  # 3.33 and 6.67
     parts = {"a": Part("a", weight=0.3), "b": Part("b", weight=0.1), "c": Part("c", weight=0)}
     assert shares(parts, {"a": 3, "b": 1, "c": 5}, None) == {"a": 3, "b": 1, "c": 0}  # not spoiled by rounding
 
