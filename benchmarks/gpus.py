@@ -6,6 +6,7 @@ cards holds the whole policy (DDP) and a share of the batch; vLLM runs beside on
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -110,4 +111,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print(page())
