@@ -19,6 +19,7 @@ from saerl_lightning.mistakes import one_line, printed
 from saerl_lightning.moved import at_new_paths, in_new_forms, old_flag
 
 NULL = re.compile(r"=None$")
+FUNCTION = re.compile(r"[^\s:]+\.py:[A-Za-z_]\w*")
 LIBRARY: Callable[[str], Any] = get_loader("yaml")
 
 
@@ -30,9 +31,30 @@ def load_yaml(text: str) -> Any:
     """
     check_yaml(text)
     try:
-        return in_new_forms(LIBRARY(at_new_paths(text)))
+        return with_functions(in_new_forms(LIBRARY(at_new_paths(text))))
     except ValueError as error:
         raise InputError(f"{text[:40]!r}… holds a number of thousands of digits; write a smaller one") from error
+
+
+def with_functions(loaded: Any) -> Any:
+    """Writes out the short forms of a function among rewards, `my_rewards.py:accuracy` and `{function: …, weight: …}`.
+
+    Args:
+        loaded: Content of a config, or a flag's value.
+    """
+    if isinstance(loaded, dict):
+        return {key: with_functions(value) for key, value in loaded.items()}
+    if isinstance(loaded, list):
+        return [with_functions(_function(each)) for each in loaded]
+    return loaded
+
+
+def _function(element: Any) -> Any:
+    """Returns a list's element, as a FunctionReward where it is a short form of one."""
+    given = {"function": element} if isinstance(element, str) and FUNCTION.fullmatch(element) else element
+    if isinstance(given, dict) and isinstance(given.get("function"), str) and "class_path" not in given:
+        return {"class_path": "FunctionReward", "init_args": given}
+    return element
 
 
 set_loader("yaml", load_yaml, (yaml.YAMLError,))

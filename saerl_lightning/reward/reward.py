@@ -23,11 +23,12 @@ class Reward(ABC):
     """
 
     weight: float = 1.0
+    _name: str | None = None  # given by the user
 
     @property
     def name(self) -> str:
-        """Name in the logs: the class name without 'Reward', in snake case."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__.removesuffix("Reward")).lower()
+        """Name in the logs: the given one, else the class name without 'Reward', in snake case."""
+        return self._name or re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__.removesuffix("Reward")).lower()
 
     def vote(self, text: str) -> str:
         """Returns the answer that counts in maj@k; "" for none. By default the answer as it is graded."""
@@ -37,6 +38,16 @@ class Reward(ABC):
     def last_failure(self) -> str:
         """Reason of the last NaN, such as "raised ValueError(...)"; "" if it is not known."""
         return ""
+
+    def require(self, prompts: Sequence[Prompt]) -> None:
+        """Refuses prompts that can't be graded, before anything is sampled for them; nothing by default.
+
+        Args:
+            prompts: All prompts that may be graded.
+
+        Raises:
+            InputError: naming what the prompts lack.
+        """
 
     @abstractmethod
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:

@@ -83,7 +83,7 @@ class WorkerPool:
         prepare: Function that a new process runs before its first job, such as slow imports.
     """
 
-    def __init__(self, workers: Workers, deadline_s: Deadline, prepare: Callable[[], None] | None = None) -> None:
+    def __init__(self, workers: Workers, deadline_s: Deadline, prepare: Callable[[], object] | None = None) -> None:
         self.workers = workers
         self.deadline_s = deadline_s
         self.prepare = prepare
@@ -207,7 +207,7 @@ def _kill_all(pool: list[_Worker]) -> None:
         pool.pop().kill()
 
 
-def _start(prepare: Callable[[], None] | None, deadline_s: float) -> _Worker:
+def _start(prepare: Callable[[], object] | None, deadline_s: float) -> _Worker:
     ours, theirs = Pipe()
     process = subprocess.Popen(  # noqa: S603 (this interpreter, and code that stands above)
         [get_executable(), "-c", CODE, str(theirs.fileno())],

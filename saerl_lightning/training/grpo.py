@@ -247,7 +247,9 @@ class GRPOModule(PolicyModule):
         return super().configure_callbacks()
 
     def on_fit_start(self) -> None:
-        """Checks the batch arithmetic and prints it."""
+        """Checks the rewards' columns and the batch arithmetic, which is printed."""
+        for reward in self.rewards:
+            reward.require(self.prompts.pool.prompts)
         arithmetic = BatchArithmetic(
             prompts=self.prompts.batch_size,
             sampling=self.sampling,

@@ -1,0 +1,239 @@
+"""FunctionReward: a function of the user's own, in TRL's form or in verl's, called in killable processes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
+from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.jobs.user_function import FORMS, Returned, Signature, Source, call, load, signature
+from saerl_lightning.reward.reward import Reward
+from saerl_lightning.reward.workers import WorkerPool
+
+IMPORT_S = 120.0  # a file of rewards that is not imported by then hangs
+GRACE_S = 2.0  # an async call is given up on by its own process first, which costs that call alone
+GIVEN = {"prompts", "completions", "completion_ids", "data_source", "solution_str", "ground_truth", "extra_info"}
+
+log = logging.getLogger(__name__)
+
+
+class FunctionReward(Reward):
+    """Gives what a function of your own returns.
+
+    The function has TRL's form, `accuracy(completions, prompts, **columns)`, which returns a list with one number a
+    completion; or verl's, `compute_score(data_source, solution_str, ground_truth, extra_info)`, which returns a number or a
+    dict with `score`. Which of the two is told from the names of its parameters. It may be `async`. It runs in processes of
+    its own; `docs/howto/reward.md` has examples.
+
+    A call that raises, crashes or overruns its deadline costs the completion that caused it: NaN, not graded.
+
+    Args:
+        function: Place of the function, as `my_rewards.py:accuracy` or `my_package.rewards.accuracy`; in Python, also the
+            function itself.
+        weight: Factor of this reward in the sum that is maximised.
+        name: Name of this reward in the logs; null takes the function's.
+        workers: Number of processes that call the function.
+        deadline_s: Seconds one call may take: for all completions of a prompt in TRL's form, for one completion in verl's.
+
+    Raises:
+        InputError: if the function can't be imported or has neither form.
+    """
+
+    def __init__(
+        self,
+        function: str | Callable[..., Any],
+        weight: Finite = 1.0,
+        name: str | None = None,
+        workers: Workers = 2,
+        deadline_s: Deadline = 10.0,
+    ) -> None:
+        self.function = function
+        self.weight = weight
+        self.workers = workers
+        self.deadline_s = deadline_s
+        self.failures: Counter[str] = Counter()  # what a call did -> completions that it cost
+        require_in_range(self)
+        self._source = _source(function)
+        self.signature = _described(self._source, self._shown)
+        self._name = name or self.signature.name
+        grace = GRACE_S if self.signature.is_async else 0.0
+        self.pool = WorkerPool(workers, deadline_s + grace, partial(load, self._source))
+        self._columns: frozenset[str] | None = None  # that some prompt has; None before any was seen
+        self._last_failure = ""
+
+    @property
+    def _shown(self) -> str:
+        return self.function if isinstance(self.function, str) else f"the function {self.function!r:.80}"
+
+    @property
+    def last_failure(self) -> str:
+        """What the last call that failed did, and for which completion."""
+        return self._last_failure
+
+    def require(self, prompts: Sequence[Prompt]) -> None:
+        """Refuses prompts none of which has a column that the function needs.
+
+        Raises:
+            InputError: naming the column and those that there are.
+        """
+        self._columns = frozenset[str]().union(*(_row(prompt) for prompt in prompts))
+        missing = [each for each in self.signature.needs if each not in GIVEN and each not in self._columns]
+        if missing and prompts:
+            there = ", ".join(sorted(self._columns))
+            raise InputError(
+                f"{self._shown} needs '{missing[0]}', and no prompt has it; the columns are {there}. Give the parameter one "
+                "of these names, or a default"
+            )
+
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
+        """Calls the function for every prompt's completions, or for every completion; None counts as 0.
+
+        Raises:
+            InputError: if the function returns another length or type than its form has.
+        """
+        if self._columns is None:
+            self.require(prompts)
+        group, rows = rollouts.group_size, list(range(len(rollouts.texts)))
+        by_prompt = [rows[start : start + group] for start in range(0, len(rows), group)]
+        calls = by_prompt if self.signature.form == "trl" else [[row] for row in rows]
+        scores = [0.0] * len(rows)
+        ask = partial(self._asked, prompts, rollouts)
+        for part, returned in zip(calls, ask(calls), strict=True):
+            for row, value in self._settled(part, returned, ask).items():
+                if isinstance(value, str):
+                    self._note(value, prompts[row // group].uid, rollouts.texts[row])
+                scores[row] = math.nan if isinstance(value, str) else value
+        return torch.tensor(scores).view(len(prompts), group)
+
+    def close(self) -> None:
+        """Kills the processes."""
+        self.pool.close()
+
+    def _settled(
+        self, rows: list[int], returned: Returned, ask: Callable[[list[list[int]]], list[Returned]]
+    ) -> dict[int, float | str]:
+        """The grade of each row, or what kept it from one; where a call failed, its rows are tried one by one."""
+        if not returned.failure:
+            return {row: 0.0 if value is None else value for row, value in zip(rows, returned.values, strict=True)}
+        if len(rows) == 1:
+            return {rows[0]: returned.failure}
+        alone = dict(zip(rows, ask([[row] for row in rows]), strict=True))
+        failed: dict[int, float | str] = {row: each.failure for row, each in alone.items() if each.failure}
+        good = [row for row in rows if row not in failed]
+        if not failed or not good:
+            return dict.fromkeys(rows, returned.failure) | failed
+        [again] = ask([good])  # a function may compare the completions of a prompt, so that no single call will do
+        if again.failure:
+            return dict.fromkeys(rows, again.failure) | failed
+        return failed | self._settled(good, again, ask)
+
+    def _asked(self, prompts: Sequence[Prompt], rollouts: Rollouts, calls: list[list[int]]) -> list[Returned]:
+        """One call for each list of rows."""
+        trl = self.signature.form == "trl"
+        arguments = [
+            self._trl(prompts, rollouts, rows) if trl else self._verl(prompts, rollouts, rows[0]) for rows in calls
+        ]
+        size = -(-len(calls) // self.workers) if self.signature.is_async else 1
+        parts = [arguments[start : start + size] for start in range(0, len(arguments), size)]
+        jobs = [(self._source, self.signature.form, part, self.deadline_s) for part in parts]
+        returned: list[Returned] = []
+        for part, result in zip(parts, self.pool.run(call, jobs), strict=True):
+            returned += [Returned(failure=result.failure)] * len(part) if result.failure else result.value
+        for each in returned:
+            if each.refusal:
+                raise InputError(f"{self._shown} returned {each.refusal}")
+        return returned
+
+    def _trl(self, prompts: Sequence[Prompt], rollouts: Rollouts, rows: Sequence[int]) -> dict[str, Any]:
+        asked = [prompts[row // rollouts.group_size] for row in rows]
+        texts = [rollouts.texts[row] for row in rows]
+        given: dict[str, Any] = {"prompts": [prompt.text for prompt in asked], "completions": texts}
+        if self._takes("completion_ids"):
+            given["completion_ids"] = [rollouts.tokens[row][rollouts.mask[row]].tolist() for row in rows]
+        columns = [_row(prompt) for prompt in asked]
+        names = frozenset[str]().union(*columns) if self.signature.takes_all else self._columns or frozenset()
+        wanted = (names | set(self.signature.needs)) - GIVEN
+        given |= {name: [column.get(name) for column in columns] for name in wanted}
+        return {name: value for name, value in given.items() if self._takes(name)}
+
+    def _verl(self, prompts: Sequence[Prompt], rollouts: Rollouts, row: int) -> dict[str, Any]:
+        prompt = prompts[row // rollouts.group_size]
+        columns = _row(prompt)
+        given = {
+            **columns,
+            "data_source": prompt.source,
+            "solution_str": rollouts.texts[row],
+            "ground_truth": prompt.answer,
+            "extra_info": columns.get("extra_info", columns),
+        }
+        return {name: given.get(name) for name in self.signature.takes if name in given or name in self.signature.needs}
+
+    def _takes(self, name: str) -> bool:
+        return name in self.signature.takes or self.signature.takes_all
+
+    def _note(self, failure: str, uid: str, text: str) -> None:
+        """Counts a failure, and warns of the first."""
+        where = f"{failure} for the prompt {uid!r} and the completion {text[:200]!r}"
+        if not self.failures:
+            log.warning("%s %s; it counts as not graded (later ones are only counted)", self._shown, where)
+        self.failures[failure.split("(")[0].strip()] += 1
+        self._last_failure = where
+
+
+def _source(function: str | Callable[..., Any]) -> Source:
+    """Where graders find a function; whether a file is there is looked at here, without a process."""
+    if not isinstance(function, str):
+        return cloudpickle.dumps(function)
+    place, found, name = function.rpartition(":" if ":" in function else ".")
+    if not (place and found and all(part.isidentifier() for part in name.split("."))):
+        raise InputError(
+            f"FunctionReward.function is '{function}'; write my_rewards.py:accuracy, or my_package.rewards.accuracy"
+        )
+    if place.endswith(".py") and not Path(place).is_file():
+        raise InputError(
+            f"FunctionReward.function is '{function}', and there is no file '{place}'; write the path from here"
+        )
+    return f"{Path(place).resolve()}:{name}" if place.endswith(".py") else function
+
+
+def _described(source: Source, shown: str) -> Signature:
+    """A function's form, read in a process that may hang or crash as it imports the function.
+
+    Raises:
+        InputError: if it can't be imported or has no form that is known.
+    """
+    pool = WorkerPool(1, IMPORT_S)
+    try:
+        [result] = pool.run(signature, [(source,)])
+    finally:
+        pool.close()
+    if result.failure:
+        raise InputError(f"{shown} can't be imported: its process {result.failure}; {FORMS}")
+    if isinstance(result.value, str):
+        raise InputError(f"{shown} is no reward: {result.value}")
+    return result.value
+
+
+def _row(prompt: Prompt) -> dict[str, Any]:
+    """A data row as a function may ask for it: its own columns, else what is known by the names that others use."""
+    known = {"answer": prompt.answer, "solution": prompt.answer, "ground_truth": prompt.answer}
+    return {
+        **known,
+        "source": prompt.source,
+        "data_source": prompt.source,
+        "topic": prompt.topic,
+        **prompt.labels,
+        **prompt.columns,
+    }

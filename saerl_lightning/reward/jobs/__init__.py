@@ -1,0 +1,1 @@
+"""Functions that grader processes run: they import neither torch nor lightning."""
