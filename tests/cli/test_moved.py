@@ -27,6 +27,8 @@ def in_full(config):
     if not isinstance(config, dict):
         return config
     made = {key: in_full(value) for key, value in config.items()}
+    if made.get("path") == "zwhe99/DeepMath-103K":
+        made.pop("columns", None)  # named in 0.1; recognised today
     if isinstance(path := made.get("class_path"), str):
         module, _, name = path.rpartition(".")
         kind = getattr(importlib.import_module(module), name)
