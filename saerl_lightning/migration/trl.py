@@ -216,9 +216,7 @@ def _rewards(given: Given, draft: Draft) -> None:
             class_path, arguments = REWARDS[name]
             rewards.append(made(class_path, **arguments, weight=weight))
         elif "." in name:
-            draft.lose(
-                "reward_funcs", f"write '{name[:120]}' as a reward of your own (docs/howto/reward.md) in model.rewards"
-            )
+            rewards.append(made("FunctionReward", function=name, weight=weight))
         else:
             raise InputError(
                 f"reward_funcs has {name[:120]!r}; write one of {', '.join(REWARDS)}, or my_module.my_function"

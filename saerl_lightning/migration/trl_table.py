@@ -160,7 +160,7 @@ CARRIED = (
             None,
             "model.rewards",
             texts,
-            "accuracy MathReward, think_format FormatReward, overlong LengthReward; functions of your own: not here yet",
+            "accuracy MathReward, think_format FormatReward, overlong LengthReward, your own functions FunctionReward",
         ),
         ("reward_weights", None, "model.rewards.weight", numbers, ""),
         ("reward_model_name_or_path", None, "model.rewards", text, "not here, because rewards are rules and functions"),

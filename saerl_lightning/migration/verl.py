@@ -171,9 +171,7 @@ def _rewards(given: Given, draft: Draft) -> None:
     place = given["custom_reward_function.path"]
     first = made("MathReward")
     if place is not None:
-        draft.lose(
-            "custom_reward_function.path", "write it as a reward of your own (docs/howto/reward.md) in model.rewards"
-        )
+        first = made("FunctionReward", function=f"{place}:{given['custom_reward_function.name']}")
     rewards = [first]
     buffer = "reward_model.overlong_buffer."
     if given[buffer + "enable"]:

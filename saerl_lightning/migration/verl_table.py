@@ -172,7 +172,7 @@ CARRIED = (
             None,
             "model.rewards",
             path,
-            "functions of your own: not here yet; without one, MathReward",
+            "FunctionReward; MathReward where there is none",
         ),
         ("custom_reward_function.name", "compute_score", "model.rewards", text, ""),
         ("reward_model.overlong_buffer.enable", False, "model.rewards", flag, "LengthReward"),

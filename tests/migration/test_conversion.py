@@ -320,3 +320,13 @@ def test_what_has_no_counterpart_is_said_with_its_reason_and_the_default_is_not(
     draft = convert(TRL, {"loss_type": "sapo", "sapo_temperature_neg": 1.05, "sapo_temperature_pos": 2.0})
     assert draft.lost.keys() >= {"loss_type", "sapo_temperature_pos"} and "sapo_temperature_neg" not in draft.lost
     assert "algorithm.adv_estimator" in convert(VERL, {}).lost  # gae: no critic
+
+
+def test_functions_of_the_users_own_are_carried_with_their_weights():
+    values = {"reward_funcs": ["accuracy_reward", "mine.rewards.short"], "reward_weights": [1.0, 0.5]}
+    first, second = convert(TRL, values).settings["model.rewards"][0]
+    assert first["class_path"] == "MathReward"
+    assert second == {"class_path": "FunctionReward", "init_args": {"function": "mine.rewards.short", "weight": 0.5}}
+    draft = convert(VERL, {"custom_reward_function.path": "mine.py", "custom_reward_function.name": "score"})
+    function = {"class_path": "FunctionReward", "init_args": {"function": "mine.py:score"}}
+    assert draft.settings["model.rewards"][0] == [function]
