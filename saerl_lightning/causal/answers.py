@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from saerl_lightning.causal.figures import bars, chart
 from saerl_lightning.causal.steering import Intervention
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page.charts import COLOURS, NOTHING
 from saerl_lightning.study.statistics import Estimate, mean_estimate
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Scatter
 
 Kind = Literal["nothing", "probe", "direction", "features", "top out", "random out"]
 
@@ -73,48 +78,55 @@ def steering_figure(answers: Sequence[Answers], none: Answers) -> dict[str, Any]
         else:
             controls.setdefault(condition.name, {0.0: 0.0})[condition.share] = float(effect.mean())
     kinds: dict[str, Kind] = {each.condition.name: each.condition.kind for each in added}
-    lines = [_control(shares, kinds[name], [line[share] for share in shares]) for name, line in controls.items()]
+    values = {name: [line[share] for share in shares] for name, line in controls.items()}
+    lines = [_control(shares, kinds[name], each) for name, each in values.items()]
     for place, line in enumerate(lines):
-        line["showlegend"] = line["name"] not in [other["name"] for other in lines[:place]]
-    layout = {
-        "height": 420,
-        "xaxis": {"title": {"text": "added, share of the stream's mean norm"}, "tickvals": shares},
-        "yaxis": {"title": {"text": "pass rate less that without"}, "zeroline": True, "zerolinecolor": NOTHING},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-    }
-    return {
-        "data": [_band(shares, [line["y"] for line in lines]), *lines, _probe(shares, probe)],
-        "layout": layout,
-    }
+        line.showlegend = line.name not in [other.name for other in lines[:place]]
+    return chart(
+        [_band(shares, list(values.values())), *lines, _probe(shares, probe)],
+        height=420,
+        xaxis={"title": {"text": "added, share of the stream's mean norm"}, "tickvals": shares},
+        yaxis={"title": {"text": "pass rate less that without"}, "zeroline": True, "zerolinecolor": NOTHING},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    )
 
 
-def _band(shares: list[float], rows: list[list[float]]) -> dict[str, Any]:
+def _band(shares: list[float], rows: list[list[float]]) -> Scatter:
+    from plotly.graph_objects import Scatter
+
     high, low = np.max(rows, axis=0).tolist(), np.min(rows, axis=0).tolist()
-    return {
-        "type": "scatter", "x": [*shares, *shares[::-1]], "y": [*high, *low[::-1]], "fill": "toself", "mode": "lines",
-        "fillcolor": "rgba(0,114,178,0.16)", "line": {"width": 0}, "name": "range of the controls", "hoverinfo": "skip",
-    }  # fmt: skip
+    return Scatter(
+        x=[*shares, *shares[::-1]],
+        y=[*high, *low[::-1]],
+        fill="toself",
+        mode="lines",
+        fillcolor="rgba(0,114,178,0.16)",
+        line={"width": 0},
+        name="range of the controls",
+        hoverinfo="skip",
+    )
 
 
-def _control(shares: list[float], kind: Kind, values: list[float]) -> dict[str, Any]:
+def _control(shares: list[float], kind: Kind, values: list[float]) -> Scatter:
+    from plotly.graph_objects import Scatter
+
     name, shade, dash = ("random directions", 0, "dash") if kind == "direction" else ("random features", 1, "dot")
-    return {
-        "type": "scatter", "x": shares, "y": values, "mode": "lines", "name": name, "legendgroup": kind,
-        "line": {"color": COLOURS[shade], "width": 1.2, "dash": dash},
-    }  # fmt: skip
+    stroke = {"color": COLOURS[shade], "width": 1.2, "dash": dash}
+    return Scatter(x=shares, y=values, mode="lines", name=name, legendgroup=kind, line=stroke)
 
 
-def _probe(shares: list[float], effects: dict[float, Estimate]) -> dict[str, Any]:
+def _probe(shares: list[float], effects: dict[float, Estimate]) -> Scatter:
+    from plotly.graph_objects import Scatter
+
     known = [effects.get(share) for share in shares]  # at share 0 there is no effect to estimate
-    bars = [(each.high - each.value, each.value - each.low) if each else (0.0, 0.0) for each in known]
-    # An effect that is equal for all questions has no interval.
-    bars = [each if np.isfinite(each[0]) else (0.0, 0.0) for each in bars]
-    return {
-        "type": "scatter", "x": shares, "y": [each.value if each else 0.0 for each in known], "mode": "lines+markers",
-        "meta": "ink", "name": "the probe's direction, 95 %", "line": {"width": 3},
-        "marker": {"size": 8, "symbol": "diamond"},
-        "error_y": {
-            "type": "data", "symmetric": False,
-            "array": [up for up, _ in bars], "arrayminus": [down for _, down in bars],
-        },
-    }  # fmt: skip
+    values = [Interval(each.value, each.low, each.high) if each else Interval(0.0, 0.0, 0.0) for each in known]
+    return Scatter(
+        x=shares,
+        y=[each.value for each in values],
+        mode="lines+markers",
+        meta="ink",
+        name="the probe's direction, 95 %",
+        line={"width": 3},
+        marker={"size": 8, "symbol": "diamond"},
+        error_y=bars(values),
+    )

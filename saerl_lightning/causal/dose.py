@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from saerl_lightning.causal.figures import bars, line
+from saerl_lightning.causal.figures import bars, chart, line
 from saerl_lightning.data.scores import Interval
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_mapping
@@ -158,9 +158,9 @@ def _figure(doses: Sequence[Dose]) -> dict[str, Any]:
         scores = [Interval(0.0, 0.0, 0.0)]  # without removed features the arm is the baseline
         scores += [Interval(each.against.value, each.against.low, each.against.high) for each in own]
         drawn = line(name, [0, *(each.count for each in own)], [score.value for score in scores], place)
-        lines.append({**drawn, "error_y": bars(scores)})
-    axes = {
-        "xaxis": {"title": {"text": "features taken out of the probe's sight"}},
-        "yaxis": {"title": {"text": "accuracy at the end, against none taken"}},
-    }
-    return {"data": lines, "layout": axes}
+        lines.append(drawn.update(error_y=bars(scores)))
+    return chart(
+        lines,
+        xaxis={"title": {"text": "features taken out of the probe's sight"}},
+        yaxis={"title": {"text": "accuracy at the end, against none taken"}},
+    )

@@ -1,9 +1,9 @@
-"""Figures of the causal sections as plotly's JSON: dots with intervals, and lines, in colours that can be printed."""
+"""Figures of the causal sections: dots with intervals, and lines, in colours that can be printed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,24 @@ from saerl_lightning.causal.feature_zeroing import Zeroed
 from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page.charts import COLOURS, MARKS
 
+if TYPE_CHECKING:
+    from plotly.graph_objects import Scatter
+
 APART = 0.16  # distance between the series of one row
+
+
+def chart(traces: Sequence[Scatter], **layout: Any) -> dict[str, Any]:
+    """Returns a figure as the JSON that a section holds, `data` and `layout`; plotly checks both.
+
+    Args:
+        traces: Traces from the back to the front.
+        layout: Settings of plotly's layout. The page gives colours of paper and ink, so there is no template.
+    """
+    from plotly.graph_objects import Figure
+
+    drawn = Figure(list(traces), layout).to_plotly_json()
+    drawn["layout"].pop("template", None)
+    return drawn
 
 
 def dots(changes: Mapping[str, Mapping[str, Interval]], unit: str) -> dict[str, Any]:
@@ -21,26 +38,27 @@ def dots(changes: Mapping[str, Mapping[str, Interval]], unit: str) -> dict[str, 
         changes: Series by kind, drawn from the top in this order; all kinds have the same series.
         unit: Title of the axis.
     """
+    from plotly.graph_objects import Scatter
+
     kinds, series = list(changes), list(next(iter(changes.values())))
-    data = []
+    traces = []
     for place, name in enumerate(series):
         scores = [changes[kind][name] for kind in kinds]
         offset = (place - (len(series) - 1) / 2) * APART
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": name,
-                "x": [score.value for score in scores],
-                "y": [row + offset for row in range(len(kinds))],
-                "text": kinds,
-                "error_x": bars(scores),
-                "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 9},
-            }
+        traces.append(
+            Scatter(
+                mode="markers",
+                name=name,
+                x=[score.value for score in scores],
+                y=[row + offset for row in range(len(kinds))],
+                text=kinds,
+                error_x=bars(scores),
+                marker={"color": COLOURS[place], "symbol": MARKS[place], "size": 9},
+            )
         )
     rows = {"tickvals": list(range(len(kinds))), "ticktext": kinds, "autorange": "reversed", "automargin": True}
-    layout = {"xaxis": {"title": {"text": unit}, "zeroline": True}, "yaxis": rows, "height": 120 + 70 * len(kinds)}
-    return {"data": data, "layout": layout}
+    across = {"title": {"text": unit}, "zeroline": True}
+    return chart(traces, xaxis=across, yaxis=rows, height=120 + 70 * len(kinds))
 
 
 def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
@@ -50,29 +68,27 @@ def lines(zeroed: Sequence[Zeroed]) -> dict[str, Any]:
     ranges = [
         Interval(mean, float(z.random.min()), float(z.random.max())) for z, mean in zip(zeroed, means, strict=True)
     ]
-    data = [
+    traces = [
         line("top, same weights", counts, [each.top for each in zeroed], 0, "solid"),
         line("top, fitted anew", counts, [each.refitted for each in zeroed], 2, "dot"),
-        {**line("random, mean and range", counts, means, 1, "dash"), "error_y": bars(ranges)},
+        line("random, mean and range", counts, means, 1, "dash").update(error_y=bars(ranges)),
     ]
     across = {"title": {"text": "features zeroed"}, "type": "log", "tickvals": counts}
-    return {
-        "data": data,
-        "layout": {"xaxis": across, "yaxis": {"title": {"text": "Kendall's tau with the order before"}}},
-    }
+    return chart(traces, xaxis=across, yaxis={"title": {"text": "Kendall's tau with the order before"}})
 
 
-def line(name: str, x: list[int], y: list[float], place: int, dash: str = "solid") -> dict[str, Any]:
+def line(name: str, x: list[int], y: list[float], place: int, dash: str = "solid") -> Scatter:
     """A line with marks; `place` selects colour and mark, `dash` is plotly's name of the stroke."""
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": x,
-        "y": y,
-        "line": {"color": COLOURS[place], "dash": dash},
-        "marker": {"color": COLOURS[place], "symbol": MARKS[place], "size": 8},
-    }
+    from plotly.graph_objects import Scatter
+
+    return Scatter(
+        mode="lines+markers",
+        name=name,
+        x=x,
+        y=y,
+        line={"color": COLOURS[place], "dash": dash},
+        marker={"color": COLOURS[place], "symbol": MARKS[place], "size": 8},
+    )
 
 
 def bars(values: Sequence[Interval]) -> dict[str, Any]:
