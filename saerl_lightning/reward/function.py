@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import torch
@@ -165,20 +165,21 @@ class FunctionReward(Reward):
         columns = [_row(prompt) for prompt in asked]
         names = frozenset[str]().union(*columns) if self.signature.takes_all else self._columns or frozenset()
         wanted = (names | set(self.signature.needs)) - GIVEN
-        given |= {name: [column.get(name) for column in columns] for name in wanted}
+        given |= {name: [column.get(name) for column in columns] for name in wanted if self._takes(name)}
         return {name: value for name, value in given.items() if self._takes(name)}
 
     def _verl(self, prompts: Sequence[Prompt], rollouts: Rollouts, row: int) -> dict[str, Any]:
         prompt = prompts[row // rollouts.group_size]
-        columns = _row(prompt)
-        given = {
-            **columns,
+        columns, takes = _row(prompt), self.signature.takes
+        own: dict[str, Any] = {
             "data_source": prompt.source,
             "solution_str": rollouts.texts[row],
             "ground_truth": prompt.answer,
-            "extra_info": columns.get("extra_info", columns),
         }
-        return {name: given.get(name) for name in self.signature.takes if name in given or name in self.signature.needs}
+        if "extra_info" in takes:
+            own["extra_info"] = columns["extra_info"] if "extra_info" in columns else dict(columns)
+        wanted = [name for name in takes if name in own or name in columns or name in self.signature.needs]
+        return {name: own[name] if name in own else columns.get(name) for name in wanted}
 
     def _takes(self, name: str) -> bool:
         return name in self.signature.takes or self.signature.takes_all
@@ -226,14 +227,15 @@ def _described(source: Source, shown: str) -> Signature:
     return result.value
 
 
-def _row(prompt: Prompt) -> dict[str, Any]:
-    """A data row as a function may ask for it: its own columns, else what is known by the names that others use."""
-    known = {"answer": prompt.answer, "solution": prompt.answer, "ground_truth": prompt.answer}
-    return {
-        **known,
+def _row(prompt: Prompt) -> Mapping[str, Any]:
+    """A data row as a function may ask for it: its own columns, read when asked for, else what is known by usual names."""
+    known: dict[str, Any] = {
+        "answer": prompt.answer,
+        "solution": prompt.answer,
+        "ground_truth": prompt.answer,
         "source": prompt.source,
         "data_source": prompt.source,
         "topic": prompt.topic,
         **prompt.labels,
-        **prompt.columns,
     }
+    return ChainMap(cast("dict[str, Any]", prompt.columns), known)

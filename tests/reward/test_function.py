@@ -257,3 +257,27 @@ def test_the_columns_of_the_whole_pool_are_what_is_asked_for(desk):
     reward.require([prompt("3"), coloured])
     assert torch.equal(reward([prompt("3")], rollouts(["a", "b"])), torch.zeros(1, 2))
     reward.close()
+
+
+def test_columns_that_a_function_does_not_ask_for_are_not_read():
+    class Lazy(dict):
+        def __getitem__(self, name):
+            assert name != "heavy", "read although nobody asked for it"
+            return super().__getitem__(name)
+
+    asked = [Prompt("p", ({"role": "user", "content": "?"},), "1", columns=Lazy(heavy="x" * 9, unit="km"))]
+    rollouts = Rollouts.pack([[1]], [[2]], [[-1.0]], [False], ["1"], 1, 0)
+
+    def by_unit(completions, unit):
+        return [float(each == "km") for each in unit]
+
+    def score(solution_str, unit):
+        return float(unit == "km")
+
+    for function in (by_unit, score):
+        reward = FunctionReward(function)
+        try:
+            reward.require(asked)
+            assert reward(asked, rollouts).tolist() == [[1.0]]
+        finally:
+            reward.close()
