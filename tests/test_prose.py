@@ -1,4 +1,4 @@
-"""Entries of `Args` make sense alone, because `--help` shows each of them beside its flag."""
+"""Entries of `Args` and `Attributes` make sense alone, because `--help` or an editor shows each beside its name."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ LEANS_ON_ANOTHER = re.compile(r"(?:of (?:that|this|the same)|the same|as above|l
 
 
 def entries(docstring: str) -> Iterator[tuple[str, str]]:
-    """Name and text of every entry in the `Args` section of a docstring."""
+    """Name and text of every entry in the `Args` or `Attributes` section of a docstring."""
     inside, name, text = False, "", ""
     for line in [*cleandoc(docstring).splitlines(), "end"]:
         indent = len(line) - len(line.lstrip())
@@ -21,7 +21,7 @@ def entries(docstring: str) -> Iterator[tuple[str, str]]:
             yield name, text
             name, text = "", ""
         if line.strip() and indent == 0:
-            inside = line.strip() == "Args:"
+            inside = line.strip() in ("Args:", "Attributes:")
         elif inside and indent == 4 and ENTRY.match(line.strip()):
             name, _, text = (part.strip() for part in line.partition(":"))
         elif inside and line.strip():
@@ -59,6 +59,30 @@ def test_entries_are_read_with_their_continuation_lines():
     assert faults("of that draw") == ["begins in lower case", "leans on another entry", "has no full stop"]
     assert faults("Likewise.") == ["leans on another entry", "has fewer than three words"]
     assert faults("Seed of the random draw.") == []
+
+
+def torn(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Arguments whose entry stands outside of `Args`, as where its heading was lost, or stands there twice."""
+    docstring = ast.get_docstring(function) or ""
+    read = [name for name, _ in entries(docstring)]
+    arguments = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
+    written = re.findall(r"^ *(\w+): ", cleandoc(docstring), re.MULTILINE)
+    return [name for name in written if name in arguments and (name not in read or written.count(name) > 1)]
+
+
+def test_an_entry_that_lost_its_heading_is_found():
+    [function] = ast.parse('def f(rows, index):\n    """Adds.\n\n    rows: Token rows.\n    index: That.\n    """').body
+    assert torn(function) == ["rows", "index"]  # pyright: ignore[reportArgumentType]
+
+
+def test_no_entry_stands_outside_of_its_section():
+    found = [
+        f"{file.relative_to(PACKAGE)}:{node.lineno} {names}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (names := torn(node))
+    ]
+    assert not found, "\n".join(found)
 
 
 def test_every_argument_makes_sense_alone_in_the_help():

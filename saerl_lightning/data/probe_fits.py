@@ -99,8 +99,8 @@ class CrossFit:
     """A probe fitted to all labels, and for each fold to the labels of the other folds.
 
     Attributes:
-        whole: fit to all labels.
-        others: fit to the labels outside each fold, by fold.
+        whole: Fit to all labels.
+        others: Fits to the labels outside each fold, by fold.
         fold: For each row, (N,), the fold that contains its family's labels, and whose labels must not rate it; -1 for
             none.
     """

@@ -66,10 +66,10 @@ class Number:
     """A number, with its percent sign and unit.
 
     Attributes:
-        value: exact value; 50 for 50%.
-        places: number of decimals as written; None unless it was written as one decimal number.
-        percent: whether a percent sign or word followed.
-        unit: known unit with its power, such as "metre^2"; "" for none or unknown words.
+        value: Exact value; 50 for 50%.
+        places: Number of decimals as written; None unless it was written as one decimal number.
+        percent: Whether a percent sign or word followed.
+        unit: Known unit with its power, such as "metre^2"; "" for none or unknown words.
     """
 
     value: Fraction

@@ -19,7 +19,7 @@ class Reward(ABC):
     """Scores completions. Subclasses set `weight` in the constructor.
 
     Attributes:
-        weight: factor in the weighted sum of the rewards.
+        weight: Factor in the weighted sum of the rewards.
     """
 
     weight: float = 1.0

@@ -241,9 +241,9 @@ class HeldOutText(nn.Module):
     def add(self, rows: TokenRows, index: int) -> None:
         """Adds the losses of a batch with the reconstruction, and (computed once per batch) without it.
 
-        rows: Held-out token rows.
+        Args:
+            rows: Held-out token rows.
             index: Number of the batch, which identifies its rows.
-            index: that names these rows.
         """
         model, layer, sae = self._parts
         place = self.reconstruction.positions.device

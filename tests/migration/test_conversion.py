@@ -312,8 +312,12 @@ def test_accumulated_generations_are_one_larger_batch():
 @pytest.mark.parametrize("value", [None, "x", -1, {"a": [1]}], ids=str)
 def test_any_value_of_any_argument_is_converted_or_refused_by_name(trainer, value):
     for argument in trainer.table:
-        with contextlib.suppress(InputError):
-            convert(trainer, {"use_vllm": True, "use_peft": True, argument.name: value})
+        try:
+            draft = convert(trainer, {"use_vllm": True, "use_peft": True, argument.name: value})
+        except InputError as error:
+            assert argument.name.rpartition(".")[2].removesuffix("*") in str(error)
+        else:
+            assert draft.settings
 
 
 def test_what_has_no_counterpart_is_said_with_its_reason_and_the_default_is_not():
