@@ -7,7 +7,7 @@ from typing import Any
 
 from signal_tasks import Finding
 
-from saerl_lightning.causal.figures import bars, line
+from saerl_lightning.causal.figures import bars, chart, line
 from saerl_lightning.data.scores import Interval
 from saerl_lightning.study.report.section import Section
 
@@ -28,8 +28,8 @@ def figure(lines: Mapping[str, Sequence[tuple[int, Interval]]], what: str) -> di
     for place, (name, points) in enumerate(lines.items()):
         steps, values = [step for step, _ in points], [each for _, each in points]
         drawn = line(name, steps, [each.value for each in values], place, "dash" if "probe" in name else "solid")
-        traces.append({**drawn, "error_y": {**bars(values), "thickness": 1}})
-    return {"data": traces, "layout": {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": what}}}}
+        traces.append(drawn.update(error_y={**bars(values), "thickness": 1}))
+    return chart(traces, xaxis={"title": {"text": "step"}}, yaxis={"title": {"text": what}})
 
 
 def markdown(found: Mapping[str, Section]) -> str:

@@ -69,7 +69,7 @@ def math_verify_alone(gold: str, text: str) -> float:
 
 
 def trl_accuracy(gold: str, text: str) -> float:
-    from trl.rewards import accuracy_reward
+    from trl.rewards.accuracy_rewards import accuracy_reward
 
     [reward] = accuracy_reward([[{"role": "assistant", "content": text}]], [f"${gold}$"])
     return float(reward or 0.0)

@@ -56,7 +56,7 @@ def write_features(folder: Path, count: int) -> None:
             labels[name][rows] = clean + 0.5 * clean.std() * random.standard_normal(len(clean))
         indices[start * NONZEROS : rows.stop * NONZEROS] = columns.ravel()
         values[start * NONZEROS : rows.stop * NONZEROS] = numbers.ravel()
-    np.savez(folder / "labels.npz", group=group, **labels)
+    np.savez(folder / "labels.npz", allow_pickle=False, group=group, **labels)
 
 
 def _block(random: np.random.Generator, background: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
