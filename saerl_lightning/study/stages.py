@@ -17,7 +17,7 @@ from pathlib import Path
 
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.files import write_whole
-from saerl_lightning.study.plan import PROGRAM
+from saerl_lightning.study.plan import PROGRAM, duration
 from saerl_lightning.study.processes import Executor, tail
 from saerl_lightning.study.results import STAGES, StudyResults, read_stages
 from saerl_lightning.study.seeding import product_name, product_path, stage_products, with_paths_of
@@ -45,7 +45,9 @@ def make_shared(spec: StudySpec, root: Path, executor: Executor, say: Callable[[
         say(f"making {product_name(stage, seed)}: {shared / place}")
         began = time.monotonic()
         _make(spec, stage, number, shared, place, executor)
-        seconds = {**read_stages(root), product_name(stage, seed): round(time.monotonic() - began, 2)}
+        taken = time.monotonic() - began
+        say(f"  made in {duration(taken)}")
+        seconds = {**read_stages(root), product_name(stage, seed): round(taken, 2)}
         write_whole(shared / STAGES, json.dumps(seconds, indent=1) + "\n")
 
 

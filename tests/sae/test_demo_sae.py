@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from saerl_lightning import cli
-from saerl_lightning.tools.demo import SAE, SFT, TASKS, prompts_of, tiny_policy
+from saerl_lightning.tools.demo import TASKS, prompts_of, tiny_policy
 from saerl_lightning.tools.export import export
 
 ROOT = Path(__file__).parents[2]
+SFT, SAE = "configs/demo/sft.yaml", "configs/demo/sae.yaml"
 LAYER = 2  # of configs/demo/sae.yaml
 
 
