@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from saerl_lightning.records import Prompt, Rollouts
-from saerl_lightning.reward.answer import prepare_symbolic, quick_verdict, symbolic_verdict
+from saerl_lightning.reward.grading.answer import prepare_symbolic, quick_verdict, symbolic_verdict
 from saerl_lightning.reward.math_reward import MathReward
 
 TABLE = Path(__file__).parent / "grading.tsv"

@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from saerl_lightning.evaluation.estimators import avg_at_k, maj_at_k, pass_at_k
 from saerl_lightning.records import Prompt, Rollouts
-from saerl_lightning.reward.answer import last_answer
+from saerl_lightning.reward.grading.answer import last_answer
 
 NO_TOPIC = -1
 

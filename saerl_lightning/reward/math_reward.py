@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
-from saerl_lightning.reward.answer import prepare_symbolic, quick_verdict, symbolic_verdict
+from saerl_lightning.reward.grading.answer import prepare_symbolic, quick_verdict, symbolic_verdict
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.reward.workers import WorkerPool
 

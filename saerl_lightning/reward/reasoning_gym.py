@@ -11,7 +11,7 @@ from torch import Tensor
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
-from saerl_lightning.reward.answer import given_answer
+from saerl_lightning.reward.grading.answer import given_answer
 from saerl_lightning.reward.procedural import prepare_procedural, score
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.reward.workers import WorkerPool

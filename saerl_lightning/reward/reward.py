@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saerl_lightning.errors import InputError, require_name
 from saerl_lightning.records import Prompt, Rollouts
-from saerl_lightning.reward.answer import last_answer
+from saerl_lightning.reward.grading.answer import last_answer
 
 
 class Reward(ABC):

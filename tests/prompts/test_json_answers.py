@@ -5,7 +5,7 @@ import json
 import pytest
 
 from saerl_lightning.prompts.file import FilePrompts
-from saerl_lightning.reward.answer import prepare_symbolic, symbolic_verdict
+from saerl_lightning.reward.grading.answer import prepare_symbolic, symbolic_verdict
 
 GRADED = [
     ("[100, 200]", "200, 100", True),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saerl_lightning.reward.answer import given_answer, last_answer, quick_verdict, symbolic_verdict
+from saerl_lightning.reward.grading.answer import given_answer, last_answer, quick_verdict, symbolic_verdict
 
 
 def verdict(gold: str, text: str) -> float:
@@ -99,7 +99,9 @@ def test_an_unreadable_gold_answer_makes_no_one_wrong():
 
 
 def test_graders_import_no_torch():
-    modules = "answer, procedural, workers"
-    code = f"from saerl_lightning.reward import {modules}; import sys; print('torch' in sys.modules)"
+    modules = (
+        "from saerl_lightning.reward import procedural, workers; from saerl_lightning.reward.grading import answer"
+    )
+    code = f"{modules}; import sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from saerl_lightning.reward.numbers import SCALES, UNITS
+from saerl_lightning.reward.grading.numbers import SCALES, UNITS
 
 SENTENCE = 400  # largest number of characters read of a sentence
 TAILS = (400, 3000)  # numbers of characters at the end of a text, searched first

@@ -12,9 +12,19 @@ from fractions import Fraction
 from functools import partial
 from typing import Protocol
 
-from saerl_lightning.reward.numbers import Number, agree
-from saerl_lightning.reward.spelling import compact
-from saerl_lightning.reward.values import Formula, Named, Numeral, Region, Residue, Several, Value, Words, plain_words
+from saerl_lightning.reward.grading.numbers import Number, agree
+from saerl_lightning.reward.grading.spelling import compact
+from saerl_lightning.reward.grading.values import (
+    Formula,
+    Named,
+    Numeral,
+    Region,
+    Residue,
+    Several,
+    Value,
+    Words,
+    plain_words,
+)
 
 
 class Formulas(Protocol):

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from saerl_lightning.reward.answer import last_answer, quick_verdict
-from saerl_lightning.reward.marks import boxed, find_answer, tagged
+from saerl_lightning.reward.grading.answer import last_answer, quick_verdict
+from saerl_lightning.reward.grading.marks import boxed, find_answer, tagged
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from saerl_lightning.reward.numbers import Number, decimals_of
-from saerl_lightning.reward.spelling import compact
+from saerl_lightning.reward.grading.numbers import Number, decimals_of
+from saerl_lightning.reward.grading.spelling import compact
 
 if TYPE_CHECKING:
     from fractions import Fraction

@@ -11,12 +11,12 @@ import re
 from functools import lru_cache
 from typing import NoReturn
 
-from saerl_lightning.reward import symbols
-from saerl_lightning.reward.equality import Formulas, same, spelled
-from saerl_lightning.reward.marks import FoundAnswer, boxed, find_answer, tagged
-from saerl_lightning.reward.numbers import Number, agree, number
-from saerl_lightning.reward.spelling import compact, split_outside_brackets, tidied
-from saerl_lightning.reward.values import Named, Region, Several, Value, Words, plain_words, read
+from saerl_lightning.reward.grading import symbols
+from saerl_lightning.reward.grading.equality import Formulas, same, spelled
+from saerl_lightning.reward.grading.marks import FoundAnswer, boxed, find_answer, tagged
+from saerl_lightning.reward.grading.numbers import Number, agree, number
+from saerl_lightning.reward.grading.spelling import compact, split_outside_brackets, tidied
+from saerl_lightning.reward.grading.values import Named, Region, Several, Value, Words, plain_words, read
 
 _ALONE = re.compile(r"\(?([A-J])\)?[.:]?")
 _WITH_TEXT = re.compile(r"(?:(?:option|choice|answer) )?(?:\(([A-J])\)|([A-J])[.):])\s*(.+)", re.IGNORECASE | re.DOTALL)

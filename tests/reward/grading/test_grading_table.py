@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from saerl_lightning.reward.answer import prepare_symbolic, quick_verdict, symbolic_verdict
+from saerl_lightning.reward.grading.answer import prepare_symbolic, quick_verdict, symbolic_verdict
 
-TABLE = Path(__file__).parents[2] / "benchmarks" / "grading.tsv"
+TABLE = Path(__file__).parents[3] / "benchmarks" / "grading.tsv"
 ROWS = [line.split("\t") for line in TABLE.read_text(encoding="utf-8").splitlines()]
 
 

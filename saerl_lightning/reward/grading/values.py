@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from saerl_lightning.reward.numbers import UNITS, Number, number, unit_name
-from saerl_lightning.reward.spelling import bracketed, compact, split_outside_brackets, unwrapped
+from saerl_lightning.reward.grading.numbers import UNITS, Number, number, unit_name
+from saerl_lightning.reward.grading.spelling import bracketed, compact, split_outside_brackets, unwrapped
 
 DEEPEST = 8  # largest depth of nested brackets; deeper ones are compared as text
 _LISTED = frozenset({",", ";", "and", "or"})

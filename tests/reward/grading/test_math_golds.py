@@ -5,8 +5,8 @@ Measured when this was written: 0 of some 1,000 rewritings are refused, 0 of som
 
 from pathlib import Path
 
-from saerl_lightning.reward.answer import prepare_symbolic, quick_verdict, symbolic_verdict
-from tests.reward.rewritings import ANOTHER, SAME, Rewrite, first_number_off, last_number_off
+from saerl_lightning.reward.grading.answer import prepare_symbolic, quick_verdict, symbolic_verdict
+from tests.reward.grading.rewritings import ANOTHER, SAME, Rewrite, first_number_off, last_number_off
 
 LINES = Path(__file__).with_name("math_golds.txt").read_text(encoding="utf-8").splitlines()
 GOLDS = [line for line in LINES if not line.startswith("%")]

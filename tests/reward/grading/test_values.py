@@ -3,10 +3,10 @@
 import cloudpickle
 import pytest
 
-from saerl_lightning.reward.equality import spelled
-from saerl_lightning.reward.numbers import unit_name
-from saerl_lightning.reward.spelling import tidied
-from saerl_lightning.reward.values import read
+from saerl_lightning.reward.grading.equality import spelled
+from saerl_lightning.reward.grading.numbers import unit_name
+from saerl_lightning.reward.grading.spelling import tidied
+from saerl_lightning.reward.grading.values import read
 from saerl_lightning.reward.workers import serve
 
 UNITS = {
