@@ -129,7 +129,7 @@ def milliseconds(call: Callable[[], object], repeats: int = 20) -> float:
 
 
 def rewarded(reward: MathReward, gold: str, text: str) -> None:
-    prompt = Prompt(gold, ({"role": "user", "content": "?"},), gold)
+    prompt = Prompt.asking(gold, "?", gold)
     reward([prompt], Rollouts.pack([[0]], [[1]], [[0.0]], [False], [text], 1, 0))
 
 

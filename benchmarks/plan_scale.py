@@ -97,9 +97,9 @@ def make_prompts(folder: Path, labelled: bool) -> list[Any]:
     length = random.integers(20, 200, size=count)
     unlabelled: dict[str, float] = {}
     return [
-        Prompt(
+        Prompt.asking(
             f"p{i}",
-            ({"role": "user", "content": "x" * int(length[i])},),
+            "x" * int(length[i]),
             "1",
             topic=f"t{columns['group'][i]}",
             labels={name: float(columns[name][i]) for name in LABELS if known[name][i]} or unlabelled,

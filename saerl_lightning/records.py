@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,6 +51,18 @@ class Prompt:
     grading: str = ""
     copied_from: str = ""
     columns: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def asking(cls, uid: str, question: str, answer: str = "", **others: Any) -> Prompt:
+        """Returns the prompt of a single message of the user.
+
+        Args:
+            uid: Name of the prompt, unique in its pool.
+            question: Text of the message.
+            answer: Correct answer, as text.
+            others: Other fields of the prompt, as `topic="algebra"`.
+        """
+        return cls(uid, ({"role": "user", "content": question},), answer, **others)
 
     @property
     def text(self) -> str:

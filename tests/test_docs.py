@@ -115,7 +115,7 @@ def test_yaml_blocks_are_accepted_after_the_baseline(page, desk, capsys):
 
 def logged_names() -> set[str]:
     """Every name that a step and an evaluation log, with the parts that vary written as in the page."""
-    prompt = Prompt("p", ({"role": "user", "content": "?"},), "3", topic="sums", labels={"level": 2.0})
+    prompt = Prompt.asking("p", "?", "3", topic="sums", labels={"level": 2.0})
     rollouts = Rollouts.pack([[1]], [[2], [3]], [[-1.0], [-1.0]], [False, True], ["3", "4"], 2, 0)
     rewards = torch.tensor([[1.0, 0.0]])
     logp, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)

@@ -134,9 +134,7 @@ class Subject:
 
 def prompts(questions: Sequence[Question]) -> list[Prompt]:
     """Turns questions into prompts; equal questions have equal uids."""
-    return [
-        Prompt(f"sums/{each.text}", ({"role": "user", "content": each.text},), str(each.answer)) for each in questions
-    ]
+    return [Prompt.asking(f"sums/{each.text}", each.text, str(each.answer)) for each in questions]
 
 
 class MeasurementCache:

@@ -43,9 +43,9 @@ class ListPrompts(PromptSource):
     def load(self) -> list[Prompt]:
         """The prompts in the order of the lists, named `source/0`, `source/1` and so on."""
         return [
-            Prompt(
+            Prompt.asking(
                 uid=f"{self.source}/{i}",
-                messages=({"role": "user", "content": question},),
+                question=question,
                 answer="" if self.answers is None else str(self.answers[i]),
                 source=self.source,
                 labels={name: float(values[i]) for name, values in (self.labels or {}).items()},

@@ -170,9 +170,9 @@ def _prompt(uid: str, entry: dict, recipe: dict) -> Prompt:
     if not answer.strip():
         raise InputError(f"task {recipe['task']!r} gives no gold answer ({uid}); leave the task out")
     difficulty = entry["metadata"].get("difficulty")
-    return Prompt(
+    return Prompt.asking(
         uid=uid,
-        messages=({"role": "user", "content": entry["question"]},),
+        question=entry["question"],
         answer=answer,
         source="reasoning_gym",
         topic=recipe["task"],

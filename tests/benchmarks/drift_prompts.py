@@ -5,6 +5,4 @@ from saerl_lightning.records import Prompt
 
 def prompts_of(texts) -> list[Prompt]:
     topics = ("sums", "words")
-    return [
-        Prompt(f"p{i}", ({"role": "user", "content": text},), "", topic=topics[i % 2]) for i, text in enumerate(texts)
-    ]
+    return [Prompt.asking(f"p{i}", text, "", topic=topics[i % 2]) for i, text in enumerate(texts)]

@@ -50,9 +50,9 @@ class ListPrompts(PromptSource):
 
 def prompts(count: int, name: str = "p", length: int = 5) -> list[Prompt]:
     return [
-        Prompt(
+        Prompt.asking(
             f"{name}{i}",
-            ({"role": "user", "content": f"{name} {i} ".ljust(length, ".")},),
+            f"{name} {i} ".ljust(length, "."),
             str(i),
             topic="ab"[i % 2],
             labels={"difficulty": float(i * 7 % 11)},

@@ -62,10 +62,7 @@ def planned_pool(drawn, labelled=0.8):
     random = np.random.default_rng(seed)
     labels = [{"difficulty": float(random.integers(6))} if random.random() < labelled else {} for _ in range(pool)]
     labels[0] = {"difficulty": 1.0}
-    prompts = [
-        Prompt(f"p{i}", ({"role": "user", "content": "x" * int(random.integers(5))},), "1", labels=labels[i])
-        for i in range(pool)
-    ]
+    prompts = [Prompt.asking(f"p{i}", "x" * int(random.integers(5)), "1", labels=labels[i]) for i in range(pool)]
     plan = SamplePlan.sequential(pool, size).reorder(random.permutation(pool))
     left_out = random.choice(pool, int(share * pool), replace=False)
     return prompts, plan.drop(dict.fromkeys(left_out.tolist(), "left out")), random
@@ -139,10 +136,7 @@ def test_matched_filter_drops_as_many_of_each_bin(drawn, bins, seed):
 )
 def test_a_label_that_some_planned_prompts_lack_is_refused_and_one_that_dropped_prompts_lack_is_not(operation):
     """Where most prompts lack the label, matching on it would match on nothing."""
-    prompts = [
-        Prompt(f"p{i}", ({"role": "user", "content": "?"},), "1", labels={"difficulty": i % 3} if i < 5 else {})
-        for i in range(40)
-    ]
+    prompts = [Prompt.asking(f"p{i}", "?", "1", labels={"difficulty": i % 3} if i < 5 else {}) for i in range(40)]
     with pytest.raises(InputError, match=r"needs 'difficulty' for every prompt, but 35 of 40 .* \(first: 'p5'\)"):
         operation.apply(SamplePlan.sequential(40, 2), prompts, None)
     labelled = SamplePlan.sequential(40, 2).drop(dict.fromkeys(range(5, 40), "left out"))
@@ -151,9 +145,7 @@ def test_a_label_that_some_planned_prompts_lack_is_refused_and_one_that_dropped_
 
 def test_controls_break_what_they_are_there_to_break():
     random = np.random.default_rng(0)
-    prompts = [
-        Prompt(f"p{i}", ({"role": "user", "content": "?"},), "1", labels={"difficulty": i % 3}) for i in range(3000)
-    ]
+    prompts = [Prompt.asking(f"p{i}", "?", "1", labels={"difficulty": i % 3}) for i in range(3000)]
     plan, inner = SamplePlan.sequential(3000, 10), random.integers(4, size=3000)
     for control in (SameSizeClusters(Given(inner)), PermutedClusters(Given(inner))):
         labels = control.label(plan, prompts, None)
@@ -202,7 +194,7 @@ def test_full_mixing_conserves_prompts_inside_each_window(count, size, window, s
 
 
 def test_mixing_runs_from_none_to_full():
-    prompts = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), "1") for i in range(1000)]
+    prompts = [Prompt.asking(f"p{i}", "?", "1") for i in range(1000)]
     plan, shares = SamplePlan.sequential(1000, 20), []
     for mixing in (TailMixing(0.0), TailMixing(0.1), TailMixing(0.5), FullMixing()):
         mixed = mixing.apply(plan, prompts, None)

@@ -56,9 +56,9 @@ CASES = [(name, arguments) for name, examples in EXAMPLES.items() for arguments 
 def pool() -> list[Prompt]:
     random = np.random.default_rng(0)
     return [
-        Prompt(
+        Prompt.asking(
             uid=f"p{i}",
-            messages=({"role": "user", "content": "word " * int(random.integers(1, 9))},),
+            question="word " * int(random.integers(1, 9)),
             answer=str(i),
             topic=[None, "algebra", "geometry", "number theory"][i % 4],
             labels={"difficulty": float(random.integers(5)), "quality": float(random.random()), "level": float(i % 3)},

@@ -55,10 +55,7 @@ def world(n: int = 300, columns: int = 40) -> tuple[list[Prompt], csr_array, np.
     rows = np.maximum(np.random.default_rng(0).standard_normal((n, columns)), 0)
     difficulty = 3 * rows[:, 0] + rows[:, 1]
     prompts = [
-        Prompt(
-            f"p{i}", ({"role": "user", "content": f"question {i}"},), "", labels={"difficulty": float(difficulty[i])}
-        )
-        for i in range(n)
+        Prompt.asking(f"p{i}", f"question {i}", "", labels={"difficulty": float(difficulty[i])}) for i in range(n)
     ]
     return prompts, csr_array(rows), difficulty
 

@@ -35,9 +35,9 @@ RIDGE = RidgeProbe(alphas=(1.0,), folds=2)
 def pool(alike: bool = False) -> list[Prompt]:
     """Prompts with a topic, a length and labels, of their own or all the same."""
     return [
-        Prompt(
+        Prompt.asking(
             f"p{i}",
-            ({"role": "user", "content": f"{i:02d}" + "x" * (0 if alike else i)},),
+            f"{i:02d}" + "x" * (0 if alike else i),
             "1",
             topic="t" if alike else f"t{i % 3}",
             labels={"difficulty": 1.0 if alike else float(i), "quality": float(i % 2)},
@@ -163,7 +163,7 @@ NEEDY = {
 )
 def test_a_label_that_no_prompt_has_is_missed_before_features_are_computed(slot, operation):
     """Features of a real pool take minutes to hours; an earlier operation reads them here."""
-    bare = [Prompt(f"p{i}", ({"role": "user", "content": f"What is {i}?"},), "1") for i in range(N)]
+    bare = [Prompt.asking(f"p{i}", f"What is {i}?", "1") for i in range(N)]
     signals = Rows(rows())
     operations = {"reader": KMeansClusters(clusters=2), slot: operation}
     with pytest.raises(InputError, match="no prompt"):

@@ -47,9 +47,9 @@ def world(n=600, labelled=1.0, seed=0):
     difficulty, quality = (rows[:, 150:200] @ random.standard_normal(50) for _ in range(2))
     known = random.random(n) < labelled
     prompts = [
-        Prompt(
+        Prompt.asking(
             f"p{i}",
-            ({"role": "user", "content": f"{i} " + "x" * int(random.integers(1, 50))},),
+            f"{i} " + "x" * int(random.integers(1, 50)),
             "1",
             topic=f"t{group[i]}",
             labels={"difficulty": float(difficulty[i]), "quality": float(quality[i])} if known[i] else {},
@@ -255,9 +255,7 @@ def test_nan_features_name_the_prompts(operation, make):
 
 
 def labelled(values):
-    return [
-        Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},), "1", labels=v) for i, v in enumerate(values)
-    ]
+    return [Prompt.asking(f"p{i}", f"question {i}", "1", labels=v) for i, v in enumerate(values)]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from saerl_lightning.records import Prompt
 
 
 def prompt(uid, text="?", topic=None, **labels):
-    return Prompt(str(uid), ({"role": "user", "content": text},), "1", topic=topic, labels=labels)
+    return Prompt.asking(str(uid), text, "1", topic=topic, labels=labels)
 
 
 POOL = [prompt(i, "x" * (7 * i % 10), "ba"[i % 2], difficulty=float(-i)) for i in range(10)]

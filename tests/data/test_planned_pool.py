@@ -116,7 +116,7 @@ class ManyTeachers(ProbeReference):
 
 def test_prompts_that_are_too_long_have_feature_rows():
     data = make(chat=ChatTemplate(max_prompt_tokens=24))
-    long = Prompt("long", ({"role": "user", "content": "x" * 60},), "1")
+    long = Prompt.asking("long", "x" * 60, "1")
     data.train = ListPrompts([long, *prompts(14)])
     data.keep_features = True
     data.set_up_plan()

@@ -20,7 +20,7 @@ NAMES = ["ridge", "elastic net", "trees"]
 
 
 def prompt(uid, text, copied_from="", **labels):
-    return Prompt(uid, ({"role": "user", "content": text},), "1", labels=labels, copied_from=copied_from)
+    return Prompt.asking(uid, text, "1", labels=labels, copied_from=copied_from)
 
 
 def world(n, seed):

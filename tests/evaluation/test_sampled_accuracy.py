@@ -31,7 +31,7 @@ EXPECTED = {
 
 def update(metric: SampledAccuracy, questions: list) -> None:
     prompts = [
-        Prompt(str(i), ({"role": "user", "content": "?"},), "1", topic=q[0], labels={"level": q[1]} if q[1] else {})
+        Prompt.asking(str(i), "?", "1", topic=q[0], labels={"level": q[1]} if q[1] else {})
         for i, q in enumerate(questions)
     ]
     texts = [text for q in questions for text in q[3]]

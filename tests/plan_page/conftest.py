@@ -19,7 +19,7 @@ def make_prompts(count: int) -> list[Prompt]:
         words = SUBJECTS[i % 3]
         text = f"Number {i}: {words} $\\frac{{{i}}}{{2}} < 3$ & {HOSTILE if i == 4 else ''}"
         topic = ["geometry <b>", "algebra", None][i % 3]
-        prompts.append(Prompt(f"p{i}", ({"role": "user", "content": text},), "1", topic=topic))
+        prompts.append(Prompt.asking(f"p{i}", text, "1", topic=topic))
     return prompts
 
 

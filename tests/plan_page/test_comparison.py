@@ -18,7 +18,7 @@ def ledger(rows, batch_size: int = 1, **fields) -> Ledger:
     """Of a plan over prompts named a, b, c …; `rows` is the order."""
     pool = fields.pop("pool", 4)
     plan = replace(SamplePlan.sequential(pool, batch_size), rows=np.array(rows), **fields)
-    prompts = [Prompt(chr(97 + i), ({"role": "user", "content": f"text {i}"},), "1") for i in range(pool)]
+    prompts = [Prompt.asking(chr(97 + i), f"text {i}", "1") for i in range(pool)]
     return Ledger.of(plan, prompts, f"{list(rows)}")
 
 

@@ -40,7 +40,7 @@ def test_the_file_tells_every_fate_to_any_reader_of_parquet(planned, tmp_path):
 
 def test_texts_that_no_file_can_hold_are_mended(tmp_path):
     """Broken JSON escapes leave half characters in a text."""
-    broken = Prompt("p\ud800", ({"role": "user", "content": "a\ud800 b"},), "1", topic="\udfff")
+    broken = Prompt.asking("p\ud800", "a\ud800 b", "1", topic="\udfff")
     Ledger.of(SamplePlan.sequential(1, 1), [broken], "d").write(tmp_path / "l")
     read = Ledger.read(tmp_path / "l")
     assert [read.uid[0], read.topic[0], read.text[0]] == ["p?", "?", "a? b"]

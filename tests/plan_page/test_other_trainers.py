@@ -27,9 +27,7 @@ CHAT = ChatTemplate(system="Answer with a number.", max_prompt_tokens=96)
 def a_run(**changed) -> MadePlan:
     """Ten prompts, of which seven are planned in an order of their own and six are served."""
     prompts = [
-        Prompt(
-            f"p{i}", ({"role": "user", "content": f"What is {i} + {i}?"},), str(2 * i), "sums", None, {"level": i / 2}
-        )
+        Prompt.asking(f"p{i}", f"What is {i} + {i}?", str(2 * i), source="sums", labels={"level": i / 2})
         for i in range(10)
     ]
     prompts[2] = replace(prompts[2], **changed)

@@ -80,7 +80,7 @@ def test_a_slot_that_is_on_and_does_nothing_says_why():
 
 
 def test_panels_of_slots_that_are_off_are_left_out():
-    prompts = [Prompt(f"p{i}", ({"role": "user", "content": f"What is {i}?"},), "1") for i in range(8)]
+    prompts = [Prompt.asking(f"p{i}", f"What is {i}?", "1") for i in range(8)]
     text = render(MadePlan(prompts, SamplePlan.sequential(8, 4), "d"))
     assert not charts_of(text) and data_of(text)["map"] is None
     assert re.findall(r'<section id="(\w+)"', text) == ["order", "run"]
@@ -89,7 +89,7 @@ def test_panels_of_slots_that_are_off_are_left_out():
 
 
 def test_a_constant_rating_and_a_single_batch_are_drawn():
-    prompts = [Prompt(f"p{i}", ({"role": "user", "content": "same"},), "1") for i in range(4)]
+    prompts = [Prompt.asking(f"p{i}", "same", "1") for i in range(4)]
     plan = replace(SamplePlan.sequential(4, 4), cluster=np.zeros(4, int), difficulty=np.ones(4), quality=np.ones(4))
     text = render(MadePlan(prompts, plan, "d", features=np.ones((4, 2)), signal="RandomSignals"))
     assert charts_of(text) == CHARTS and "One cluster holds all 4." in text

@@ -29,7 +29,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def user(text: str, uid: str = "p", **fields) -> Prompt:
-    return Prompt(uid, ({"role": "user", "content": text},), "1", **fields)
+    return Prompt.asking(uid, text, "1", **fields)
 
 
 def outcomes(kind, text: str = CATS) -> set[str]:

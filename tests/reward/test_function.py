@@ -112,7 +112,7 @@ def desk(tmp_path, monkeypatch):
 
 
 def prompt(answer: str, level: float = 0.0) -> Prompt:
-    return Prompt(f"p{answer}", ({"role": "user", "content": "?"},), answer, source="sums", labels={"level": level})
+    return Prompt.asking(f"p{answer}", "?", answer, source="sums", labels={"level": level})
 
 
 def rollouts(*groups: list[str], lengths: list[int] | None = None) -> Rollouts:
@@ -253,7 +253,7 @@ def test_a_function_of_the_script_or_of_a_cell_itself_is_taken(tmp_path):
 def test_the_columns_of_the_whole_pool_are_what_is_asked_for(desk):
     """A batch may come from a set without the column; its rows get None."""
     reward = FunctionReward("my_rewards.py:needs_more")
-    coloured = Prompt("c", ({"role": "user", "content": "?"},), "3", labels={"colour": 1.0})
+    coloured = Prompt.asking("c", "?", "3", labels={"colour": 1.0})
     reward.require([prompt("3"), coloured])
     assert torch.equal(reward([prompt("3")], rollouts(["a", "b"])), torch.zeros(1, 2))
     reward.close()
@@ -265,7 +265,7 @@ def test_columns_that_a_function_does_not_ask_for_are_not_read():
             assert name != "heavy", "read although nobody asked for it"
             return super().__getitem__(name)
 
-    asked = [Prompt("p", ({"role": "user", "content": "?"},), "1", columns=Lazy(heavy="x" * 9, unit="km"))]
+    asked = [Prompt.asking("p", "?", "1", columns=Lazy(heavy="x" * 9, unit="km"))]
     rollouts = Rollouts.pack([[1]], [[2]], [[-1.0]], [False], ["1"], 1, 0)
 
     def by_unit(completions, unit):

@@ -25,7 +25,7 @@ def rollouts(texts: list[list[str]], lengths: list[int] | None = None) -> Rollou
 
 
 def prompt(answer: str) -> Prompt:
-    return Prompt(answer, ({"role": "user", "content": "?"},), answer)
+    return Prompt.asking(answer, "?", answer)
 
 
 def test_math_reward_grades_each_completion_against_its_own_prompt():
@@ -79,7 +79,7 @@ def test_crumbs_for_junk_are_nothing():
 def test_another_question_fails_the_grader():
     reward = ReasoningGymReward(workers=1)
     [made] = ReasoningGymPrompts({"chain_sum": 1.0}, 1).load()
-    other = Prompt(made.uid, ({"role": "user", "content": "1+1?"},), made.answer, grading=made.grading)
+    other = Prompt.asking(made.uid, "1+1?", made.answer, grading=made.grading)
     assert reward([other], rollouts([[made.answer]])).isnan().all()
     reward.close()
     with pytest.raises(InputError, match="'2' has no reasoning-gym recipe"):

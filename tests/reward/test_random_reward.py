@@ -9,7 +9,7 @@ from saerl_lightning.reward.random import RandomReward
 
 def drawn(reward: RandomReward, uids: list[str], groups: list[list[str]]):
     flat = [text for group in groups for text in group]
-    prompts = [Prompt(uid, ({"role": "user", "content": "?"},), "1") for uid in uids]
+    prompts = [Prompt.asking(uid, "?", "1") for uid in uids]
     blank = [[0.0]] * len(flat)
     packed = Rollouts.pack([[0]] * len(uids), [[1]] * len(flat), blank, [False] * len(flat), flat, len(groups[0]), 0)
     return reward(prompts, packed)

@@ -9,7 +9,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.reward import Reward, grade, no_grades, require_distinct, weighted_sum
 
-PROMPTS = [Prompt(uid, ({"role": "user", "content": uid},), "1") for uid in ("a", "b")]
+PROMPTS = [Prompt.asking(uid, uid, "1") for uid in ("a", "b")]
 TEXTS = ["a0", "a1", "a2", "b0", "b1", "b2"]
 
 

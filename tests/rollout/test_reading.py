@@ -67,7 +67,7 @@ def ends(tokenizer):
 
 
 def asked(tokenizer, text="How much is 2 + 2?"):
-    return ChatTemplate().encode([Prompt("a", ({"role": "user", "content": text},), "4")], tokenizer)
+    return ChatTemplate().encode([Prompt.asking("a", text, "4")], tokenizer)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -101,7 +101,7 @@ def test_a_perfect_completion_of_an_opened_thought_earns_its_format(load_tiny, t
     with ScriptedEngine(["2 and 2</think><answer>4</answer>", "<answer>4</answer>"]) as engine:
         engine.start(model, tokenizer, 512)
         rollouts = engine.generate(asked(tokenizer), Sampling(group_size=2, max_tokens=64))
-    prompt = Prompt("a", ({"role": "user", "content": "?"},), "4")
+    prompt = Prompt.asking("a", "?", "4")
     assert form([prompt], rollouts).tolist() == [[1.0, 0.0]]
 
 

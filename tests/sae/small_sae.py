@@ -22,7 +22,7 @@ class ListedText(PromptSource):
 
     def load(self) -> list[Prompt]:
         texts = [" + ".join(str(i * j % 10) for j in range(1, 3 + i % 7)) + "=" for i in range(self.count)]
-        return [Prompt(f"p{i}", ({"role": "user", "content": text},), "") for i, text in enumerate(texts)]
+        return [Prompt.asking(f"p{i}", text, "") for i, text in enumerate(texts)]
 
 
 def adam(params):

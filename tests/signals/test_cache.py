@@ -23,7 +23,7 @@ from saerl_lightning.signals.source import SignalSource
 
 
 def pool(count: int = 700) -> list[Prompt]:
-    return [Prompt(f"p{i}", ({"role": "user", "content": f"What is {i}?"},), "") for i in range(count)]
+    return [Prompt.asking(f"p{i}", f"What is {i}?", "") for i in range(count)]
 
 
 class Streaming(SignalSource):

@@ -21,7 +21,7 @@ SMOLLM2 = Path(__file__).parents[2] / "models" / "smollm2-135m"
 
 
 def ask(*contents: str) -> list[Prompt]:
-    return [Prompt(f"p{i}", ({"role": "user", "content": text},), "") for i, text in enumerate(contents)]
+    return [Prompt.asking(f"p{i}", text, "") for i, text in enumerate(contents)]
 
 
 def pool(count: int = 12) -> list[Prompt]:

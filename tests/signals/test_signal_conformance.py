@@ -60,7 +60,7 @@ def examples(name: str, tiny) -> list[dict]:
 
 
 def pool(count: int = 12) -> list[Prompt]:
-    return [Prompt(f"p{i}", ({"role": "user", "content": f"What is {i} + {i}?"},), str(2 * i)) for i in range(count)]
+    return [Prompt.asking(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(count)]
 
 
 def dense(rows) -> np.ndarray:

@@ -11,7 +11,7 @@ from saerl_lightning.signals.text import LengthSignals, TextSignals, measures
 
 
 def pool(*texts: str) -> list[Prompt]:
-    return [Prompt(f"p{i}", ({"role": "user", "content": text},), "1") for i, text in enumerate(texts)]
+    return [Prompt.asking(f"p{i}", text, "1") for i, text in enumerate(texts)]
 
 
 def test_tf_idf_by_hand():

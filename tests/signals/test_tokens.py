@@ -25,7 +25,7 @@ def test_a_base_model_reads_the_users_words_with_one_bos(tokenizer):
     tokenizer.chat_template = None
     assert tokenizer.decode(encode([PROMPT], tokenizer)[0]) == "What is two?"
     tokenizer.bos_token = "<|im_start|>"  # and now one that the text brings along, twice
-    doubled = Prompt("p", ({"role": "user", "content": "<|im_start|><|im_start|>two"},), "2")
+    doubled = Prompt.asking("p", "<|im_start|><|im_start|>two", "2")
     assert tokenizer.decode(encode([doubled], tokenizer)[0]) == "<|im_start|>two"
 
 

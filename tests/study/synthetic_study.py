@@ -112,7 +112,7 @@ def _write_run(folder: Path, name: str, seed: int, arm: Arm, curve: Sequence[flo
     (folder / "run.json").write_text(json.dumps(record))
     if arm.plan is not None:
         pool = arm.plan.cluster.shape[0]
-        prompts = [Prompt(f"p{i}", ({"role": "user", "content": f"What is {i}?"},), "1") for i in range(pool)]
+        prompts = [Prompt.asking(f"p{i}", f"What is {i}?", "1") for i in range(pool)]
         Ledger.of(arm.plan, prompts, "plan").write(folder / FILE)
 
 

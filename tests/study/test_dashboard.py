@@ -69,7 +69,7 @@ def test_every_number_of_a_set_is_one_that_its_evaluation_gives(k):
     accuracy = SampledAccuracy(k)
     texts, ids = ["1"] * k, [[2]] * k
     rollouts = Rollouts.pack([[1]], ids, [[-1.0]] * k, [False] * k, texts, k, 0)
-    accuracy.update([Prompt("p", ({"role": "user", "content": "?"},), "1")], rollouts, torch.ones(1, k))
+    accuracy.update([Prompt.asking("p", "?", "1")], rollouts, torch.ones(1, k))
     logged = {f"val/dev/{name}" for name in accuracy.compute()}
     of_set = {name for name in shown(replace(BARE, sets={"dev": k})) if name.startswith("val/dev")}
     assert of_set <= logged and len(of_set) == (2 if k == 1 else 3)

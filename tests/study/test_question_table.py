@@ -11,7 +11,7 @@ from saerl_lightning.training.tables import add_rows, question_rows
 
 
 def prompt(uid: str, topic: str | None = None, **labels: float) -> Prompt:
-    return Prompt(uid, ({"role": "user", "content": uid},), "1", topic=topic, labels=labels)
+    return Prompt.asking(uid, uid, "1", topic=topic, labels=labels)
 
 
 def accuracy(prompts: list[Prompt], scores: list[list[float]]) -> SampledAccuracy:

@@ -31,10 +31,7 @@ class Sums(PromptSource):
 
     def load(self) -> list[Prompt]:
         pairs = [(i % 10, i // 10) for i in range(self.count)]
-        return [
-            Prompt(f"sum/{a}+{b}", ({"role": "user", "content": f"{a}+{b}="},), str(a + b), topic=f"plus {b}")
-            for a, b in pairs
-        ]
+        return [Prompt.asking(f"sum/{a}+{b}", f"{a}+{b}=", str(a + b), topic=f"plus {b}") for a, b in pairs]
 
 
 class ParityReward(Reward):
