@@ -27,12 +27,20 @@ class FormatReward(Reward):
         whole: Whether the whole completion must match, and not only a part of it.
         weight: Weight of the reward in the weighted sum.
         deadline_s: Largest time to match a completion, in seconds. Beyond it, the reward is NaN (not graded).
+        name: Name of this reward in the logs; null takes the class's.
 
     Raises:
         InputError: if `pattern` is not a regular expression, or `deadline_s` is not positive.
     """
 
-    def __init__(self, pattern: str, whole: bool = False, weight: Finite = 1.0, deadline_s: Deadline = 1.0) -> None:
+    def __init__(
+        self,
+        pattern: str,
+        whole: bool = False,
+        weight: Finite = 1.0,
+        deadline_s: Deadline = 1.0,
+        name: str | None = None,
+    ) -> None:
         try:
             # The `regex` package, because matching with `re` can't be interrupted.
             self.pattern = regex.compile(pattern, regex.DOTALL)
@@ -41,6 +49,7 @@ class FormatReward(Reward):
         self.whole = whole
         self.weight = weight
         self.deadline_s = deadline_s
+        self._name = name
         self.overruns = 0  # number of completions that took too long
         require_in_range(self)
 

@@ -22,17 +22,19 @@ class LengthReward(Reward):
         max_tokens: Length at which the penalty is full, in tokens; usually the `max_tokens` of the sampling.
         buffer: Length of the linear part before it, in tokens.
         weight: Weight of the reward in the weighted sum.
+        name: Name of this reward in the logs; null takes the class's.
 
     Raises:
         InputError: if the buffer is empty or longer than max_tokens.
     """
 
-    def __init__(self, max_tokens: Count, buffer: Count, weight: Finite = 1.0) -> None:
+    def __init__(self, max_tokens: Count, buffer: Count, weight: Finite = 1.0, name: str | None = None) -> None:
         if not 0 < buffer <= max_tokens:
             raise InputError(f"buffer is {buffer} and max_tokens {max_tokens}; write 1 <= buffer <= max_tokens")
         self.max_tokens = max_tokens
         self.buffer = buffer
         self.weight = weight
+        self._name = name
         require_in_range(self)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:

@@ -27,15 +27,17 @@ class RandomReward(Reward):
         p: Probability of a reward of 1.
         seed: Seed of the random rewards.
         weight: Weight of the reward in the weighted sum.
+        name: Name of this reward in the logs; null takes the class's.
 
     Raises:
         InputError: if `p` is not between 0 and 1.
     """
 
-    def __init__(self, p: Share = 0.5, seed: Seed = 0, weight: Finite = 1.0) -> None:
+    def __init__(self, p: Share = 0.5, seed: Seed = 0, weight: Finite = 1.0, name: str | None = None) -> None:
         self.p = p
         self.seed = seed
         self.weight = weight
+        self._name = name
         require_in_range(self)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:

@@ -26,10 +26,14 @@ class ReasoningGymReward(Reward):
         weight: Weight of the reward in the weighted sum.
         workers: Number of grader processes.
         deadline_s: Largest time to grade an answer, in seconds. Beyond it, the grader is killed, and the reward is NaN.
+        name: Name of this reward in the logs; null takes the class's.
     """
 
-    def __init__(self, weight: Finite = 1.0, workers: Workers = 2, deadline_s: Deadline = 10.0) -> None:
+    def __init__(
+        self, weight: Finite = 1.0, workers: Workers = 2, deadline_s: Deadline = 10.0, name: str | None = None
+    ) -> None:
         self.weight = weight
+        self._name = name
         require_in_range(self, workers=workers, deadline_s=deadline_s)
         self.pool = WorkerPool(workers, deadline_s, prepare_procedural)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -24,6 +25,7 @@ class Reward(ABC):
 
     weight: float = 1.0
     _name: str | None = None  # given by the user
+    _seconds: float = 0.0
 
     @property
     def name(self) -> str:
@@ -54,7 +56,20 @@ class Reward(ABC):
         """Scores every completion; NaN if the grader itself failed (time-out or crash), which is not a wrong answer."""
 
     def close(self) -> None:
-        """Ends processes that the reward started. By default does nothing."""
+        """Ends processes that the reward started. By default does nothing. Grading again starts them again."""
+
+    def graded(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
+        """Scores every completion, and adds the seconds that it took to those of the step."""
+        began = time.perf_counter()
+        try:
+            return self(prompts, rollouts)
+        finally:
+            self._seconds += time.perf_counter() - began
+
+    def drain_seconds(self) -> float:
+        """Returns the seconds spent on grading since the last call, and sets them to 0."""
+        spent, self._seconds = self._seconds, 0.0
+        return spent
 
 
 def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollouts) -> dict[str, Float[Tensor, "P G"]]:
@@ -66,7 +81,7 @@ def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollou
     shape = (len(prompts), rollouts.group_size)
     scores: dict[str, Tensor] = {}
     for reward in rewards:
-        values = reward(prompts, rollouts)
+        values = reward.graded(prompts, rollouts)
         if not isinstance(values, Tensor):
             raise InputError(f"{type(reward).__name__} returned a {type(values).__name__}; return a tensor, (P, G)")
         if tuple(values.shape) != shape:
@@ -121,4 +136,4 @@ def require_distinct(rewards: Sequence[Reward]) -> None:
     if not any(reward.weight != 0 for reward in rewards):
         raise InputError(f"rewards {names or '[]'} have no weight between them; write e.g. `rewards: [MathReward]`")
     if len(set(names)) < len(names):
-        raise InputError(f"two rewards share a name in {names}; subclass one and give it a `name` of its own")
+        raise InputError(f"two rewards share a name in {names}; give one a `name` of its own")

@@ -38,7 +38,7 @@ GRPO = (
     "throughput/sampled_tokens_per_s",
     "throughput/trained_tokens_per_s",
 )
-REWARD = ("mean", "std", "failed_frac")  # of each
+REWARD = ("mean", "std", "failed_frac", "seconds")  # of each
 SFT = ("loss", *OPTIMISER, "time/plan")
 SAE = (
     "loss",

@@ -198,7 +198,8 @@ def summary(file: str) -> str:
 
 def described(reward: Reward) -> str:
     """Name and plain arguments of a reward."""
-    arguments = {name: value for name, value in vars(reward).items() if isinstance(value, str | int | float)}
+    plain = ((name, value) for name, value in vars(reward).items() if isinstance(value, str | int | float))
+    arguments = {name: value for name, value in plain if not name.startswith("_")}
     return f"{reward.name} {arguments}"
 
 

@@ -21,6 +21,7 @@ EVERY_STEP = {
     "reward/std",
     "reward/format/mean",
     "reward/format/failed_frac",
+    "reward/format/seconds",
     "groups/zero_variance_frac",
     "groups/effective",
     "groups/tokens_per_effective",

@@ -1,0 +1,63 @@
+"""An example of every shipped reward: its arguments, prompts, and for each prompt a good completion and a bad one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
+from saerl_lightning.records import Prompt, Rollouts
+
+SUMS = {"two": "1 + 1", "five": "2 + 3", "nine": "4 + 5"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """How a reward is made, and what it grades.
+
+    `good` gets a higher grade than `bad`, prompt by prompt; where the grade is no matter of quality, both are just texts.
+    """
+
+    prompts: list[Prompt]
+    good: list[str]
+    bad: list[str]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    ordered: bool = True  # whether good texts get more
+
+
+def prompts(answers: list[str]) -> list[Prompt]:
+    asked = zip(SUMS, answers, strict=True)
+    return [Prompt(uid, ({"role": "user", "content": f"What is {SUMS[uid]}?"},), answer) for uid, answer in asked]
+
+
+def rollouts(*groups: list[str]) -> Rollouts:
+    """Groups of completions, a token a word and one more."""
+    texts = [text for group in groups for text in group]
+    ids = [[1] * min(len(text.split()) + 1, 50) for text in texts]
+    blanks = [[0.0] * len(each) for each in ids]
+    return Rollouts.pack([[0, 0]] * len(groups), ids, blanks, [False] * len(texts), texts, len(groups[0]), 0)
+
+
+def right(completions, answer, **columns):
+    return [float(given == wanted) for given, wanted in zip(completions, answer, strict=True)]
+
+
+def gym() -> Example:
+    made = ReasoningGymPrompts({"chain_sum": 1.0}, 3).load()
+    return Example(made, [prompt.answer for prompt in made], ["none"] * 3, {"workers": 1})
+
+
+SUM_PROMPTS = prompts(["2", "5", "9"])
+EXAMPLES: dict[str, Callable[[], Example]] = {
+    "FormatReward": lambda: Example(
+        SUM_PROMPTS, ["<b>2</b>", "<b>5</b>", "<b>9</b>"], ["2", "5", "9"], {"pattern": "<b>.+</b>"}
+    ),
+    "FunctionReward": lambda: Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], {"function": right, "workers": 1}),
+    "LengthReward": lambda: Example(
+        SUM_PROMPTS, ["a b", "a", "a b c"], ["a " * 20] * 3, {"max_tokens": 10, "buffer": 5}
+    ),
+    "MathReward": lambda: Example(
+        SUM_PROMPTS, ["It is 2", r"\boxed{\sqrt{25}}", "so 9"], ["It is 3", r"\boxed{\sqrt{24}}", ""], {"workers": 1}
+    ),
+    "RandomReward": lambda: Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], ordered=False),
+    "ReasoningGymReward": gym,
+}
