@@ -48,6 +48,7 @@ def gym() -> Example:
 
 SUM_PROMPTS = prompts(["2", "5", "9"])
 EXAMPLES: dict[str, Callable[[], Example]] = {
+    "AnswerReward": lambda: Example(SUM_PROMPTS, ["<answer>2</answer>", "5.", "９"], ["<answer>3</answer>", "", "8"]),
     "FormatReward": lambda: Example(
         SUM_PROMPTS, ["<b>2</b>", "<b>5</b>", "<b>9</b>"], ["2", "5", "9"], {"pattern": "<b>.+</b>"}
     ),
