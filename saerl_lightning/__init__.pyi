@@ -60,6 +60,7 @@ from .records import PromptBatch as PromptBatch
 from .records import Rollouts as Rollouts
 from .records import Sampling as Sampling
 from .reward.answer_reward import AnswerReward as AnswerReward
+from .reward.code_reward import CodeReward as CodeReward
 from .reward.format import FormatReward as FormatReward
 from .reward.function import FunctionReward as FunctionReward
 from .reward.length import LengthReward as LengthReward

@@ -1,5 +1,6 @@
 """An example of every shipped reward: its arguments, prompts, and for each prompt a good completion and a bad one."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,9 +47,16 @@ def gym() -> Example:
     return Example(made, [prompt.answer for prompt in made], ["none"] * 3, {"workers": 1})
 
 
+def code() -> Example:
+    wanted = [json.dumps({"inputs": [""], "outputs": [each]}) for each in ("2", "5", "9")]
+    right = [f"```python\nprint({each})\n```" for each in SUMS.values()]
+    return Example(prompts(wanted), right, ["print(", "It is 5", ""], {"workers": 1})
+
+
 SUM_PROMPTS = prompts(["2", "5", "9"])
 EXAMPLES: dict[str, Callable[[], Example]] = {
     "AnswerReward": lambda: Example(SUM_PROMPTS, ["<answer>2</answer>", "5.", "９"], ["<answer>3</answer>", "", "8"]),
+    "CodeReward": code,
     "FormatReward": lambda: Example(
         SUM_PROMPTS, ["<b>2</b>", "<b>5</b>", "<b>9</b>"], ["2", "5", "9"], {"pattern": "<b>.+</b>"}
     ),
