@@ -17,7 +17,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -30,8 +30,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
-from saerl_lightning.errors import InputError, RunStopped, require_name
+from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.evaluation.report import accuracy_json, accuracy_table
 from saerl_lightning.files import disk_is_full, said_of_disk, write_whole
 from saerl_lightning.mistakes import one_line, printed
 from saerl_lightning.parser import RunParser, dropped_callbacks
@@ -43,8 +45,10 @@ from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 from saerl_lightning.training.feedback import ending, lines_in_place_of_bar, program
-from saerl_lightning.training.loggers import refused_by_early_stopping, require_key, said_of_server
+from saerl_lightning.training.loggers import refused_by_early_stopping, require_file_names, require_key, said_of_server
+from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.rng import RandomStates
+from saerl_lightning.training.tables import accuracy_of_sets
 from saerl_lightning.verbs.names import TOOLS
 from saerl_lightning.verbs.needed_memory import needed_memory
 from saerl_lightning.verbs.run_tools import ALIASES, ARGUMENTS, ToolTrainer
@@ -189,7 +193,7 @@ class RunCLI(LightningCLI):
         """
         config = self._settings
         for logger in _as_list(config.trainer.logger):
-            _require_logger_names(logger)
+            require_file_names(logger)
             if getattr(logger, "init_args", None) is not None and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = config.run_dir
 
@@ -273,6 +277,27 @@ class RunCLI(LightningCLI):
         claimed = RunFolder(Path(config.run_dir)).claimed(config.overwrite, checkpoint, last)
         return claimed if self.trainer.is_global_zero else nullcontext()
 
+    def validate(self, **kwargs: Any) -> None:
+        """Evaluates on the sets of `data.val`; prints their accuracy and writes it to `accuracy-validate.json`."""
+        self._evaluate(self.trainer.validate, "val", "accuracy-validate.json", kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        """Evaluates on the sets of `data.test`; prints their accuracy and writes it to `accuracy-test.json`."""
+        self._evaluate(self.trainer.test, "test", "accuracy-test.json", kwargs)
+
+    def _evaluate(self, run: Callable[..., Any], stage: str, file: str, settings: dict[str, Any]) -> None:
+        if not isinstance(self.model, PolicyModule):
+            run(**settings)
+            return
+        # Lightning's own list of metrics has neither intervals nor numbers of questions.
+        run(**{**settings, "verbose": False})
+        sets = accuracy_of_sets(self.model, stage)
+        if self.trainer.is_global_zero and sets:
+            place = Path(self._settings.run_dir, file)
+            write_whole(place, accuracy_json(sets))
+            Console(width=100).print(accuracy_table(sets))
+            print(f"all estimates: {place}")
+
     def predict(self, **kwargs: Any) -> None:
         """Samples completions; `PredictionWriter` writes them, so the trainer does not collect them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
@@ -307,16 +332,6 @@ def _checkpoint_file(config: Namespace, fitting: bool) -> Path | None:
             None if fitting and not last.exists() else last
         )  # with `last` there is no checkpoint at the first start of a job that restarts itself
     return None if any(Path(given, part).exists() for part in SHARDED) else Path(given)
-
-
-def _require_logger_names(logger: Any) -> None:
-    """Refuses names of loggers that would lead out of the run folder; names in W&B are free."""
-    name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
-    if name in ("CSVLogger", "TensorBoardLogger"):
-        given = logger.init_args
-        for key in ("name", "version", "sub_dir"):
-            if isinstance(value := given.get(key), str) and (value or key == "version"):
-                require_name(f"{name}.{key}", value)
 
 
 def _as_list(value: Any) -> list[Any]:

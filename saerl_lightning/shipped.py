@@ -14,6 +14,7 @@ from pathlib import Path
 from saerl_lightning.errors import InputError, did_you_mean
 from saerl_lightning.files import read_text
 
+BASELINE = "grpo.yaml"
 FLAGS = ("-c", "--config")
 SENTENCE = re.compile(r".*?(?<!\bDr)\.(?= )|.*")
 
@@ -26,9 +27,9 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Returns the names of all shipped configs, such as `model/smollm2_135m.yaml`, those of the top folder first."""
+    """Returns the names of all shipped configs, such as `model/smollm2_135m.yaml`: the baseline, then the top folder's."""
     found = [path.relative_to(folder()).as_posix() for path in folder().rglob("*.yaml")]
-    return sorted(found, key=lambda name: ("/" in name, name))
+    return sorted(found, key=lambda name: (name != BASELINE, "/" in name, name))
 
 
 def comment(name: str) -> str:

@@ -39,7 +39,8 @@ class PromptDataModule(EvaluationDataModule):
     """Serves prompts in the order that the configured operations planned.
 
     Args:
-        train: Training prompts: path of a file or folder, name on the hub, mixture of such by name, or prompt source.
+        train: Training prompts: path of a file or folder, name on the hub, mixture of such by name, or prompt source; null
+            for none, if a model is only evaluated.
         val: Named validation sets: each a path, a prompt source, or a set with its own sampling. Questions whose text
             is also in `train` are dropped, with a message.
         test: Named sets for `test` and `predict`; null uses those of `val`.
@@ -67,7 +68,7 @@ class PromptDataModule(EvaluationDataModule):
     def __init__(
         self,
         # A text is never taken for a class's path, because it is tried first.
-        train: str | PromptSource | dict[str, str | Part | PromptSource],
+        train: str | PromptSource | dict[str, str | Part | PromptSource] | None = None,
         val: dict[str, str | ValidationSet | PromptSource] | None = None,
         test: dict[str, str | ValidationSet | PromptSource] | None = None,
         batch_size: Count = 8,
@@ -117,8 +118,14 @@ class PromptDataModule(EvaluationDataModule):
 
     @property
     def pool(self) -> PromptPool:
-        """The training prompts with their token ids, in the source's order. Read at the first access."""
+        """The training prompts with their token ids, in the source's order. Read at the first access.
+
+        Raises:
+            InputError: if there are none.
+        """
         if self._pool is None:
+            if self.train is None:
+                raise InputError("data.train is null; name the prompts to train on, as --data.train FILE")
             pool = PromptPool.read(
                 "data.train", open_prompts(self.train, self.columns), self.chat, self.find_tokenizer()
             )
@@ -156,7 +163,7 @@ class PromptDataModule(EvaluationDataModule):
 
     def _unseen(self, sets: list[EvaluationPool]) -> list[EvaluationPool]:
         """Removes questions that are trained on, so that `validate` and `test` use the same questions as `fit`."""
-        if all(each.keep_trained for each in sets):
+        if self.train is None or all(each.keep_trained for each in sets):
             return sets
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         try:

@@ -1,4 +1,4 @@
-"""Names that a run will log, as far as its settings tell; checks of monitors, of study metrics and of W&B keys."""
+"""Names that a run will log, as far as its settings tell; checks of monitors, study metrics, loggers' names and W&B keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from saerl_lightning.errors import InputError, did_you_mean
+from saerl_lightning.errors import InputError, did_you_mean, require_name
 from saerl_lightning.evaluation.metrics import macro_average, measures
 
 if TYPE_CHECKING:
@@ -146,6 +146,23 @@ KEYLESS = (
     "set WANDB_API_KEY (or run '.venv/bin/wandb login' once), write mode: offline into the logger's init_args (or set "
     "WANDB_MODE=offline) to keep the run on disk, or take another logger, such as TensorBoardLogger"
 )
+
+
+def require_file_names(logger: Any) -> None:
+    """Refuses names of loggers that would lead out of the run folder; names in W&B are free.
+
+    Args:
+        logger: Settings of the logger: its `class_path` and `init_args`.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
+    if name in ("CSVLogger", "TensorBoardLogger"):
+        given = logger.init_args
+        for key in ("name", "version", "sub_dir"):
+            if isinstance(value := given.get(key), str) and (value or key == "version"):
+                require_name(f"{name}.{key}", value)
 
 
 def require_key(loggers: Iterable[Mapping[str, Any]], of: str = "trainer.logger has") -> None:

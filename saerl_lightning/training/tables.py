@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from saerl_lightning.data.callback import Filtering
 from saerl_lightning.evaluation.metrics import SampledAccuracy
+from saerl_lightning.evaluation.report import SetAccuracy
 from saerl_lightning.files import whole_file
 from saerl_lightning.plan_page.ledger import COLUMNS, FILE, Ledger
 from saerl_lightning.plan_page.planned import MadePlan, OperationReport
@@ -213,6 +214,24 @@ def question_rows(accuracy: Mapping[str, SampledAccuracy], step: int, prefix: st
         columns = (metric.uids, metric.topic_of_question(), metric.level_of_question(), metric.per_question().tolist())
         rows += [(prefix + name, step, *values) for values in zip(*columns, strict=True)]
     return rows
+
+
+def accuracy_of_sets(module: PolicyModule, stage: str) -> list[SetAccuracy]:
+    """Collects what an evaluation that has just ended measured, from all processes.
+
+    Args:
+        module: Module that evaluated.
+        stage: Prefix of its metrics' names, `val` or `test`.
+    """
+    parts = gather_objects(question_rows(module.accuracy, 0), module.trainer.world_size)
+    logged = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
+    sets = []
+    for name, metric in module.accuracy.items():
+        prefix = f"{stage}/{name}/"
+        estimates = {key.removeprefix(prefix): value for key, value in logged.items() if key.startswith(prefix)}
+        accuracy = np.array([row[-1] for part in parts for row in part if row[0] == name])
+        sets.append(SetAccuracy(name, metric.k, estimates, accuracy))
+    return sets
 
 
 def add_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -75,10 +75,30 @@ def test_a_finished_run_goes_on_with_more_steps_or_epochs(workplace):
 
 
 @pytest.mark.parametrize(("verb", "stage"), [("validate", "val"), ("test", "test")])
-def test_a_checkpoint_is_evaluated_to_the_numbers_of_its_run(trained, workplace, verb, stage):
+def test_a_checkpoint_is_evaluated_to_the_numbers_of_its_run(trained, workplace, verb, stage, capsys):
     flags = [f"--run_dir={workplace.run_dir}", trained.workplace.with_dev(), f"--ckpt_path={trained.workplace.last}"]
     made = cli.run(trained.workplace.command(verb, *flags))
     assert evaluated(made.trainer.callback_metrics, stage) == pytest.approx(final(trained))
+    file = workplace.run_dir / f"accuracy-{verb}.json"
+    [shown] = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("dev, k = 2")]
+    found = json.loads(file.read_text())["dev"]
+    assert found["questions"] == 4 and shown.split()[4:6] == ["4", f"{found['avg@2']:.3f}"]
+    assert found["avg@2"] == pytest.approx(final(trained)["dev/avg@2"], abs=1e-6)
+    assert found["avg@2/interval"][0] <= found["avg@2"] <= found["avg@2/interval"][1]
+
+
+def test_a_model_is_evaluated_without_training_prompts_and_not_trained(workplace, door):
+    sets = {"dev": {"source": str(workplace.dev), "limit": 3}}
+    command = [*workplace.command("test", f"--data.test={json.dumps(sets)}"), "--data.train=null"]
+    made = cli.run(command)
+    assert made.datamodule.train is None and "test/dev/avg@2" in made.trainer.callback_metrics
+    for verb in ("fit", "plan", "label"):
+        out = [
+            f"--run_dir={workplace.folder / 'other'}",
+            *([] if verb == "fit" else [f"--out={workplace.folder / verb}"]),
+        ]
+        ended = door([*workplace.command(verb, *out), "--data.train=null"])
+        assert ended.code == 2 and "data.train is null; name the prompts to train on" in ended.error
 
 
 def test_an_exported_folder_is_evaluated_to_the_same_numbers(trained, workplace, door):
