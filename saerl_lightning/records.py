@@ -130,16 +130,34 @@ class Rollouts:
     """R sampled rows, each [prompt | completion | padding].
 
     Rows of one prompt are neighbours: row p * G + g is completion g of prompt p. `logprobs` belong to the distribution
-    that was sampled from (at the sampling temperature) and are zero outside `mask`.
+    that was sampled from (at the sampling temperature) and are zero outside `own`.
+
+    A completion may have gaps: tokens that the policy did not write, such as the result of a tool. The policy sees them,
+    but they are neither scored nor trained on: losses, ratios, lengths, limits and metrics count `own` tokens alone.
+
+    Raises:
+        InputError: if a completion has a hole, or a token of the policy is in no completion.
     """
 
     tokens: Int[Tensor, "R T"]
-    mask: Bool[Tensor, "R T"]  # completion tokens, the end-of-text token included
+    mask: Bool[Tensor, "R T"]  # completion tokens, gaps and the end-of-text token included: one stretch a row
     logprobs: Float[Tensor, "R T"]
-    truncated: Bool[Tensor, " R"]  # stopped by max_tokens, not by an end-of-text token or a stop text
+    truncated: Bool[Tensor, " R"]  # the policy was stopped by max_tokens, not by an end-of-text token or a stop text
     texts: list[str]  # R
     group_size: int  # G
     weight_version: Int[Tensor, " R"]  # version of the weights that sampled the row
+    own: Bool[Tensor, "R T"] = None  # pyright: ignore[reportAssignmentType]  # tokens that the policy wrote; default: mask
+
+    def __post_init__(self) -> None:
+        """Takes `mask` for `own` if it is not given."""
+        if self.own is None:
+            object.__setattr__(self, "own", self.mask)
+        _require_stretches(self.mask, self.lengths)
+        if (self.own & ~self.mask).any():
+            row = int((self.own & ~self.mask).any(1).int().argmax())
+            raise InputError(
+                f"row {row}: a token of the policy (own) is outside the completion (mask); mark it in mask too"
+            )
 
     @classmethod
     def pack(
@@ -152,8 +170,21 @@ class Rollouts:
         group_size: int,
         version: int,
         pad_id: int = 0,
+        own: Sequence[Sequence[bool]] | None = None,
     ) -> Rollouts:
-        """Packs P prompts and R = P * G completions into right-padded rows."""
+        """Packs P prompts and R = P * G completions into right-padded rows.
+
+        Args:
+            prompt_ids: Token ids of the prompts.
+            completions: Token ids of the completions, gaps included.
+            logprobs: Log-probabilities of the completions' tokens; those of gaps are ignored.
+            truncated: Whether `max_tokens` stopped the policy, one a completion.
+            texts: Texts of the completions.
+            group_size: Number of completions a prompt.
+            version: Version of the weights that sampled.
+            pad_id: Token id behind a row's last token.
+            own: Whether the policy wrote each of a completion's tokens; null for all of them.
+        """
         starts = [len(prompt_ids[r // group_size]) for r in range(len(completions))]
         width = max(start + len(c) for start, c in zip(starts, completions, strict=True))
         tokens = torch.full((len(completions), width), pad_id, dtype=torch.long)  # (R, T)
@@ -164,8 +195,11 @@ class Rollouts:
             tokens[r, :end] = torch.tensor([*prompt_ids[r // group_size], *completion])
             mask[r, start:end] = True
             values[r, start:end] = torch.tensor(logprobs[r])
+        wrote = mask if own is None else mask.masked_scatter(mask, torch.tensor([w for each in own for w in each]))
+        values = values.masked_fill(~wrote, 0.0)
         versions = torch.full((len(completions),), version, dtype=torch.long)
-        return cls(tokens, mask, values, torch.tensor(truncated, dtype=torch.bool), list(texts), group_size, versions)
+        cut = torch.tensor(truncated, dtype=torch.bool)
+        return cls(tokens, mask, values, cut, list(texts), group_size, versions, wrote)
 
     @classmethod
     def join(cls, parts: Sequence[Rollouts]) -> Rollouts:
@@ -193,14 +227,29 @@ class Rollouts:
 
     @property
     def lengths(self) -> Int[Tensor, " R"]:
-        """Returns the number of tokens of each row without padding: prompt and completion."""
+        """Returns the number of tokens of each row without padding: prompt and completion, gaps included."""
         columns = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
         return (self.mask * columns).amax(1)
 
     @property
+    def starts(self) -> Int[Tensor, " R"]:
+        """Returns the number of prompt tokens of each row."""
+        return self.lengths - self.mask.sum(1)
+
+    @property
     def completion_lengths(self) -> Int[Tensor, " R"]:
-        """Returns the number of completion tokens of each row."""
-        return self.mask.sum(1)
+        """Returns the number of tokens of each row that the policy wrote."""
+        return self.own.sum(1)
+
+
+def _require_stretches(mask: Bool[Tensor, "R T"], lengths: Int[Tensor, " R"]) -> None:
+    """Refuses completions whose tokens are not neighbours."""
+    holed = lengths - mask.int().argmax(1) != mask.sum(1)  # (R,)
+    if holed.any():
+        raise InputError(
+            f"row {int(holed.int().argmax())}: the completion (mask) has a hole; mark every token behind the prompt in mask, "
+            "and those that the policy wrote in own"
+        )
 
 
 @dataclass(frozen=True)

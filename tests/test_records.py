@@ -7,6 +7,8 @@ from jaxtyping import TypeCheckError
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Outcomes, Prompt, Rollouts, Sampling
 
+GAP = [[True, False, True], [True]]
+
 
 def test_packing_by_hand():
     packed = Rollouts.pack(
@@ -26,6 +28,14 @@ def test_packing_by_hand():
     assert packed.lengths.tolist()[:3] == [3, 4, 4]
     assert packed.truncated.tolist() == [False, True, True, False]
     assert packed.weight_version.tolist() == [3, 3, 3, 3]
+
+
+def test_packing_a_gap_by_hand():
+    packed = Rollouts.pack([[5]], [[1, 2, 3], [4]], [[-1.0, -9.0, -2.0], [-3.0]], [False] * 2, ["a", "b"], 2, 0, 9, GAP)
+    assert packed.mask.int().tolist() == [[0, 1, 1, 1], [0, 1, 0, 0]]
+    assert packed.own.int().tolist() == [[0, 1, 0, 1], [0, 1, 0, 0]]
+    assert packed.logprobs.tolist() == [[0, -1, 0, -2], [0, -3, 0, 0]]
+    assert (packed.completion_lengths.tolist(), packed.lengths.tolist()) == ([2, 1], [4, 2])
 
 
 def test_text_is_the_users_words():

@@ -21,11 +21,11 @@ class LossInputs:
     old_logprobs: Float[Tensor, "R T"]  # under the policy before this batch's first update
     sampler_logprobs: Float[Tensor, "R T"]  # under the engine that wrote the rows
     entropy: Float[Tensor, "R T"]  # of the distribution each token was drawn from, nats; see `entropy_gradient`
-    mask: Bool[Tensor, "R T"]  # completion tokens
+    mask: Bool[Tensor, "R T"]  # completion tokens that the policy wrote; a row's need not be neighbours
     advantages: Float[Tensor, " R"]
     reference: Float[Tensor, "R T"] | None  # under the frozen reference policy
     step_rows: float  # rows of the whole step: all micro-batches, all ranks
-    step_tokens: float  # completion tokens of the whole step
+    step_tokens: float  # those tokens of the whole step
     scored_tokens: float  # those of them that go through the policy
     max_tokens: int  # longest completion that sampling allows
     entropy_floor: float  # tokens of lower entropy get no policy gradient; see `top_entropy`

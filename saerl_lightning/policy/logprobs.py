@@ -74,7 +74,7 @@ def score(
     Args:
         model: Causal language model, with or without LoRA adapters.
         tokens: Rows of [prompt | completion | padding].
-        mask: True at completion tokens.
+        mask: True at the completion tokens that are scored; the model sees the others too.
         temperature: Softmax temperature that the rows were sampled at; 0 is scored as 1.
         entropy_gradient: Whether the entropies carry a gradient too.
 

@@ -40,21 +40,28 @@ class PackedGroups:
     tokens: Int[Tensor, "1 n"]
     positions: Int[Tensor, "1 n"]  # a completion's positions continue those of its prompt
     groups: tuple[PackedGroup, ...]
-    predicting: Int[Tensor, " N"]  # index in n of the state that predicts each completion token, row by row
+    predicting: Int[Tensor, " N"]  # index in n of the state that predicts each token of the policy, row by row
 
 
-def pack_groups(tokens: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"], prompts: Int[Tensor, " r"]) -> PackedGroups:
+def pack_groups(
+    tokens: Int[Tensor, "r t"],
+    mask: Bool[Tensor, "r t"],
+    prompts: Int[Tensor, " r"],
+    own: Bool[Tensor, "r t"] | None = None,
+) -> PackedGroups:
     """Packs rows into groups that share their prompt.
 
     Args:
         tokens: Rows of [prompt | completion | padding].
-        mask: True at completion tokens; each row has at least one, without gaps.
+        mask: True at completion tokens, gaps included; each row has at least one, and they are neighbours.
         prompts: Index of each row's prompt; rows of one prompt are neighbours and begin with the same tokens.
+        own: True at the completion tokens that are predicted; null predicts all of them.
 
     Returns:
         The packed row, on the device of `tokens`.
     """
-    columns = torch.stack([prompts, mask.int().argmax(1), mask.sum(1)]).T.tolist()
+    ends = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)  # (r,)
+    columns = torch.stack([prompts, mask.int().argmax(1), mask.sum(1), ends]).T.tolist()
     groups, taken, positions, predicting, place = [], [], [], [], 0
     for _, rows in groupby(enumerate(columns), key=lambda row: row[1][0]):
         # The prompt is taken from the group's first row, and completions follow it in the order of the rows.
@@ -69,14 +76,18 @@ def pack_groups(tokens: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"], prompts: 
             predicting += [torch.tensor([last]), torch.arange(place, place + length - 1)]
             place += length
     picked, numbered, predicts = (torch.cat(parts).to(tokens.device) for parts in (taken, positions, predicting))
+    if own is not None:
+        predicts = predicts[own[mask]]  # both are in the order of the completions' tokens
     return PackedGroups(tokens.flatten()[picked][None], numbered[None], tuple(groups), predicts)
 
 
 def _same_prompt(rows: list[tuple[int, list[int]]]) -> tuple[int, int, tuple[int, ...]]:
     """Returns the index of a group's first row, the length of its prompt, and the length of each completion."""
-    starts, lengths = {start for _, (_, start, _) in rows}, tuple(length for _, (_, _, length) in rows)
+    starts, lengths = {start for _, (_, start, _, _) in rows}, tuple(length for _, (_, _, length, _) in rows)
     assert len(starts) == 1 and min(starts) > 0, f"rows of one prompt have completions that start at {sorted(starts)}"
     assert min(lengths) > 0, "a row has no completion token"
+    holed = [row for row, (_, start, length, end) in rows if start + length != end]
+    assert not holed, f"the completions of rows {holed} have holes: mark gaps in `own`, not in `mask`"
     return rows[0][0], starts.pop(), lengths
 
 

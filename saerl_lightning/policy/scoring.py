@@ -156,21 +156,28 @@ class Scorer:
         return Scorer(self.temperature, shared, tiled, self.entropy_gradient)
 
     def __call__(
-        self, model: PreTrainedModel, tokens: Int[Tensor, "R T"], mask: Bool[Tensor, "R T"], prompts: Int[Tensor, " R"]
+        self,
+        model: PreTrainedModel,
+        tokens: Int[Tensor, "R T"],
+        mask: Bool[Tensor, "R T"],
+        prompts: Int[Tensor, " R"],
+        own: Bool[Tensor, "R T"] | None = None,
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """Computes log-probabilities (with gradient) and entropies of completion tokens, in float32; zero elsewhere.
 
         Args:
             model: Policy that scores the tokens.
             tokens: Rows of [prompt | completion | padding].
-            mask: True at completion tokens; each row has at least one.
+            mask: True at completion tokens, gaps included; each row has at least one, and they are neighbours.
             prompts: Index of each row's prompt; rows of one prompt are neighbours.
+            own: True at the completion tokens that are scored; others are seen only. Null scores all of them.
         """
+        scored = mask if own is None else own
         if not (self.shared_prefix or self.tiled_head):
-            return score(model, tokens, mask, self.temperature, self.entropy_gradient)
-        positions = completion_positions(mask)  # (N,)
+            return score(model, tokens, scored, self.temperature, self.entropy_gradient)
+        positions = completion_positions(scored)  # (N,)
         if self.shared_prefix:
-            hidden = packed_states(model, pack_groups(tokens, mask, prompts))  # (N, d)
+            hidden = packed_states(model, pack_groups(tokens, mask, prompts, own))  # (N, d)
         else:
             hidden = predicting_states(model, tokens, positions)
         logprobs, entropy = self._head(model, hidden, tokens.flatten()[positions])

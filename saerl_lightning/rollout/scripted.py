@@ -78,5 +78,5 @@ class ScriptedEngine(RolloutEngine):
 @torch.no_grad()
 def _with_logprobs(model: PreTrainedModel, rollouts: Rollouts, temperature: float) -> Rollouts:
     """Returns the rollouts with log-probabilities under the model."""
-    logprobs, _ = score(model, rollouts.tokens.to(model.device), rollouts.mask.to(model.device), temperature)
+    logprobs, _ = score(model, rollouts.tokens.to(model.device), rollouts.own.to(model.device), temperature)
     return replace(rollouts, logprobs=logprobs.cpu())

@@ -151,7 +151,9 @@ def score_step(
 ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
     """Computes log-probabilities and entropies of the step's scored rows; zero elsewhere."""
     micro_batches = step.micro_batches(cut)
-    parts = [scorer(model, rows.tokens, rows.written, rows.prompts) for rows in map(step.of_rows, micro_batches)]
+    parts = [
+        scorer(model, rows.tokens, rows.completion, rows.prompts, rows.own) for rows in map(step.of_rows, micro_batches)
+    ]
     logprobs, entropies = zip(*parts, strict=True)
     return step.joined(micro_batches, logprobs), step.joined(micro_batches, entropies)
 

@@ -128,7 +128,7 @@ class GRPOModule(PolicyModule):
             sums, micro_batches, old = MetricSum(), step.micro_batches(self.cut), []
             for number, rows in enumerate(map(step.of_rows, micro_batches), 1):
                 with self.phases("forward"):
-                    logprobs, entropy = self.scorer(self.model, rows.tokens, rows.written, rows.prompts)
+                    logprobs, entropy = self.scorer(self.model, rows.tokens, rows.completion, rows.prompts, rows.own)
                     inputs = rows.inputs(logprobs, entropy)
                     loss, terms = self.objective(inputs)
                 with self.phases("backward"), gradient_sync(self.trainer, last=number == len(micro_batches)):

@@ -73,7 +73,7 @@ class Completions:
     rewards: dict[str, Float[Tensor, "P G"]]  # by name
     total: Float[Tensor, "P G"]  # their weighted sum
     compared: Float[Tensor, "P G"]  # the same, NaN for completions that the loss does not see
-    lengths: Int[Tensor, " R"]  # completion tokens
+    lengths: Int[Tensor, " R"]  # tokens that the policy wrote
     truncated: Bool[Tensor, " R"]
     versions: Int[Tensor, " R"]  # of the weights that wrote the row
 

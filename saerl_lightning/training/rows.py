@@ -110,8 +110,9 @@ class StepRows:
     """
 
     tokens: Int[Tensor, "R T"]
-    written: Bool[Tensor, "R T"]  # completion tokens
-    mask: Bool[Tensor, "R T"]  # those of rows that are trained on
+    completion: Bool[Tensor, "R T"]  # all tokens behind the prompt, gaps included
+    own: Bool[Tensor, "R T"]  # those that the policy wrote, which are scored
+    mask: Bool[Tensor, "R T"]  # those of them in rows that are trained on
     prompts: Int[Tensor, " R"]  # the prompt each row belongs to
     starts: list[int]  # R, tokens of the prompt
     lengths: list[int]  # R, prompt and completion
@@ -132,14 +133,14 @@ class StepRows:
     ) -> StepRows:
         """Builds the rows, without advantages yet; the loss uses those that are `trained`, all of which are scored."""
         lengths, count = rollouts.lengths.tolist(), len(rollouts.texts)
-        starts = (rollouts.lengths - rollouts.completion_lengths).tolist()
-        written = rollouts.mask.to(device)
+        own = rollouts.own.to(device)
         return cls(
             tokens=rollouts.tokens.to(device),
-            written=written,
-            mask=written & trained.to(device)[:, None],
+            completion=rollouts.mask.to(device),
+            own=own,
+            mask=own & trained.to(device)[:, None],
             prompts=torch.arange(count, device=device) // rollouts.group_size,
-            starts=starts,
+            starts=rollouts.starts.tolist(),
             lengths=lengths,
             max_tokens=max_tokens,
             sampler_logprobs=rollouts.logprobs.to(device),
@@ -176,7 +177,7 @@ class StepRows:
 
     @property
     def scored_row_tokens(self) -> int:
-        """Number of tokens of the scored rows, with the prompt counted in each row."""
+        """Number of tokens of the scored rows, gaps included, with the prompt counted in each row."""
         return sum(self.lengths[row] for row in self.scored)
 
     def mean(self, values: Float[Tensor, "R T"]) -> Float[Tensor, ""]:

@@ -72,7 +72,7 @@ class SFTModule(PolicyModule):
         Data-parallel training averages the ranks' gradients, so a rank divides by the mean of the ranks' token counts.
         """
         rows = self.rows(batch)
-        tokens, mask = rows.tokens.to(self.device), rows.mask.to(self.device)
+        tokens, mask = rows.tokens.to(self.device), rows.own.to(self.device)
         logprobs, _ = score(self.model, tokens, mask, temperature=1.0)
         count = mean_over_ranks(self.trainer, mask.sum().float())
         loss = -token_mean(logprobs, mask, count.item())

@@ -117,6 +117,25 @@ def test_padding_has_no_say(objective, columns, make_step, micro_batch):
 
 
 @EVERY
+@pytest.mark.parametrize("column", [0, 3])
+def test_a_gap_has_no_say(objective, column, make_step):
+    """Two columns that the policy did not write, with anything in them, before or amid its tokens."""
+    step = make_step()
+
+    def widened(values, filling):
+        return torch.cat([values[:, :column], filling, values[:, column:]], 1)
+
+    names = ("logprobs", "old_logprobs", "sampler_logprobs", "entropy", "reference")
+    wider = {name: widened(getattr(step, name).detach(), torch.randn(8, 2).double()) for name in names}
+    wider["logprobs"].requires_grad_()
+    wider["entropy"].requires_grad_()
+    gapped = replace(step, **wider, mask=widened(step.mask, torch.zeros(8, 2, dtype=torch.bool)))
+    torch.testing.assert_close(objective(gapped), objective(step))
+    expected = gradient(objective, step)
+    torch.testing.assert_close(gradient(objective, gapped), widened(expected, torch.zeros(16, 2).double()))
+
+
+@EVERY
 def test_rows_without_advantage_have_no_gradient_where_they_are_skipped(objective, make_step):
     step = make_step()
     step = replace(step, advantages=step.advantages * torch.tensor([0, 1] * 4))

@@ -120,7 +120,7 @@ def test_rows_of_a_micro_batch_are_cut_off_behind_the_longest():
     step = laid_out(advantages=((0.5, 1.0), (-2.0, 3.0)))
     rows = step.of_rows([2, 0])
     assert rows.tokens.tolist() == [[1, 2, 3, 0], [1, 2, 0, 1]]
-    assert rows.written.tolist() == rows.mask.tolist() == [[False, False, False, True], [False, False, True, True]]
+    assert rows.own.tolist() == rows.mask.tolist() == [[False, False, False, True], [False, False, True, True]]
     assert (rows.prompts.tolist(), rows.starts, rows.lengths) == ([1, 0], [3, 2], [4, 4])
     assert rows.sampler_logprobs.tolist() == [[0, 0, 0, -1], [0, 0, -1, -1]]
     assert rows.advantages.tolist() == [-2.0, 0.5]
@@ -132,15 +132,15 @@ def test_old_logprobs_are_those_of_the_first_update_and_no_record_is_written_int
     step = laid_out()
     micro_batches, old = step.micro_batches(Cut(6)), []
     for rows in map(step.of_rows, micro_batches):
-        values = torch.full(rows.tokens.shape, -1.0).masked_fill(~rows.written, 0.0)
+        values = torch.full(rows.tokens.shape, -1.0).masked_fill(~rows.own, 0.0)
         old.append(rows.inputs(values, values).old_logprobs)
     assert step.old_logprobs is None and len(old) > 1
     step = step.with_old(step.joined(micro_batches, old))
-    assert step.old_logprobs.tolist() == (-1.0 * step.written).tolist()
+    assert step.old_logprobs.tolist() == (-1.0 * step.own).tolist()
     for rows in map(step.of_rows, micro_batches):
         values = torch.full(rows.tokens.shape, -2.0)
         assert rows.inputs(values, values).old_logprobs[rows.mask].eq(-1.0).all()
-    assert step.old_logprobs.tolist() == (-1.0 * step.written).tolist()
+    assert step.old_logprobs.tolist() == (-1.0 * step.own).tolist()
 
 
 def test_the_entropy_floor_is_a_quantile_of_the_mask():

@@ -137,7 +137,7 @@ class OneNatAToken(Reference):
     def logprobs(self, scorer, step, cut):
         scored = torch.zeros_like(step.sampler_logprobs)
         scored[step.scored] = (step.sampler_logprobs - 1.0)[step.scored]
-        return scored * step.written
+        return scored * step.own
 
 
 def masking(kind: type) -> type:
