@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,10 @@ from saerl_lightning.moved import at_new_paths, in_new_forms, old_flag
 
 NULL = re.compile(r"=None$")
 FUNCTION = re.compile(r"[^\s:]+\.py:[A-Za-z_]\w*")
+# Among rewards also a function that can be imported; classes begin with a capital.
+REWARD_FUNCTION = re.compile(rf"{FUNCTION.pattern}|[A-Za-z_][\w.]*:[A-Za-z_]\w*|(?:[A-Za-z_]\w*\.)+[a-z_]\w*")
+REWARDS = ("rewards", "rewards+")
+REWARDS_FLAG = re.compile(r"--(?:model\.)?(?:init_args\.)?rewards\+?")
 LIBRARY: Callable[[str], Any] = get_loader("yaml")
 
 
@@ -43,15 +48,49 @@ def with_functions(loaded: Any) -> Any:
         loaded: Content of a config, or a flag's value.
     """
     if isinstance(loaded, dict):
-        return {key: with_functions(value) for key, value in loaded.items()}
+        return {key: _rewards(value) if key in REWARDS else with_functions(value) for key, value in loaded.items()}
     if isinstance(loaded, list):
-        return [with_functions(_function(each)) for each in loaded]
+        return [with_functions(_function(each, FUNCTION)) for each in loaded]
     return loaded
 
 
-def _function(element: Any) -> Any:
+def with_rewards_flags(words: Sequence[str]) -> list[str]:
+    """Writes out the short forms of functions in the values of `--model.rewards` and `--model.rewards+`.
+
+    Args:
+        words: Words of a command line.
+    """
+    found = list(words)
+    for place, word in enumerate(words):
+        flag, given, value = word.partition("=")
+        if not REWARDS_FLAG.fullmatch(flag):
+            continue
+        if given:
+            found[place] = f"{flag}={_written_out(value)}"
+        elif place + 1 < len(words):
+            found[place + 1] = _written_out(words[place + 1])
+    return found
+
+
+def _written_out(text: str) -> str:
+    try:
+        value = LIBRARY(text)
+    except (yaml.YAMLError, ValueError):
+        return text  # the parser will say what is wrong with it
+    rewards = _rewards(value)
+    return text if rewards == value else json.dumps(rewards)
+
+
+def _rewards(value: Any) -> Any:
+    """Rewards, or one of them, with functions written out."""
+    if isinstance(value, list):
+        return [_rewards(each) for each in value]
+    return with_functions(_function(value, REWARD_FUNCTION))
+
+
+def _function(element: Any, form: re.Pattern[str]) -> Any:
     """Returns a list's element, as a FunctionReward where it is a short form of one."""
-    given = {"function": element} if isinstance(element, str) and FUNCTION.fullmatch(element) else element
+    given = {"function": element} if isinstance(element, str) and form.fullmatch(element) else element
     if isinstance(given, dict) and isinstance(given.get("function"), str) and "class_path" not in given:
         return {"class_path": "FunctionReward", "init_args": given}
     return element
@@ -85,7 +124,7 @@ class RunParser(LightningArgumentParser):
         for told in filter(None, map(old_flag, given)):
             self.error(told)
         try:
-            placed = shipped.at_their_places(given)
+            placed = with_rewards_flags(shipped.at_their_places(given))
         except InputError as error:
             self.error(str(error))
         return super().parse_args(placed, *more, **settings)

@@ -16,7 +16,7 @@ from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.mixture import open_prompts
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.ranges import Count, require_in_range
-from saerl_lightning.records import Sampling
+from saerl_lightning.records import Prompt, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,6 +139,15 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
     def test_names(self) -> list[str]:
         """Names of the test sets, in the order of their loaders."""
         return [each.name for each in self._test_pools]
+
+    def evaluated(self, stage: str) -> list[list[Prompt]]:
+        """Returns the prompts of each set that a stage grades.
+
+        Args:
+            stage: Stage of the run, as Lightning names it.
+        """
+        graded = {"fit": self._val_pools, "validate": self._val_pools, "test": self._test_pools}
+        return [each.pool.prompts for each in graded.get(stage, [])]
 
     @property
     def samples_a_question(self) -> dict[str, int]:

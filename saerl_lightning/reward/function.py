@@ -19,8 +19,8 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.jobs.user_function import FORMS, Returned, Signature, Source, call, load, signature
-from saerl_lightning.reward.reward import Reward
-from saerl_lightning.reward.workers import WorkerPool
+from saerl_lightning.reward.reward import ABSTAINED, Reward
+from saerl_lightning.reward.workers import OVERRAN, WorkerPool
 
 IMPORT_S = 120.0  # a file of rewards that is not imported by then hangs
 GRACE_S = 2.0  # an async call is given up on by its own process first, which costs that call alone
@@ -37,7 +37,9 @@ class FunctionReward(Reward):
     dict with `score`. Which of the two is told from the names of its parameters. It may be `async`. It runs in processes of
     its own; `docs/howto/reward.md` has examples.
 
-    A call that raises, crashes or overruns its deadline costs the completion that caused it: NaN, not graded.
+    A call that raises, crashes or overruns its deadline costs the completion that caused it: NaN, not graded. A function in
+    TRL's form is called again for that, completion by completion; where all of the first `workers` of them overrun too, the
+    others are given up. None means that the reward does not apply: it adds nothing, and the logged mean leaves it out.
 
     Args:
         function: Place of the function, as `my_rewards.py:accuracy` or `my_package.rewards.accuracy`; in Python, also the
@@ -46,10 +48,18 @@ class FunctionReward(Reward):
         name: Name of this reward in the logs; null takes the function's.
         workers: Number of processes that call the function.
         deadline_s: Seconds one call may take: for all completions of a prompt in TRL's form, for one completion in verl's.
+        messages: Whether a function in TRL's form gets prompts and completions as lists of messages, so that a text is
+            `completion[0]["content"]`, and not as texts. Null does as TRL: where the column `prompt` of the row is a list
+            of messages.
+
+    Attributes:
+        may_abstain: A function may return None.
 
     Raises:
         InputError: if the function can't be imported or has neither form.
     """
+
+    may_abstain = True
 
     def __init__(
         self,
@@ -58,8 +68,10 @@ class FunctionReward(Reward):
         name: str | None = None,
         workers: Workers = 2,
         deadline_s: Deadline = 10.0,
+        messages: bool | None = None,
     ) -> None:
         self.function = function
+        self.messages = messages
         self.weight = weight
         self.workers = workers
         self.deadline_s = deadline_s
@@ -88,7 +100,7 @@ class FunctionReward(Reward):
         Raises:
             InputError: naming the column and those that there are.
         """
-        self._columns = frozenset[str]().union(*(_row(prompt) for prompt in prompts))
+        self._columns = (self._columns or frozenset[str]()).union(*(_row(prompt) for prompt in prompts))
         missing = [each for each in self.signature.needs if each not in GIVEN and each not in self._columns]
         if missing and prompts:
             there = ", ".join(sorted(self._columns))
@@ -98,7 +110,7 @@ class FunctionReward(Reward):
             )
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
-        """Calls the function for every prompt's completions, or for every completion; None counts as 0.
+        """Calls the function for every prompt's completions, or for every completion; None gives `ABSTAINED`.
 
         Raises:
             InputError: if the function returns another length or type than its form has.
@@ -126,10 +138,11 @@ class FunctionReward(Reward):
     ) -> dict[int, float | str]:
         """The grade of each row, or what kept it from one; where a call failed, its rows are tried one by one."""
         if not returned.failure:
-            return {row: 0.0 if value is None else value for row, value in zip(rows, returned.values, strict=True)}
+            values = (ABSTAINED if value is None else value + 0.0 for value in returned.values)
+            return dict(zip(rows, values, strict=True))
         if len(rows) == 1:
             return {rows[0]: returned.failure}
-        alone = dict(zip(rows, ask([[row] for row in rows]), strict=True))
+        alone = self._alone(rows, ask)
         failed: dict[int, float | str] = {row: each.failure for row, each in alone.items() if each.failure}
         good = [row for row in rows if row not in failed]
         if not failed or not good:
@@ -138,6 +151,14 @@ class FunctionReward(Reward):
         if again.failure:
             return dict.fromkeys(rows, again.failure) | failed
         return failed | self._settled(good, again, ask)
+
+    def _alone(self, rows: list[int], ask: Callable[[list[list[int]]], list[Returned]]) -> dict[int, Returned]:
+        """A call for each row; where the first ones all overrun, as with a service that is down, the others do not wait."""
+        first, others = rows[: self.workers], rows[self.workers :]
+        alone = dict(zip(first, ask([[row] for row in first]), strict=True))
+        if all(each.failure.startswith(OVERRAN) for each in alone.values()):
+            return alone | dict.fromkeys(others, Returned(failure=f"{OVERRAN}, as others of its prompt did,"))
+        return alone | dict(zip(others, ask([[row] for row in others]), strict=True))
 
     def _asked(self, prompts: Sequence[Prompt], rollouts: Rollouts, calls: list[list[int]]) -> list[Returned]:
         """One call for each list of rows."""
@@ -160,6 +181,9 @@ class FunctionReward(Reward):
         asked = [prompts[row // rollouts.group_size] for row in rows]
         texts = [rollouts.texts[row] for row in rows]
         given: dict[str, Any] = {"prompts": [prompt.text for prompt in asked], "completions": texts}
+        if _in_messages(asked[0]) if self.messages is None else self.messages:
+            given["prompts"] = [[dict(message) for message in prompt.messages] for prompt in asked]
+            given["completions"] = [[{"role": "assistant", "content": text}] for text in texts]
         if self._takes("completion_ids"):
             given["completion_ids"] = [rollouts.tokens[row][rollouts.mask[row]].tolist() for row in rows]
         columns = [_row(prompt) for prompt in asked]
@@ -225,6 +249,14 @@ def _described(source: Source, shown: str) -> Signature:
     if isinstance(result.value, str):
         raise InputError(f"{shown} is no reward: {result.value}")
     return result.value
+
+
+def _in_messages(prompt: Prompt) -> bool:
+    """Whether a row is one of TRL's conversational data, whose column `prompt` is a list of messages."""
+    given = prompt.columns.get("prompt")
+    return (
+        isinstance(given, list) and bool(given) and all(isinstance(each, Mapping) and "role" in each for each in given)
+    )
 
 
 def _row(prompt: Prompt) -> Mapping[str, Any]:

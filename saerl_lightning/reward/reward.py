@@ -8,12 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saerl_lightning.errors import InputError, require_name
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.grading.answer import last_answer
+
+# The grade of a completion that a reward does not apply to: a negative zero adds nothing to any sum, and can be told from a 0
+# that was given.
+ABSTAINED = -0.0
 
 
 class Reward(ABC):
@@ -21,7 +25,10 @@ class Reward(ABC):
 
     Attributes:
         weight: Factor in the weighted sum of the rewards.
+        may_abstain: Whether -0.0 means that the reward does not apply to a completion, which is left out of its logged mean.
     """
+
+    may_abstain: bool = False
 
     weight: float = 1.0
     _name: str | None = None  # given by the user
@@ -86,9 +93,15 @@ def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollou
             raise InputError(f"{type(reward).__name__} returned a {type(values).__name__}; return a tensor, (P, G)")
         if tuple(values.shape) != shape:
             raise InputError(f"{type(reward).__name__} returned shape {tuple(values.shape)}; return {shape}, (P, G)")
-        scores[reward.name] = values.float().cpu()
+        # Adding 0 makes 0.0 of -0.0, which may come of any product.
+        scores[reward.name] = values.float().cpu() + (ABSTAINED if reward.may_abstain else 0.0)
         _refuse_infinity(reward, scores[reward.name], prompts, rollouts)
     return scores
+
+
+def abstained(scores: Float[Tensor, "P G"]) -> Bool[Tensor, "P G"]:
+    """Marks the completions that the reward does not apply to."""
+    return scores.eq(0) & scores.signbit()
 
 
 def _refuse_infinity(

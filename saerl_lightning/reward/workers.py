@@ -31,6 +31,7 @@ import cloudpickle
 from saerl_lightning.ranges import Deadline, Workers, require_in_range
 
 READY = "ready"
+OVERRAN = "ran past its deadline"  # how such failures begin
 STARTUP_S = 300.0  # seconds for a new process to import its grader
 # multiprocessing would run the trainer's script again, which fails in notebooks and in scripts without a `__main__`
 # guard. This code only runs jobs. The import path comes first, because this package is found through it.
@@ -166,7 +167,7 @@ class WorkerPool:
             self._settle(active.pop(connection), results)  # type: ignore[arg-type]
         for worker in active.values():
             if time.monotonic() >= worker.due:
-                self._lose(worker, "overrun", f"ran past its deadline of {self.deadline_s:g} s", results)
+                self._lose(worker, "overrun", f"{OVERRAN} of {self.deadline_s:g} s", results)
 
     def _settle(self, worker: _Worker, results: list[Result]) -> None:
         """Handles one message of a process: ready, result or error; or the end of its pipe."""

@@ -239,6 +239,8 @@ class GRPOModule(PolicyModule):
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
+    graded_in_training = True
+
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Refuses settings that do not fit each other, before data or weights are loaded."""
         require_distinct(self.rewards)
@@ -248,9 +250,7 @@ class GRPOModule(PolicyModule):
         return super().configure_callbacks()
 
     def on_fit_start(self) -> None:
-        """Checks the rewards' columns and the batch arithmetic, which is printed."""
-        for reward in self.rewards:
-            reward.require(self.prompts.pool.prompts)
+        """Checks the batch arithmetic, which is printed."""
         arithmetic = BatchArithmetic(
             prompts=self.prompts.batch_size,
             sampling=self.sampling,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saerl_lightning.reward.reward import abstained
 from saerl_lightning.training.grading import GradedGroups
 
 SUMS = ("rollouts/generated", "rollouts/trained", "rollouts/scored_tokens")
@@ -108,11 +109,15 @@ class Completions:
 
 
 def reward_metrics(rewards: Mapping[str, Float[Tensor, "P G"]], total: Float[Tensor, "P G"]) -> dict[str, float]:
-    """Mean, standard deviation and share of failures of each reward and of their weighted sum."""
+    """Mean, standard deviation and share of failures of each reward and of their weighted sum.
+
+    Completions that a reward does not apply to are left out of its own mean and deviation.
+    """
     metrics: dict[str, float] = {"reward/mean": _mean(total), "reward/std": _std(total)}
     for name, values in rewards.items():
-        metrics[f"reward/{name}/mean"] = _mean(values)
-        metrics[f"reward/{name}/std"] = _std(values)
+        given = values.masked_fill(abstained(values), math.nan)
+        metrics[f"reward/{name}/mean"] = _mean(given)
+        metrics[f"reward/{name}/std"] = _std(given)
         metrics[f"reward/{name}/failed_frac"] = values.isnan().float().mean().item()
     return metrics
 

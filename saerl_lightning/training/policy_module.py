@@ -98,6 +98,23 @@ class PolicyModule(lightning.LightningModule, ABC):
             return None
         return LoggedNames.of_policy(self._step_names, sets, [reward.name for reward in self.rewards])
 
+    graded_in_training = False  # whether a training step grades completions
+
+    def setup(self, stage: str) -> None:
+        """Refuses prompts that their rewards can't grade, before weights are loaded; the first reward grades evaluation.
+
+        Args:
+            stage: Stage of the run, as Lightning names it.
+
+        Raises:
+            InputError: naming what the prompts lack.
+        """
+        if stage == "fit" and self.graded_in_training:
+            for reward in self.rewards:
+                reward.require(self.prompts.pool.prompts)
+        for prompts in self.prompts.evaluated(stage):
+            self.rewards[0].require(prompts)
+
     def configure_model(self) -> None:
         """Loads the policy's weights, once."""
         if not hasattr(self, "model"):

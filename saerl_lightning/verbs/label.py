@@ -123,6 +123,7 @@ def label(
     # No label file is read: the labels are measured here.
     datamodule.tokenizer, datamodule.labels = model.tokenizer, None
     rows = sampled_rows(datamodule.pool, prompts, seed)
+    model.rewards[0].require([datamodule.pool.prompts[row] for row in rows])
     alone = lock.held(lock.beside(Path(out)), f"the labels' file '{out}'")
     with alone, answering(model, trainer, datamodule.chat.max_prompt_tokens, drawn.max_tokens):
         measurement = Measurement(model, datamodule.pool, rows, datamodule.val_batch_size, drawn)

@@ -58,6 +58,8 @@ def show(
     datamodule.tokenizer = model.tokenizer
     pool = datamodule.pool
     row = _row(pool, prompt)
+    for reward in model.rewards:
+        reward.require(pool.prompts)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     _print_prompt(console, pool, row, datamodule.chat.messages(pool.prompts[row]), model.tokenizer, tokens)
     if sample:

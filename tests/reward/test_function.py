@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import torch
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.function import FunctionReward
+from saerl_lightning.reward.reward import abstained, grade, weighted_sum
+from saerl_lightning.training.metrics import reward_metrics
 
 FUNCTIONS = '''
 import asyncio
@@ -70,6 +73,20 @@ def dies(solution_str):
     if solution_str == "die":
         os._exit(3)
     return 1.0
+
+
+def in_messages(completions, prompts):
+    [[question]] = {tuple(message["content"] for message in each) for each in prompts}
+    asked = 10 * (question == "?")
+    return [float(len(each[0]["content"]) + (each[0]["role"] == "assistant") + asked) for each in completions]
+
+
+def hangs_by_itself(completions):
+    time.sleep(3600)
+
+
+def negative_zero(completions):
+    return [-0.0 if c == "zero" else None for c in completions]
 
 
 def short(completions):
@@ -146,6 +163,45 @@ def test_verls_form_gets_one_completion(desk, monkeypatch):
 def test_none_adds_nothing_and_token_ids_are_the_completions_own(desk):
     reward = FunctionReward("my_rewards.py:only_long")
     assert scores(reward, [prompt("3")], ["a", "bc", "d"], lengths=[1, 2, 3]) == [[0.0, 1.0, 1.0]]
+
+
+def test_none_is_left_out_of_the_mean_and_adds_nothing(desk):
+    """None, 1, 1: the mean is 1, not 2/3; a zero that was given counts."""
+    asked, texts = [prompt("3")], rollouts(["a", "bc", "d"], lengths=[1, 2, 3])
+    reward = FunctionReward("my_rewards.py:only_long", weight=-2.0)
+    grades = grade([reward], asked, texts)
+    total = weighted_sum([reward], grades)
+    assert total.tolist() == [[0.0, -2.0, -2.0]]
+    logged = reward_metrics(grades, total)
+    assert logged["reward/only_long/mean"] == 1.0 and logged["reward/only_long/std"] == 0.0
+    assert logged["reward/only_long/failed_frac"] == 0.0 and logged["reward/mean"] == pytest.approx(-4 / 3)
+    reward.close()
+    zero = FunctionReward("my_rewards.py:negative_zero")
+    grades = grade([zero], asked, rollouts(["zero", "none", "zero"]))
+    assert abstained(grades["negative_zero"]).tolist() == [[False, True, False]]
+    assert reward_metrics(grades, grades["negative_zero"])["reward/negative_zero/mean"] == 0.0
+    zero.close()
+
+
+def test_trls_conversational_rows_come_as_messages(desk):
+    """Three letters, the role and the question: 3 + 1 + 10."""
+    talk = replace(prompt("3"), columns={"prompt": [{"role": "user", "content": "?"}]})
+    assert scores(FunctionReward("my_rewards.py:in_messages"), [talk], ["abc"]) == [[14.0]]
+    assert scores(FunctionReward("my_rewards.py:in_messages", messages=True), [prompt("3")], ["abc"]) == [[14.0]]
+    assert scores(FunctionReward("my_rewards.py:asleep", messages=False), [talk], ["abc"]) == [[3.0]]
+    assert scores(FunctionReward("my_rewards.py:asleep"), [replace(talk, columns={"prompt": "?"})], ["abc"]) == [[3.0]]
+
+
+def test_a_service_that_is_down_costs_two_deadlines_a_prompt_and_not_one_a_completion(desk):
+    reward = FunctionReward("my_rewards.py:hangs_by_itself", deadline_s=0.5, workers=2)
+    begin = time.monotonic()
+    [[*given]] = scores(reward, [prompt("3")], ["a"] * 12)
+    assert all(map(math.isnan, given))
+    assert reward.failures == {
+        "ran past its deadline of 0.5 s": 2,
+        "ran past its deadline, as others of its prompt did,": 10,
+    }
+    assert time.monotonic() - begin < 6  # one after another, two at a time, they would take 3 s more, and new processes
 
 
 def test_async_calls_run_together_and_one_that_hangs_costs_itself(desk):
