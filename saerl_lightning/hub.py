@@ -1,4 +1,4 @@
-"""Looks up names on the Hugging Face hub; without a network, uses the cache at once or refuses within seconds.
+"""Looks up names on the Hugging Face hub and uploads folders; without a network, uses the cache or refuses in seconds.
 
 The hub's own libraries retry for more than a minute before they report that there is no network.
 """
@@ -13,9 +13,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from saerl_lightning.errors import InputError, RunStopped
+
 PATIENCE_S = 5.0
 # Names that the hub accepts. A path with more parts can only be local.
 NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+OWNED = re.compile(r"\w[\w.-]*/[\w.-]+")  # names of one's own repositories
 
 
 def look_up(name: str) -> None:
@@ -80,3 +83,72 @@ def advice(name: str, kind: str = "model") -> str:
         f"; the hub can't be reached (no network, or HF_HUB_OFFLINE is set) and '{name}' is not in its cache: run "
         f"'.venv/bin/hf download {name}{option}' where there is a network, or write a local folder"
     )
+
+
+def require_upload(repository: str) -> None:
+    """Refuses a repository that the user can't upload to. Nothing is created.
+
+    Args:
+        repository: Name of the model repository, `owner/name`.
+
+    Raises:
+        InputError: if the name has another form, the hub does not answer, no valid token is found, or the owner is neither
+            the user nor an organisation of the user.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    if not OWNED.fullmatch(repository):
+        raise InputError(f"'{repository}' is no name on the hub; write OWNER/NAME, such as my-name/my-model")
+    if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
+        raise InputError(
+            f"the hub can't be reached (no network, or HF_HUB_OFFLINE is set), so '{repository}' can't be written; leave "
+            "--push_to_hub out, and upload the folder later with 'hf upload'"
+        )
+    try:
+        user = HfApi(endpoint=constants.ENDPOINT).whoami()
+    except LocalTokenNotFoundError as error:
+        raise InputError(
+            "no token for the hub is found: run 'hf auth login', set HF_TOKEN, or leave --push_to_hub out"
+        ) from error
+    except Exception as error:  # the hub's client may use any of several HTTP libraries
+        raise InputError(
+            f"the hub refuses the token ({_said(error)}): run 'hf auth login' anew, or set HF_TOKEN"
+        ) from error
+    owners = [user["name"], *(each["name"] for each in user.get("orgs", []))]
+    if repository.split("/")[0] not in owners:
+        raise InputError(
+            f"you can't write to '{repository}': the token is of {', '.join(owners)}; name one of these as owner"
+        )
+
+
+def upload(folder: Path, repository: str, private: bool) -> str:
+    """Uploads a folder as a commit to a model repository, which is created if it does not exist.
+
+    Args:
+        folder: Folder whose files are uploaded.
+        repository: Name of the repository, `owner/name`.
+        private: Whether a new repository is private.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        RunStopped: if the hub refuses or does not answer; the folder is left as it is.
+    """
+    from huggingface_hub import HfApi, constants
+
+    api = HfApi(endpoint=constants.ENDPOINT)
+    try:
+        place = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload the policy")
+    except Exception as error:  # the hub's client may use any of several HTTP libraries
+        raise RunStopped(
+            f"the upload to '{repository}' failed: {_said(error)}; '{folder}' is whole: go on with "
+            f"'hf upload {repository} {folder}'"
+        ) from error
+    return str(place)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

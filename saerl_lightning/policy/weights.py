@@ -91,6 +91,7 @@ class PolicyCheckpoint:
     dtype: Literal["float32", "bfloat16"]
     lora: LoRA | None
     weights: dict[str, Tensor]  # adapters are not merged
+    step: int = 0  # optimiser steps that were taken
 
     @classmethod
     def read(cls, path: Path) -> PolicyCheckpoint:
@@ -108,7 +109,7 @@ class PolicyCheckpoint:
         if dtype not in ("float32", "bfloat16"):
             raise InputError(f"'{path}' says its weights are {dtype!r:.40}; they are float32 or bfloat16")
         weights = {n.removeprefix("model."): t for n, t in saved["state_dict"].items()}
-        return cls(str(noted.get("path")), dtype, lora, weights)
+        return cls(str(noted.get("path")), dtype, lora, weights, int(saved.get("global_step", 0)))
 
 
 def require_readable(path: Path) -> None:
