@@ -1,7 +1,7 @@
 """A script that runs code of a model behind walls which its process puts up itself. It imports nothing of ours.
 
-It is started as `python -I confined.py CHANNEL LIMITS`, for one program. CHANNEL is the number of a socket, on which lines of
-JSON go to and fro; LIMITS are numbers, as JSON.
+It is started for one program, isolated, with two arguments: CHANNEL and LIMITS. CHANNEL is the number of a socket, on
+which lines of JSON go to and fro; LIMITS are numbers, as JSON.
 """
 
 from __future__ import annotations
