@@ -125,7 +125,9 @@ def logged_names() -> set[str]:
     accuracy = SampledAccuracy(2, ["sums"])
     accuracy.update([prompt], rollouts, rewards)
     step = {
-        **metrics.Completions({"<name>": rewards}, rewards, rewards, lengths, rollouts.truncated, lengths).metrics(0),
+        **metrics.Completions(
+            {"<name>": rewards}, rewards, rewards, lengths, rollouts.truncated, lengths, logp[0]
+        ).metrics(0),
         **metrics.throughput_metrics(seconds | {"rollouts/generated_tokens": 2.0, "rollouts/scored_tokens": 4.0}),
         **seconds,
         **GRPO(kl=KLPenalty(0.1), correction=SamplerCorrection())(inputs)[1],

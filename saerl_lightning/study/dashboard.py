@@ -38,7 +38,7 @@ def dashboard(study: str, entity: str | None = None, project: str = "saerl_light
         project: W&B project that has the runs.
         out: File to which the view is written as JSON instead of being saved in W&B.
     """
-    _check_place(entity, project)
+    check_place(entity, project)
     sends = out is None and has_key()
     if entity is not None and out is None and not sends:
         raise InputError(
@@ -109,7 +109,7 @@ def workspace(study: LoggedStudy, entity: str, project: str) -> Workspace:
         entity=entity,
         project=project,
         name=f"study {study.name}",
-        sections=[_section(each, runs, first=i == 0) for i, each in enumerate(sections(study))],
+        sections=drawn(sections(study), runs),
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=max(10, runs)),
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Metric("Group") == study.name),
@@ -149,7 +149,16 @@ def save(built: Workspace) -> str:
         ) from error
 
 
-def _check_place(entity: str | None, project: str) -> None:
+def check_place(entity: str | None, project: str | None) -> None:
+    """Refuses names that can't be an entity or a project of W&B; null is not checked.
+
+    Args:
+        entity: W&B user or team.
+        project: W&B project.
+
+    Raises:
+        InputError: naming the setting.
+    """
     for name, value in (("entity", entity), ("project", project)):
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
             raise InputError(
@@ -177,6 +186,16 @@ def _tables(spec: StudySpec, configs: Sequence[Resolved], slots: Sequence[str]) 
     return found
 
 
+def drawn(listed: Sequence[DashboardSection], runs: int) -> list[Any]:
+    """Draws sections as W&B's, the first one pinned.
+
+    Args:
+        listed: Sections in order.
+        runs: Number of runs that a panel shows.
+    """
+    return [_section(each, runs, first=i == 0) for i, each in enumerate(listed)]
+
+
 def _section(section: DashboardSection, runs: int, first: bool) -> Any:
     from wandb_workspaces import workspaces as ws
 
@@ -193,11 +212,14 @@ def _section(section: DashboardSection, runs: int, first: bool) -> Any:
 
 def _panel(panel: DashboardPanel, runs: int) -> Any:
     """Builds a panel. It sets no grouping of runs, so ungrouping the run list shows every seed."""
-    from wandb_workspaces.reports.v2 import BarPlot, LinePlot, WeavePanelSummaryTable
+    from wandb_workspaces.reports.v2 import BarPlot, LinePlot, ScalarChart, WeavePanelSummaryTable
 
     if panel.kind == "table":
         return WeavePanelSummaryTable(table_name=panel.shows)
+    if panel.kind == "number":
+        return ScalarChart(title=panel.title, metric=panel.shows)
     band: dict[str, Any] = {"title": panel.title, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     if panel.kind == "bars":
         return BarPlot(metrics=[panel.shows], max_runs_to_show=runs, max_bars_to_show=runs, **band)
-    return LinePlot(x=STEP, y=[panel.shows], title_x="step", max_runs_to_show=runs, **band)
+    title_x = "step" if panel.along == STEP else panel.along
+    return LinePlot(x=panel.along, y=[panel.shows], title_x=title_x, max_runs_to_show=runs, **band)

@@ -1,7 +1,7 @@
 """Sections and panels of a study's dashboard, one logged name a panel. Plain data, without W&B.
 
-`dashboard` builds the W&B workspace from it. Intervals and tests are in the report; a dashboard has means and the range
-over the seeds.
+`dashboard` builds the W&B workspace from it, and `tools/run_sections` takes the metrics for a single run. Intervals and
+tests are in the report; a dashboard has means and the range over the seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from saerl_lightning.plan_page.charts import colour
 STEP = "trainer/global_step"
 
 
-Kind = Literal["curve", "bars", "table"]
+Kind = Literal["curve", "bars", "number", "table"]
 
 
 REWARDS = {
@@ -90,12 +90,14 @@ class DashboardPanel:
     Args:
         title: Title above the panel.
         shows: Logged name of a metric, or key of a table.
-        kind: Type of the panel: `curve` by step, `bars` of the last value, or `table`.
+        kind: Type of the panel: `curve`, `bars` or `number` of the last value, or `table`.
+        along: Logged name on a curve's x axis; the step by default.
     """
 
     title: str
     shows: str
     kind: Kind = "curve"
+    along: str = STEP
 
 
 @dataclass(frozen=True)
@@ -148,18 +150,24 @@ def sections(study: LoggedStudy) -> list[DashboardSection]:
     found = [
         DashboardSection("The study's metric", [DashboardPanel(study.metric, study.metric)]),
         DashboardSection("Accuracy of each set", [each for name, k in study.sets.items() for each in _set(name, k)]),
-        _curves("Rewards and groups", REWARDS),
-        _curves("Policy", {**POLICY, **policy}),
-        _curves("Sampler against policy", {**SAMPLER, **(CORRECTED if study.correction else {})}),
-        _curves("Completions", COMPLETIONS),
+        curves("Rewards and groups", REWARDS),
+        curves("Policy", {**POLICY, **policy}),
+        curves("Sampler against policy", {**SAMPLER, **(CORRECTED if study.correction else {})}),
+        curves("Completions", COMPLETIONS),
         DashboardSection("The plan", [bar for slot in PLAN if slot in study.slots for bar in _bars(slot)]),
-        _curves("Time and throughput of a step", {**TIME, **reference}),
+        curves("Time and throughput of a step", {**TIME, **reference}),
         DashboardSection("Tables", [DashboardPanel(key, key, "table") for key in study.tables]),
     ]
     return [section for section in found if section.panels]
 
 
-def _curves(title: str, metrics: Mapping[str, str]) -> DashboardSection:
+def curves(title: str, metrics: Mapping[str, str]) -> DashboardSection:
+    """Makes a section of curves by step.
+
+    Args:
+        title: Heading of the section.
+        metrics: Logged name of each panel's title.
+    """
     return DashboardSection(title, [DashboardPanel(name, metric) for name, metric in metrics.items()])
 
 

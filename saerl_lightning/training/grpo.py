@@ -230,7 +230,7 @@ class GRPOModule(PolicyModule):
         own |= refill_metrics(generated, trained) | self.skipped_steps()
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
-        ranks = gather_objects((own, Completions.of(generated)), self.trainer.world_size)
+        ranks = gather_objects((own, Completions.of(generated, self.prompts.plan.difficulty)), self.trainer.world_size)
         values = over_ranks([numbers for numbers, _ in ranks])
         values |= Completions.join([completions for _, completions in ranks]).metrics(version)
         values |= throughput_metrics(values) | self.prompts.metrics()

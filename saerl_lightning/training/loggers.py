@@ -34,6 +34,8 @@ GRPO = (
     "sampler/mismatch_max",
     *(f"rollouts/{name}" for name in ("staleness", "generated", "generated_tokens", "trained", "refill_rounds")),
     *(f"rollouts/{name}" for name in ("replaced_frac", "scored_frac", "scored_tokens")),
+    "plan/difficulty",
+    "plan/pass_rate",
     *(f"time/{phase}" for phase in PHASES),
     "throughput/sampled_tokens_per_s",
     "throughput/trained_tokens_per_s",

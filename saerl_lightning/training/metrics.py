@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -69,7 +70,7 @@ def _combined(name: str, values: Sequence[float], parts: int) -> float:
 
 @dataclass(frozen=True)
 class Completions:
-    """Logged data of a step's completions, small enough to gather from every rank, so that means are exact."""
+    """Logged data of a step's completions and prompts, small enough to gather from every rank, so that means are exact."""
 
     rewards: dict[str, Float[Tensor, "P G"]]  # by name
     total: Float[Tensor, "P G"]  # their weighted sum
@@ -77,13 +78,22 @@ class Completions:
     lengths: Int[Tensor, " R"]  # tokens that the policy wrote
     truncated: Bool[Tensor, " R"]
     versions: Int[Tensor, " R"]  # of the weights that wrote the row
+    difficulty: Float[Tensor, " P"]  # the plan's rating of the prompt; NaN without one
 
     @classmethod
-    def of(cls, sampled: GradedGroups) -> Completions:
-        """Data of one rank's completions."""
+    def of(cls, sampled: GradedGroups, difficulty: Float[np.ndarray, " N"]) -> Completions:
+        """Data of one rank's completions.
+
+        Args:
+            sampled: Graded completions of the rank.
+            difficulty: The plan's ratings of all prompts of the pool.
+        """
         rows = sampled.rollouts
+        rated = torch.as_tensor(difficulty[sampled.batch.rows])
         lengths = rows.completion_lengths
-        return cls(sampled.rewards, sampled.total, sampled.compared, lengths, rows.truncated, rows.weight_version)
+        return cls(
+            sampled.rewards, sampled.total, sampled.compared, lengths, rows.truncated, rows.weight_version, rated
+        )
 
     @classmethod
     def join(cls, parts: Sequence[Completions]) -> Completions:
@@ -92,7 +102,7 @@ class Completions:
             {name: torch.cat([part.rewards[name] for part in parts]) for name in parts[0].rewards},
             *(
                 torch.cat([getattr(part, name) for part in parts])
-                for name in ("total", "compared", "lengths", "truncated", "versions")
+                for name in ("total", "compared", "lengths", "truncated", "versions", "difficulty")
             ),
         )
 
@@ -103,6 +113,7 @@ class Completions:
             **reward_metrics(self.rewards, self.total),
             **group_metrics(self.compared, tokens),
             **length_metrics(self.lengths, self.truncated),
+            **plan_metrics(self.difficulty, next(iter(self.rewards.values()))),
             "rollouts/generated_tokens": float(tokens),
             "rollouts/staleness": began - self.versions.double().mean().item(),
         }
@@ -151,6 +162,17 @@ def length_metrics(lengths: Int[Tensor, " R"], truncated: Bool[Tensor, " R"]) ->
         "completions/terminated_length_mean": ended.mean().item() if len(ended) else float("nan"),
         "completions/truncated_frac": truncated.float().mean().item(),
     }
+
+
+def plan_metrics(difficulty: Float[Tensor, " P"], right: Float[Tensor, "P G"]) -> dict[str, float]:
+    """Mean rating of the step's prompts, and their mean pass rate: what the plan expected beside what was measured.
+
+    Args:
+        difficulty: The plan's rating of each prompt, NaN for prompts without one.
+        right: First reward of each completion, NaN if its grader failed.
+    """
+    rated = {} if difficulty.isnan().all() else {"plan/difficulty": _mean(difficulty)}
+    return {**rated, "plan/pass_rate": _mean(right.nanmean(1))}
 
 
 def refill_metrics(generated: GradedGroups, trained: GradedGroups) -> dict[str, float]:

@@ -11,6 +11,7 @@ import pytest
 from saerl_lightning import cli
 from saerl_lightning.__main__ import main
 from saerl_lightning.assets.tiny import build_tiny_policy
+from tests.cli.wandb_server import server as server
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASELINE = ["-c", str(CONFIGS / "grpo.yaml"), "-c", str(CONFIGS / "engine/hf.yaml")]

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,17 +65,21 @@ def test_numbers_of_updates_and_ranks_are_combined_by_their_names():
     assert list(speed.values()) == [25.0, 10.0]
 
 
-def completions(total: list[list[float]], lengths: list[int], truncated: list[bool]) -> Completions:
+def completions(
+    total: list[list[float]], lengths: list[int], truncated: list[bool], difficulty: list[float]
+) -> Completions:
     rewards, cut = torch.tensor(total), torch.tensor(truncated)
     compared = rewards.masked_fill(cut.view_as(rewards), NAN)
     versions = torch.full_like(torch.tensor(lengths), 3)
-    return Completions({"math": rewards}, rewards, compared, torch.tensor(lengths), cut, versions)
+    return Completions(
+        {"math": rewards}, rewards, compared, torch.tensor(lengths), cut, versions, torch.tensor(difficulty)
+    )
 
 
 def test_completions_of_two_ranks_are_those_of_one():
     """A rank with no group that varies and only cut completions, beside one with two groups that do."""
-    idle = completions([[1.0, 1.0]], [4, 4], [True, True])
-    busy = completions([[1.0, 0.0], [NAN, 0.0], [0.0, 1.0]], [1, 2, 3, 1, 2, 2], [False] * 6)
+    idle = completions([[1.0, 1.0]], [4, 4], [True, True], [NAN])
+    busy = completions([[1.0, 0.0], [NAN, 0.0], [0.0, 1.0]], [1, 2, 3, 1, 2, 2], [False] * 6, [0.25, 0.5, 1.0])
     found = Completions.join([idle, busy]).metrics(began=5)
     expected = {
         "reward/mean": 4 / 7,
@@ -92,6 +97,8 @@ def test_completions_of_two_ranks_are_those_of_one():
         "completions/truncated_frac": 2 / 8,
         "rollouts/generated_tokens": 19,
         "rollouts/staleness": 2,
+        "plan/difficulty": 1.75 / 3,  # of the three rated prompts
+        "plan/pass_rate": (1 + 0.5 + 0 + 0.5) / 4,  # the failed completion has no say in its prompt's rate
     }
     assert found == pytest.approx(expected)
 
@@ -128,7 +135,10 @@ def test_groups_that_only_cut_completions_vary_teach_nothing():
     for step in (GradedGroups.join([masked, masked]), masked.of_groups([0, 1])):
         assert step.masks_truncated
     torch.testing.assert_close(masked.compared, torch.tensor([[1.0, 1.0, NAN], [1.0, 0.0, NAN]]), equal_nan=True)
-    assert Completions.of(masked).metrics(0)["groups/effective"] == 1
+    logged = Completions.of(masked, np.array([0.5, 0.75, 9.0])).metrics(0)
+    assert logged["groups/effective"] == 1
+    assert (logged["plan/difficulty"], logged["plan/pass_rate"]) == (0.625, pytest.approx(0.5))
+    assert "plan/difficulty" not in Completions.of(masked, np.full(3, NAN)).metrics(0)
 
 
 class OneNatAToken(Reference):
