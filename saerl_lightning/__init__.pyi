@@ -63,6 +63,7 @@ from .reward.answer_reward import AnswerReward as AnswerReward
 from .reward.code_reward import CodeReward as CodeReward
 from .reward.format import FormatReward as FormatReward
 from .reward.function import FunctionReward as FunctionReward
+from .reward.judge_reward import JudgeReward as JudgeReward
 from .reward.length import LengthReward as LengthReward
 from .reward.math_reward import MathReward as MathReward
 from .reward.random import RandomReward as RandomReward

@@ -48,6 +48,15 @@ class Reward(ABC):
         """Reason of the last NaN, such as "raised ValueError(...)"; "" if it is not known."""
         return ""
 
+    def check(self) -> None:
+        """Refuses a grader that can't grade anything, such as a server that does not answer; nothing by default.
+
+        It is called once, before data or weights are loaded.
+
+        Raises:
+            InputError: naming what is wrong with the grader.
+        """
+
     def require(self, prompts: Sequence[Prompt]) -> None:
         """Refuses prompts that can't be graded, before anything is sampled for them; nothing by default.
 
@@ -61,6 +70,9 @@ class Reward(ABC):
     @abstractmethod
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
         """Scores every completion; NaN if the grader itself failed (time-out or crash), which is not a wrong answer."""
+
+    def interrupt(self) -> None:
+        """Ends a wait for grades in another thread, because the step is given up. By default does nothing."""
 
     def close(self) -> None:
         """Ends processes that the reward started. By default does nothing. Grading again starts them again."""
@@ -77,6 +89,10 @@ class Reward(ABC):
         """Returns the seconds spent on grading since the last call, and sets them to 0."""
         spent, self._seconds = self._seconds, 0.0
         return spent
+
+    def drain_counts(self) -> dict[str, float]:
+        """Returns what else is counted since the last call, by name, for the log of a step; nothing by default."""
+        return {}
 
 
 def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollouts) -> dict[str, Float[Tensor, "P G"]]:

@@ -54,17 +54,23 @@ def sample_and_grade(
     parts: list[Rollouts] = []
     pending: list[Future[Grades]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="grading") as grader:
-        with phases("generate"):
-            done = 0
-            for part in engine.stream(batch.ids, sampling):
-                prompts = batch.prompts[done : done + len(part.texts) // part.group_size]
-                done += len(prompts)
-                parts.append(part)
-                if overlap and done < len(batch.prompts):
-                    pending.append(grader.submit(grade, rewards, prompts, part))
-        with phases("score"):
-            early = [future.result() for future in pending]
-            return Rollouts.join(parts), _joined(early, rewards, batch, parts)
+        try:
+            with phases("generate"):
+                done = 0
+                for part in engine.stream(batch.ids, sampling):
+                    prompts = batch.prompts[done : done + len(part.texts) // part.group_size]
+                    done += len(prompts)
+                    parts.append(part)
+                    if overlap and done < len(batch.prompts):
+                        pending.append(grader.submit(grade, rewards, prompts, part))
+            with phases("score"):
+                early = [future.result() for future in pending]
+                return Rollouts.join(parts), _joined(early, rewards, batch, parts)
+        except BaseException:  # also Ctrl-C: leaving the block waits for the second thread
+            grader.shutdown(wait=False, cancel_futures=True)
+            for reward in rewards:
+                reward.interrupt()
+            raise
 
 
 def _joined(

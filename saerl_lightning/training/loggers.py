@@ -82,7 +82,8 @@ class LoggedNames:
         evaluated = [f"val/{name}/{each}" for name, known in measured.items() for each in known]
         evaluated += [f"val/macro/{each}" for each in macro_average(measured)]
         own = [f"reward/{name}/{each}" for name in rewards or () for each in REWARD]
-        open_ended = ["data/", *(f"val/{name}/acc/" for name in sets), *(["reward/"] if rewards is None else [])]
+        counts = ["reward/"] if rewards is None else [f"reward/{name}/count/" for name in rewards]
+        open_ended = ["data/", *(f"val/{name}/acc/" for name in sets), *counts]
         return cls([*evaluated, *step, *own], open_ended)
 
     def require(self, asks: str, name: str) -> None:

@@ -56,7 +56,7 @@ def averaged(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def over_ranks(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Combines the metrics of all ranks in a step: means, extremes if the name says so, and sums of counts."""
-    totals = {name: sum(part[name] for part in parts) for name in SUMS if name in parts[0]}
+    totals = {name: sum(part[name] for part in parts) for name in parts[0] if name in SUMS or "/count/" in name}
     rounds = {name: max(part[name] for part in parts) for name in ROUNDS if name in parts[0]}
     return averaged(parts) | totals | rounds
 

@@ -84,6 +84,9 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Checks settings in the first hook of a run, before data or weights are loaded. Adds no callbacks."""
+        if self.trainer.state.fn != TrainerFn.PREDICTING:
+            for reward in self.rewards:
+                reward.check()
         if self.trainer.state.fn == TrainerFn.FITTING:
             require_trainable(self.policy, self.trainer.precision)
             require_steps(self.optimizer, self.lr_scheduler, self.trainer.strategy.root_device)
@@ -297,7 +300,8 @@ class PolicyModule(lightning.LightningModule, ABC):
     def _report_evaluation(self, stage: str) -> None:
         computed = {name: accuracy.compute() for name, accuracy in self.accuracy.items()}
         results = {name: {key: float(value) for key, value in values.items()} for name, values in computed.items()}
-        self.phases.drain()  # seconds of evaluation must not count for the next step
+        self.phases.drain()  # seconds of evaluation must not count for the next step, nor counts
+        self.rewards[0].drain_counts()
         for name, metrics in {**results, "macro": macro_average(results)}.items():
             self.log_dict({f"{stage}/{name}/{key}": value for key, value in metrics.items()}, sync_dist=True)
 

@@ -116,6 +116,7 @@ def label(
     """
     require_arguments(label, locals())
     require_policy(model, datamodule)
+    model.rewards[0].check()
     if trainer.world_size > 1:
         raise InputError(f"`label` runs in one process, but there are {trainer.world_size}; write --trainer.devices 1")
     drawn = model.sampling if isinstance(model, GRPOModule) else datamodule.val_sampling

@@ -55,6 +55,8 @@ def show(
     require_policy(model, datamodule)
     if sample and completion is not None:
         raise InputError("--sample true and --completion are two answers; leave one of them out")
+    for reward in model.rewards:
+        reward.check()
     datamodule.tokenizer = model.tokenizer
     pool = datamodule.pool
     row = _row(pool, prompt)

@@ -93,6 +93,12 @@ MISTAKES = {
         flags("--model.sampling.top_k=5", "--model.objective.correction=null"), "the guard would see a mismatch"
     ),
     "no reward": Bad(flags("--model.rewards=[]"), "no weight between them"),
+    "judge that is not there": Bad(
+        flags(
+            '--model.rewards=[{{"class_path": "JudgeReward", "init_args": {{"url": "http://127.0.0.1:9", "model": "m"}}}}]'
+        ),
+        "can't be reached: ConnectionRefusedError",
+    ),
     "mixing beyond one half": Bad(flags("--data.mixing=TailMixing", "--data.mixing.fraction=0.6"), "fraction is 0.6"),
     "validation set of none": Bad(
         flags('--data.val={{"dev": {{"source": "{folder}/dev.jsonl", "limit": 0}}}}'), "ValidationSet.limit is 0"

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
 from saerl_lightning.records import Prompt, Rollouts
+from tests.reward.judging.chat_server import ChatHandler, JudgeServer
 
 SUMS = {"two": "1 + 1", "five": "2 + 3", "nine": "4 + 5"}
 
@@ -53,6 +55,22 @@ def code() -> Example:
     return Example(prompts(wanted), right, ["print(", "It is 5", ""], {"workers": 1})
 
 
+@cache
+def judge_server() -> JudgeServer:
+    """One for all tests of a process; its threads end with it."""
+
+    def compare(handler: ChatHandler, body: dict) -> None:
+        answer, _, completion = body["messages"][-1]["content"].partition("|")
+        handler.reply(f"Score: {10 * (answer == completion)}")
+
+    return JudgeServer(compare).__enter__()
+
+
+def judged() -> Example:
+    arguments = {"url": judge_server().url, "model": "m", "template": "{{ answer }}|{{ completion }}", "cache": None}
+    return Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], arguments)
+
+
 SUM_PROMPTS = prompts(["2", "5", "9"])
 EXAMPLES: dict[str, Callable[[], Example]] = {
     "AnswerReward": lambda: Example(SUM_PROMPTS, ["<answer>2</answer>", "5.", "９"], ["<answer>3</answer>", "", "8"]),
@@ -61,6 +79,7 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
         SUM_PROMPTS, ["<b>2</b>", "<b>5</b>", "<b>9</b>"], ["2", "5", "9"], {"pattern": "<b>.+</b>"}
     ),
     "FunctionReward": lambda: Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], {"function": right, "workers": 1}),
+    "JudgeReward": judged,
     "LengthReward": lambda: Example(
         SUM_PROMPTS, ["a b", "a", "a b c"], ["a " * 20] * 3, {"max_tokens": 10, "buffer": 5}
     ),
