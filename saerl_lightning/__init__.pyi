@@ -66,6 +66,7 @@ from .reward.function import FunctionReward as FunctionReward
 from .reward.judge_reward import JudgeReward as JudgeReward
 from .reward.length import LengthReward as LengthReward
 from .reward.math_reward import MathReward as MathReward
+from .reward.model_reward import ModelReward as ModelReward
 from .reward.random import RandomReward as RandomReward
 from .reward.reasoning_gym import ReasoningGymReward as ReasoningGymReward
 from .reward.reward import Reward as Reward

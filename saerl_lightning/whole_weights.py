@@ -1,4 +1,4 @@
-"""Loads language models, and refuses weights that are incomplete or not finite.
+"""Loads language models and classifiers, and refuses weights that are incomplete or not finite.
 
 transformers fills missing tensors with random numbers and drops unknown ones, with only a warning. A run would then
 train a partly random model.
@@ -31,8 +31,30 @@ def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
         InputError: if loading fails, a tensor is missing, unknown or of the wrong shape, or a number is NaN or
             infinite.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+
+    return _load_whole(AutoModelForCausalLM, path, setting, **settings)
+
+
+def load_classifier(path: str, setting: str, **settings: Any) -> PreTrainedModel:
+    """Loads a sequence classifier with its head, from safetensors alone and without code of its folder.
+
+    Args:
+        path: Local HF folder, or name on the hub.
+        setting: Name of the user's setting, for messages ("ModelReward.path").
+        settings: Further arguments of `from_pretrained`.
+
+    Raises:
+        InputError: as for a causal language model; also if the folder is one of those, without a head that scores.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    safe = {"use_safetensors": True, "trust_remote_code": False}
+    return _load_whole(AutoModelForSequenceClassification, path, setting, **settings, **safe)
+
+
+def _load_whole(auto: Any, path: str, setting: str, **settings: Any) -> PreTrainedModel:
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     hub.look_up(path)
@@ -41,9 +63,7 @@ def load_causal_lm(path: str, setting: str, **settings: Any) -> PreTrainedModel:
     logging.set_verbosity_error()
     try:
         # Without ignore_mismatched_sizes, transformers' error would not name the tensors with wrong shapes.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, output_loading_info=True, ignore_mismatched_sizes=True, **settings
-        )
+        loaded: Any = auto.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
         model, report = loaded
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = first_line(error)

@@ -21,7 +21,7 @@ from saerl_lightning.reward.judging.question import DEFAULT, STAND_IN, QuestionT
 from saerl_lightning.reward.judging.reply import Reply
 from saerl_lightning.reward.judging.reply_cache import ReplyCache, key_of
 from saerl_lightning.reward.judging.server import Body, ChatServer
-from saerl_lightning.reward.judging.verdict import NoVerdict, Verdict
+from saerl_lightning.reward.judging.verdict import NoVerdict, VerdictReader
 from saerl_lightning.reward.reward import Reward
 
 Concurrency = Annotated[int, Range(1, 4096)]
@@ -104,7 +104,7 @@ class JudgeReward(Reward):
         if taken := [each for each in OWN if each in (options or {})]:
             raise InputError(f"JudgeReward.options has '{taken[0]}', which is set by the reward itself; leave it out")
         self.question = QuestionTemplate(template, system)
-        self.verdict = Verdict(pattern, verdicts, scale)
+        self.verdict = VerdictReader(pattern, verdicts, scale)
         self.server = ChatServer(url, api_key_env, concurrency, retries, backoff_s, deadline_s, batch_deadline_s)
         sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
         self.settings = {"model": model, **sampling, **(options or {})}

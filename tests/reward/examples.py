@@ -1,11 +1,16 @@
 """An example of every shipped reward: its arguments, prompts, and for each prompt a good completion and a bad one."""
 
+import atexit
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
+from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
 from saerl_lightning.records import Prompt, Rollouts
 from tests.reward.judging.chat_server import ChatHandler, JudgeServer
@@ -71,6 +76,26 @@ def judged() -> Example:
     return Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], arguments)
 
 
+@cache
+def reward_model() -> str:
+    """A tiny reward model with random weights, in a folder that lives as long as the process."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = TemporaryDirectory(prefix="reward-model-")
+    atexit.register(folder.cleanup)
+    source = build_tiny_policy(f"{folder.name}/policy", ["What is 1 + 1?"], hidden_size=32, layers=1)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
+    model.save_pretrained(f"{folder.name}/model")
+    AutoTokenizer.from_pretrained(source).save_pretrained(f"{folder.name}/model")
+    return f"{folder.name}/model"
+
+
+def scored() -> Example:
+    arguments = {"path": reward_model(), "dtype": "float32", "batch_tokens": 1}
+    return Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], arguments, ordered=False)
+
+
 SUM_PROMPTS = prompts(["2", "5", "9"])
 EXAMPLES: dict[str, Callable[[], Example]] = {
     "AnswerReward": lambda: Example(SUM_PROMPTS, ["<answer>2</answer>", "5.", "９"], ["<answer>3</answer>", "", "8"]),
@@ -86,6 +111,7 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "MathReward": lambda: Example(
         SUM_PROMPTS, ["It is 2", r"\boxed{\sqrt{25}}", "so 9"], ["It is 3", r"\boxed{\sqrt{24}}", ""], {"workers": 1}
     ),
+    "ModelReward": scored,
     "RandomReward": lambda: Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], ordered=False),
     "ReasoningGymReward": gym,
 }

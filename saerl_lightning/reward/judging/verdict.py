@@ -1,4 +1,4 @@
-"""Verdict: how the grade is read from a judge's reply."""
+"""VerdictReader: how the grade is read from a judge's reply."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NoVerdict(ValueError):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerdictReader:
     """Reads grades.
 
     Args:

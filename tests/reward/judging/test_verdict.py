@@ -5,10 +5,10 @@ import pytest
 from saerl_lightning.errors import InputError
 from saerl_lightning.reward.judge_reward import JudgeReward
 from saerl_lightning.reward.judging.reply import Reply
-from saerl_lightning.reward.judging.verdict import NoVerdict, Verdict
+from saerl_lightning.reward.judging.verdict import NoVerdict, VerdictReader
 
 SHIPPED = JudgeReward("http://127.0.0.1:1", "m", cache=None).verdict
-WORDS = Verdict(r"Verdict: *(\w+)", {"right": 1.0, "Wrong": -0.5}, None)
+WORDS = VerdictReader(r"Verdict: *(\w+)", {"right": 1.0, "Wrong": -0.5}, None)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +65,16 @@ def test_words_have_grades():
 
 
 def test_numbers_without_a_scale_stay_and_a_scale_may_begin_anywhere():
-    assert Verdict(r"-?\d+", None, None).grade(Reply("at -3")) == -3.0
-    assert Verdict(r"-?\d+", None, (-5.0, 5.0)).grade(Reply("at -3")) == pytest.approx(0.2)
+    assert VerdictReader(r"-?\d+", None, None).grade(Reply("at -3")) == -3.0
+    assert VerdictReader(r"-?\d+", None, (-5.0, 5.0)).grade(Reply("at -3")) == pytest.approx(0.2)
     for text in ("nan", "inf", "x"):
         with pytest.raises(NoVerdict):
-            Verdict(r"\w+", None, None).grade(Reply(text))
+            VerdictReader(r"\w+", None, None).grade(Reply(text))
 
 
 def test_a_pattern_without_end_is_stopped():
     with pytest.raises(NoVerdict, match="took the pattern more than 1 s"):
-        Verdict(r"(a|aa)+$", None, None).grade(Reply("a" * 60 + "b"))
+        VerdictReader(r"(a|aa)+$", None, None).grade(Reply("a" * 60 + "b"))
 
 
 @pytest.mark.parametrize(
