@@ -21,6 +21,8 @@ BELOW = {
     "sae": ["sae/topk.yaml"],
 }
 OWN_STAND = {
+    "evaluate.yaml": ["evaluate.yaml", "model/smollm2_135m.yaml"],
+    "recipe/planned_1.5b.yaml": ["grpo.yaml", "saerl.yaml", "recipe/planned_1.5b.yaml"],
     "demo/tasks.yaml": ["demo/tasks.yaml", "demo/grpo.yaml"],
     "demo/saerl.yaml": ["demo/tasks.yaml", "demo/grpo.yaml", "demo/saerl.yaml"],
     "demo/study.yaml": ["demo/tasks.yaml", "demo/grpo.yaml", "demo/study.yaml"],
