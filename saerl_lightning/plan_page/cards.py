@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 WORD = r"\\?[^\W\d_]{3,}"  # LaTeX commands such as \frac count as words
-PRIOR = 500.0  # weight of the whole pool as prior, in texts
+PRIOR = 500.0  # weight of the whole pool as prior, in texts; that of a smaller pool is its own size
 SURE = 1.96  # smallest score of a listed word, in standard errors
 TEXTS = 20_000  # largest number of texts whose words are counted; more hardly change the result
 
@@ -34,33 +34,57 @@ def distinctive_words(texts: Sequence[str], group: Int[np.ndarray, " N"], most: 
     Returns:
         The words of each group, the most distinctive first. Words within chance are left out.
     """
+    return {number: beyond_chance(scored) for number, scored in scored_words(texts, group, most).items()}
+
+
+def beyond_chance(scored: Sequence[tuple[str, float]]) -> list[str]:
+    """Returns the words whose scores are beyond chance."""
+    return [word for word, score in scored if score > SURE]
+
+
+def scored_words(
+    texts: Sequence[str], group: Int[np.ndarray, " N"], most: int = 8
+) -> dict[int, list[tuple[str, float]]]:
+    """Scores the words that are more frequent in a group's texts than in the others, in standard errors.
+
+    Args:
+        texts: Texts of the prompts (N).
+        group: Group of each text, (N,). Texts with negative numbers are only background.
+        most: Largest number of words per group.
+
+    Returns:
+        The words of each group with their scores, the most distinctive first.
+    """
     rows = np.arange(len(texts))
     if len(texts) > TEXTS:
         rows = np.random.default_rng(0).permutation(len(texts))[:TEXTS]
     vocabulary, present = _present_words([texts[row] for row in rows.tolist()])
-    found: dict[int, list[str]] = {int(number): [] for number in np.unique(group[group >= 0])}
+    found: dict[int, list[tuple[str, float]]] = {int(number): [] for number in np.unique(group[group >= 0])}
     if not vocabulary:
         return found
     everywhere = np.asarray(present.sum(0)).ravel()
     for number, words in found.items():
         inside = np.asarray(present[np.flatnonzero(group[rows] == number)].sum(0)).ravel()
-        scores = log_odds(inside, everywhere - inside)
+        scores = log_odds(inside, everywhere - inside, min(PRIOR, len(rows)))
         best = np.argsort(-scores, kind="stable")[:most]
-        words += [vocabulary[word] for word in best if scores[word] > SURE]
+        words += [(vocabulary[word], float(scores[word])) for word in best if inside[word] and scores[word] > 0]
     return found
 
 
-def log_odds(inside: Float[np.ndarray, " W"], outside: Float[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:
+def log_odds(
+    inside: Float[np.ndarray, " W"], outside: Float[np.ndarray, " W"], weight: float = PRIOR
+) -> Float[np.ndarray, " W"]:
     """Computes how many standard errors each word's log-odds inside the group lie above those outside.
 
     Args:
         inside: Number of texts with the word inside the group, (W,).
         outside: Number of texts with the word outside the group, (W,).
+        weight: Weight of the prior, in texts.
 
     Source: log-odds with an informative Dirichlet prior, Monroe, Colaresi and Quinn 2008, eq. 16, 20 and 22, with
     counts of texts instead of counts of words (ours: a repeated word is no better evidence).
     """
-    prior = PRIOR * (inside + outside) / max((inside + outside).sum(), 1)
+    prior = weight * (inside + outside) / max((inside + outside).sum(), 1)
     scores = np.zeros(len(prior))
     for counts, sign in ((inside, 1), (outside, -1)):
         total = counts.sum() + prior.sum()
@@ -190,11 +214,13 @@ class Card:
     features: list[FeatureEffect]
     words: list[str]
     examples: list[Example]
+    nearest: list[str] = field(default_factory=list)  # words that set it apart most, also those within chance
 
     @property
     def title(self) -> str:
-        """The cluster's number and its two most distinctive words."""
-        return f"{self.number} {', '.join(self.words[:2])}".strip()
+        """The cluster's number, and its two most distinctive words, or its most frequent topic if there are none."""
+        named = self.words[:2] or self.nearest[:2] or [topic for topic, _ in self.topics[:1]]
+        return f"{self.number} {', '.join(named)}".strip()
 
 
 def make_cards(run: MadePlan) -> list[Card]:
@@ -208,7 +234,7 @@ def make_cards(run: MadePlan) -> list[Card]:
     shown = [number for number, _ in sizes.most_common(LARGEST)]
     if not shown:
         return []
-    words = distinctive_words([prompt.text for prompt in run.prompts], group)
+    words = scored_words([prompt.text for prompt in run.prompts], group)
     features = _features(run, np.where(np.isin(group, shown), group, -1))
     return [_card(run, number, np.flatnonzero(group == number), words[number], features) for number in shown]
 
@@ -226,7 +252,7 @@ def _card(
     run: MadePlan,
     number: int,
     members: Int[np.ndarray, " n"],
-    words: list[str],
+    words: list[tuple[str, float]],
     features: dict[int, list[FeatureEffect]],
 ) -> Card:
     ledger, ratings = run.ledger, run.ledger.difficulty[members]
@@ -239,8 +265,9 @@ def _card(
         Counter(ledger.topic[members].tolist()).most_common(),
         (float(spread[0]), float(spread[1]), float(spread[2])),
         features.get(number, []),
-        words,
+        beyond_chance(words),
         [_example(run, int(row)) for row in _typical(run, members)],
+        [word for word, _ in words],
     )
 
 

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666")
+# Apart for every eye, on a light and on a dark page.
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666", "#3D2BFF", "#A5C3A5", "#694B00",
+)  # fmt: skip
 MARKS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
 PATTERNS = ("", "/", "x", ".", "-", "|", "+")  # plotly's names of bar patterns
-GLYPHS = ("●", "◆", "■", "▲", "✚", "✖", "★")  # characters for the marks
 
 KEPT, DROPPED = COLOURS[0], COLOURS[1]
-NOTHING = "#8C8C8C"  # without cluster or topic
+NOTHING = "#8C8C8C"  # without cluster or topic, or of too many to have a colour of its own
 
 
 def colour(category: int) -> str:
@@ -34,19 +36,23 @@ def colour(category: int) -> str:
     return COLOURS[category % len(COLOURS)] if category >= 0 else NOTHING
 
 
-def mark(category: int) -> str:
-    """Returns plotly's name of a category's mark."""
-    return MARKS[category // len(COLOURS) % len(MARKS)] if category >= 0 else MARKS[0]
-
-
 def pattern(category: int) -> str:
-    """Returns plotly's name of a category's pattern. From the eighth category on, each colour has a second pattern."""
+    """Returns plotly's name of a category's pattern. Categories of one colour have different patterns."""
     return PATTERNS[(category + category // len(COLOURS)) % len(PATTERNS)]
 
 
-def glyph(category: int) -> str:
-    """Returns a category's mark as a character."""
-    return GLYPHS[MARKS.index(mark(category))]
+def mark(category: int) -> str:
+    """Returns plotly's name of a category's mark. Categories of one colour have different marks."""
+    return MARKS[(category + 1 + max(category, 0) // len(COLOURS)) % len(MARKS)]
+
+
+def cluster_colours(clusters: Sequence[int]) -> dict[int, str]:
+    """Returns the colours of clusters. No two share one: those that come after the last colour are grey.
+
+    Args:
+        clusters: Numbers of the clusters, the largest cluster first.
+    """
+    return {cluster: COLOURS[k] if k < len(COLOURS) else NOTHING for k, cluster in enumerate(clusters)}
 
 
 MAJORITY = 0.5  # share of a batch that one cluster must fill
@@ -126,7 +132,6 @@ POINTS = 240  # largest number of points per cluster's line; more are averaged
 COLUMNS = 1200  # largest number of columns in the chart of batches
 TOPICS = 6  # largest number of topics shown by name
 OTHERS = "other topics"
-LINES = 49  # largest number of clusters with a line of their own: colours times marks
 
 
 def difficulty_by_step(ledger: Ledger, names: Mapping[int, str]) -> Figure:
@@ -134,7 +139,7 @@ def difficulty_by_step(ledger: Ledger, names: Mapping[int, str]) -> Figure:
 
     Args:
         ledger: Ledger of a plan with difficulty ratings.
-        names: Name of each cluster by number; empty without clusters.
+        names: Name of each cluster by number, the largest first; empty without clusters.
     """
     from plotly.graph_objects import Figure, Scatter
 
@@ -146,19 +151,21 @@ def difficulty_by_step(ledger: Ledger, names: Mapping[int, str]) -> Figure:
         x=np.concatenate([steps, steps[::-1]]), y=band, fill="toself", fillcolor="rgba(140,140,140,0.18)", mode="lines",
         line={"width": 0}, name="four fifths of the prompts", hoverinfo="skip",
     )  # fmt: skip
-    for cluster in sorted(names)[:LINES]:
+    # Before the marks, which it would hide in a small plan.
+    figure.add_scatter(x=steps, y=mean, mode="lines", name="all prompts", line={"width": 3}, meta="ink")
+    shown = list(names)[: len(COLOURS)]
+    for cluster, shade in cluster_colours(shown).items():
         own = table.cluster == cluster
         x, y = binned(table.step[own] + 1, table.difficulty[own], POINTS)
-        line, shape = {"color": colour(cluster), "width": 1.2}, {"symbol": mark(cluster), "size": 6}
+        line, shape = {"color": shade, "width": 1.2}, {"size": 6}
         figure.add_trace(Scatter(x=x, y=y, mode="lines+markers", name=names[cluster], line=line, marker=shape))
-    rest = table.cluster < 0
-    if rest.any():
+    mixed, smaller = table.cluster < 0, (table.cluster >= 0) & ~np.isin(table.cluster, shown)
+    of_several = "batches of several clusters" if names else "batches"
+    for label, rest, symbol in (("smaller clusters", smaller, "circle-open"), (of_several, mixed, "x-thin-open")):
         x, y = binned(table.step[rest] + 1, table.difficulty[rest], POINTS)
-        label = "batches of several clusters" if names else "batches"
-        figure.add_scatter(
-            x=x, y=y, mode="markers", name=label, marker={"color": NOTHING, "size": 5, "symbol": "x-thin-open"}
-        )
-    figure.add_scatter(x=steps, y=mean, mode="lines", name="all prompts", line={"width": 3}, meta="ink")
+        if len(x):
+            look = {"color": NOTHING, "size": 5, "symbol": symbol}
+            figure.add_scatter(x=x, y=y, mode="markers", name=label, marker=look)
     steps_from_zero = {"title": "step", "rangemode": "tozero"}
     figure.update_layout(xaxis=steps_from_zero, yaxis={"title": "difficulty (rating)"}, hovermode="closest")
     return figure

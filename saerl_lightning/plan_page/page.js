@@ -1,7 +1,7 @@
 // Draws the charts in the page's own colours and redraws them when those change. Data comes from the #data block only.
 (() => {
   "use strict";
-  const { figures, map, colours, marks } = JSON.parse(document.getElementById("data").textContent);
+  const { figures, map, colours, nothing } = JSON.parse(document.getElementById("data").textContent);
   const narrow = () => window.innerWidth < 700;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const config = { responsive: true, displaylogo: false, displayModeBar: false, showTips: false };
@@ -17,6 +17,9 @@
     length + word.length > width ? [`${lines}<br>${word}`, word.length] : [`${lines} ${word}`, length + word.length + 1],
     ["", 0])[0].trim();
 
+  // Room between an axis's title and its numbers, whatever their width.
+  const apart = (axis) => (axis?.title?.text ? { ...axis.title, standoff: 10 } : undefined);
+
   function dressed(layout) {
     const { ink, soft, line, panel } = tones();
     const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickcolor: line, automargin: true, tickfont: { color: soft } };
@@ -30,8 +33,8 @@
       legend: { ...entries, ...layout.legend, bgcolor: "rgba(0,0,0,0)" },
       hoverlabel: { align: "left", bgcolor: panel, bordercolor: line, font: { color: ink, size: 13 } },
       dragmode: narrow() ? false : layout.dragmode ?? "zoom", // a finger scrolls the page
-      xaxis: { ...axis, ...layout.xaxis },
-      yaxis: { ...axis, ...layout.yaxis },
+      xaxis: { ...axis, ...layout.xaxis, title: apart(layout.xaxis) },
+      yaxis: { ...axis, ...layout.yaxis, title: apart(layout.yaxis) },
     };
   }
 
@@ -43,7 +46,8 @@
     for (const element of document.querySelectorAll("[data-figure]")) {
       const figure = figures[element.dataset.figure];
       const layout = dressed({ ...figure.layout, ...(crowded(figure.data) && { showlegend: false }) });
-      if (element.dataset.figure === "difficulty") layout.height = narrow() ? 420 : 500;
+      layout.height = element.dataset.figure === "difficulty" ? (narrow() ? 420 : 500) : layout.height ?? 380;
+      element.style.height = `${layout.height}px`; // a box of another height would leave a gap below the chart
       Plotly.react(element, figure.data.map(inked), layout, config);
     }
   }
@@ -52,10 +56,10 @@
 
   const known = (values) => values.some((value) => value !== null && value !== "" && value !== -1);
   const colourings = map && {
-    Cluster: known(map.cluster) && (() => byCategory(map.cluster, (c) => map.names[c] ?? (c < 0 ? "no cluster" : `${c}`), true)),
+    Cluster: known(map.cluster) && (() => byCategory(map.cluster, map.largest, (c) => map.names[c], "other clusters", "no cluster")),
     Difficulty: known(map.difficulty) && byDifficulty,
-    Topic: known(map.topic) && (() => byCategory(map.topic, (topic) => topic || "no topic")),
-    Fate: () => byCategory(map.fate, (fate) => fate),
+    Topic: known(map.topic) && (() => byCategory(map.topic, frequent(map.topic), (topic) => topic, "other topics", "no topic")),
+    Fate: () => byCategory(map.fate, frequent(map.fate), (fate) => fate),
   };
 
   function hover(i) {
@@ -70,16 +74,20 @@
     x: rows.map((i) => map.x[i]), y: rows.map((i) => map.y[i]), text: rows.map(hover), hoverinfo: "text",
   });
 
-  function byCategory(values, name, numbered = false) {
-    const groups = new Map();
-    values.forEach((value, i) => groups.has(value) ? groups.get(value).push(i) : groups.set(value, [i]));
-    const order = [...groups.keys()].sort((a, b) => numbered ? a - b : groups.get(b).length - groups.get(a).length);
-    return order.map((value, position) => {
-      const k = numbered ? value : position;
-      const marker = k < 0 ? { color: "#8c8c8c", symbol: "circle-open" } :
-        { color: colours[k % colours.length], symbol: marks[Math.floor(k / colours.length) % marks.length] };
-      return dots(groups.get(value), marker, text(name(value)));
-    });
+  function frequent(values) {
+    const counts = new Map();
+    values.filter((value) => value !== "").forEach((value) => counts.set(value, (counts.get(value) ?? 0) + 1));
+    return [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a)).slice(0, colours.length);
+  }
+
+  // A colour for each value that is shown by name, and grey for all others, so that no two have the same.
+  function byCategory(values, shown, name, others, none) {
+    const place = new Map(shown.map((value, k) => [value, k]));
+    const looks = [...shown.map((value, k) => [text(name(value)), { color: colours[k] }]),
+      [others, { color: nothing }], [none, { color: nothing, symbol: "circle-open" }]];
+    const groups = looks.map(() => []);
+    values.forEach((value, i) => groups[place.get(value) ?? shown.length + (value === "" || value === -1)].push(i));
+    return groups.map((rows, k) => rows.length ? dots(rows, looks[k][1], looks[k][0]) : null).filter(Boolean);
   }
 
   function byDifficulty() {
@@ -87,7 +95,7 @@
     const rest = map.difficulty.map((value, i) => [value, i]).filter(([value]) => value === null).map(([, i]) => i);
     const bar = narrow() ? { orientation: "h", thickness: 10, y: -0.12 } : { thickness: 12, outlinewidth: 0 };
     const rated = dots(rows, { color: rows.map((i) => map.difficulty[i]), colorscale: "Viridis", showscale: true, colorbar: { ...bar, title: { text: "difficulty" } } }, "rated");
-    return rest.length ? [dots(rest, { color: "#8c8c8c", symbol: "circle-open" }, "not rated"), rated] : [rated];
+    return rest.length ? [dots(rest, { color: nothing, symbol: "circle-open" }, "not rated"), rated] : [rated];
   }
 
   let chosen = map && Object.keys(colourings).find((name) => colourings[name]);
@@ -99,6 +107,7 @@
     const layout = dressed({ xaxis: axis, yaxis: axis, hovermode: "closest", showlegend: traces.length > 1 && !crowded(traces) });
     layout.height = narrow() ? 420 : Math.max(420, Math.min(0.76 * window.innerHeight, 720));
     layout.legend.itemsizing = "constant";
+    document.getElementById("map-chart").style.height = `${layout.height}px`;
     Plotly.react("map-chart", traces, layout, config);
   }
 

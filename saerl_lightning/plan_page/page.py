@@ -14,7 +14,7 @@ import numpy as np
 
 from saerl_lightning.plan_page import charts, tables
 from saerl_lightning.plan_page.cards import make_cards
-from saerl_lightning.plan_page.charts import COLOURS, MARKS, colour, glyph
+from saerl_lightning.plan_page.charts import COLOURS, NOTHING, cluster_colours
 from saerl_lightning.plan_page.comparison import PlanComparison
 from saerl_lightning.plan_page.frame import asset, plain, plotly_script, script_json, templates
 from saerl_lightning.plan_page.ledger import Ledger, excerpt, versions
@@ -162,7 +162,7 @@ def render(run: MadePlan, arithmetic: Sequence[str] = (), compared: PlanComparis
     names = {card.number: card.title for card in cards}
     figures, points = _figures(run, names), _map(run, names)
     environment = templates()
-    environment.globals.update(colour=colour, glyph=glyph, isfinite=np.isfinite)
+    environment.globals.update(isfinite=np.isfinite)
     environment.filters.update(number=tables.number, count=tables.count)
     return environment.get_template("page.html").render(
         ledger=run.ledger,
@@ -170,6 +170,8 @@ def render(run: MadePlan, arithmetic: Sequence[str] = (), compared: PlanComparis
         absences=absences(run),
         batch_excerpts=batch_excerpts(run),
         cards=cards,
+        colours=cluster_colours(list(names)),
+        coloured=len(COLOURS),
         most=max((card.size for card in cards), default=1),
         operations=_operations(run),
         reasons=tables.reasons(run.ledger),
@@ -180,7 +182,7 @@ def render(run: MadePlan, arithmetic: Sequence[str] = (), compared: PlanComparis
         charts={name: title for name, title in TITLES.items() if name in figures},
         has_map=points is not None,
         shown=len(points["x"]) if points else 0,
-        data=script_json({"figures": figures, "map": points, "colours": COLOURS, "marks": MARKS}),
+        data=script_json({"figures": figures, "map": points, "colours": COLOURS, "nothing": NOTHING}),
         style=asset("page.css"),
         script=asset("page.js"),
         plotly=plotly_script(),
@@ -201,6 +203,7 @@ class OperationTable:
 
     slot: str
     name: str
+    idle: str  # why it had no effect; "" if it had one
     rows: list[tuple[str, str, str, str]]  # name, value, interval, explanation
 
 
@@ -209,6 +212,7 @@ def _operations(run: MadePlan) -> list[OperationTable]:
         OperationTable(
             each.slot,
             each.name,
+            each.idle or "",
             [
                 (name, tables.number(value), tables.interval(*ends), MEANINGS.get(name, ""))
                 for name, value, ends in tables.with_intervals(each.metrics)
@@ -251,4 +255,5 @@ def _map(run: MadePlan, names: dict[int, str]) -> dict[str, Any] | None:
         "fate": ledger.fate[rows].tolist(),
         "step": (ledger.batch[rows] + 1).tolist(),
         "names": {str(cluster): name for cluster, name in names.items()},
+        "largest": list(names)[: len(COLOURS)],
     }

@@ -8,26 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
+from saerl_lightning.plan import SamplePlan
 from saerl_lightning.plan_page.cards import (
     distinctive_words,
     log_odds,
     make_cards,
     nearest_to_centre,
+    scored_words,
     strongest_features,
 )
 from saerl_lightning.plan_page.charts import (
     COLOURS,
     MARKS,
+    NOTHING,
     batch_table,
     binned,
+    cluster_colours,
     cluster_sizes,
     colour,
+    difficulty_by_step,
     mark,
+    pattern,
     quality_histogram,
 )
 from saerl_lightning.plan_page.page import batch_excerpts, headline
 from saerl_lightning.plan_page.planned import MadePlan
 from saerl_lightning.plan_page.projection import map_points, sample
+from saerl_lightning.records import Prompt
 
 # -- features ----------------------------------------------------------------------------------------------------------
 
@@ -77,6 +84,30 @@ def test_log_odds_worked_by_hand():
     scores = log_odds(np.array([9.0, 1.0]), np.array([1.0, 9.0]))
     delta = np.log(259 / 251) - np.log(251 / 259)
     assert scores == pytest.approx(np.array([1, -1]) * delta / np.sqrt(1 / 259 + 1 / 251))
+
+
+def test_the_prior_of_a_small_pool_weighs_no_more_than_the_pool():
+    """Of eight texts four say `spell` and four `count`: with the 500 texts of a large pool, chance could have done it."""
+    texts, group = ["spell it"] * 4 + ["count it"] * 4, np.repeat([0, 1], 4)
+    assert distinctive_words(texts, group) == {0: ["spell"], 1: ["count"]}
+    [(word, score)] = scored_words(texts, group)[0]
+    # 4 and 0 texts of 4; the prior's eight texts give each word four.
+    assert (word, score) == ("spell", pytest.approx(2 * np.log(8 / 4) / np.sqrt(1 / 8 + 1 / 4)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_every_cluster_of_a_small_pool_has_a_name(size):
+    """Eight clusters of at most four prompts each; no word is beyond chance in the smallest."""
+    subjects = ["triangle", "dice", "roots", "spelling", "legs", "sorting", "sheep", "divisor"]
+    prompts = [
+        Prompt.asking(f"p{c}-{i}", f"A {subject} and {i}" if c else "1 + 1", "1", topic="sums")
+        for c, subject in enumerate(subjects)
+        for i in range(size)
+    ]
+    pool = len(prompts)
+    plan = replace(SamplePlan.sequential(pool, 1), cluster=np.repeat(np.arange(8), size))
+    titles = {card.number: card.title for card in make_cards(MadePlan(prompts, plan, "d"))}
+    assert titles == {0: "0 sums"} | {c: f"{c} {subject}" for c, subject in enumerate(subjects) if c}
 
 
 @pytest.mark.parametrize("texts", [["12 + 3", "4"], ["word word", "word"], ["", ""]])
@@ -175,8 +206,35 @@ def test_colours_stay_apart_for_every_eye_and_on_white_and_black(seen):
 
 
 def test_categories_repeat_colours_only_with_another_mark():
-    looks = {(colour(k), mark(k)) for k in range(49)}
-    assert len(looks) == 49 == len(COLOURS) * len(MARKS)
+    looks = {(colour(k), mark(k)) for k in range(70)}
+    assert len(looks) == 70 == len(COLOURS) * len(MARKS)
+    assert len({(colour(k), pattern(k)) for k in range(70)}) == 70
+    assert colour(-1) == NOTHING not in COLOURS and mark(-1) == MARKS[0]
+
+
+@pytest.mark.parametrize("clusters", [1, 8, 10, 60])
+def test_no_two_clusters_have_one_colour(clusters):
+    """The largest have colours of their own, and the others share the grey of those without."""
+    numbers = [3 * k for k in reversed(range(clusters))]  # largest first: not the order of the numbers
+    shades = cluster_colours(numbers)
+    own = [shade for shade in shades.values() if shade != NOTHING]
+    assert len(set(own)) == len(own) == min(clusters, 10)
+    assert list(shades) == numbers and all(shades[number] == NOTHING for number in numbers[10:])
+
+
+def test_the_chart_of_many_clusters_draws_the_largest_by_name_and_the_others_together():
+    """60 clusters of 4 prompts, a batch each: ten lines, and fifty marks under one name."""
+    rows = np.arange(240)
+    plan = SamplePlan(rows, 4, rows // 4, rows / 240, np.zeros(240), np.full(240, -1), {})
+    prompts = [Prompt.asking(f"p{i}", f"What is {i}?", "1") for i in rows]
+    ledger = MadePlan(prompts, plan, "d").ledger
+    traces = {trace.name: trace for trace in difficulty_by_step(ledger, {k: f"c{k}" for k in range(59, -1, -1)}).data}
+    assert {name for name in traces if name.startswith("c")} == {f"c{k}" for k in range(50, 60)}
+    assert len(traces["smaller clusters"].x) == 50 and traces["smaller clusters"].marker.color == NOTHING
+    lines = [trace.line.color for name, trace in traces.items() if name.startswith("c")]
+    assert sorted(lines) == sorted(COLOURS)
+    names = list(traces)
+    assert names.index("all prompts") < names.index("c59")  # the heavy line lies below the marks
 
 
 # -- cards and sentences -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.plan_page import frame, page
+from saerl_lightning.plan_page.charts import COLOURS
 from saerl_lightning.plan_page.comparison import compare
 from saerl_lightning.plan_page.page import render
 from saerl_lightning.plan_page.planned import MadePlan, OperationReport
@@ -76,6 +77,10 @@ def test_a_slot_that_is_on_and_does_nothing_says_why():
     )
     text = render(run)
     assert "TailMixing is on, but does nothing: no prompt moves." in text
+    assert (
+        '</code> TailMixing <small class="idle">did nothing: no prompt moves</small></h3>' in text
+    )  # beside its numbers
+    assert text.count('class="idle"') == 1
     assert "is on, but does nothing" not in render(make_run())
 
 
@@ -94,6 +99,23 @@ def test_a_constant_rating_and_a_single_batch_are_drawn():
     text = render(MadePlan(prompts, plan, "d", features=np.ones((4, 2)), signal="RandomSignals"))
     assert charts_of(text) == CHARTS and "One cluster holds all 4." in text
     assert data_of(text)["map"]["x"] == [0.0] * 4
+
+
+def test_every_box_of_a_chart_takes_the_height_of_its_chart():
+    """A box with a height of its own would leave a gap below a chart of few rows."""
+    assert not re.search(r"\.(chart|map)[^}]*height", frame.asset("page.css"))
+    assert frame.asset("page.js").count("style.height = `${layout.height}px`") == 2  # the charts, and the map
+    for grid in re.findall(r"\{[^}]*display: grid[^}]*\}", frame.asset("page.css")):
+        assert "align-items: start" in grid  # a short card does not take a tall one's height
+
+
+def test_the_map_names_the_largest_clusters_and_the_cards_have_their_colours(planned):
+    text = render(planned)
+    largest = data_of(text)["map"]["largest"]
+    sizes = {2: 20, 0: 19, 1: 19}
+    assert [sizes[number] for number in largest] == [20, 19, 19]
+    badges = re.findall(r'<span class="badge" style="color: (#\w+)"[^>]*>●</span> (\d)', text)
+    assert badges == [(COLOURS[k], str(number)) for k, number in enumerate(largest)]
 
 
 def test_a_large_pool_is_sampled(planned, monkeypatch):
@@ -115,6 +137,8 @@ setTimeout(() => {
   }
   seen.drawn = [...document.querySelectorAll("[data-figure]")].filter((e) => e.querySelector(
     ".scatterlayer .trace, .barlayer .trace, .heatmaplayer image")).map((e) => e.dataset.figure);
+  seen.gaps = [...document.querySelectorAll(".chart")].map((e) => Math.abs(
+    e.clientHeight - e.querySelector("svg.main-svg").getBoundingClientRect().height)).filter((gap) => gap > 1);
   seen.loaded = performance.getEntriesByType("resource").map((e) => e.name).filter((name) => !name.startsWith("data:"));
   seen.title = document.title;
   document.documentElement.dataset.seen = JSON.stringify(seen);
@@ -153,7 +177,7 @@ def test_a_browser_draws_everything_from_the_file_alone(planned, tmp_path, width
     assert not found.console
     assert set(found.seen["drawn"]) == CHARTS
     assert found.seen["marks"] == dict.fromkeys(["Cluster", "Difficulty", "Topic", "Fate"], 60)
-    assert found.seen["loaded"] == []
+    assert found.seen["loaded"] == [] and found.seen["gaps"] == []
     assert found.seen["title"] == "Training plan 0123456789abcdef"  # the prompt that would have changed it did not run
     assert (found.seen["width"], found.seen["over"]) == (width, 0)  # nothing sticks out
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saerl_lightning.plan_page import charts
-from saerl_lightning.plan_page.charts import COLOURS, MARKS, NOTHING, colour, pattern
+from saerl_lightning.plan_page.charts import COLOURS, NOTHING, colour, mark, pattern
 from saerl_lightning.study.report.facts import Curve, PlanMap, StudyFacts
 from saerl_lightning.study.report.tables import cost_names
 
@@ -217,5 +217,5 @@ def _line(figure: Figure, facts: StudyFacts, curve: Curve) -> None:
     figure.add_scatter(
         x=curve.steps, y=curve.mean, name=text(curve.arm), mode="lines+markers",
         line={"width": 3.5} if place < 0 else looks, meta="ink" if place < 0 else None,
-        marker={"symbol": MARKS[(place + 1 + max(place, 0) // len(COLOURS)) % len(MARKS)], "size": 7, "color": colour(place)},
+        marker={"symbol": mark(place), "size": 7, "color": colour(place)},
     )  # fmt: skip

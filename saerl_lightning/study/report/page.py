@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saerl_lightning.plan_page import frame
-from saerl_lightning.plan_page.charts import COLOURS, MARKS
+from saerl_lightning.plan_page.charts import COLOURS, NOTHING
 from saerl_lightning.plan_page.tables import Table
 from saerl_lightning.study.report import charts, tables
 from saerl_lightning.study.report.facts import UNITS, StudyFacts
@@ -64,7 +64,7 @@ def render(facts: StudyFacts) -> str:
         against=[each for each, _ in against],
         maps=[each for each, _ in maps],
         sections=[(f"section{k}", each, _section_table(each)) for k, each in enumerate(facts.sections)],
-        data=frame.script_json({"figures": drawn, "map": None, "colours": COLOURS, "marks": MARKS}),
+        data=frame.script_json({"figures": drawn, "map": None, "colours": COLOURS, "nothing": NOTHING}),
         style=frame.asset("page.css") + frame.asset("study.css", PACKAGE),
         script=frame.asset("page.js"),
         plotly=frame.plotly_script(),
