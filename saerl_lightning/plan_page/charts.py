@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Apart for every eye, on a light and on a dark page.
 COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#666666", "#3D2BFF", "#A5C3A5", "#694B00",
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#3D2BFF", "#A5C3A5", "#694B00",
 )  # fmt: skip
 MARKS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
 PATTERNS = ("", "/", "x", ".", "-", "|", "+")  # plotly's names of bar patterns

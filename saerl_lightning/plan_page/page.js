@@ -42,11 +42,19 @@
   const crowded = (traces) => narrow() && traces.length > 8;
   const inked = (trace) => trace.meta === "ink" ? { ...trace, line: { ...trace.line, color: tones().ink } } : trace;
 
+  // The names stand above the chart on a phone, where they would take its rows' room, and beside it elsewhere.
+  function withNames(height, traces, shown) {
+    const names = traces.filter((trace) => trace.showlegend !== false && trace.type !== "heatmap").length;
+    if (!shown || names < 2) return height;
+    return narrow() ? height + 19 * names : Math.max(height, 24 + 20 * names);
+  }
+
   function drawCharts() {
     for (const element of document.querySelectorAll("[data-figure]")) {
       const figure = figures[element.dataset.figure];
       const layout = dressed({ ...figure.layout, ...(crowded(figure.data) && { showlegend: false }) });
       layout.height = element.dataset.figure === "difficulty" ? (narrow() ? 420 : 500) : layout.height ?? 380;
+      layout.height = withNames(layout.height, figure.data, layout.showlegend !== false);
       element.style.height = `${layout.height}px`; // a box of another height would leave a gap below the chart
       Plotly.react(element, figure.data.map(inked), layout, config);
     }
