@@ -54,6 +54,7 @@ from .prompts.mixture import Mixture as Mixture
 from .prompts.reasoning_gym import ReasoningGymPrompts as ReasoningGymPrompts
 from .prompts.source import ProbeReference as ProbeReference
 from .prompts.source import PromptSource as PromptSource
+from .prompts.verifiers_env import VerifiersEnv as VerifiersEnv
 from .records import Outcomes as Outcomes
 from .records import Prompt as Prompt
 from .records import PromptBatch as PromptBatch
@@ -70,6 +71,7 @@ from .reward.model_reward import ModelReward as ModelReward
 from .reward.random import RandomReward as RandomReward
 from .reward.reasoning_gym import ReasoningGymReward as ReasoningGymReward
 from .reward.reward import Reward as Reward
+from .reward.verifiers_reward import VerifiersReward as VerifiersReward
 from .rollout.engine import RolloutEngine as RolloutEngine
 from .rollout.hf import HFEngine as HFEngine
 from .rollout.scripted import ScriptedEngine as ScriptedEngine

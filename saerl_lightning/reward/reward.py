@@ -94,6 +94,10 @@ class Reward(ABC):
         """Returns what else is counted since the last call, by name, for the log of a step; nothing by default."""
         return {}
 
+    def drain_parts(self) -> dict[str, float]:
+        """Returns the means of what the reward is made of since the last call, by name, for the logs. By default nothing."""
+        return {}
+
 
 def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollouts) -> dict[str, Float[Tensor, "P G"]]:
     """Scores every completion with every reward. Returns the scores by the rewards' names.

@@ -38,6 +38,7 @@ from saerl_lightning.training.metrics import (
     averaged,
     over_ranks,
     refill_metrics,
+    reward_costs_and_parts,
     throughput_metrics,
 )
 from saerl_lightning.training.optimization import Gradients
@@ -226,10 +227,7 @@ class GRPOModule(PolicyModule):
     ) -> None:
         """Logs the step over all ranks: rewards, groups and lengths of generated and trained completions."""
         own = updates | {f"time/{phase}": seconds for phase, seconds in self.phases.drain().items()}
-        own |= {f"reward/{reward.name}/seconds": reward.drain_seconds() for reward in self.rewards}
-        own |= {
-            f"reward/{each.name}/count/{what}": n for each in self.rewards for what, n in each.drain_counts().items()
-        }
+        own |= reward_costs_and_parts(self.rewards)
         own |= refill_metrics(generated, trained) | self.skipped_steps()
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)

@@ -63,7 +63,7 @@ class LoggedNames:
 
     Args:
         exact: Names that are known.
-        families: Prefixes of names that are known only during the run: topics, and metrics of operations.
+        families: Prefixes of names that are known only during the run: topics, metrics of operations, and parts of rewards.
     """
 
     exact: Sequence[str]
@@ -82,8 +82,9 @@ class LoggedNames:
         evaluated = [f"val/{name}/{each}" for name, known in measured.items() for each in known]
         evaluated += [f"val/macro/{each}" for each in macro_average(measured)]
         own = [f"reward/{name}/{each}" for name in rewards or () for each in REWARD]
-        counts = ["reward/"] if rewards is None else [f"reward/{name}/count/" for name in rewards]
-        open_ended = ["data/", *(f"val/{name}/acc/" for name in sets), *counts]
+        families = [f"reward/{name}/{each}/" for name in rewards or () for each in ("count", "parts")]
+        own_open = ["reward/"] if rewards is None else families
+        open_ended = ["data/", *(f"val/{name}/acc/" for name in sets), *own_open]
         return cls([*evaluated, *step, *own], open_ended)
 
     def require(self, asks: str, name: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saerl_lightning.reward.reward import abstained
+from saerl_lightning.reward.reward import Reward, abstained
 from saerl_lightning.training.grading import GradedGroups
 
 SUMS = ("rollouts/generated", "rollouts/trained", "rollouts/scored_tokens")
@@ -130,6 +130,16 @@ def reward_metrics(rewards: Mapping[str, Float[Tensor, "P G"]], total: Float[Ten
         metrics[f"reward/{name}/mean"] = _mean(given)
         metrics[f"reward/{name}/std"] = _std(given)
         metrics[f"reward/{name}/failed_frac"] = values.isnan().float().mean().item()
+    return metrics
+
+
+def reward_costs_and_parts(rewards: Sequence[Reward]) -> dict[str, float]:
+    """Seconds of each reward, what else it counted, and the means of its parts, since the last step."""
+    metrics: dict[str, float] = {}
+    for reward in rewards:
+        metrics[f"reward/{reward.name}/seconds"] = reward.drain_seconds()
+        metrics |= {f"reward/{reward.name}/count/{what}": number for what, number in reward.drain_counts().items()}
+        metrics |= {f"reward/{reward.name}/parts/{part}": mean for part, mean in reward.drain_parts().items()}
     return metrics
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 
 from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
+from saerl_lightning.prompts.verifiers_env import VerifiersEnv
 from saerl_lightning.records import Prompt, Rollouts
 from tests.reward.judging.chat_server import ChatHandler, JudgeServer
 
+SMALL_SUMS = str(Path(__file__).parent / "environments" / "small_sums.py")
 SUMS = {"two": "1 + 1", "five": "2 + 3", "nine": "4 + 5"}
 
 
@@ -96,6 +99,11 @@ def scored() -> Example:
     return Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], arguments, ordered=False)
 
 
+def environment() -> Example:
+    made = VerifiersEnv(SMALL_SUMS).load()
+    return Example(made, ["so 1", "2", "3"], ["2", "no 1", ""], {"environment": SMALL_SUMS, "workers": 1})
+
+
 SUM_PROMPTS = prompts(["2", "5", "9"])
 EXAMPLES: dict[str, Callable[[], Example]] = {
     "AnswerReward": lambda: Example(SUM_PROMPTS, ["<answer>2</answer>", "5.", "９"], ["<answer>3</answer>", "", "8"]),
@@ -114,4 +122,5 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "ModelReward": scored,
     "RandomReward": lambda: Example(SUM_PROMPTS, ["2", "5", "9"], ["5", "9", "2"], ordered=False),
     "ReasoningGymReward": gym,
+    "VerifiersReward": environment,
 }
