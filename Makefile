@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell cat requirements/cpu.txt pyproject.toml | cksu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all test-pages quick check format mutants bench docs tree results clean
+.PHONY: help install demo study-demo smollm2 smollm2-sae test test-all test-pages quick check format mutants bench docs pictures tree results clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -83,6 +83,9 @@ bench: install models/smollm2-135m ## speed beside the peers as ratios of median
 	@$(BIN)/python benchmarks/grading.py
 	@$(BIN)/python benchmarks/resume.py
 	@$(BIN)/python benchmarks/startup.py
+
+pictures: install ## screenshots of README and docs; needs requirements/pictures.txt and a Chromium (CHROMIUM=/path, PLAN=plan.html)
+	@CHROMIUM=$(CHROMIUM) $(BIN)/python docs/pictures.py $(PLAN)
 
 docs: install ## the site, strict: a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
