@@ -23,8 +23,8 @@ KINDS = {
     "<class 'float'>": "a number",
     "<class 'str'>": "a text",
     "<class 'bool'>": "true or false",
-    "<class 'list'>": "a list",
-    "<class 'collections.abc.Iterable'>": "a list",
+    "<class 'list'>": "a list, as [one, two]",
+    "<class 'collections.abc.Iterable'>": "a list, as [one, two]",
     "<class 'dict'>": "a mapping, as {name: value}",
     "<class 'NoneType'>": "null",
 }

@@ -38,8 +38,8 @@ class ModelReward(Reward):
     and without code of its folder, before the first step, and freed at the end of the run.
 
     Every process of a run holds a copy on its device, for the whole run: weights of 2 bytes a parameter in bfloat16
-    (16 GB for 8B), and the activations of `batch_tokens` tokens, which are small. It was tested on a CPU; on a GPU only
-    its parts were, so try a step first. A chat template writes a completion as it is: a policy may learn to write the
+    (16 GB for 8B), and the activations of `batch_tokens` tokens, which are small. It was tried on a CPU and never on a
+    GPU, so try a step first. A chat template writes a completion as it is: a policy may learn to write the
     reward model's own role marks.
 
     Args:
