@@ -154,7 +154,7 @@ def check_place(entity: str | None, project: str | None) -> None:
 
     Args:
         entity: W&B user or team.
-        project: W&B project.
+        project: W&B project of the view.
 
     Raises:
         InputError: naming the setting.

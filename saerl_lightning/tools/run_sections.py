@@ -39,7 +39,7 @@ class LoggedRun:
         name: Name of the view.
         ids: W&B ids of the run; several if it went on after a kill.
         entity: W&B user or team; "" if it is not known.
-        project: W&B project.
+        project: W&B project of the view.
         metrics: Names of the metrics that were logged.
         tables: Keys of the tables that were logged.
     """
