@@ -35,10 +35,30 @@ def grade(reward: CodeReward, asked: Prompt, code: str) -> float:
     return float(reward([asked], rollouts([f"```python\n{code}\n```"])))
 
 
+def ancestors(pid: int) -> list[int]:
+    """Numbers of the process's parents, up to the first."""
+    found = []
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        found.append(pid)
+    return found
+
+
+def of_a_neighbour(pid: int) -> bool:
+    """Whether another process that runs tests beside this one started it; what has lost its parents is nobody's."""
+    above = ancestors(pid)
+    return os.getppid() in above and os.getpid() not in above
+
+
 def left_behind() -> list[str]:
     """Command lines of processes that run our confined script, or what an enemy made of it."""
     found = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
+        if of_a_neighbour(int(place.parent.name)):
+            continue
         try:
             words = place.read_bytes().split(b"\0")
         except OSError:

@@ -19,16 +19,23 @@ class ChatHandler(BaseHTTPRequestHandler):
             self.server.at.append(time.monotonic())
             self.server.present += 1
             self.server.most_present = max(self.server.present, self.server.most_present)
+            self.here = True
         try:
             self.server.answer(self, body)
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
-            with self.server.turn:
-                self.server.present -= 1
+            self.leave()
+
+    def leave(self) -> None:
+        """Counts the request as gone; before its reply, upon which a client may send the next at once."""
+        with self.server.turn:
+            self.server.present -= self.here
+            self.here = False
 
     def send(self, status: int, content: bytes | dict, headers: dict[str, str] | None = None) -> None:
         content = json.dumps(content).encode() if isinstance(content, dict) else content
+        self.leave()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
