@@ -196,7 +196,15 @@ def test_rows_lengths_and_counts_by_hand():
     assert joined.completion_lengths.tolist() == [4, 4, 4, 2, 3, 0, 2, 3, 0]
     penalty = LengthReward(max_tokens=5, buffer=2)(["x"] * 2, rows)  # pyright: ignore[reportArgumentType]
     assert penalty.tolist() == [[-0.5, -0.5, -0.5], [0.0, 0.0, 0.0]]
-    logged = Completions({}, ADVANTAGES, ADVANTAGES, rows.completion_lengths, rows.truncated, rows.weight_version)
+    logged = Completions(
+        {},
+        ADVANTAGES,
+        ADVANTAGES,
+        rows.completion_lengths,
+        rows.truncated,
+        rows.weight_version,
+        torch.full((len(ADVANTAGES),), torch.nan),
+    )
     assert logged.metrics(0)["rollouts/generated_tokens"] == 17.0
     assert logged.metrics(0)["completions/length_mean"] == pytest.approx(17 / 6)
 
