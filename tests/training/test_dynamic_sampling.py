@@ -215,7 +215,7 @@ class SomeNeverVary(ParityReward):
     graded = 0
 
     def __call__(self, prompts, rollouts):
-        self.graded += len(prompts)
+        self.seen_prompts += len(prompts)
         counts = torch.tensor([int(prompt.answer) % 3 > 0 for prompt in prompts])
         return super().__call__(prompts, rollouts) * counts[:, None]
 

@@ -197,7 +197,7 @@ def test_rows_lengths_and_counts_by_hand():
     penalty = LengthReward(max_tokens=5, buffer=2)(["x"] * 2, rows)  # pyright: ignore[reportArgumentType]
     assert penalty.tolist() == [[-0.5, -0.5, -0.5], [0.0, 0.0, 0.0]]
     logged = Completions(
-        {},
+        {"math": ADVANTAGES},
         ADVANTAGES,
         ADVANTAGES,
         rows.completion_lengths,
