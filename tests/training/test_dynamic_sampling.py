@@ -212,7 +212,7 @@ def test_ranks_take_the_steps_of_one(script, sizes, max_rounds):
 class SomeNeverVary(ParityReward):
     """Gives nothing for sums that three divides: their groups teach nothing. Counts the prompts it graded."""
 
-    graded = 0
+    seen_prompts = 0
 
     def __call__(self, prompts, rollouts):
         self.seen_prompts += len(prompts)
