@@ -73,6 +73,20 @@ def test_vllm_in_bfloat16_gets_float32_weights_rounded_to_the_nearest(load_tiny,
     assert receiver.last.weights["weight"].float().tolist() == ROUNDED
 
 
+def test_a_processor_without_bfloat16_products_in_onednn_fuses_without_packing(load_tiny, monkeypatch):
+    def refused(weight, *_):
+        assert weight.dtype != torch.bfloat16, "bf16 path needs the cpu support avx512bw"
+        return weight
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refused)
+    model, tokenizer = load_tiny()
+    engine = HFEngine()
+    engine.start(model.to(torch.bfloat16), tokenizer, 64)
+    engine.load_weights(model.state_dict().items(), version=1)
+    assert engine.fallback is None and engine._weights.head.dtype == torch.bfloat16
+
+
 def test_the_policys_own_engine_fuses_in_the_policys_dtype(load_tiny):
     """Adapters merged into a bfloat16 policy give float32 tensors; its activations are bfloat16."""
     model, tokenizer = load_tiny()

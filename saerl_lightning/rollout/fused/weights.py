@@ -49,11 +49,13 @@ SMALLEST = 2**16
 
 
 def can_pack(weight: Float[Tensor, "N K"]) -> bool:
-    """Whether oneDNN can store this weight in its own memory format."""
+    """Whether oneDNN can store this weight in its own memory format; many processors lack what it needs for bfloat16."""
     operators = torch.ops.mkldnn
     return (
         weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
+        and (
+            weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and operators._is_mkldnn_bf16_supported())
+        )
         and weight.numel() >= SMALLEST
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
