@@ -29,7 +29,6 @@ class Reward(ABC):
     """
 
     may_abstain: bool = False
-
     weight: float = 1.0
     _name: str | None = None  # given by the user
     _seconds: float = 0.0
@@ -77,16 +76,8 @@ class Reward(ABC):
     def close(self) -> None:
         """Ends processes that the reward started. By default does nothing. Grading again starts them again."""
 
-    def graded(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
-        """Scores every completion, and adds the seconds that it took to those of the step."""
-        began = time.perf_counter()
-        try:
-            return self(prompts, rollouts)
-        finally:
-            self._seconds += time.perf_counter() - began
-
     def drain_seconds(self) -> float:
-        """Returns the seconds spent on grading since the last call, and sets them to 0."""
+        """Returns the seconds that `grade` waited since the last call, and sets them to 0."""
         spent, self._seconds = self._seconds, 0.0
         return spent
 
@@ -94,8 +85,11 @@ class Reward(ABC):
         """Returns what else is counted since the last call, by name, for the log of a step; nothing by default."""
         return {}
 
-    def drain_parts(self) -> dict[str, float]:
-        """Returns the means of what the reward is made of since the last call, by name, for the logs. By default nothing."""
+    def drain_parts(self) -> dict[str, list[float]]:
+        """Returns what completions got of each part of the reward since the last call, by name; by default nothing.
+
+        The log has the mean of each over the completions of all processes that have it.
+        """
         return {}
 
 
@@ -108,7 +102,9 @@ def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollou
     shape = (len(prompts), rollouts.group_size)
     scores: dict[str, Tensor] = {}
     for reward in rewards:
-        values = reward.graded(prompts, rollouts)
+        began = time.perf_counter()
+        values = reward(prompts, rollouts)
+        reward._seconds += time.perf_counter() - began
         if not isinstance(values, Tensor):
             raise InputError(f"{type(reward).__name__} returned a {type(values).__name__}; return a tensor, (P, G)")
         if tuple(values.shape) != shape:

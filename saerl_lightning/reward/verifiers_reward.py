@@ -67,7 +67,6 @@ class VerifiersReward(Reward):
         self.pool = WorkerPool(workers, deadline_s + GRACE_S, partial(prepare, *self._source))
         self._last_failure = ""
         self._checked = False
-        self._last: list[Scored] = []
         self._graded: list[Scored] = []
 
     def check(self) -> None:
@@ -101,24 +100,19 @@ class VerifiersReward(Reward):
         given = zip(rollouts.texts, rollouts.truncated.tolist(), rollouts.starts.tolist(), strict=True)
         lengths = rollouts.completion_lengths.tolist()
         replies = [Played(rows[row // rollouts.group_size], *said, lengths[row]) for row, said in enumerate(given)]  # R
-        self._last = self._scored(replies)
-        for row, scored in enumerate(self._last):
+        found = self._scored(replies)
+        self._graded += found
+        for row, scored in enumerate(found):
             if scored.failure:
                 self._note(scored.failure, prompts[row // rollouts.group_size].uid, rollouts.texts[row])
-        return torch.tensor([scored.total for scored in self._last]).view(len(prompts), rollouts.group_size)
+        return torch.tensor([scored.total for scored in found]).view(len(prompts), rollouts.group_size)
 
-    def graded(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
-        """Scores every completion of a step, and keeps the parts for `drain_parts`."""
-        scores = super().graded(prompts, rollouts)
-        self._graded += self._last
-        return scores
-
-    def drain_parts(self) -> dict[str, float]:
-        """Returns the mean of each reward, before its weight, and each metric over the step's completions that have it."""
+    def drain_parts(self) -> dict[str, list[float]]:
+        """Returns what completions got of each reward, before its weight, and of each metric, since the last call."""
         kept, self._graded = self._graded, []
         names = dict.fromkeys(name for scored in kept for name in scored.parts)
         found = {name: [s.parts[name] for s in kept if not math.isnan(s.parts.get(name, math.nan))] for name in names}
-        return {name: sum(values) / len(values) for name, values in found.items() if values}
+        return {name: values for name, values in found.items() if values}
 
     @property
     def last_failure(self) -> str:

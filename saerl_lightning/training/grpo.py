@@ -36,9 +36,11 @@ from saerl_lightning.training.metrics import (
     Completions,
     MetricSum,
     averaged,
+    means_over_ranks,
     over_ranks,
     refill_metrics,
-    reward_costs_and_parts,
+    reward_costs,
+    reward_parts,
     throughput_metrics,
 )
 from saerl_lightning.training.optimization import Gradients
@@ -227,20 +229,20 @@ class GRPOModule(PolicyModule):
     ) -> None:
         """Logs the step over all ranks: rewards, groups and lengths of generated and trained completions."""
         own = updates | {f"time/{phase}": seconds for phase, seconds in self.phases.drain().items()}
-        own |= reward_costs_and_parts(self.rewards)
+        own |= reward_costs(self.rewards)
         own |= refill_metrics(generated, trained) | self.skipped_steps()
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
-        ranks = gather_objects((own, Completions.of(generated, self.prompts.plan.difficulty)), self.trainer.world_size)
-        values = over_ranks([numbers for numbers, _ in ranks])
-        values |= Completions.join([completions for _, completions in ranks]).metrics(version)
+        completions = Completions.of(generated, self.prompts.plan.difficulty)
+        ranks = gather_objects((own, completions, reward_parts(self.rewards)), self.trainer.world_size)
+        values = over_ranks([numbers for numbers, _, _ in ranks])
+        values |= Completions.join([completions for _, completions, _ in ranks]).metrics(version)
+        values |= means_over_ranks([parts for _, _, parts in ranks])
         values |= throughput_metrics(values) | self.prompts.metrics()
         self.log("reward", values["reward/mean"], prog_bar=True, logger=False)
         self.log_dict(values)
 
     # -- before the first step -----------------------------------------------------------------------------------------
-
-    graded_in_training = True
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Refuses settings that do not fit each other, before data or weights are loaded."""
@@ -249,6 +251,20 @@ class GRPOModule(PolicyModule):
         if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
             refuse_truncated_support(self.sampling)
         return super().configure_callbacks()
+
+    def setup(self, stage: str) -> None:
+        """Refuses prompts that the rewards can't grade, those of training included, before weights are loaded.
+
+        Args:
+            stage: Stage of the run, as Lightning names it.
+
+        Raises:
+            InputError: naming what the prompts lack.
+        """
+        if stage == "fit":
+            for reward in self.rewards:
+                reward.require(self.prompts.pool.prompts)
+        super().setup(stage)
 
     def on_fit_start(self) -> None:
         """Checks the batch arithmetic, which is printed."""

@@ -133,14 +133,29 @@ def reward_metrics(rewards: Mapping[str, Float[Tensor, "P G"]], total: Float[Ten
     return metrics
 
 
-def reward_costs_and_parts(rewards: Sequence[Reward]) -> dict[str, float]:
-    """Seconds of each reward, what else it counted, and the means of its parts, since the last step."""
+def reward_costs(rewards: Sequence[Reward]) -> dict[str, float]:
+    """Seconds of each reward and what else it counted since the last step."""
     metrics: dict[str, float] = {}
     for reward in rewards:
         metrics[f"reward/{reward.name}/seconds"] = reward.drain_seconds()
         metrics |= {f"reward/{reward.name}/count/{what}": number for what, number in reward.drain_counts().items()}
-        metrics |= {f"reward/{reward.name}/parts/{part}": mean for part, mean in reward.drain_parts().items()}
     return metrics
+
+
+def reward_parts(rewards: Sequence[Reward]) -> dict[str, list[float]]:
+    """Values of each part of each reward since the last step, by the name of its metric; one a completion that has it."""
+    return {
+        f"reward/{reward.name}/parts/{part}": values
+        for reward in rewards
+        for part, values in reward.drain_parts().items()
+    }
+
+
+def means_over_ranks(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Means of values that the ranks have in unequal numbers, or that some lack."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    joined = {name: [value for part in parts for value in part.get(name, ())] for name in names}
+    return {name: sum(values) / len(values) for name, values in joined.items()}
 
 
 def group_metrics(compared: Float[Tensor, "P G"], tokens: int) -> dict[str, float]:

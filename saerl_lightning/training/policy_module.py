@@ -101,8 +101,6 @@ class PolicyModule(lightning.LightningModule, ABC):
             return None
         return LoggedNames.of_policy(self._step_names, sets, [reward.name for reward in self.rewards])
 
-    graded_in_training = False  # whether a training step grades completions
-
     def setup(self, stage: str) -> None:
         """Refuses prompts that their rewards can't grade, before weights are loaded; the first reward grades evaluation.
 
@@ -112,9 +110,6 @@ class PolicyModule(lightning.LightningModule, ABC):
         Raises:
             InputError: naming what the prompts lack.
         """
-        if stage == "fit" and self.graded_in_training:
-            for reward in self.rewards:
-                reward.require(self.prompts.pool.prompts)
         for prompts in self.prompts.evaluated(stage):
             self.rewards[0].require(prompts)
 
@@ -302,6 +297,7 @@ class PolicyModule(lightning.LightningModule, ABC):
         results = {name: {key: float(value) for key, value in values.items()} for name, values in computed.items()}
         self.phases.drain()  # seconds of evaluation must not count for the next step, nor counts
         self.rewards[0].drain_counts()
+        self.rewards[0].drain_parts()
         for name, metrics in {**results, "macro": macro_average(results)}.items():
             self.log_dict({f"{stage}/{name}/{key}": value for key, value in metrics.items()}, sync_dist=True)
 

@@ -82,9 +82,9 @@ def test_prompts_are_the_tasks(prompts):
 
 
 def test_grades_and_parts_are_verifiers_own(prompts, reward):
-    """Each reward with its weight, keyed ones too; a metric has no say; the parts are means before the weights."""
+    """Each reward with its weight, keyed ones too; a metric has no say; the parts are what stands before the weights."""
     cut = (1, 9)
-    scores = reward.graded(prompts, asked(REPLIES, cut))
+    scores = reward(prompts, asked(REPLIES, cut))
     own = [
         verifiers_own(row // 4, text, row in cut)
         for row, text in enumerate(text for group in REPLIES for text in group)
@@ -95,10 +95,8 @@ def test_grades_and_parts_are_verifiers_own(prompts, reward):
     parts = reward.drain_parts()
     assert parts.keys() == {"correct", "brief", "shouts", "asks", "fails", "tokens"}
     for name in ("correct", "brief", "shouts", "asks", "fails"):
-        assert parts[name] == pytest.approx(sum(trace.rewards[name].score for trace in own) / 12)
-    assert parts["tokens"] == pytest.approx(sum(trace.metrics["tokens"] for trace in own) / 12)
-    assert reward.drain_parts() == {}
-    reward(prompts, asked(REPLIES))  # as an evaluation does
+        assert parts[name] == pytest.approx([trace.rewards[name].score for trace in own])
+    assert parts["tokens"] == pytest.approx([trace.metrics["tokens"] for trace in own])
     assert reward.drain_parts() == {}
 
 

@@ -212,10 +212,10 @@ def test_ranks_take_the_steps_of_one(script, sizes, max_rounds):
 class SomeNeverVary(ParityReward):
     """Gives nothing for sums that three divides: their groups teach nothing. Counts the prompts it graded."""
 
-    seen_prompts = 0
+    graded = 0
 
     def __call__(self, prompts, rollouts):
-        self.seen_prompts += len(prompts)
+        self.graded += len(prompts)
         counts = torch.tensor([int(prompt.answer) % 3 > 0 for prompt in prompts])
         return super().__call__(prompts, rollouts) * counts[:, None]
 

@@ -19,7 +19,14 @@ from saerl_lightning.records import Prompt, PromptBatch, Rollouts, Sampling
 from saerl_lightning.rollout.scripted import ScriptedEngine
 from saerl_lightning.training.grading import GradedGroups, Reference
 from saerl_lightning.training.guard import Differences
-from saerl_lightning.training.metrics import Completions, MetricSum, averaged, over_ranks, throughput_metrics
+from saerl_lightning.training.metrics import (
+    Completions,
+    MetricSum,
+    averaged,
+    means_over_ranks,
+    over_ranks,
+    throughput_metrics,
+)
 from saerl_lightning.training.tables import CompletionTable
 from tests.objective.test_conformance import SHIPPED
 from tests.training.conftest import ParityReward, data, fit, module, trainer
@@ -63,6 +70,12 @@ def test_numbers_of_updates_and_ranks_are_combined_by_their_names():
     seconds = {"time/generate": 2.0, "time/forward": 1.0, "time/backward": 3.0}
     speed = throughput_metrics({**seconds, "rollouts/generated_tokens": 50.0, "rollouts/scored_tokens": 40.0})
     assert list(speed.values()) == [25.0, 10.0]
+
+
+def test_parts_of_rewards_are_means_over_completions_not_over_ranks():
+    """Three completions have the part on one rank and one on the other; the second part is on one rank alone."""
+    ranks = [{"a": [1.0, 1.0, 1.0]}, {"a": [5.0], "b": [2.0, 4.0]}]
+    assert means_over_ranks(ranks) == {"a": 2.0, "b": 3.0}
 
 
 def completions(
