@@ -1,4 +1,4 @@
-"""Shortens jsonargparse's error messages to one line: the argument, the value seen, and what to write instead.
+"""Words a command-line mistake, of jsonargparse's long message: the argument, the value seen, and what to write instead.
 
 The original messages list every type that was tried, one per line, with the actual fault at the end.
 """

@@ -1,4 +1,4 @@
-"""The command-line parser: values of arguments are never read from files, and errors are one line."""
+"""The command-line parser: a mistake is one line and exit code 2; values of arguments are never read from files."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
@@ -81,6 +82,18 @@ def test_no_entry_stands_outside_of_its_section():
         for file in sorted(PACKAGE.rglob("*.py"))
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (names := torn(node))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_sentence_stands_twice_in_a_docstring():
+    found = [
+        f"{file.relative_to(PACKAGE)}:{getattr(node, 'lineno', 1)} {line!r}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        for line, times in Counter((ast.get_docstring(node) or "").splitlines()).items()
+        if times > 1 and len(line.strip()) > 24
     ]
     assert not found, "\n".join(found)
 

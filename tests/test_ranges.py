@@ -112,9 +112,9 @@ def test_the_walk_finds_what_there_is():
 
 
 def stand_in(hint: object) -> object:
-    """Something for an argument without a default; constructors only store."""
+    """Something for an argument without a default; most constructors only store."""
     if str in parts(hint):
-        return "x"
+        return "http://127.0.0.1"  # also an address, which JudgeReward looks at
     range_ = next(ranges(hint), None)
     return SimpleNamespace(lora=None) if range_ is None else int(max(1, range_.least))
 

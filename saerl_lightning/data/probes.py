@@ -1,4 +1,4 @@
-"""Probes as configurable classes: the kind of fit, its penalties, and the number of folds.
+"""Fits difficulty and quality probes, as configurable classes: the kind of fit, its penalties, the number of folds.
 
 The fits are in `probe_fits.py`, the scores in `scores.py`. Every score and every rating comes from a fit that has not
 seen the label of the prompt, of its copies or of its duplicates.

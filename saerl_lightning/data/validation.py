@@ -1,4 +1,4 @@
-"""Named evaluation sets, each with its own sampling, and the datamodule that serves them."""
+"""Named evaluation sets, each with its own sampling, without questions that are trained on; the datamodule serves them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dr. GRPO: GRPO without its two divisions, by the completion's length and by the group's deviation."""
+"""GRPO without its two divisions, by the completion's length and by the group's deviation (Dr. GRPO)."""
 
 from __future__ import annotations
 

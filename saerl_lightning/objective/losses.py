@@ -1,4 +1,4 @@
-"""Token ratios, clipped surrogates and KL estimators, with means over tokens or rows. Pure functions."""
+"""Importance ratios, their clip (PPO's surrogate) and KL estimators, with means over tokens or rows. Pure functions."""
 
 from __future__ import annotations
 
@@ -36,10 +36,6 @@ def clipped_surrogate(
     ratio: Tokens, advantages: Rows, low: float, high: float, dual_clip: float | None = None
 ) -> Tokens:
     """Computes PPO's clipped objective min(rho A, clip(rho, 1 - low, 1 + high) A), to be maximised.
-
-    Source: arXiv 1707.06347, eq. 7.
-
-    Source: arXiv 1707.06347, eq. 7.
 
     Source: arXiv 1707.06347, eq. 7.
 

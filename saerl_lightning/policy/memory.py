@@ -1,4 +1,4 @@
-"""Estimates the memory of a GRPO step from a model's configuration alone, part by part, in bytes.
+"""Estimates the memory of a GRPO step before it runs, from a model's configuration alone, part by part, in bytes.
 
 The model is a Llama-like decoder (Llama, Mistral, Qwen2, Qwen3). Parts are counted from what each file keeps:
 `prefix_attention`, `lean_layers` and `scoring` for the backward pass, `rollout.fused` for decoding. Worst cases are taken:

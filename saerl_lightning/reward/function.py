@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import ChainMap, Counter
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.failures import Failures
 from saerl_lightning.reward.jobs.user_function import FORMS, Returned, Signature, Source, call, load, signature
 from saerl_lightning.reward.reward import ABSTAINED, Reward
 from saerl_lightning.reward.workers import OVERRAN, WorkerPool
@@ -25,8 +25,6 @@ from saerl_lightning.reward.workers import OVERRAN, WorkerPool
 IMPORT_S = 120.0  # a file of rewards that is not imported by then hangs
 GRACE_S = 2.0  # an async call is given up on by its own process first, which costs that call alone
 GIVEN = {"prompts", "completions", "completion_ids", "data_source", "solution_str", "ground_truth", "extra_info"}
-
-log = logging.getLogger(__name__)
 
 
 class FunctionReward(Reward):
@@ -75,7 +73,7 @@ class FunctionReward(Reward):
         self.weight = weight
         self.workers = workers
         self.deadline_s = deadline_s
-        self.failures: Counter[str] = Counter()  # what a call did -> completions that it cost
+        self.failures = Failures()  # kinds are what a call did
         require_in_range(self)
         self._source = _source(function)
         self.signature = _described(self._source, self._shown)
@@ -83,7 +81,6 @@ class FunctionReward(Reward):
         grace = GRACE_S if self.signature.is_async else 0.0
         self.pool = WorkerPool(workers, deadline_s + grace, partial(load, self._source))
         self._columns: frozenset[str] | None = None  # that some prompt has; None before any was seen
-        self._last_failure = ""
 
     @property
     def _shown(self) -> str:
@@ -92,7 +89,7 @@ class FunctionReward(Reward):
     @property
     def last_failure(self) -> str:
         """What the last call that failed did, and for which completion."""
-        return self._last_failure
+        return self.failures.last
 
     def require(self, prompts: Sequence[Prompt]) -> None:
         """Refuses prompts none of which has a column that the function needs.
@@ -125,7 +122,7 @@ class FunctionReward(Reward):
         for part, returned in zip(calls, ask(calls), strict=True):
             for row, value in self._settled(part, returned, ask).items():
                 if isinstance(value, str):
-                    self._note(value, prompts[row // group].uid, rollouts.texts[row])
+                    self.failures.note(self._shown, value, prompts[row // group].uid, rollouts.texts[row])
                 scores[row] = math.nan if isinstance(value, str) else value
         return torch.tensor(scores).view(len(prompts), group)
 
@@ -207,14 +204,6 @@ class FunctionReward(Reward):
 
     def _takes(self, name: str) -> bool:
         return name in self.signature.takes or self.signature.takes_all
-
-    def _note(self, failure: str, uid: str, text: str) -> None:
-        """Counts a failure, and warns of the first."""
-        where = f"{failure} for the prompt {uid!r} and the completion {text[:200]!r}"
-        if not self.failures:
-            log.warning("%s %s; it counts as not graded (later ones are only counted)", self._shown, where)
-        self.failures[failure.split("(")[0].strip()] += 1
-        self._last_failure = where
 
 
 def _source(function: str | Callable[..., Any]) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.ranges import Count, CountFrom0, Deadline, Finite, NotNegative, Range, require_in_range
+from saerl_lightning.ranges import Count, CountFrom0, Deadline, Finite, NotNegative, Range, Seed, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.failures import Failures
 from saerl_lightning.reward.judging.apart import Apart
 from saerl_lightning.reward.judging.question import DEFAULT, STAND_IN, QuestionTemplate, Unwritten
 from saerl_lightning.reward.judging.reply import Reply
@@ -26,8 +26,6 @@ from saerl_lightning.reward.reward import Reward
 
 Concurrency = Annotated[int, Range(1, 4096)]
 OWN = ("model", "messages", "stream", "n")  # fields of a request that options may not change
-
-log = logging.getLogger(__name__)
 
 
 class JudgeReward(Reward):
@@ -85,11 +83,11 @@ class JudgeReward(Reward):
         template: str = DEFAULT,
         system: str | None = None,
         pattern: str = r"(?i)\bscore\b[^\w-]*(-?\d+(?:\.\d+)?)",
-        verdicts: dict[str, float] | None = None,
-        scale: tuple[float, float] | None = (0.0, 10.0),
+        verdicts: dict[str, Finite] | None = None,
+        scale: tuple[Finite, Finite] | None = (0.0, 10.0),
         temperature: NotNegative | None = 0.0,
         max_tokens: Count | None = 512,
-        seed: int | None = 0,
+        seed: Seed | None = 0,
         options: dict[str, Any] | None = None,
         api_key_env: str | None = None,
         concurrency: Concurrency = 16,
@@ -114,11 +112,12 @@ class JudgeReward(Reward):
         self.weight = weight
         self._name = name
         self.counts: Counter[str] = Counter()  # since they were drained last
-        self._last_failure = ""
+        self.failures = Failures()
         self._apart = Apart()
         settings = {
-            "temperature": temperature,
-            "max_tokens": max_tokens,
+            **sampling,
+            "verdicts": verdicts,
+            "scale": scale,
             "concurrency": concurrency,
             "retries": retries,
         }
@@ -130,7 +129,7 @@ class JudgeReward(Reward):
     @property
     def last_failure(self) -> str:
         """Reason of the last NaN, with what the server said."""
-        return self._last_failure
+        return self.failures.last
 
     def check(self) -> None:
         """Asks the judge for two letters.
@@ -166,8 +165,10 @@ class JudgeReward(Reward):
         bodies = [self._question(prompt, text) for prompt, text in zip(asked, rollouts.texts, strict=True)]
         replies = self._replies({key_of(self.server.endpoint, body): body for body in bodies if isinstance(body, dict)})
         scores = [
-            self._score(body if isinstance(body, Reply) else replies[key_of(self.server.endpoint, body)], prompt.uid)
-            for body, prompt in zip(bodies, asked, strict=True)
+            self._score(
+                body if isinstance(body, Reply) else replies[key_of(self.server.endpoint, body)], prompt.uid, text
+            )
+            for body, prompt, text in zip(bodies, asked, rollouts.texts, strict=True)
         ]
         return torch.tensor(scores, device=rollouts.mask.device).view(len(prompts), rollouts.group_size)
 
@@ -210,19 +211,15 @@ class JudgeReward(Reward):
         self.counts["repeated"] += sum(reply.retries for reply in answered)
         return found | dict(zip(keys, answered, strict=True))
 
-    def _score(self, reply: Reply, uid: str) -> float:
+    def _score(self, reply: Reply, uid: str, text: str) -> float:
         if reply.failure:
-            return self._failed(reply.failure, uid)
+            return self._failed(reply.failure, uid, text)
         try:
             return self.verdict.grade(reply)
         except NoVerdict as error:
             self.counts["unparsed"] += 1
-            return self._failed(f"gave a reply that {error}", uid)
+            return self._failed(f"gave a reply that {error}", uid, text)
 
-    def _failed(self, what: str, uid: str) -> float:
-        """Notes a failure, and warns of the first."""
-        said = f"was not graded: the judge at {self.server.endpoint} {what} (prompt {uid!r})"
-        if not self._last_failure:
-            log.warning("a completion %s; it counts as failed, not as wrong (later ones are only counted)", said)
-        self._last_failure = said
+    def _failed(self, did: str, uid: str, text: str) -> float:
+        self.failures.note("a completion", f"was not graded: the judge at {self.server.endpoint} {did}", uid, text)
         return math.nan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from torch import Tensor
 from saerl_lightning import hub
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.files import read_text
-from saerl_lightning.ranges import Count, Finite, require_in_range
+from saerl_lightning.ranges import Count, CountFrom0, Finite, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.classifier import Classifier, Output, label_index
+from saerl_lightning.reward.failures import Failures
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.whole_weights import load_classifier
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HEAD = "ForSequenceClassification"  # ends the names of transformers' classes with such a head
-
-log = logging.getLogger(__name__)
 
 
 class ModelReward(Reward):
@@ -67,7 +65,7 @@ class ModelReward(Reward):
     def __init__(
         self,
         path: str,
-        label: int | str | None = None,
+        label: CountFrom0 | str | None = None,
         output: Output = "logit",
         shift: Finite = 0.0,
         scale: Finite = 1.0,
@@ -97,13 +95,13 @@ class ModelReward(Reward):
         self._name = name
         self._loaded: tuple[Classifier, PreTrainedTokenizerBase, int] | None = None  # and the largest length
         self._place: torch.device | None = None  # of the process, found by its main thread
-        self._last_failure = ""
+        self.failures = Failures()
         require_in_range(self)
 
     @property
     def last_failure(self) -> str:
         """Reason of the last NaN."""
-        return self._last_failure
+        return self.failures.last
 
     def check(self) -> None:
         """Reads the reward model's configuration and tokenizer, without its weights.
@@ -147,7 +145,7 @@ class ModelReward(Reward):
         scores = torch.full((len(rows),), math.nan)
         scores[kept] = self.scale * (outputs - self.shift)
         for row in (~scores[kept].isfinite()).nonzero().flatten().tolist():
-            self._failed(f"the reward model gave {float(outputs[row]):g}", asked[kept[row]])
+            self._failed(f"the reward model gave {float(outputs[row]):g}", asked[kept[row]], rollouts.texts[kept[row]])
         scores[scores.isinf()] = math.nan
         return scores.to(rollouts.mask.device).view(len(prompts), rollouts.group_size)
 
@@ -219,21 +217,19 @@ class ModelReward(Reward):
         try:
             tokens = list(tokenizer(_written(tokenizer, prompt, text), add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
         except Exception as error:  # a template may raise anything, and tokenizers take no lone surrogates
-            self._failed(f"it can't be written as tokens: {type(error).__name__}: {first_line(error)[:200]}", prompt)
+            self._failed(
+                f"it can't be written as tokens: {type(error).__name__}: {first_line(error)[:200]}", prompt, text
+            )
             return []
         if len(tokens) <= longest:
             return tokens
         if self.too_long == "fail":
-            self._failed(f"prompt and completion have {len(tokens)} tokens, and {longest} is the most", prompt)
+            self._failed(f"its {len(tokens)} tokens, prompt included, are beyond {longest}", prompt, text)
             return []
         return tokens[-longest:] if self.too_long == "left" else tokens[:longest]
 
-    def _failed(self, what: str, prompt: Prompt) -> None:
-        """Notes a failure, and warns of the first."""
-        said = f"was not graded: {what} (prompt {prompt.uid!r})"
-        if not self._last_failure:
-            log.warning("a completion %s; it counts as failed, not as wrong (later ones are only counted)", said)
-        self._last_failure = said
+    def _failed(self, why: str, prompt: Prompt, text: str) -> None:
+        self.failures.note("a completion", f"was not graded: {why}", prompt.uid, text)
 
     def _why(self, error: Exception) -> str:
         return first_line(error) + hub.advice(self.path)

@@ -1,4 +1,4 @@
-"""Reward: the interface of rewards, which score completions, and the weighted sum of several."""
+"""Reward: the interface of rewards, which give one score to a completion, and the weighted sum of several."""
 
 from __future__ import annotations
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,13 +16,12 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.environment import Environment, ident_of
 from saerl_lightning.ranges import Count, Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
+from saerl_lightning.reward.failures import Failures
 from saerl_lightning.reward.jobs.environment_score import Played, Scored, prepare, score
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.reward.workers import WorkerPool
 
 GRACE_S = 2.0  # a reply is given up on by its own process first, which costs that reply alone
-
-log = logging.getLogger(__name__)
 
 
 class VerifiersReward(Reward):
@@ -61,11 +58,10 @@ class VerifiersReward(Reward):
         self._name = name
         self.together = together
         self.deadline_s = deadline_s
-        self.failures: Counter[str] = Counter()  # what a reward did -> completions that it cost
+        self.failures = Failures()  # kinds are what a reward did
         require_in_range(self, workers=workers)
         self._source = environment, json.dumps(arguments or {})
         self.pool = WorkerPool(workers, deadline_s + GRACE_S, partial(prepare, *self._source))
-        self._last_failure = ""
         self._checked = False
         self._graded: list[Scored] = []
 
@@ -104,7 +100,8 @@ class VerifiersReward(Reward):
         self._graded += found
         for row, scored in enumerate(found):
             if scored.failure:
-                self._note(scored.failure, prompts[row // rollouts.group_size].uid, rollouts.texts[row])
+                uid, text = prompts[row // rollouts.group_size].uid, rollouts.texts[row]
+                self.failures.note(f"the environment {self.environment!r}", scored.failure, uid, text)
         return torch.tensor([scored.total for scored in found]).view(len(prompts), rollouts.group_size)
 
     def drain_parts(self) -> dict[str, list[float]]:
@@ -117,7 +114,7 @@ class VerifiersReward(Reward):
     @property
     def last_failure(self) -> str:
         """What the last reward that failed did, and for which completion."""
-        return self._last_failure
+        return self.failures.last
 
     def close(self) -> None:
         """Kills the processes."""
@@ -161,13 +158,3 @@ class VerifiersReward(Reward):
                 f"data.train: VerifiersEnv with environment: {self.environment}, or another reward"
             )
         return grading["row"]
-
-    def _note(self, failure: str, uid: str, text: str) -> None:
-        """Counts a failure, and warns of the first."""
-        where = f"{failure} for the prompt {uid!r} and the completion {text[:200]!r}"
-        if not self.failures:
-            log.warning(
-                "the environment %r %s; it counts as not graded (later ones are only counted)", self.environment, where
-            )
-        self.failures[failure.split("(")[0].strip()] += 1
-        self._last_failure = where

@@ -112,7 +112,7 @@ class WorkerPool:
         results = self.run(_number, [(function, *job) for job in jobs])
         if not seen and self.failures:
             what = next(result.failure for result in results if result.failure)
-            log.warning("a grading job %s; it counts as failed, not as wrong (later ones are only counted)", what)
+            log.warning("a grading job %s; it counts as not graded, not as wrong (later ones are only counted)", what)
         return [float("nan") if result.failure else result.value for result in results]
 
     def run(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> list[Result]:

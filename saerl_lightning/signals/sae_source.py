@@ -29,7 +29,7 @@ BY_TOKEN = {
     "abstopk",
     "jumprelu",
     "matching_pursuit",
-}  # sae-lens's kinds, read token by token
+}
 HOOK = re.compile(r"(?:blocks\.(?P<block>\d+)\.hook_resid_(?P<side>pre|post)|(?:model\.)?layers\.(?P<layer>\d+))$")
 
 

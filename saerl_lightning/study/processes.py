@@ -1,4 +1,4 @@
-"""Executors of command lines: on this machine in a process group of its own, or on a Ray cluster."""
+"""Executors of a study's runs: on this machine in a process group of its own, or on a Ray cluster, which gives each GPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions of each run's last evaluation: as rows, grouped by topic and level, and as paired arrays."""
+"""Questions of each run's last evaluation: as rows, by topic and level, and as paired arrays; refuses trained ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of a few seeds: t intervals, paired differences, exact sign flips, power, Holm. Pure functions.
+"""Intervals and p-values over a few seeds: Student's t, paired differences, exact sign flips, power, Holm. Pure functions.
 
 Two arms are compared in pairs: run i of each has the same seed, so effects of the seed on both arms cancel. With five
 pairs the normal quantile is too short (mean ± 1.96 errors covers 88 % instead of 95 %), so Student's t is used. The

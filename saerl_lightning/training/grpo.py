@@ -1,4 +1,4 @@
-"""GRPOModule: samples, grades and updates a policy; the training step reads as the algorithm.
+"""GRPOModule: its settings (optimizer, lr_scheduler, warmup_steps …) and the training step, which reads as the algorithm.
 
 Prompts come from the datamodule's plan, completions from the engine, grades from the rewards, the loss from the
 objective.

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of a step: checks before training, warm-up, unscaling, clipping, NaN."""
+"""Checks the given optimiser and learning-rate schedule before training; in a step: warm-up, unscaling, clipping, NaN."""
 
 from __future__ import annotations
 

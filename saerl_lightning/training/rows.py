@@ -1,4 +1,4 @@
-"""Rows of one optimiser step, their split into micro-batches, and the inputs of the loss."""
+"""Rows of one optimiser step, their split into micro-batches of at most `micro_tokens` tokens, and the loss's inputs."""
 
 from __future__ import annotations
 

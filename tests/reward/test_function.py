@@ -197,7 +197,7 @@ def test_a_service_that_is_down_costs_two_deadlines_a_prompt_and_not_one_a_compl
     begin = time.monotonic()
     [[*given]] = scores(reward, [prompt("3")], ["a"] * 12)
     assert all(map(math.isnan, given))
-    assert reward.failures == {
+    assert reward.failures.kinds == {
         "ran past its deadline of 0.5 s": 2,
         "ran past its deadline, as others of its prompt did,": 10,
     }
@@ -223,10 +223,10 @@ def test_an_exception_costs_the_completion_that_caused_it_and_is_told_with_it(de
     assert math.isnan(second[1]) and (second[0], second[2]) == (-1.0, 1.0)  # compared with each other, not alone
     assert re.fullmatch(
         r"my_rewards.py:above_mean raised ValueError\(.*'six'.*\) \(my_rewards.py, line \d+\) for the prompt 'p4' and the "
-        r"completion 'six'; it counts as not graded \(later ones are only counted\)",
+        r"completion 'six'; it counts as not graded, not as wrong \(later ones are only counted\)",
         caplog.messages[0],
     )
-    assert reward.failures == {"raised ValueError": 1}
+    assert reward.failures.kinds == {"raised ValueError": 1}
 
 
 def test_a_hang_and_a_crash_cost_one_completion(desk):

@@ -142,7 +142,8 @@ def test_what_is_too_long_fails_or_is_cut_at_the_side_that_is_named(folders):
     scores = reward(PROMPTS[1:], rollouts(["Hello"], ["a"]))
     assert scores[0].isnan() and scores[1].isfinite()
     assert reward.last_failure == (
-        f"was not graded: prompt and completion have {len(ids)} tokens, and 24 is the most (prompt 'q')"
+        f"was not graded: its {len(ids)} tokens, prompt included, are beyond 24 for the prompt 'q' and the "
+        "completion 'Hello'"
     )
 
 

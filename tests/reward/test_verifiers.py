@@ -115,7 +115,7 @@ def test_what_fails_costs_its_own_grade(prompts, caplog):
     reward = VerifiersReward(SMALL_SUMS, workers=2, together=4, deadline_s=1.0)
     scores = reward(prompts[:1], rollouts(failing))
     assert scores[0].isnan().tolist() == [False, True, True, True, True, True] and scores[0, 0] == 1.25
-    whats = " / ".join(sorted(reward.failures))
+    whats = " / ".join(sorted(reward.failures.kinds))
     for said in (
         "ran past its deadline of 1 s",
         "killed its process",

@@ -34,13 +34,13 @@ class VerdictReader:
     scale: tuple[float, float] | None
 
     def check(self) -> None:
-        """Refuses a pattern that is no regular expression, grades that are not finite, and a scale without a length."""
+        """Refuses a pattern that is no regular expression, no words at all, and a scale without a length."""
         assert self._compiled is not None
-        if self.words is not None and not (self.words and all(map(math.isfinite, self.words.values()))):
+        if self.words is not None and not self.words:
             raise InputError(
                 f"JudgeReward.verdicts is {dict(self.words)}; write words with numbers, as {{yes: 1, no: 0}}"
             )
-        if self.scale is not None and not (all(map(math.isfinite, self.scale)) and self.scale[0] < self.scale[1]):
+        if self.scale is not None and not self.scale[0] < self.scale[1]:
             raise InputError(
                 f"JudgeReward.scale is {list(self.scale)}; write the lowest number and the highest, as [0, 10]"
             )

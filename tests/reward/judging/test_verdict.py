@@ -82,9 +82,9 @@ def test_a_pattern_without_end_is_stopped():
     [
         ({"pattern": "("}, "is no regular expression"),
         ({"verdicts": {}}, "write words with numbers"),
-        ({"verdicts": {"yes": float("nan")}}, "write words with numbers"),
+        ({"verdicts": {"yes": float("nan")}}, "JudgeReward.verdicts is {'yes': nan}, with nan"),
         ({"scale": (10.0, 0.0)}, "write the lowest number and the highest"),
-        ({"scale": (0.0, float("inf"))}, "write the lowest number and the highest"),
+        ({"scale": (0.0, float("inf"))}, "JudgeReward.scale is (0.0, inf), with inf"),
         ({"template": "{{ completion"}, "is no Jinja, line 1"),
         ({"template": "{{ prompt }}"}, "never shows the completion"),
         ({"template": "nowhere.jinja"}, "'nowhere.jinja' can't be read"),
