@@ -20,12 +20,19 @@ from jaxtyping import TypeCheckError
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.dapo import DAPO
 from saerl_lightning.ranges import constructors, ranges, require_arguments
-from saerl_lightning.study.processes import RayExecutor
+from saerl_lightning.study.processes import RayExecutor, SubprocessExecutor
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.tools import demo, study
 from saerl_lightning.verbs import label
 
-ROOTS = [lightning.LightningModule, lightning.LightningDataModule, lightning.Callback, StudySpec, RayExecutor]
+ROOTS = [
+    lightning.LightningModule,
+    lightning.LightningDataModule,
+    lightning.Callback,
+    StudySpec,
+    RayExecutor,
+    SubprocessExecutor,
+]
 HOSTILE = [math.nan, math.inf, -math.inf, -1, 0, 10**30, -(10**30)]
 # Options of sae-lens's names (`test_sae_options_have_a_range`), and labels, which are data as in a file of prompts.
 CHECKED_ELSEWHERE = {"SAEModule.options", "ListPrompts.labels", "ChatTemplate.options"}  # of other libraries, or data

@@ -11,12 +11,12 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.ranges import NotNegative, require_in_range
+from saerl_lightning.ranges import CountFrom0, NotNegative, require_in_range
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
@@ -25,8 +25,11 @@ class Executor(ABC):
     """Runs command lines until they end; several threads call it at once."""
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, jobs: int) -> None:
         """Refuses a setup that can't work, before the first run.
+
+        Args:
+            jobs: Number of command lines that are run at a time.
 
         Raises:
             InputError: if something is missing.
@@ -48,18 +51,53 @@ class Executor(ABC):
 
 
 class SubprocessExecutor(Executor):
-    """Runs command lines on this machine. Each leads a process group, so that its graders and engine end with it."""
+    """Runs command lines on this machine. Each leads a process group, so that its graders and engine end with it.
 
-    def __init__(self) -> None:
+    Args:
+        gpus: Number of GPUs that a command line has for itself, as CUDA_VISIBLE_DEVICES; 0 shows all to each. It does
+            nothing on a machine without GPUs.
+    """
+
+    def __init__(self, gpus: CountFrom0 = 0) -> None:
+        self.gpus = gpus
+        require_in_range(self)
+        self._free = visible_gpus() if gpus else []
         self._children: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopping = False
 
-    def check(self) -> None:
-        """Does nothing: there is nothing to check."""
+    def room(self) -> int | None:
+        """Number of command lines that find GPUs at a time; None where they ask for none or there are none."""
+        return len(self._free) // self.gpus if self._free else None
+
+    def check(self, jobs: int) -> None:
+        """Refuses more command lines at a time than there are GPUs for."""
+        room = self.room()
+        if room is not None and jobs > room:
+            raise InputError(
+                f"--jobs {jobs} with --gpus {self.gpus} for each need {jobs * self.gpus} GPUs, and {len(self._free)} "
+                f"{'is' if len(self._free) == 1 else 'are'} here; write "
+                + (f"--jobs {room}" if room else f"--gpus {len(self._free)} --jobs 1")
+                + ", or --gpus 0 to show every run all of them"
+            )
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
         """Runs a command line as a child process until it ends."""
+        with self._own_gpus() as own:
+            return self._run(command, {**own, **environment}, log)
+
+    @contextlib.contextmanager
+    def _own_gpus(self) -> Iterator[dict[str, str]]:
+        """Takes GPUs out of the free ones, as an environment variable, and puts them back."""
+        with self._lock:
+            own = [self._free.pop(0) for _ in range(self.gpus if self._free else 0)]
+        try:
+            yield {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}
+        finally:
+            with self._lock:
+                self._free = own + self._free
+
+    def _run(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
@@ -110,7 +148,7 @@ class RayExecutor(Executor):
         self._tasks: list[Any] = []
         require_in_range(self)
 
-    def check(self) -> None:
+    def check(self, jobs: int) -> None:
         """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine.
 
         Raises:
@@ -136,6 +174,16 @@ class RayExecutor(Executor):
         ray = _ray()
         for task in self._tasks:
             ray.cancel(task, force=True)
+
+
+def visible_gpus() -> list[str]:
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [each.strip() for each in given.split(",") if each.strip() not in ("", "-1")]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _ray() -> Any:

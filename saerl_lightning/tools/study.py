@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from saerl_lightning import shipped
 from saerl_lightning.causal.run import causal
+from saerl_lightning.errors import InputError
 from saerl_lightning.progress import Bar
 from saerl_lightning.ranges import NotNegative, Workers, require_arguments
 from saerl_lightning.study.dashboard import dashboard
@@ -43,7 +44,7 @@ INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
 def run(
     spec: str,
     out: str | None = None,
-    jobs: Workers = 2,
+    jobs: Workers | None = None,
     print_commands: bool = False,
     shared_only: bool = False,
     executor: Literal["subprocess", "ray"] = "subprocess",
@@ -57,20 +58,27 @@ def run(
     Args:
         spec: YAML file of the study.
         out: Folder of the study; null takes runs/study/NAME.
-        jobs: Number of runs at a time.
+        jobs: Number of runs at a time; null takes as many as there are GPUs for, or 2 without GPUs.
         print_commands: Whether only one command line for each run is printed, for a scheduler.
         shared_only: Whether only the products that arms share are made.
         executor: Where runs are executed: in subprocesses here, or as tasks of a Ray cluster.
-        gpus: Number of GPUs that a run asks Ray for.
+        gpus: Number of GPUs that each run has for itself, here a whole number; 0 shows every run all GPUs.
     """
     require_arguments(run, locals())
     spec = shipped.find(spec)
     study = StudySpec.read(spec)
     root = Path(out or f"runs/study/{study.name}")
-    place = SubprocessExecutor() if executor == "subprocess" else RayExecutor(gpus)
     if print_commands:
         print_run_commands(study, Path(spec), root)
         return
+    if executor == "ray":
+        place = RayExecutor(gpus)
+    elif gpus == int(gpus):
+        place = SubprocessExecutor(int(gpus))
+        jobs = jobs or place.room()
+    else:
+        raise InputError(f"--gpus is {gpus:g}; write a whole number, or --executor ray, which shares GPUs")
+    jobs = jobs or 2
     if code := run_study(study, Path(spec), root, jobs, place, shared_only):
         sys.exit(code)
 
@@ -139,7 +147,7 @@ def run_study(
         InputError: if the study can't be run, or the folder is another study's.
         RunStopped: if a shared product could not be made.
     """
-    executor.check()
+    executor.check(jobs)
     with alone(root):
         arms = checked(spec, root)
         # Machines of a cluster may have a key that this machine lacks, so only local runs are checked.

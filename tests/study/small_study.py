@@ -58,7 +58,7 @@ class FakeExecutor(Executor):
     ran: list[str] = field(default_factory=list)
     during: object = None
 
-    def check(self) -> None: ...
+    def check(self, jobs: int) -> None: ...
 
     def run(self, command, environment, log) -> int:
         folder = log.parent
