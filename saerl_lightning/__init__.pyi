@@ -48,6 +48,7 @@ from .policy.load import Policy as Policy
 from .prompts.chat import ChatTemplate as ChatTemplate
 from .prompts.corruption import CorruptedCopies as CorruptedCopies
 from .prompts.file import FilePrompts as FilePrompts
+from .prompts.frame import FramePrompts as FramePrompts
 from .prompts.hub import HubPrompts as HubPrompts
 from .prompts.lists import ListPrompts as ListPrompts
 from .prompts.mixture import Mixture as Mixture

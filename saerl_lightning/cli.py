@@ -33,7 +33,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.evaluation.report import accuracy_json, accuracy_table
+from saerl_lightning.evaluation.report import accuracy_table, write_accuracy
 from saerl_lightning.files import disk_is_full, said_of_disk, write_whole
 from saerl_lightning.mistakes import one_line, printed
 from saerl_lightning.parser import RunParser, dropped_callbacks
@@ -294,7 +294,7 @@ class RunCLI(LightningCLI):
         sets = accuracy_of_sets(self.model, stage)
         if self.trainer.is_global_zero and sets:
             place = Path(self._settings.run_dir, file)
-            write_whole(place, accuracy_json(sets))
+            write_accuracy(sets, place)
             Console(width=100).print(accuracy_table(sets))
             print(f"all estimates: {place}")
 

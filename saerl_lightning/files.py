@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ def write_whole(target: Path, text: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as staged:
         staged.write_text(text, encoding="utf-8")
+
+
+def keep_earlier(target: Path) -> Path | None:
+    """Renames a file that would be replaced: the time at which it was written comes before its ending.
+
+    Returns:
+        Its new path; None if there was no file.
+    """
+    if not target.exists():
+        return None
+    written = datetime.fromtimestamp(target.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
+    names = (f"{target.stem}-{written}{turn}{target.suffix}" for turn in ["", *(f"-{i}" for i in range(2, 1000))])
+    kept = next(place for name in names if not (place := target.with_name(name)).exists())
+    return target.rename(kept)
 
 
 @contextmanager

@@ -30,24 +30,26 @@ def build_tiny_policy(
     layers: int = 4,
     vocab_size: int = 512,
     seed: int = 0,
+    replace: bool = False,
 ) -> Path:
     """Writes a small random Qwen2 policy with a byte-level tokenizer as a Hugging Face folder.
 
     Args:
-        folder: Folder for the policy, missing or empty.
+        folder: Folder for the policy, missing or empty unless `replace` is true.
         corpus: Texts that the tokenizer's merges are learned from.
         hidden_size: Width of the residual stream, a multiple of 32.
         layers: Number of transformer blocks.
         vocab_size: Upper bound of the vocabulary: 256 bytes, 3 special tokens, and the merges that the corpus allows.
         seed: Seed of the initial weights.
+        replace: Whether to replace the folder, as where a notebook's cell is run again.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: if the folder is not empty.
+        InputError: if the folder is not empty and `replace` is false.
     """
-    with whole_folder(Path(folder)) as staged:
+    with whole_folder(Path(folder), replace) as staged:
         tokenizer = _train_tokenizer(corpus, vocab_size)
         tokenizer.save_pretrained(staged)
         _random_model(tokenizer, hidden_size, layers, seed).save_pretrained(staged)

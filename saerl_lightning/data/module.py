@@ -6,6 +6,7 @@ handled in the base class.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Sequence
@@ -115,6 +116,17 @@ class PromptDataModule(EvaluationDataModule):
         self._val_pools: list[EvaluationPool] = []
         self._test_pools: list[EvaluationPool] = []
         require_in_range(self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuses changes that would have no effect: of a slot, and of settings after prompts were read with them.
+
+        Raises:
+            InputError: naming the argument of the constructor.
+        """
+        read = vars(self).get("_pool") or vars(self).get("_val_pools") or vars(self).get("_test_pools")
+        if name in (*SLOTS, "extra") or (read and name in inspect.signature(PromptDataModule.__init__).parameters):
+            raise InputError(f"data.{name} would have no effect now; make a new PromptDataModule(…, {name}=…)")
+        super().__setattr__(name, value)
 
     @property
     def pool(self) -> PromptPool:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from saerl_lightning.evaluation.estimators import bootstrap_interval
 from saerl_lightning.evaluation.metrics import measures
+from saerl_lightning.files import keep_earlier, write_whole
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,15 @@ def accuracy_table(sets: Sequence[SetAccuracy]) -> Table:
     return table
 
 
-def accuracy_json(sets: Sequence[SetAccuracy]) -> str:
-    """Writes all estimates by set as JSON, with the interval of avg@k and the number of questions."""
-    return json.dumps({each.name: _record(each) for each in sets}, indent=1) + "\n"
+def write_accuracy(sets: Sequence[SetAccuracy], place: Path) -> None:
+    """Writes all estimates by set as JSON, with the interval of avg@k and the number of questions.
+
+    Args:
+        sets: Accuracy of each set.
+        place: File to write; an earlier one is kept under its time.
+    """
+    keep_earlier(place)
+    write_whole(place, json.dumps({each.name: _record(each) for each in sets}, indent=1) + "\n")
 
 
 def _record(each: SetAccuracy) -> dict[str, Any]:

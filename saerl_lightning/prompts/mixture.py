@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from saerl_lightning.errors import InputError, did_you_mean, require_name
 from saerl_lightning.hub import NAME
 from saerl_lightning.prompts.file import ENDINGS, FilePrompts
+from saerl_lightning.prompts.frame import FramePrompts, is_frame, is_splits
 from saerl_lightning.prompts.hub import HubPrompts
 from saerl_lightning.prompts.saved import is_saved
 from saerl_lightning.prompts.source import PromptSource, Reading
@@ -172,14 +174,14 @@ def _said(counts: Mapping[str, int], held: Mapping[str, int]) -> str:
     return f"mixture of {sum(counts.values()):,} prompts: {', '.join(parts)}"
 
 
-Given = str | PromptSource | Mapping[str, str | Part | PromptSource]
+Given = str | Path | PromptSource | Any | Mapping[str, str | Part | PromptSource]
 
 
 def open_prompts(given: Given, columns: Mapping[str, str] | None = None) -> PromptSource:
-    """Returns the source that a path, a name on the hub, or a mapping of such (a mixture) stands for. Nothing is read.
+    """Returns the source that a path, a hub name, rows in memory, or a mapping of such (a mixture) stands for. Reads nothing.
 
     Args:
-        given: Path of a file or folder, `owner/name` on the hub, a source, or sources by name.
+        given: Path of a file or folder, `owner/name` on the hub, a source, rows in memory, or sources by name.
         columns: Column of each prompt field, for what is no source with columns of its own.
     """
     mapped = dict(columns) if columns else None
@@ -189,8 +191,19 @@ def open_prompts(given: Given, columns: Mapping[str, str] | None = None) -> Prom
         if "class_path" in given:  # the parser takes a misspelt class without arguments for a mixture
             name, known = given["class_path"], [kind.__name__ for kind in PromptSource.__subclasses__()]
             raise InputError(f"{name!r} fits no class of prompts{did_you_mean(str(name), known)}")
+        if is_splits(given):
+            raise InputError(
+                f"prompts are given as a DatasetDict; give one split of it: {', '.join(given) or 'it has none'}"
+            )
         return Mixture(dict(given), columns=mapped)
-    path = Path(given)
+    if is_frame(given):
+        return FramePrompts(given, columns=mapped)
+    if not isinstance(given, str | Path):
+        raise InputError(
+            f"prompts are given as {type(given).__name__}; give a path, a name on the hub, a source as ListPrompts, a "
+            "DataFrame, a Dataset, an Arrow table, or a list of mappings from column to value"
+        )
+    path, given = Path(given), str(given)
     if path.is_dir() and not is_saved(path):
         return HubPrompts(given, columns=mapped)
     on_hub = given.count("/") == 1 and NAME.fullmatch(given) and path.suffix not in ENDINGS

@@ -189,7 +189,7 @@ def _answer(value: object, layout: Layout, place: str) -> str:
         value = ", ".join(map(_digits, value))
     if isinstance(value, Mapping | list | tuple):
         raise InputError(f"{place}: {column!r} is {value!r:.200}; an answer is a text or a number, or a list of them")
-    if not _text(value):
+    if not _text(value) or (isinstance(value, float) and not math.isfinite(value)):
         raise InputError(f"{place}: no answer in column {column!r}; write one, or map `answer` to the column it is in")
     found = layout.mark.find(_digits(value))
     if not _text(found):

@@ -18,8 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from saerl_lightning.data.resume import before_any_step
 from saerl_lightning.errors import InputError
+from saerl_lightning.files import keep_earlier
 from saerl_lightning.ranges import LongCount, require_in_range
-from saerl_lightning.records import PromptBatch, Rollouts
+from saerl_lightning.records import PromptBatch
 from saerl_lightning.training.policy_module import PolicyModule
 
 
@@ -55,9 +56,9 @@ class PredictionWriter(lightning.Callback):
     """Writes every sampled completion to `predictions.jsonl` in the run folder (one file a rank beyond the first)."""
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begins a new file, so that two runs of `predict` are not mixed."""
+        """Begins a new file, so that two runs of `predict` are not mixed; an earlier one is kept under its time."""
         Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
-        self._file(trainer).unlink(missing_ok=True)
+        keep_earlier(self._file(trainer))
 
     def on_predict_batch_end(
         self,
@@ -68,14 +69,14 @@ class PredictionWriter(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes one line a completion: uid, set, text, truncated."""
-        rollouts: Rollouts = outputs
-        name = trainer.datamodule.test_names[dataloader_idx]  # pyright: ignore[reportAttributeAccessIssue]
+        """Writes one line a completion."""
         with self._file(trainer).open("a") as file:
-            for r, text in enumerate(rollouts.texts):
-                uid = batch.prompts[r // rollouts.group_size].uid
-                line = {"uid": uid, "set": name, "completion": text, "truncated": bool(rollouts.truncated[r])}
-                file.write(json.dumps(line) + "\n")
+            file.writelines(json.dumps(row) + "\n" for row in outputs)
+
+    def on_predict_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Says where the completions are."""
+        if trainer.is_global_zero and self._file(trainer).is_file():
+            print(f"completions: {self._file(trainer)}")
 
     @staticmethod
     def _file(trainer: lightning.Trainer) -> Path:

@@ -261,9 +261,15 @@ class PolicyModule(lightning.LightningModule, ABC):
         """Samples and grades one batch of a named set."""
         self._evaluate(batch, batch_idx, self.prompts.test_set(dataloader_idx), dataloader_idx)
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts:
-        """Samples completions of one batch; `PredictionWriter` writes them."""
-        return self._sample(batch, batch_idx, self.prompts.test_set(dataloader_idx))
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Samples completions of one batch, and returns a row for each: uid, set, prompt, answer, completion, truncated."""
+        rollouts = self._sample(batch, batch_idx, self.prompts.test_set(dataloader_idx))
+        name = self.prompts.test_names[dataloader_idx]
+        asked = [prompt for prompt in batch.prompts for _ in range(rollouts.group_size)]
+        return [
+            {"uid": p.uid, "set": name, "prompt": p.text, "answer": p.answer, "completion": text, "truncated": cut}
+            for p, text, cut in zip(asked, rollouts.texts, rollouts.truncated.tolist(), strict=True)
+        ]
 
     def on_validation_epoch_end(self) -> None:
         """Logs every set's accuracy and the macro average."""

@@ -123,14 +123,18 @@ def test_named_sets_keep_their_own_sampling_and_the_macro_average_weighs_them_al
 
 def test_predict_writes_every_completion(trained, workplace):
     flags = [f"--run_dir={workplace.run_dir}", workplace.with_dev(), f"--ckpt_path={trained.workplace.last}"]
-    for _ in range(2):  # the second run begins the file anew
-        cli.run(workplace.command("predict", *flags))
+    for seed in (1, 2):  # the second run begins the file anew, and keeps the first one's
+        cli.run(workplace.command("predict", *flags, f"--data.val_sampling.seed={seed}"))
     lines = [json.loads(line) for line in (workplace.run_dir / "predictions.jsonl").read_text().splitlines()]
+    asked = {(each["prompt"], each["answer"]) for each in map(json.loads, workplace.dev.read_text().splitlines())}
     assert [line["uid"] for line in lines] == [f"dev-{i}" for i in range(4) for _ in range(2)]
     assert len({line["completion"] for line in lines}) > 1
     for line in lines:
-        assert set(line) == {"uid", "set", "completion", "truncated"}
-        assert line["set"] == "dev"
+        assert set(line) == {"uid", "set", "prompt", "answer", "completion", "truncated"}
+        assert line["set"] == "dev" and (line["prompt"], line["answer"]) in asked
+    [earlier] = workplace.run_dir.glob("predictions-2*.jsonl")
+    first = [json.loads(line) for line in earlier.read_text().splitlines()]
+    assert [each["uid"] for each in first] == [each["uid"] for each in lines] and first != lines
 
 
 def test_the_last_checkpoint_of_a_folder_without_one_is_refused(workplace, door):

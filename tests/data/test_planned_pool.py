@@ -124,6 +124,25 @@ def test_prompts_that_are_too_long_have_feature_rows():
     assert data.features.shape == (15, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 3), ("train", ListPrompts(prompts(3))), ("shuffle_seed", 7), ("labels", "other.jsonl")],
+)
+def test_a_setting_that_was_used_can_not_be_changed(name, value):
+    """Before, the plan stayed, and the log told the new batch size."""
+    data = make()
+    setattr(data, name, getattr(data, name))  # nothing was read yet
+    data.set_up_plan()
+    with pytest.raises(InputError, match=rf"data\.{name} would have no effect now; make a new PromptDataModule"):
+        setattr(data, name, value)
+    data.tokenizer, data.keep_features = None, True  # no settings of the constructor
+
+
+def test_a_slot_can_not_be_filled_later():
+    with pytest.raises(InputError, match=r"data\.curriculum would have no effect now"):
+        make().curriculum = LabelOrder()
+
+
 def test_measured_labels_reach_the_operations(tmp_path):
     file = tmp_path / "labels.jsonl"
     file.write_text("".join(json.dumps({"uid": f"p{i}", "difficulty": float(i)}) + "\n" for i in range(13)))

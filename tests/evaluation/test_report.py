@@ -1,12 +1,15 @@
 """The table and the JSON of an evaluation, on numbers worked by hand."""
 
+import dataclasses
 import json
+import os
+from datetime import datetime
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from saerl_lightning.evaluation.report import SetAccuracy, accuracy_json, accuracy_table
+from saerl_lightning.evaluation.report import SetAccuracy, accuracy_table, write_accuracy
 
 
 def half_right() -> SetAccuracy:
@@ -43,8 +46,9 @@ def test_one_set_has_no_mean_and_no_column_of_failures_without_one():
     ]
 
 
-def test_json_has_every_estimate_and_null_in_place_of_nan():
-    found = json.loads(accuracy_json([half_right(), all_right()]))
+def test_json_has_every_estimate_and_null_in_place_of_nan(tmp_path):
+    write_accuracy([half_right(), all_right()], tmp_path / "accuracy-test.json")
+    found = json.loads((tmp_path / "accuracy-test.json").read_text())
     assert found["half"] == {
         "questions": 5,
         "not_graded": 1,
@@ -54,3 +58,14 @@ def test_json_has_every_estimate_and_null_in_place_of_nan():
     }
     assert found["whole"]["acc/topic/sums"] is None
     assert found["whole"]["avg@1/interval"] == [pytest.approx(1.0)] * 2
+
+
+def test_earlier_estimates_are_kept_under_their_time(tmp_path):
+    place = tmp_path / "accuracy-test.json"
+    for name in ("first", "second", "third"):
+        if place.exists():
+            os.utime(place, (1_800_000_000, 1_800_000_000))  # both within one second
+        write_accuracy([dataclasses.replace(all_right(), name=name)], place)
+    when = datetime.fromtimestamp(1_800_000_000).strftime("%Y%m%d-%H%M%S")
+    kept = [place, tmp_path / f"accuracy-test-{when}.json", tmp_path / f"accuracy-test-{when}-2.json"]
+    assert [list(json.loads(each.read_text())) for each in kept] == [["third"], ["first"], ["second"]]

@@ -355,3 +355,17 @@ def test_resume_is_exact(tiny, tmp_path, stop_at):
 def test_sums_are_what_they_say():
     assert [p.answer for p in Sums(12).load()][9:] == ["9", "1", "2"]
     assert sgd([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated", "ignore:.*does not have many workers")
+def test_predict_returns_a_row_for_each_completion(tiny, tmp_path):
+    sums = Sums()
+    asked = data(val={"held": sums}, val_sampling=Sampling(group_size=2, max_tokens=5, seed=1), val_batch_size=3)
+    batches = trainer(tmp_path, 0).predict(module(tiny), asked)
+    rows = [row for batch in batches for row in batch]
+    prompts = [prompt for prompt in sums.load() for _ in range(2)]
+    assert [(each["uid"], each["prompt"], each["answer"]) for each in rows] == [
+        (p.uid, p.text, p.answer) for p in prompts
+    ]
+    assert {each["set"] for each in rows} == {"held"} and len({each["completion"] for each in rows}) > len(rows) / 4
+    assert all(isinstance(each["truncated"], bool) for each in rows)
