@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.study.statistics import SAME, ErrorShares, Estimate, t_estimate
+from saerl_lightning.study.statistics import SAME, ErrorShares, Estimate, detectable_difference, t_estimate
 
 Accuracies = Mapping[str, np.ndarray]  # by set, (S, Q)
 
@@ -99,6 +99,23 @@ def accuracy_difference(
     seen = max(float(np.abs(table).max()) for table in tables)
     error = components.error if components.error > SAME * seen else float("nan")
     return t_estimate(value, error, components.shares, components.seeds, level), components
+
+
+def detectable_differences(components: VarianceComponents, alpha: float) -> tuple[float, float]:
+    """Computes the smallest true differences that are found four times in five: with these seeds, and with twice as many.
+
+    Both are of planned errors. The observed error of few seeds can be far too small: if their means agree by chance,
+    `seed` is below the noise of single answers that it contains.
+
+    Args:
+        components: Variance components of two seeds or more.
+        alpha: Significance level of the test.
+    """
+    plans = [components.planned(factor * components.seeds) for factor in (1, 2)]
+    found, doubled = (detectable_difference(plan.error, plan.shares, alpha=alpha) for plan in plans)
+    # A study of twice the seeds holds one of these. With a handful of questions its quantile may be longer, as more of its
+    # error is theirs.
+    return found, min(found, doubled)
 
 
 def variance_components(tables: list[Float[np.ndarray, "S _"]]) -> VarianceComponents:

@@ -13,7 +13,7 @@ import numpy as np
 
 from saerl_lightning.data.scores import Interval
 from saerl_lightning.study import statistics
-from saerl_lightning.study.accuracy_intervals import accuracy_difference
+from saerl_lightning.study.accuracy_intervals import VarianceComponents, accuracy_difference, detectable_differences
 from saerl_lightning.study.curves import TARGET, area, pseudo_times, steps_to_target
 from saerl_lightning.study.questions import Key, QuestionAccuracy, accuracies, measured_sets
 from saerl_lightning.study.report.facts import MISSING, UNITS, Curve, Effect, Measure
@@ -111,19 +111,16 @@ def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[QuestionAccu
     arm, baseline = pair.values("end")
     known = list(dict.fromkeys(each.set for seed in pair.seeds for each in questions.get((pair.arm, seed), ())))
     own, other = accuracies(questions, [pair.arm, pair.baseline], pair.seeds, measured_sets(metric, known))
-    twice = 2 * len(pair.seeds)
-    if own:
-        estimate, components = accuracy_difference(own, other)
-        planned = components.planned(twice) if len(pair.seeds) > 1 else components
-        doubled = (planned.error, planned.shares)
-    else:
-        estimate = statistics.paired_difference(arm, baseline)
-        doubled = (estimate.error / np.sqrt(2), ((1.0, twice - 1.0),))
-    seen, seen_doubled = (
-        statistics.detectable_difference(error, shares, alpha=alpha) if estimate.error > 0 else MISSING
-        for error, shares in ((estimate.error, estimate.shares), doubled)
+    estimate, components = (
+        accuracy_difference(own, other) if own else (statistics.paired_difference(arm, baseline), None)
     )
-    return replace(_effect(pair, "end", arm, baseline, estimate), detectable=seen, detectable_doubled=seen_doubled)
+    found = _effect(pair, "end", arm, baseline, estimate)
+    if not estimate.error > 0:
+        return found
+    if components is None:
+        components = VarianceComponents(estimate.error**2, 0.0, 0.0, 1.0, estimate.pairs)
+    seen, doubled = detectable_differences(components, alpha)
+    return replace(found, detectable=seen, detectable_doubled=doubled)
 
 
 def _area(pair: _Pair) -> Effect:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -327,8 +327,16 @@ def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> None:
-    """Writes the study's files: the study with its include, the digests of its arms, and the software of every call."""
+def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str], inputs: Sequence[str] = ()) -> None:
+    """Writes the study's files: the study with its include, and a record of it.
+
+    Args:
+        spec: Study to record.
+        source: File of the study.
+        root: Folder of the study.
+        arms: Digests of the arms; the record keeps those of arms that the study had before.
+        inputs: Weights and labels that all seeds read from one place.
+    """
     known: dict[str, Any] = read_about(root) if (root / RECORD).is_file() else {}
     every = {**known.get("arms", {}), **arms}
     record = {
@@ -337,6 +345,7 @@ def claim(spec: StudySpec, source: Path, root: Path, arms: dict[str, str]) -> No
         "created": known.get("created", now()),
         "software": _with_own(known.get("software", [])),
         "arms": every,
+        "inputs": list(inputs),
     }
     write_whole(root / SPEC, self_contained(source))
     write_whole(root / RECORD, json.dumps(record, indent=1) + "\n")

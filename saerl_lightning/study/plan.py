@@ -14,7 +14,15 @@ from pathlib import Path
 
 from saerl_lightning.progress import duration
 from saerl_lightning.study.results import RunResult, StudyResults, run_folder
-from saerl_lightning.study.seeding import Config, product_name, product_path, seed_flags, stage_products, with_paths_of
+from saerl_lightning.study.seeding import (
+    Config,
+    common_parts,
+    product_name,
+    product_path,
+    seed_flags,
+    stage_products,
+    with_paths_of,
+)
 from saerl_lightning.study.spec import Budget, Stage, StudySpec
 
 # Flags that the study sets after an arm's flags. An arm's own values would have no effect.
@@ -91,8 +99,14 @@ def budget_flags(budget: Budget) -> list[str]:
     return ["--trainer.max_steps=-1", f"--trainer.callbacks+={json.dumps(stop)}"]
 
 
-def plan_text(results: StudyResults, jobs: int) -> str:
-    """Describes the plan: arms, seeds, shared products, finished runs, and the time the rest will take."""
+def plan_text(results: StudyResults, jobs: int, inputs: Sequence[str] = ()) -> str:
+    """Describes the plan: arms, seeds, shared products, finished runs, and the time the rest will take.
+
+    Args:
+        results: Study with the runs that are done.
+        jobs: Number of runs at a time.
+        inputs: Weights and labels that all seeds read from one place.
+    """
     spec, runs = results.spec, results.runs
     width = max(len(arm) for arm in spec.arms)
     lines = [
@@ -107,7 +121,7 @@ def plan_text(results: StudyResults, jobs: int) -> str:
         lines += [
             f"  {product_name(stage, seed)}: {_stage(results, stage, seed)}" for stage, seed in stage_products(spec)
         ]
-    lines.append(f"common to all seeds: {', '.join(['the pool and the questions', *spec.share])}")
+    lines.append(f"common to all seeds: {', '.join(common_parts(spec, inputs))}")
     return "\n".join([*lines, _rest(runs, jobs)])
 
 

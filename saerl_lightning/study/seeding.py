@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from saerl_lightning.study.spec import Stage, StudySpec
@@ -18,6 +18,8 @@ Config = Mapping[str, Any]  # parsed configuration of an arm
 
 # Arguments of `data` that are equal for all seeds: the training pool and the questions.
 QUESTIONS = ("train", "val", "test", "val_sampling")
+# Arguments that hold weights, or measured labels: results vary with their luck.
+INPUTS = ("path", "labels")
 # The argument of `model` that gets the run's seed itself.
 SAMPLING = "sampling"
 # Factor of a seed that an arm's own file gives: arms with different seeds for one operation stay different in every run.
@@ -54,6 +56,45 @@ def stage_products(spec: StudySpec) -> list[tuple[Stage, int | None]]:
 def product_name(stage: Stage, seed: int | None) -> str:
     """Name under which the seconds of a product are stored."""
     return stage.name if seed is None else f"{stage.name}, seed {seed}"
+
+
+def fixed_inputs(arms: Mapping[str, Config]) -> list[str]:
+    """Lists the weights and labels that all seeds read from one place: setting and value, each once.
+
+    Products of shared stages are none of them: each seed has its own, or `share` names the stage.
+
+    Args:
+        arms: Configuration of each arm, in which paths of stages' products begin with `{shared}`.
+    """
+    found = [
+        f"{part}.{name} {value}"
+        for config in arms.values()
+        for part in ("model", "data")
+        for name, value in _inputs((config.get(part) or {}).get("init_args", {}))
+        if not (part == "data" and name.partition(".")[0] in QUESTIONS) and not value.startswith("{shared}")
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _inputs(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yields every text at one of `INPUTS`, at any depth, with its dotted name."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        inner = name if key == "init_args" else f"{name}.{key}" if name else str(key)
+        if key in INPUTS and isinstance(part, str):
+            yield inner, part
+        else:
+            yield from _inputs(part, inner)
+
+
+def common_parts(spec: StudySpec, inputs: Sequence[str]) -> list[str]:
+    """Names all that the seeds of a study have in common.
+
+    Args:
+        spec: Study, whose `share` names parts of it.
+        inputs: Weights and labels that all seeds read from one place, as `fixed_inputs` lists them.
+    """
+    return ["the pool and the questions", *spec.share, *inputs]
 
 
 def seed_flags(config: Config, spec: StudySpec, seed: int) -> list[str]:

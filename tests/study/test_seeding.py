@@ -14,6 +14,8 @@ from saerl_lightning import cli
 from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import InputError
 from saerl_lightning.study.processes import SubprocessExecutor
+from saerl_lightning.study.report.gather import write_report
+from saerl_lightning.study.seeding import fixed_inputs
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.tools.study import print_run_commands
@@ -164,6 +166,32 @@ def test_each_seed_has_products_of_its_own_and_reads_them(tmp_path, capsys):
         words = shlex.split(line)
         assert f"--model.policy.path={tmp_path}/new/shared/cold" in words
         assert f"--data.signal_cache={tmp_path}/new/shared/seed-{seed}/features" in words
+
+
+def test_the_report_names_the_weights_and_labels_that_all_seeds_read(tmp_path, capsys):
+    """One policy and one labels file for all seeds; features are each seed's own, and the cold start is shared by name."""
+    flags = ["--data.signal_cache={shared}/features"]
+    arms = {"a": {"flags": flags}, "b": {"flags": [*flags, "--data.labels=own/labels.jsonl"]}}
+    spec = study(tmp_path, arms=arms, flags=["--model.policy.path=one/policy"])
+    print_run_commands(spec, tmp_path / "small.yaml", tmp_path / "out")
+    write_report(tmp_path / "out")
+    said = (tmp_path / "out/report/report.md").read_text()
+    named = "the pool and the questions, cold, model.policy.path one/policy, data.labels own/labels.jsonl"
+    assert f"All seeds have in common: {named}; no interval" in said
+    assert f"common to all seeds: {named}\n" in said
+
+
+def test_inputs_are_found_at_any_depth_and_the_questions_are_none():
+    """As parsed: classes with `init_args`, lists of them; the pool's file is no input, nor is a product of a stage."""
+    sae = {
+        "class_path": "SAESignals",
+        "init_args": {"sae": {"path": "saes/own", "sae_id": None}, "model": {"path": "{shared}/m"}},
+    }
+    model = {"policy": {"path": "p"}, "rewards": [{"class_path": "ModelReward", "init_args": {"path": "judge"}}]}
+    one = {"model": {"init_args": model}, "data": {"init_args": {"train": {"path": "pool"}, "labels": None}}}
+    other = {"model": {"init_args": model}, "data": {"init_args": {"signals": sae}}}
+    found = ["model.policy.path p", "model.rewards.0.path judge", "data.signals.sae.path saes/own"]
+    assert fixed_inputs({"one": one, "other": other}) == found
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.study.accuracy_intervals import VarianceComponents, accuracy_difference, resampled_differences
+from saerl_lightning.study.accuracy_intervals import (
+    VarianceComponents,
+    accuracy_difference,
+    detectable_differences,
+    resampled_differences,
+)
 from saerl_lightning.study.statistics import (
     detectable_difference,
     holm,
@@ -193,6 +198,44 @@ def test_more_seeds_and_questions_by_hand():
         20, 2.0
     )
     assert components.error**2 == close(0.007 / 4 + 0.005 / 2 + 0.003 / 8)
+
+
+def test_seeds_that_agree_by_chance_promise_no_power():
+    """The seeds agree, but single answers alone give .012: squared errors .012 + .004 with two, .006 + .004 with four.
+
+    Quantiles of Student's t at .975 and .8: 12.7062 and 1.3764 (1 degree), 3.1824 and .9785 (3), 1.9600 and .8416 (many).
+    """
+    components = VarianceComponents(seed=0.0, question=0.016, residual=0.012, question_dof=1e9, seeds=2)
+    found = detectable_differences(components, alpha=0.05)
+    seen = (0.75 * (12.7062 + 1.3764) + 0.25 * (1.9600 + 0.8416)) * sqrt(0.016)
+    assert found == (close(seen), close((0.6 * (3.1824 + 0.9785) + 0.4 * (1.9600 + 0.8416)) * sqrt(0.010)))
+
+
+@given(
+    *(st.floats(0, 1) for _ in range(3)),
+    st.floats(1, 1000),
+    st.integers(2, 30),
+    st.sampled_from([0.05, 0.0125, 0.05 / 28]),
+)
+def test_twice_as_many_seeds_never_find_less(seed, question, residual, dof, seeds, alpha):
+    found, doubled = detectable_differences(VarianceComponents(seed, question, residual, dof, seeds), alpha)
+    assert doubled <= found
+
+
+def test_the_detectable_difference_is_found_four_times_in_five():
+    """Drawn studies of 40 questions and four seeds that differ by single answers alone."""
+    rng = np.random.default_rng(3)
+    question, residual, count, seeds = 0.02, 0.06, 40, 4
+    components = VarianceComponents(
+        residual / count / seeds, (question + residual / seeds) / count, residual / count / seeds, count - 1.0, seeds
+    )
+    true, _ = detectable_differences(components, alpha=0.05)
+    found = 0
+    for _ in range(400):
+        noise = rng.normal(0, residual**0.5, (seeds, count)) + rng.normal(0, question**0.5, count)
+        estimate, _ = accuracy_difference({"s": true + noise}, {"s": 0 * noise})
+        found += estimate.p <= 0.05
+    assert found / 400 == pytest.approx(0.8, abs=0.06)  # three standard errors
 
 
 @pytest.mark.parametrize(

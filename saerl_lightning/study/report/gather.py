@@ -32,6 +32,7 @@ from saerl_lightning.study.report.section import Section
 from saerl_lightning.study.report.sheets import sheets
 from saerl_lightning.study.report.tables import sheets as computed_sheets
 from saerl_lightning.study.results import StudyResults, run_folder
+from saerl_lightning.study.seeding import common_parts
 from saerl_lightning.study.spec import StudySpec
 
 OUT = "report"  # subfolder of the study's folder
@@ -74,7 +75,7 @@ def gather(study: StudyNumbers) -> StudyFacts:
         arms=[ArmFact(name, arm.description, _settings(arm.configs, arm.flags)) for name, arm in spec.arms.items()],
         runs=[_run(run, compared) for run in study.runs],
         target=compared.target,
-        common=["the pool and the questions", *spec.share],
+        common=common_parts(spec, study.about.get("inputs", [])),
         unit=spec.budget.unit,
         curves=compared.curves,
         effects=compared.effects,
