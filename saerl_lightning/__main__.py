@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from saerl_lightning import __version__, launcher
 from saerl_lightning.errors import InputError, did_you_mean
@@ -55,6 +56,10 @@ def main() -> None:
         if said is None:
             raise
         _end(said)
+    # As `python -m` does: classes and rewards that a config names may be the user's own, in the present folder. Behind all
+    # others, so that no file there stands for an installed package.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         from saerl_lightning.cli import main as compose
     except KeyboardInterrupt:  # users often press Ctrl-C during the seconds of this import

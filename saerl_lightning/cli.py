@@ -19,7 +19,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from saerl_lightning.parser import RunParser, dropped_callbacks
 from saerl_lightning.policy.weights import require_usable
 from saerl_lightning.ranges import SEEDS
 from saerl_lightning.registration import register_classes
-from saerl_lightning.run_folder import RunFolder, require_place
+from saerl_lightning.run_folder import RunFolder, named_by_time, require_place
 from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
@@ -115,7 +114,7 @@ class RunCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds `run_dir`, `overwrite` and `checkpoint`, and links the trainer's folders to the run folder."""
-        parser.add_argument("--run_dir", type=str, default=_new_run_dir(), help="folder the run writes to")
+        parser.add_argument("--run_dir", type=str, default=named_by_time(), help="folder the run writes to")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete an older run in run_dir")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -215,6 +214,9 @@ class RunCLI(LightningCLI):
         """
         try:
             with self._claimed(), self._signals().heeded(), self._children_ended():
+                distributed.require_first_machine(self.trainer)
+                if isinstance(self.model, PolicyModule):  # before the processes of other ranks are started
+                    self.model.require_engine(self.trainer.world_size)
                 self._say(f"run folder: {self._settings.run_dir}")
                 if self.trainer.is_global_zero and (memory := needed_memory(self.model, self.datamodule, self.trainer)):
                     self._say(str(memory))
@@ -311,14 +313,6 @@ def _config_files(config: Namespace) -> list[Path]:
 
 SHARDED = ("meta.pt", "checkpoint")  # files in checkpoints that are folders, as FSDP and DeepSpeed write them
 LAST = ("last", "hpc")  # values of --ckpt_path that resume the run in the folder
-
-
-def _new_run_dir() -> str:
-    """Folder named by the time; processes of other ranks, which start later, inherit the first one's name."""
-    now = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-    if "LOCAL_RANK" not in os.environ:
-        os.environ["SAERL_RUN_DIR"] = now
-    return os.environ.get("SAERL_RUN_DIR", now)
 
 
 def _checkpoint_file(config: Namespace, fitting: bool) -> Path | None:

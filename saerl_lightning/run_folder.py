@@ -7,10 +7,12 @@ older run is moved back; if the new run was killed, the next run moves it back.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from saerl_lightning import lock
@@ -37,6 +39,14 @@ def require_place(path: str) -> None:
         )
     if not path.isprintable():
         raise InputError(f"run_dir is {path[:120]!r}; write a name of letters that can be seen, e.g. runs/first")
+
+
+def named_by_time() -> str:
+    """Returns a new run folder's path, named by the time; processes of other ranks, which start later, inherit it."""
+    now = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+    if "LOCAL_RANK" not in os.environ:
+        os.environ["SAERL_RUN_DIR"] = now
+    return os.environ.get("SAERL_RUN_DIR", now)
 
 
 class RunFolder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,13 @@ class OtherTrainer(ABC):
     file: str  # name of the data file
 
     @abstractmethod
-    def row(self, planned: PlannedPrompt) -> Row:
-        """Converts a prompt to the trainer's columns."""
+    def row(self, planned: PlannedPrompt, taken: Set[str]) -> Row:
+        """Converts a prompt to the trainer's columns.
+
+        Args:
+            planned: Prompt to convert.
+            taken: Names that the prompts' own columns have, whose values stay as they are.
+        """
 
     @abstractmethod
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
@@ -86,12 +91,13 @@ class TRL(OtherTrainer):
 
     file = "train.parquet"
 
-    def row(self, planned: PlannedPrompt) -> Row:
-        """Returns the columns; `solution` is a formula, because TRL's `accuracy_reward` skips a bare `(1,2)` or `x^2`."""
+    def row(self, planned: PlannedPrompt, taken: Set[str]) -> Row:
+        """Returns the columns; a new `solution` is a formula: TRL's `accuracy_reward` skips a bare `(1,2)` or `x^2`."""
         prompt = planned.prompt
         solution = prompt.answer if "$" in prompt.answer else f"${prompt.answer}$"
-        own = {"prompt": planned.messages, "solution": solution, "answer": prompt.answer, **_about(planned)}
-        return {**prompt.columns, **own}
+        answers = {"solution": solution, "answer": prompt.answer}
+        new = {name: value for name, value in answers.items() if name not in taken and prompt.answer}
+        return {**prompt.columns, "prompt": planned.messages, **new, **_about(planned, taken)}
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
         """Returns fields of `GRPOConfig`. The batch size per device is not among them: the order is the same for any."""
@@ -109,15 +115,19 @@ class Verl(OtherTrainer):
 
     file = "train.parquet"
 
-    def row(self, planned: PlannedPrompt) -> Row:
+    def row(self, planned: PlannedPrompt, taken: Set[str]) -> Row:
         """Returns the columns; a `data_source` for which verl has no scorer needs `custom_reward_function.path`."""
         prompt = planned.prompt
+        others = _other_columns(prompt)
+        new = {name: value for name, value in {"index": planned.row, "split": "train"}.items() if name not in taken}
+        own = prompt.columns.get("reward_model")
+        graded = own if isinstance(own, Mapping) and own.get("ground_truth") == prompt.answer else None
         return {
             "data_source": prompt.source,
             "prompt": planned.messages,
             "ability": prompt.topic or "math",
-            "reward_model": {"style": "rule", "ground_truth": prompt.answer},
-            "extra_info": {**_other_columns(prompt), "index": planned.row, "split": "train", **_about(planned)},
+            "reward_model": dict(graded or {"style": "rule", "ground_truth": prompt.answer}),
+            "extra_info": {**others, **new, **_about(planned, taken)},
         }
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
@@ -141,13 +151,18 @@ class OpenInstruct(OtherTrainer):
 
     file = "train.jsonl"
 
-    def row(self, planned: PlannedPrompt) -> Row:
+    def row(self, planned: PlannedPrompt, taken: Set[str]) -> Row:
         """Returns the columns, with the answer also as the last turn of the chat."""
         # open-instruct removes it: older versions remove the last turn of any role, newer ones an assistant's last turn.
         prompt = planned.prompt
         messages = [*planned.messages, {"role": "assistant", "content": prompt.answer}]
         verifier = prompt.columns.get("dataset", "math")
-        return {"messages": messages, "ground_truth": prompt.answer, "dataset": verifier, **_about(planned)}
+        return {
+            "messages": messages,
+            "ground_truth": prompt.answer,
+            "dataset": verifier,
+            **_about(planned, frozenset()),
+        }
 
     def settings(self, file: Path, sizes: BatchSizes) -> list[str]:
         """Returns flags of `open_instruct/grpo_fast.py`."""
@@ -178,7 +193,7 @@ class JSONLines(OtherTrainer):
 
     file = "train.jsonl"
 
-    def row(self, planned: PlannedPrompt) -> Row:
+    def row(self, planned: PlannedPrompt, taken: Set[str]) -> Row:
         """Returns the columns that `--data.train` reads."""
         prompt = planned.prompt
         known = {"topic": prompt.topic, **prompt.labels, "source": prompt.source}
@@ -254,7 +269,8 @@ def export_plan(folder: Path, trainer: str, run: MadePlan, chat: ChatTemplate, g
     _require_fit(trainer, form, [each.prompt for each in planned])
     sizes = BatchSizes(run.plan.batch_size, group_size, chat.max_prompt_tokens)
     settings = form.settings(folder / form.file, sizes)
-    rows = form.in_file_order([form.row(each) for each in planned])
+    taken = {name for each in planned for name in (*each.prompt.columns, *_other_columns(each.prompt))}
+    rows = form.in_file_order([form.row(each, taken) for each in planned])
     with whole_folder(folder) as staged:
         _write(staged / form.file, rows)
         run.ledger.write(staged / FILE)
@@ -283,10 +299,10 @@ def _require_fit(trainer: str, form: OtherTrainer, prompts: Sequence[Prompt]) ->
         )
 
 
-def _about(planned: PlannedPrompt) -> Row:
-    """Columns of a prompt besides its text and answer, for rewards and for readers."""
+def _about(planned: PlannedPrompt, taken: Set[str]) -> Row:
+    """Columns of a prompt besides its text and answer; one whose name is taken begins with `saerl_`."""
     prompt = planned.prompt
-    return {
+    columns = {
         "uid": prompt.uid,
         "source": prompt.source,
         "topic": prompt.topic or "",
@@ -294,6 +310,7 @@ def _about(planned: PlannedPrompt) -> Row:
         "batch": planned.batch,
         **prompt.labels,
     }
+    return {f"saerl_{name}" if name in taken else name: value for name, value in columns.items()}
 
 
 def _other_columns(prompt: Prompt) -> Row:

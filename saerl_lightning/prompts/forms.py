@@ -70,6 +70,8 @@ class Mark:
     said: str = ""
 
 
+ALONE, MAPPED = "prompts without answers", "mapped columns"  # forms of tables that are of no known one
+
 WHOLE = Mark(lambda text: text)
 HASHES = Mark(after_hashes, " (after '####')")
 BOX = Mark(last_box, " (its last box)")
@@ -93,8 +95,10 @@ class Layout:
         paths = {**self.paths, **given}
         if "prompt" in given and "messages" not in given:
             paths.pop("messages", None)  # otherwise `messages` takes precedence
-        mark = WHOLE if "answer" in given else self.mark
-        return replace(self, paths=paths, mark=mark, strict=self.strict | given.keys())
+        mark, form = (
+            (WHOLE, MAPPED if self.form == ALONE else self.form) if "answer" in given else (self.mark, self.form)
+        )
+        return replace(self, form=form, paths=paths, mark=mark, strict=self.strict | given.keys())
 
     def columns(self, present: Collection[str]) -> list[str]:
         """Returns the columns that prompts are made of, in the order of the table."""

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.forms import (
+    ALONE,
     FIELDS,
     LABELS,
     OPEN_INSTRUCT,
@@ -77,7 +78,7 @@ def prompts_from_table(table: RecordTable, columns: Mapping[str, str] | None) ->
             )
     known = fitting(table.columns, table.first)
     layout = (known[0] if known else _own(table.columns)).mapped(given)
-    if not known and not ({"prompt", "messages"} & layout.paths.keys() and "answer" in layout.paths):
+    if not {"prompt", "messages"} & layout.paths.keys():
         raise InputError(_unknown(table, layout))
     prompts: list[Prompt] = []
     places: dict[str, str] = {}  # uid -> where it stands
@@ -91,8 +92,8 @@ def prompts_from_table(table: RecordTable, columns: Mapping[str, str] | None) ->
 
 
 def _own(columns: Sequence[str]) -> Layout:
-    """Returns the layout of our own form with the fields that are there."""
-    return Layout("mapped columns", {field: field for field in FIELDS if field in columns}, strict=frozenset(LABELS))
+    """Returns the layout of our own form with the fields that are there: prompts alone, unless an answer is mapped."""
+    return Layout(ALONE, {field: field for field in FIELDS if field in columns}, strict=frozenset(LABELS))
 
 
 def named(columns: Sequence[str]) -> str:
@@ -183,7 +184,9 @@ def _text(value: object) -> str:
 
 
 def _answer(value: object, layout: Layout, place: str) -> str:
-    column = layout.paths.get("answer", "answer")
+    if "answer" not in layout.paths:
+        return ""  # rewards that compare with an answer refuse the prompt
+    column = layout.paths["answer"]
     if isinstance(value, list | tuple) and all(isinstance(each, str | int | float) for each in value):
         # Benchmarks with several correct values give them as a list.
         value = ", ".join(map(_digits, value))

@@ -19,7 +19,7 @@ from saerl_lightning.prompts.forms import value_at
 from saerl_lightning.ranges import Deadline, Finite, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.grading.answer import given_answer
-from saerl_lightning.reward.reward import Reward
+from saerl_lightning.reward.reward import Reward, require_answer
 
 Difference = Literal["form", "case", "punctuation", "articles", "spacing"]
 ARTICLES = re.compile(r"\b(?:a|an|the)\b", re.IGNORECASE)
@@ -95,7 +95,7 @@ class AnswerReward(Reward):
             )
         for prompt in prompts:
             if not any(each.strip() for each in self.answers(prompt)):
-                raise InputError(f"prompt {prompt.uid!r} has no answer; AnswerReward compares with it")
+                require_answer(prompt, "AnswerReward")
 
     def answers(self, prompt: Prompt) -> list[str]:
         """Returns the answers that are right, as they are written."""

@@ -18,7 +18,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.failures import Failures
-from saerl_lightning.reward.jobs.user_function import FORMS, Returned, Signature, Source, call, load, signature
+from saerl_lightning.reward.jobs.user_function import FORMS, LOGGING, Returned, Signature, Source, call, load, signature
 from saerl_lightning.reward.reward import ABSTAINED, Reward
 from saerl_lightning.reward.workers import OVERRAN, WorkerPool
 
@@ -98,7 +98,14 @@ class FunctionReward(Reward):
             InputError: naming the column and those that there are.
         """
         self._columns = (self._columns or frozenset[str]()).union(*(_row(prompt) for prompt in prompts))
-        missing = [each for each in self.signature.needs if each not in GIVEN and each not in self._columns]
+        missing = [
+            each for each in self.signature.needs if each not in {*GIVEN, *LOGGING} and each not in self._columns
+        ]
+        if "trainer_state" in missing:
+            raise InputError(
+                f"{self._shown} needs 'trainer_state', which is that of TRL's trainer, and there is none here; give the "
+                "parameter a default, as trainer_state=None"
+            )
         if missing and prompts:
             there = ", ".join(sorted(self._columns))
             raise InputError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.grading.answer import prepare_symbolic, quick_verdict, symbolic_verdict
-from saerl_lightning.reward.reward import Reward
+from saerl_lightning.reward.reward import Reward, require_answer
 from saerl_lightning.reward.workers import WorkerPool
 
 
@@ -36,6 +36,15 @@ class MathReward(Reward):
         self._name = name
         require_in_range(self, workers=workers, deadline_s=deadline_s)
         self.pool = WorkerPool(workers, deadline_s, prepare_symbolic)
+
+    def require(self, prompts: Sequence[Prompt]) -> None:
+        """Refuses prompts without an answer.
+
+        Raises:
+            InputError: naming the first one.
+        """
+        for prompt in prompts:
+            require_answer(prompt, "MathReward")
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
         """Grades every completion. Equal answers to a question are graded once."""

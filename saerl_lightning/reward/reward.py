@@ -153,6 +153,20 @@ def weighted_sum(rewards: Sequence[Reward], scores: Mapping[str, Float[Tensor, "
     return torch.stack(weighted).sum(0)
 
 
+def require_answer(prompt: Prompt, reward: str) -> None:
+    """Refuses a prompt without an answer for a reward that compares with it.
+
+    Raises:
+        InputError: naming the prompt, its columns, and the flag that says which of them is the answer.
+    """
+    if not prompt.answer.strip():
+        there = f"; its columns are {', '.join(prompt.columns)}" if prompt.columns else ""
+        raise InputError(
+            f"prompt {prompt.uid!r} has no answer, and {reward} compares with it{there}; say which column it is, as "
+            "--data.columns.answer COLUMN, or write rewards that need none"
+        )
+
+
 def require_distinct(rewards: Sequence[Reward]) -> None:
     """Refuses an empty list, names that can't be part of a metric's name, and rewards with equal names.
 

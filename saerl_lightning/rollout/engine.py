@@ -23,6 +23,23 @@ class RolloutEngine(ABC):
     weights.
     """
 
+    def check(self) -> None:
+        """Refuses a machine on which it can't start, before anything is loaded; nothing by default.
+
+        Raises:
+            InputError: if a package is not installed.
+        """
+
+    def require_processes(self, processes: int) -> None:
+        """Refuses a number of training processes that it can't sample for; takes any by default.
+
+        Args:
+            processes: Number of training processes on all machines.
+
+        Raises:
+            InputError: if there are too many.
+        """
+
     @abstractmethod
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
         """Prepares the engine to sample from `model`.

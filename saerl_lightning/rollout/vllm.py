@@ -113,17 +113,26 @@ class VLLMEngine(RolloutEngine):
         self._asleep: set[str] = set()
         require_in_range(self)
 
-    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
-        """Starts vLLM with the folder or hub name the policy was loaded from. Takes seconds to minutes."""
+    def check(self) -> None:
+        """Refuses a machine without vLLM."""
         if importlib.util.find_spec("vllm") is None:
             raise InputError(
                 "VLLMEngine needs vllm, which is not installed; write `pip install 'saerl-lightning[vllm]'` on a GPU "
                 "machine, install requirements/cpu.txt on a CPU, or choose HFEngine"
             )
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+
+    def require_processes(self, processes: int) -> None:
+        """Refuses more than one training process."""
+        if processes > 1:
             raise InputError(
-                "VLLMEngine runs beside one training process; write trainer.devices: 1, or choose HFEngine"
+                f"VLLMEngine samples beside one training process, and there are {processes}; write --trainer.devices 1 "
+                "--trainer.num_nodes 1, or --model.engine HFEngine, which samples in each process"
             )
+
+    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
+        """Starts vLLM with the folder or hub name the policy was loaded from. Takes seconds to minutes."""
+        self.check()
+        self.require_processes(torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
         self._max_model_len, self._ends = max_model_len, end_ids(model, tokenizer)
         self._reader = Reader(tokenizer, self._ends)
         self._rank, self._request = (adapter_rank(model) if self.adapters and self.sleep_level < 2 else 0), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -11,9 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch import Tensor
 
+from saerl_lightning.errors import InputError
 from saerl_lightning.records import Outcomes
 
 if TYPE_CHECKING:
@@ -21,6 +24,21 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+
+def require_first_machine(trainer: lightning.Trainer) -> None:
+    """Refuses several machines where nothing says which is the first: each would wait half an hour for the others.
+
+    Raises:
+        InputError: with the commands that start a run on several machines.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"trainer.num_nodes is {trainer.num_nodes}, and nothing says which machine is the first; start the command on "
+            f"each by srun, by torchrun --nnodes {trainer.num_nodes} --nproc_per_node {trainer.num_devices} "
+            "--rdzv_backend c10d --rdzv_endpoint FIRST:29500, or with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
+        )
 
 
 def mean_over_ranks(trainer: lightning.Trainer, values: Tensor) -> Tensor:

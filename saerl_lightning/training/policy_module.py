@@ -84,6 +84,7 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Checks settings in the first hook of a run, before data or weights are loaded. Adds no callbacks."""
+        self.require_engine(self.trainer.world_size)
         if self.trainer.state.fn != TrainerFn.PREDICTING:
             for reward in self.rewards:
                 reward.check()
@@ -93,6 +94,15 @@ class PolicyModule(lightning.LightningModule, ABC):
             if (names := self.logged_names()) is not None:
                 require_monitored(self.trainer, names)
         return []
+
+    def require_engine(self, processes: int) -> None:
+        """Refuses an engine that can't sample here, or not for so many training processes.
+
+        Raises:
+            InputError: saying what to write instead.
+        """
+        self.engine.require_processes(processes)
+        self.engine.check()
 
     def logged_names(self) -> LoggedNames | None:
         """Names that the run will log; None if a user's own class may log others."""

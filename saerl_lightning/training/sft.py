@@ -12,7 +12,7 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.logprobs import score
 from saerl_lightning.ranges import CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Rollouts
-from saerl_lightning.reward.reward import Reward
+from saerl_lightning.reward.reward import Reward, require_answer
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.distributed import Phases, mean_over_ranks
 from saerl_lightning.training.loggers import SFT
@@ -65,6 +65,20 @@ class SFTModule(PolicyModule):
         self.phases = Phases()
         self.gradients = Gradients()
         require_in_range(self)
+
+    def setup(self, stage: str) -> None:
+        """Refuses prompts without an answer to train on, beside what every module refuses.
+
+        Args:
+            stage: Stage of the run, as Lightning names it.
+
+        Raises:
+            InputError: naming the first one.
+        """
+        super().setup(stage)
+        if stage == "fit" and "{answer}" in self.target:
+            for prompt in self.prompts.pool.prompts:
+                require_answer(prompt, "SFTModule")
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Minimises the negative log-likelihood of the answers, a mean over the answer tokens of all ranks.

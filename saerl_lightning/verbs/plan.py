@@ -117,6 +117,7 @@ def batch_arithmetic(
         context=_context(model.policy),
     )
     arithmetic.check()
+    model.engine.require_processes(trainer.world_size)
     return arithmetic
 
 

@@ -1,6 +1,9 @@
 """Functions as rewards on the command line: their short forms in flags, and what they lack is said before all else."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -68,3 +71,14 @@ def test_a_missing_column_is_told_before_weights_are_loaded(verb, workplace, doo
         ended.code == 2 and "mine.py:colour needs 'hue', and no prompt has it; the columns are answer, " in ended.error
     )
     assert not (workplace.folder / "labels.jsonl").exists()
+
+
+def test_a_module_in_the_present_folder_is_found_as_by_python_m(workplace):
+    """`trl grpo` finds it too. The program stands in another folder, as an installed one does."""
+    (workplace.folder / "my_own_rewards.py").write_text(FUNCTION.replace("hue", "answer"))
+    program = Path(__file__).parents[2] / "main.py"
+    command = workplace.command("show", '--model.rewards=["my_own_rewards.colour"]')
+    ended = subprocess.run(
+        [sys.executable, str(program), *command], cwd=workplace.folder, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0 and "colour" in ended.stdout, ended.stderr

@@ -137,6 +137,22 @@ def test_trl_meets_the_prompts_batch_by_batch_and_grades_their_answers_as_right(
     assert met == [[f"p{row}"] * 4 + [f"p{other}"] * 4 for row, other in zip(SERVED[::2], SERVED[1::2], strict=True)]
 
 
+def test_columns_that_rewards_read_are_exported_as_they_are(tmp_path):
+    """A reward that ran on the data runs on the export: before, its `solution` and `batch` were replaced by ours."""
+    own = {"solution": r"Thus $\boxed{4}$.", "answer": "It is 4. #### 4", "batch": "mine", "level": "Level 1"}
+    model = {"style": "model", "ground_truth": "4", "rubric": "short"}
+    run = a_run(columns={**own, "reward_model": model, "extra_info": {"batch": "nested"}})
+    for trainer in ("trl", "verl"):
+        export_plan(tmp_path / trainer, trainer, run, CHAT, 4)
+    trl = parquet.read_table(tmp_path / "trl/train.parquet").to_pylist()
+    assert {name: trl[1][name] for name in own} == own
+    assert [row["saerl_batch"] for row in trl] == [0, 0, 1, 1, 2, 2] and trl[1]["saerl_level"] == 1.0
+    assert all(row["solution"] is None and row["batch"] is None for row in trl[2:])  # no value of ours among the user's
+    verl = parquet.read_table(tmp_path / "verl/train.parquet").to_pylist()[1]
+    assert verl["reward_model"] == model and verl["extra_info"]["batch"] == "nested"
+    assert verl["extra_info"]["answer"] == own["answer"] and verl["extra_info"]["saerl_batch"] == 0
+
+
 def test_the_columns_of_a_prompts_row_reach_the_rewards_of_the_other_trainer(tmp_path):
     columns = {
         "prompt": "raw",
@@ -150,7 +166,7 @@ def test_the_columns_of_a_prompts_row_reach_the_rewards_of_the_other_trainer(tmp
     [trl] = [row for row in parquet.read_table(tmp_path / "trl/train.parquet").to_pylist() if row["uid"] == "p2"]
     assert (trl["unit"], trl["prompt"][1]["content"], trl["solution"]) == ("km", "What is 2 + 2?", "$4$")
     verl = parquet.read_table(tmp_path / "verl/train.parquet").to_pylist()[1]["extra_info"]
-    assert (verl["unit"], verl["hint"], verl["index"], verl["split"]) == ("km", 3, 2, "train")
+    assert (verl["unit"], verl["hint"], verl["index"], verl["split"]) == ("km", 3, 77, "test")
     lines = [json.loads(line) for line in (tmp_path / "open-instruct/train.jsonl").read_text().splitlines()]
     assert {line["uid"]: line["dataset"] for line in lines}["p2"] == "gsm8k"
     mixed = replace(run, prompts=[replace(p, columns={"x": [1, "a"][i % 2]}) for i, p in enumerate(run.prompts)])

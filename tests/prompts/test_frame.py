@@ -10,6 +10,9 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.frame import FramePrompts
 from saerl_lightning.prompts.lists import ListPrompts
 from saerl_lightning.prompts.mixture import open_prompts
+from saerl_lightning.reward.answer_reward import AnswerReward
+from saerl_lightning.reward.format import FormatReward
+from saerl_lightning.reward.math_reward import MathReward
 
 ROWS = [
     {"question": "How many clips?", "answer": "She sold 72.\n#### 72", "hint": "count", "size": 1},
@@ -126,3 +129,18 @@ def test_a_label_that_is_not_known_is_left_out():
 def test_lists_that_would_be_taken_wrongly_are_refused(given, said):
     with pytest.raises(InputError, match=f"ListPrompts.{said}"):
         ListPrompts(**given)
+
+
+def test_prompts_without_answers_are_prompts_and_rewards_that_compare_refuse_them():
+    """Data for a judge, a reward model or a format has none; with MathReward every grade would be 0."""
+    read = open_prompts(
+        [{"prompt": "Write a poem.", "style": "short"}, {"prompt": "And another.", "style": "long"}]
+    ).read()
+    assert [(each.text, each.answer) for each in read.prompts] == [("Write a poem.", ""), ("And another.", "")]
+    assert read.said[0].startswith("frame: 2 rows read as prompts without answers: prompt from prompt; other columns")
+    FormatReward(".+").require(read.prompts)
+    for reward in (MathReward(), AnswerReward()):
+        with pytest.raises(InputError, match=r"'frame/0' has no answer, and (Math|Answer)Reward compares with it"):
+            reward.require(read.prompts)
+    mapped = open_prompts([{"riddle": "1 + 1?", "gold": "2"}], {"prompt": "riddle", "answer": "gold"}).read()
+    assert mapped.said == ("frame: 1 row read as mapped columns: prompt from riddle, answer from gold",)

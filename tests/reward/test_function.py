@@ -20,6 +20,7 @@ from saerl_lightning.training.metrics import reward_metrics
 
 FUNCTIONS = '''
 import asyncio
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -40,6 +41,26 @@ def above_mean(completions):
     """Compares the completions of a prompt."""
     numbers = [int(c) for c in completions]
     return [n - sum(numbers) / len(numbers) for n in numbers]
+
+
+def logs_in_trl(completions, log_extra, log_metric, trainer_state=None):
+    log_extra("lengths", [len(c) for c in completions])
+    log_metric("longest", max(map(len, completions)))
+    assert trainer_state is None
+    return [float(len(c)) for c in completions]
+
+
+def logs_by_name(completions, **columns):
+    columns["log_metric"]("longest", 1)
+    return [1.0 for _ in completions]
+
+
+def by_step(completions, trainer_state):
+    return [float(trainer_state.global_step) for _ in completions]
+
+
+def in_a_library(completions):
+    return [json.loads(c) for c in completions]
 
 
 def only_long(completions, completion_ids):
@@ -229,6 +250,21 @@ def test_an_exception_costs_the_completion_that_caused_it_and_is_told_with_it(de
     assert reward.failures.kinds == {"raised ValueError": 1}
 
 
+def test_functions_that_log_in_trl_run_as_they_are(desk):
+    assert scores(FunctionReward("my_rewards.py:logs_in_trl"), [prompt("3")], ["a", "bc"]) == [[1.0, 2.0]]
+    assert scores(FunctionReward("my_rewards.py:logs_by_name"), [prompt("3")], ["a", "bc"]) == [[1.0, 1.0]]
+    with pytest.raises(InputError, match=r"needs 'trainer_state', which is that of TRL's trainer.*trainer_state=None"):
+        scores(FunctionReward("my_rewards.py:by_step"), [prompt("3")], ["a"])
+
+
+def test_an_exception_within_the_standard_library_is_told_with_the_users_line(desk):
+    """Before, the place was the library's: (decoder.py, line 355)."""
+    reward = FunctionReward("my_rewards.py:in_a_library")
+    scores(reward, [prompt("3")], ["no json"])
+    line = 1 + FUNCTIONS[: FUNCTIONS.index("return [json.loads")].count("\n")
+    assert f"(my_rewards.py, line {line})" in reward.last_failure
+
+
 def test_a_hang_and_a_crash_cost_one_completion(desk):
     [hung] = scores(FunctionReward("my_rewards.py:hangs", deadline_s=2.0), [prompt("3")], ["a", "hang", "b"])
     assert [math.isnan(each) for each in hung] == [False, True, False]
@@ -246,7 +282,11 @@ def test_a_hang_and_a_crash_cost_one_completion(desk):
         ("broken.py:accuracy", "can't be imported: ModuleNotFoundError: No module named 'nowhere' (broken.py, line 2)"),
         ("unfinished.py:accuracy", "can't be imported: SyntaxError: '(' was never closed"),
         ("leaves.py:accuracy", "can't be imported: SystemExit: 0"),
-        ("nowhere.accuracy", "can't be imported: ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "nowhere.accuracy",
+            "it can't be imported: ModuleNotFoundError: No module named 'nowhere' in this folder or installed; write the "
+            "path of its file, as nowhere.py:accuracy",
+        ),
         ("accuracy", "write my_rewards.py:accuracy, or my_package.rewards.accuracy"),
         ("my_rewards.py:", "write my_rewards.py:accuracy"),
         ("my_rewards.py:neither", "its parameters are (texts, answers); write def accuracy(completions, prompts"),

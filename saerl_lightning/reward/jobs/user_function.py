@@ -24,9 +24,10 @@ FORMS = (
     "(verl's form)"
 )
 
-Source = (
-    str | bytes
-)  # 'file.py:function', 'package.module.function', or a function of the script itself as cloudpickle's bytes
+# 'file.py:function', 'package.module.function', or a function of the script itself as cloudpickle's bytes
+Source = str | bytes
+LOGGING = ("log_extra", "log_metric")  # functions that TRL gives to rewards; what they are told is not logged here
+LIBRARY = str(Path(importlib.__file__).parent.parent)  # of the interpreter
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ def signature(source: Source) -> Signature | str:
     except LookupError as error:
         return str(error.args[0])
     except BaseException as error:  # SystemExit too: the file may be a script
-        return f"it can't be imported: {type(error).__name__}: {error}{_place(error)}"
+        advice = ""
+        if isinstance(error, ModuleNotFoundError) and isinstance(source, str) and source.startswith(f"{error.name}."):
+            file = f"{error.name}.py:{source.rpartition('.')[2]}"
+            advice = f" in this folder or installed; write the path of its file, as {file}"
+        return f"it can't be imported: {type(error).__name__}: {error}{_place(error)}{advice}"
     if not callable(function) or inspect.isclass(function):
         return f"it is a {'class' if inspect.isclass(function) else type(function).__name__}, no function; {FORMS}"
     try:
@@ -105,6 +110,8 @@ def call(source: Source, form: str, calls: Sequence[Mapping[str, Any]], deadline
         deadline_s: Seconds a call of a coroutine function may take; others are killed from outside.
     """
     function = load(source)
+    if form == "trl" and (logging := _logging(function)):
+        calls = [{**each, **logging} for each in calls]
     if not _is_async(function):
         return [_called(function, form, arguments) for arguments in calls]
 
@@ -112,6 +119,13 @@ def call(source: Source, form: str, calls: Sequence[Mapping[str, Any]], deadline
         return await asyncio.gather(*(_awaited(function, form, arguments, deadline_s) for arguments in calls))
 
     return _loop().run_until_complete(together())
+
+
+def _logging(function: Callable[..., Any]) -> dict[str, Callable[..., None]]:
+    """What stands for TRL's logging functions, where a function takes them."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return {name: lambda *_, **__: None for name in LOGGING if name in parameters or takes_all}
 
 
 @lru_cache(maxsize=8)
@@ -192,8 +206,12 @@ def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    frames = [frame for frame in frames if frame.filename != __file__]
+    frames = [frame for frame in frames if frame.filename != __file__ and not _of_python(frame.filename)]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def _of_python(file: str) -> bool:
+    return file.startswith(LIBRARY) and "site-packages" not in file
 
 
 def _read(result: Any, form: str, arguments: Mapping[str, Any]) -> Returned:
