@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saerl_lightning import __version__, launcher
-from saerl_lightning.errors import InputError, did_you_mean
+from saerl_lightning.errors import InputError, did_you_mean, program
 from saerl_lightning.mistakes import printed
 from saerl_lightning.verbs.names import EVERY, QUICK
 
@@ -86,7 +86,7 @@ def answered(args: list[str]) -> bool:
     if verb not in QUICK:
         return False
     if any(each in ("-h", "--help") for each in rest):
-        print(HELP[verb])
+        print(_help(verb))
     else:
         _quick(verb, rest)
     return True
@@ -94,7 +94,7 @@ def answered(args: list[str]) -> bool:
 
 def _quick(verb: str, rest: list[str]) -> None:
     """Runs `configs`, `import` or `init`."""
-    usage = HELP[verb].partition("\n")[0]
+    usage = _help(verb).partition("\n")[0]
     flags = _flags(rest, usage) if verb == "import" else {}
     if flag := next((each for each in rest if each.startswith("-")), None):
         raise InputError(f"'{flag[:120]}' is not accepted; {usage}")
@@ -113,6 +113,10 @@ def _quick(verb: str, rest: list[str]) -> None:
     if not fewest <= len(rest) <= most:
         raise InputError(f"'{verb}' has {len(rest)} arguments; {usage}")
     run(*rest, **flags)
+
+
+def _help(verb: str) -> str:
+    return HELP[verb].replace("saerl ", f"{program()} ")
 
 
 def _flags(rest: list[str], usage: str) -> dict[str, str | int]:

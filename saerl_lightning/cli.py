@@ -1,19 +1,15 @@
 """The command line: builds trainer, module and datamodule from YAML and flags; each tool has its own parser.
 
-    main.py fit -c configs/grpo.yaml                       the baseline: every slot empty
-    main.py fit -c configs/grpo.yaml -c configs/saerl.yaml --data.curriculum null
-    main.py plan -c configs/grpo.yaml -c configs/saerl.yaml --out plan
-    main.py export RUN/checkpoints/last.ckpt FOLDER --policy PATH      an HF folder
-    main.py study run configs/study/demo.yaml              arms x seeds, and a report
-
 Later configs and flags win. Importing this module imports every shipped part, so that YAML may use their short names.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -31,7 +27,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.errors import InputError, RunStopped, program
 from saerl_lightning.evaluation.report import accuracy_table, write_accuracy
 from saerl_lightning.files import disk_is_full, said_of_disk, write_whole
 from saerl_lightning.mistakes import one_line, printed
@@ -43,7 +39,7 @@ from saerl_lightning.run_folder import RunFolder, named_by_time, require_place
 from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
-from saerl_lightning.training.feedback import ending, lines_in_place_of_bar, program
+from saerl_lightning.training.feedback import ending, lines_in_place_of_bar
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_file_names, require_key, said_of_server
 from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.rng import RandomStates
@@ -224,7 +220,7 @@ class RunCLI(LightningCLI):
                 self.trainer.fit(**kwargs)
                 if getattr(getattr(self.datamodule, "resume", None), "validation_due", False):  # all steps were taken
                     self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-            self._say(ending(self.trainer, Path(self._settings.run_dir), time.monotonic() - began, program()))
+            self._say(ending(self.trainer, Path(self._settings.run_dir), time.monotonic() - began))
         except Stopped as stopped:
             if self.trainer.is_global_zero:
                 print(
@@ -267,7 +263,7 @@ class RunCLI(LightningCLI):
         """Advice on resuming: from the last checkpoint, or from the start if there is none."""
         folder = RunFolder(Path(self._settings.run_dir))
         if folder.has_checkpoint:
-            return f"go on with: fit -c {folder.path / 'config.yaml'} --ckpt_path last"
+            return f"go on with: {program()} fit -c {shlex.quote(str(folder.path / 'config.yaml'))} --ckpt_path last"
         return "nothing was saved yet: give the same command again"
 
     def _claimed(self) -> AbstractContextManager[None]:
@@ -365,7 +361,7 @@ def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunC
         },
         trainer_class=ToolTrainer,
         parser_class=RunParser,
-        parser_kwargs={"description": DESCRIPTION},
+        parser_kwargs={"description": DESCRIPTION, "prog": program()},
         args=args,
     )
 
@@ -378,8 +374,11 @@ def main() -> None:
         if args and args[0] in TOOLS:
             module, _, function = TOOLS[args[0]].partition(":")
             tool = getattr(importlib.import_module(module), function)
-            prog = f"{'saerl' if Path(sys.argv[0]).name == 'saerl' else 'main.py'} {args[0]}"
-            auto_cli(tool, args=args[1:], as_positional=True, parser_class=RunParser, prog=prog)
+            about = inspect.getdoc(tool) if callable(tool) else sys.modules[module].__doc__
+            prog, description = f"{program()} {args[0]}", (about or "").partition("\n\n")[0]
+            auto_cli(
+                tool, args=args[1:], as_positional=True, parser_class=RunParser, prog=prog, description=description
+            )
         else:
             run()
     except (InputError, RunStopped, MisconfigurationException) as error:

@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -54,6 +58,36 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     lower = {each.lower().removesuffix(".yaml"): each for each in dict.fromkeys(names)}
     near = get_close_matches(name.lower().removesuffix(".yaml"), lower, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(lower[each]) for each in near)}?" if near else ""
+
+
+def program() -> str:
+    """How this program was called, for commands that are printed: `saerl`, a script by this Python, or `-m`."""
+    called = Path(sys.argv[0])
+    if called.name == "saerl":
+        return _called("saerl", called)
+    module = "main.py" if called.name == "main.py" and called.parent == Path() else "-m saerl_lightning"
+    return f"{_shown(Path(sys.executable))} {module}"
+
+
+def tool(name: str) -> str:
+    """How a program that was installed beside this Python is called, for commands that are printed.
+
+    Args:
+        name: Name of the program, such as `wandb`.
+    """
+    place = Path(sys.executable).parent / name
+    return _called(name, place) if place.exists() else name
+
+
+def _called(name: str, place: Path) -> str:
+    """Name of a program where the PATH finds it at that place; else the place."""
+    return name if shutil.which(name) == str(place) or place.parent == Path() else _shown(place)
+
+
+def _shown(place: Path) -> str:
+    """Path for a shell: relative to the current folder if it is below it."""
+    below = place.is_absolute() and place.is_relative_to(Path.cwd())
+    return shlex.quote(str(place.relative_to(Path.cwd()) if below else place))
 
 
 def first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.errors import InputError, RunStopped, tool
 
 PATIENCE_S = 5.0
 # Names that the hub accepts. A path with more parts can only be local.
@@ -81,7 +81,7 @@ def advice(name: str, kind: str = "model") -> str:
     option = "" if kind == "model" else f" --repo-type {kind}"
     return (
         f"; the hub can't be reached (no network, or HF_HUB_OFFLINE is set) and '{name}' is not in its cache: run "
-        f"'.venv/bin/hf download {name}{option}' where there is a network, or write a local folder"
+        f"'{tool('hf')} download {name}{option}' where there is a network, or write a local folder"
     )
 
 
@@ -103,17 +103,17 @@ def require_upload(repository: str) -> None:
     if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
         raise InputError(
             f"the hub can't be reached (no network, or HF_HUB_OFFLINE is set), so '{repository}' can't be written; leave "
-            "--push_to_hub out, and upload the folder later with 'hf upload'"
+            f"--push_to_hub out, and upload the folder later with '{tool('hf')} upload'"
         )
     try:
         user = HfApi(endpoint=constants.ENDPOINT).whoami()
     except LocalTokenNotFoundError as error:
         raise InputError(
-            "no token for the hub is found: run 'hf auth login', set HF_TOKEN, or leave --push_to_hub out"
+            f"no token for the hub is found: run '{tool('hf')} auth login', set HF_TOKEN, or leave --push_to_hub out"
         ) from error
     except Exception as error:  # the hub's client may use any of several HTTP libraries
         raise InputError(
-            f"the hub refuses the token ({_said(error)}): run 'hf auth login' anew, or set HF_TOKEN"
+            f"the hub refuses the token ({_said(error)}): run '{tool('hf')} auth login' anew, or set HF_TOKEN"
         ) from error
     owners = [user["name"], *(each["name"] for each in user.get("orgs", []))]
     if repository.split("/")[0] not in owners:
@@ -145,7 +145,7 @@ def upload(folder: Path, repository: str, private: bool) -> str:
     except Exception as error:  # the hub's client may use any of several HTTP libraries
         raise RunStopped(
             f"the upload to '{repository}' failed: {_said(error)}; '{folder}' is whole: go on with "
-            f"'hf upload {repository} {folder}'"
+            f"'{tool('hf')} upload {repository} {folder}'"
         ) from error
     return str(place)
 

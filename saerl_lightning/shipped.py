@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saerl_lightning.errors import InputError, did_you_mean
+from saerl_lightning.errors import InputError, did_you_mean, program
 from saerl_lightning.files import read_text
 
 BASELINE = "grpo.yaml"
@@ -98,6 +98,6 @@ def _found(given: str) -> str:
         hint = did_you_mean(given.removeprefix("configs/"), known)
         raise InputError(
             f"there is no config '{given}' here ({Path.cwd()}), and none is shipped under that name{hint}"
-            f"{'' if hint else '; saerl configs lists those that are'}"
+            f"{'' if hint else f'; {program()} configs lists those that are'}"
         )
     return found

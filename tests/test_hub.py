@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from saerl_lightning import hub
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, tool
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.signals.model import ReadModel
 
@@ -20,7 +20,7 @@ NOBODY = "http://127.0.0.1:9"  # the discard port: nothing answers
 EVERY_LOADER = """
 import time, warnings
 warnings.simplefilter("ignore")
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, tool
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.prompts.hub import HubPrompts
 from saerl_lightning.signals.model import ReadModel
@@ -51,7 +51,7 @@ def test_every_loader_refuses_within_seconds(tmp_path):
     *lines, seconds = ended.stdout.splitlines()
     assert len(lines) == 5, ended.stdout
     for line, name in zip(lines, ["prompts", "policy", "policy", "reader", "reader"], strict=True):
-        assert f"'.venv/bin/hf download nobody/{name}" in line and "the hub can't be reached" in line
+        assert f"{tool('hf')} download nobody/{name}" in line and "the hub can't be reached" in line
     assert float(seconds) < 30
 
 
@@ -70,7 +70,7 @@ def online(monkeypatch):
 def test_a_hub_that_does_not_answer_is_asked_once_and_not_by_its_libraries(online):
     began = time.monotonic()
     for load in (Policy("nobody/policy").load_tokenizer, ReadModel("nobody/reader").config):
-        with pytest.raises(InputError, match=r"hub can't be reached .* run '.venv/bin/hf download nobody/"):
+        with pytest.raises(InputError, match=r"hub can't be reached .* run '\S*hf download nobody/"):
             load()
     assert constants.HF_HUB_OFFLINE and os.environ["HF_HUB_OFFLINE"] == "1"
     assert time.monotonic() - began < 20

@@ -78,9 +78,7 @@ def _plain(quantised: PreTrainedModel) -> PreTrainedModel:
 def main(arguments: list[str]) -> None:
     """Runs the conversion from the command line."""
     if len(arguments) != 1:
-        raise SystemExit(
-            "usage: .venv/bin/python -m saerl_lightning.assets.smollm2 FOLDER (for example models/smollm2-135m)"
-        )
+        raise SystemExit("usage: python -m saerl_lightning.assets.smollm2 FOLDER (for example models/smollm2-135m)")
     try:
         print(f"SmolLM2-135M-Instruct is in {convert_smollm2(arguments[0])}")
     except InputError as error:

@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from saerl_lightning.data.features import nonfinite_rows, row_count
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, program
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_label(reader: str, label: str, prompts: Sequence[Prompt]) -> Float[np.n
         present = ", ".join(sorted({name for prompt in prompts for name in prompt.labels})) or "none"
         raise InputError(
             f"{reader}.label is {label!r}, but no prompt has it; labels present: {present}. Name one of them, write a file "
-            "of labels to data.labels (`main.py label` measures difficulty), or empty the slot with null"
+            f"of labels to data.labels (`{program()} label` measures difficulty), or empty the slot with null"
         )
     return values
 
@@ -61,8 +61,8 @@ def require_label(
     if len(lacking):
         raise InputError(
             f"{reader} needs {label!r} for every prompt, but {len(lacking)} of {len(rows)} planned prompts lack it (first: "
-            f"'{prompts[int(lacking[0])].uid}'); label them all (main.py label --prompts {len(prompts)}), name the file in "
-            "data.labels, or leave these prompts out of data.train"
+            f"'{prompts[int(lacking[0])].uid}'); label them all ({program()} label --prompts {len(prompts)}), name "
+            "the file in data.labels, or leave these prompts out of data.train"
         )
     return values
 

@@ -198,7 +198,7 @@ def made_once(trainer: lightning.Trainer | None, make: Callable[[], T]) -> T:
     """Calls a function on the first process and sends its result to all. Without a trainer, only calls it.
 
     The other processes wait until the process group's time-out (10 minutes with NCCL, 30 with gloo). If many features
-    must be computed, fill their cache with `main.py plan` first.
+    must be computed, fill their cache with the verb `plan` first.
 
     Raises:
         InputError: on every process, if the first one raised it.

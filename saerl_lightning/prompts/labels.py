@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, program
 from saerl_lightning.files import read_text
 from saerl_lightning.prompts.table import as_float, is_whole
 from saerl_lightning.records import Prompt
@@ -60,7 +60,7 @@ def read_labels(file: str) -> Labels:
     """
     path = Path(file)
     if not path.is_file():
-        raise InputError(f"labels file '{file}' does not exist; measure one with `main.py label`, or write null")
+        raise InputError(f"labels file '{file}' does not exist; measure one with `{program()} label`, or write null")
     if path.suffix in (".csv", ".tsv", ".parquet", ".arrow"):
         raise InputError(
             f"labels file '{file}' ends in {path.suffix!r}; labels are JSON lines, "
@@ -80,7 +80,7 @@ def read_labels(file: str) -> Labels:
         values = {name: _number(value) for name, value in record.items()}
         labels[uid] = {name: value for name, value in values.items() if value is not None}
     if not labels:
-        raise InputError(f"labels file '{file}' holds no label; let `main.py label` run longer, or write null")
+        raise InputError(f"labels file '{file}' holds no label; let `{program()} label` run longer, or write null")
     return labels
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, program
 from saerl_lightning.ranges import Count, CountFrom2, require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
@@ -180,5 +180,5 @@ class FrozenRandomSAESignals(CodeSignals):
             raise InputError(
                 f"the SAE at '{self.sae.path}' was not trained with a frozen random decoder (its metadata say nothing of "
                 f"frozen_decoder); "
-                "train one: `.venv/bin/python main.py fit -c configs/sae/topk.yaml -c configs/sae/frozen_random.yaml`"
+                f"train one: `{program()} fit -c sae/topk.yaml -c sae/frozen_random.yaml`"
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saerl_lightning import hub
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, program
 from saerl_lightning.files import read_json
 from saerl_lightning.signals.fingerprint import digest, digest_folder
 from saerl_lightning.signals.model import ReadModel
@@ -134,7 +134,7 @@ def hooked_layer(hook: str) -> int:
 def _refuse_missing(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(
-            f"no SAE folder '{folder}'; write a folder with {CONFIG} and {WEIGHTS} (`main.py fit -c configs/sae/topk.yaml` "
+            f"no SAE folder '{folder}'; write a folder with {CONFIG} and {WEIGHTS} (`{program()} fit -c sae/topk.yaml` "
             f"trains one), or a sae-lens release together with `sae_id`"
         )
     for name in (CONFIG, WEIGHTS):

@@ -20,7 +20,7 @@ from saerl_lightning.ranges import Count, LongCount, Seed, require_in_range
 from saerl_lightning.study.include import written_out
 
 STRICT = ConfigDict(extra="forbid")
-OWN_PROGRAMS = ("main.py", "python")
+OWN_PROGRAMS = ("saerl", "main.py", "python")
 # Folders of a study. An arm's folder has the arm's name, so no arm may have one of these.
 OWN_FOLDERS = ("shared", "report", "causal", "drift")
 
@@ -81,7 +81,7 @@ class Stage:
 
     In `run`, `{made}` is the path of the product, `{scratch}` a folder that is deleted afterwards, `{seed}` the seed
     (the study's first one for a stage that all seeds share), and `{shared}/<makes>` the product of another stage for
-    the seed. A line begins with `main.py`, `python`, or any other program.
+    the seed. A line begins with `saerl` (or `main.py`, which is the same), `python`, or any other program.
 
     Args:
         name: Name of the stage, used in messages and in the study's `share`.
@@ -115,7 +115,7 @@ class Stage:
             InputError: naming the stage and the line.
         """
         if not self.run:
-            raise InputError(f"shared stage '{self.name}' runs nothing; write run: [main.py ...]")
+            raise InputError(f"shared stage '{self.name}' runs nothing; write run: [saerl ...]")
         for line in self.run:
             try:
                 arguments = shlex.split(line)
@@ -126,7 +126,7 @@ class Stage:
             if arguments[0] not in OWN_PROGRAMS and "{" not in arguments[0] and shutil.which(arguments[0]) is None:
                 raise InputError(
                     f"shared stage '{self.name}' runs '{arguments[0]}', which is no program on this machine; begin the line "
-                    f"with main.py, python, or a program that is on the PATH{did_you_mean(arguments[0], OWN_PROGRAMS)}"
+                    f"with saerl, main.py, python, or a program that is on the PATH{did_you_mean(arguments[0], OWN_PROGRAMS)}"
                 )
 
 

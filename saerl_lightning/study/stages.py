@@ -79,7 +79,7 @@ def stage_command(line: str, values: Mapping[str, str]) -> list[str]:
         arguments = [word.replace(name, value) for word in arguments]
     if arguments[:2] == ["python", "main.py"]:
         arguments = arguments[1:]
-    if arguments[0] == "main.py":
+    if arguments[0] in ("saerl", "main.py"):
         return [*PROGRAM, *arguments[1:]]
     return [sys.executable, *arguments[1:]] if arguments[0] == "python" else arguments
 

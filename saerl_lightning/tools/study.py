@@ -1,4 +1,4 @@
-"""`study run`, `report`, `publish`, `tables`, …: runs arms with several seeds on one budget and reports the results."""
+"""Runs the arms of a study with several seeds on one budget, reports the results, and publishes them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from saerl_lightning import shipped
 from saerl_lightning.causal.run import causal
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, program
 from saerl_lightning.progress import Bar
 from saerl_lightning.ranges import NotNegative, Workers, require_arguments
 from saerl_lightning.study.dashboard import dashboard
@@ -174,7 +175,9 @@ def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
     places = {product_name(stage, seed): product_path(spec, stage, seed or 0) for stage, seed in stage_products(spec)}
     if missing := [name for name, place in places.items() if not (root / "shared" / place).exists()]:
         print(
-            f"first: main.py study run {source} --out {root} --shared_only true ({', '.join(missing)})", file=sys.stderr
+            f"first: {program()} study run {quote(str(source))} --out {quote(str(root))} --shared_only true "
+            f"({', '.join(missing)})",
+            file=sys.stderr,
         )
     print("\n".join(run.line for run in planned_runs(spec, root, arms)))
 
@@ -234,7 +237,7 @@ def _summary(results: StudyResults, failed: Sequence[RunRecord]) -> str:
         for each in failed
     ]
     more = "; the same command tries the failed ones again" if failed else ""
-    return "\n".join([*lines, f"report: main.py study report {results.folder}{more}"])
+    return "\n".join([*lines, f"report: {program()} study report {quote(str(results.folder))}{more}"])
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import lightning
 
+from saerl_lightning.errors import program
 from saerl_lightning.progress import EVERY_S, duration, on_terminal, rate_text, time_left
 from saerl_lightning.training.callbacks import TokenBudget
 
@@ -122,14 +122,13 @@ def share_done(trainer: lightning.Trainer, batches: int) -> float:
     return min(1.0, max(shares))
 
 
-def ending(trainer: lightning.Trainer, folder: Path, seconds: float, program: str) -> str:
+def ending(trainer: lightning.Trainer, folder: Path, seconds: float) -> str:
     """What a finished run says: how far it came, where it is, and how to go on.
 
     Args:
         trainer: Trainer of the run.
         folder: Folder of the run.
         seconds: Time that training took.
-        program: Command line's beginning, as in `saerl`.
     """
     said = [f"finished: {trainer.global_step:,} steps in {duration(seconds)}; run folder {folder}"]
     last = folder / "checkpoints" / "last.ckpt"
@@ -140,23 +139,7 @@ def ending(trainer: lightning.Trainer, folder: Path, seconds: float, program: st
         more = f"--trainer.max_steps {2 * trainer.max_steps}"
     else:
         more = f"--trainer.max_epochs {max(trainer.current_epoch, 1) + 1}"
-    said.append(f"  go on:    {program} fit -c {config} --ckpt_path last {more}")
+    said.append(f"  go on:    {program()} fit -c {config} --ckpt_path last {more}")
     if trainer.enable_validation:
-        said.append(f"  validate: {program} validate -c {config} --ckpt_path {shlex.quote(str(last))}")
+        said.append(f"  validate: {program()} validate -c {config} --ckpt_path {shlex.quote(str(last))}")
     return "\n".join(said)
-
-
-def program() -> str:
-    """How this program was started, for commands that are printed: `saerl`, a script by this Python, or `-m`."""
-    started = Path(sys.argv[0])
-    if started.name == "saerl":
-        return "saerl"
-    python = sys.executable
-    with_python = Path(python)
-    if with_python.is_relative_to(Path.cwd()):
-        python = str(with_python.relative_to(Path.cwd()))
-    return (
-        f"{python} main.py"
-        if started.name == "main.py" and started.parent == Path()
-        else f"{python} -m saerl_lightning"
-    )

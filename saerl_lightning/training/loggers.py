@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from saerl_lightning.errors import InputError, did_you_mean, require_name
+from saerl_lightning.errors import InputError, did_you_mean, require_name, tool
 from saerl_lightning.evaluation.metrics import macro_average, measures
 
 if TYPE_CHECKING:
@@ -146,10 +146,6 @@ def _logs(callback: object) -> bool:
 
 
 SILENT = ("offline", "dryrun", "disabled")  # modes that send nothing
-KEYLESS = (
-    "set WANDB_API_KEY (or run '.venv/bin/wandb login' once), write mode: offline into the logger's init_args (or set "
-    "WANDB_MODE=offline) to keep the run on disk, or take another logger, such as TensorBoardLogger"
-)
 
 
 def require_file_names(logger: Any) -> None:
@@ -181,7 +177,7 @@ def require_key(loggers: Iterable[Mapping[str, Any]], of: str = "trainer.logger 
     """
     online = [each for each in loggers if each["class_path"].endswith("WandbLogger") and not _silent(each)]
     if online and not has_key():
-        raise InputError(f"{of} a WandbLogger, but there is no W&B key; {KEYLESS}")
+        raise InputError(f"{of} a WandbLogger, but there is no W&B key; {_without_key()}")
 
 
 def has_key() -> bool:
@@ -198,7 +194,7 @@ def has_key() -> bool:
         host = _settings().base_url
         return authenticate_session(host=host, source="login", prompt=False, update_session=False) is not None
     except AuthenticationError as error:
-        raise InputError(f"W&B can't log in: {_flat(error).rstrip('.')}; {KEYLESS}") from error
+        raise InputError(f"W&B can't log in: {_flat(error).rstrip('.')}; {_without_key()}") from error
 
 
 def _settings() -> Any:
@@ -234,3 +230,10 @@ def said_of_server(error: BaseException) -> str | None:
 
 def _flat(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def _without_key() -> str:
+    return (
+        f"set WANDB_API_KEY (or run '{tool('wandb')} login' once), write mode: offline into the logger's init_args (or set "
+        "WANDB_MODE=offline) to keep the run on disk, or take another logger, such as TensorBoardLogger"
+    )

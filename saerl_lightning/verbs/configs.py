@@ -6,7 +6,7 @@ import shutil
 import textwrap
 
 from saerl_lightning import shipped
-from saerl_lightning.errors import InputError, did_you_mean
+from saerl_lightning.errors import InputError, did_you_mean, program
 from saerl_lightning.files import read_text
 
 
@@ -26,7 +26,7 @@ def configs(name: str | None = None) -> None:
     plain = name.removeprefix("configs/")
     if plain not in names:
         hint = did_you_mean(plain, names)
-        raise InputError(f"no config '{name}' is shipped{hint}{'' if hint else '; saerl configs lists those that are'}")
+        raise InputError(f"no config '{name}' is shipped{hint or f'; {program()} configs lists those that are'}")
     print(read_text(shipped.folder() / plain, "the config"), end="")
 
 
@@ -44,4 +44,4 @@ def listing(names: list[str], width: int) -> str:
         )
         for name in names
     ]
-    return "\n".join([*lines, "", "-c NAME takes one, from any folder; saerl configs NAME prints it"])
+    return "\n".join([*lines, "", "-c NAME takes one, from any folder; configs NAME prints it"])

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from saerl_lightning.errors import InputError, did_you_mean
+from saerl_lightning.errors import InputError, did_you_mean, program
 from saerl_lightning.files import write_whole
 from saerl_lightning.migration.arguments import Trainer
 from saerl_lightning.migration.conversion import convert, listing
@@ -39,10 +39,10 @@ def import_file(trainer: str, file: str, out: str | None = None, processes: int 
         raise InputError(f"'{target}' exists and is not overwritten; write --out with another name")
     other, read = TRAINERS[trainer]
     draft = convert(other, read(file), processes)
-    run = f"saerl fit -c grpo.yaml -c {shlex.quote(str(target))}"
+    run = f"fit -c grpo.yaml -c {shlex.quote(str(target))}"
     head = (
         f"From {other.title}'s {Path(file).name}, by saerl import; after each setting, the argument it comes from.\n"
-        f"An overlay for grpo.yaml: {run}\n{listing(draft)}"
+        f"An overlay for grpo.yaml: saerl {run}\n{listing(draft)}"
     )
     write_whole(target, draft.yaml("".join(each if each.isprintable() or each == "\n" else "?" for each in head)))
-    print(f"wrote {target}; look through it, then\n  {run}\n{listing(draft)}")
+    print(f"wrote {target}; look through it, then\n  {program()} {run}\n{listing(draft)}")

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from saerl_lightning.assets.tiny import write_tiny_policy
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, program
 from saerl_lightning.files import whole_folder
 
 STARTER = Path(__file__).parents[1] / "assets" / "starter"
@@ -26,15 +26,17 @@ def init(folder: str) -> None:
     """
     if not folder.strip() or not folder.isprintable() or folder.startswith(("-", "~")):
         raise InputError(
-            f"the folder is {folder[:120]!r}; write a name of letters that can be seen, as in saerl init try"
+            f"the folder is {folder[:120]!r}; write a name of letters that can be seen, as in {program()} init try"
         )
     place = Path(folder).resolve()
     if ": " in str(place):  # data.train would read it as a mapping: a mixture of prompts
         raise InputError(
-            f"the folder is {str(place)[:120]!r}, which holds ': '; name one without, as in saerl init try"
+            f"the folder is {str(place)[:120]!r}, which holds ': '; name one without, as in {program()} init try"
         )
     if place in (Path.cwd(), *Path.cwd().parents):
-        raise InputError(f"'{folder}' is the folder you are in, or above it; name a new one, as in saerl init try")
+        raise InputError(
+            f"'{folder}' is the folder you are in, or above it; name a new one, as in {program()} init try"
+        )
     with whole_folder(place) as staged:
         for template in sorted(STARTER.iterdir()):
             if template.is_file():
@@ -44,7 +46,7 @@ def init(folder: str) -> None:
         write_tiny_policy(staged / "policy", _texts(staged / "prompts.jsonl"))
     print(
         f"wrote {folder}: run.yaml, reward.py, prompts.jsonl, README.md and a tiny policy; now\n"
-        f"  saerl fit -c {shlex.quote(str(Path(folder, 'run.yaml')))}"
+        f"  {program()} fit -c {shlex.quote(str(Path(folder, 'run.yaml')))}"
     )
 
 

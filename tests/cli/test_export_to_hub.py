@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import constants
 
 from saerl_lightning import hub
+from saerl_lightning.errors import tool
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -109,7 +110,7 @@ def test_the_card_says_how_far_it_was_trained_and_names_no_folder(asked, served)
         ("m", "hf_right", "'m' is no name on the hub; write OWNER/NAME"),
         ("bob/m", "hf_right", "you can't write to 'bob/m': the token is of ann, lab"),
         ("ann/m", "hf_wrong", "the hub refuses the token"),
-        ("ann/m", None, "no token for the hub is found: run 'hf auth login', set HF_TOKEN"),
+        ("ann/m", None, f"no token for the hub is found: run '{tool('hf')} auth login', set HF_TOKEN"),
     ],
 )
 def test_what_can_not_be_uploaded_is_refused_before_anything_is_written(
@@ -131,5 +132,5 @@ def test_an_upload_that_fails_leaves_the_folder_and_says_how_to_go_on(asked, ser
     served.broken = "/api/models/ann/m/commit"
     made = asked("ann/m")
     assert made.ended.code == 2 and "the upload to 'ann/m' failed" in made.ended.error
-    assert f"go on with 'hf upload ann/m {made.folder}'" in made.ended.error
+    assert f"go on with '{tool('hf')} upload ann/m {made.folder}'" in made.ended.error
     assert (made.folder / "model.safetensors").is_file()

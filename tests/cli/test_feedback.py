@@ -1,5 +1,6 @@
 """What a run says where there is no terminal: its folder, a line now and then, and how to go on."""
 
+import ast
 import json
 import re
 import shlex
@@ -9,8 +10,11 @@ import pytest
 import torch
 
 from saerl_lightning import cli
+from saerl_lightning.errors import program, tool
 from saerl_lightning.training import feedback
 from tests.cli.test_door import the_line
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -48,19 +52,66 @@ def test_a_run_that_is_refused_says_only_why(workplace, door, capsys):
 
 STARTED = {
     "saerl": "saerl",
-    "/opt/env/bin/saerl": "saerl",
+    "ON_PATH/saerl": "saerl",
+    ".venv/bin/saerl": ".venv/bin/saerl",
+    "/opt/env/bin/saerl": "/opt/env/bin/saerl",
     "main.py": "env/bin/python main.py",
     "/somewhere/main.py": "env/bin/python -m saerl_lightning",
     "/somewhere/saerl_lightning/__main__.py": "env/bin/python -m saerl_lightning",
 }
 
 
-@pytest.mark.parametrize(("started", "said"), STARTED.items())
-def test_printed_commands_are_started_as_this_one_was(tmp_path, monkeypatch, started, said):
+@pytest.fixture
+def environment(tmp_path, monkeypatch) -> Path:
+    """The folder of an environment's programs, below the folder that the command is given in."""
+    programs = tmp_path / "env/bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "saerl", "wandb"):
+        (programs / name).touch(0o755)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", [started])
-    monkeypatch.setattr("sys.executable", str(tmp_path / "env/bin/python"))
-    assert feedback.program() == said
+    monkeypatch.setattr("sys.executable", str(programs / "python"))
+    return programs
+
+
+@pytest.mark.parametrize(("started", "said"), STARTED.items())
+def test_printed_commands_are_started_as_this_one_was(environment, monkeypatch, started, said):
+    monkeypatch.setattr("sys.argv", [started.replace("ON_PATH", str(environment))])
+    monkeypatch.setenv("PATH", str(environment) if "ON_PATH" in started else "/usr/bin")
+    assert program() == said
+
+
+def test_programs_beside_python_are_named_as_they_can_be_called(environment, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert (tool("wandb"), tool("hf")) == ("env/bin/wandb", "hf")
+    monkeypatch.setenv("PATH", f"/usr/bin:{environment}")
+    assert tool("wandb") == "wandb"
+
+
+@pytest.mark.parametrize(
+    "tool, about",
+    {
+        "study": "Runs the arms of a study",
+        "export": "Writes the checkpoint",
+        "demo": "Trains a tiny",
+        "dashboard": "Saves",
+    }.items(),
+)
+def test_a_tools_help_says_what_it_does_and_how_it_was_called(monkeypatch, capsys, tool, about):
+    monkeypatch.setattr("sys.argv", ["main.py", tool, "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    usage, text = capsys.readouterr().out.split("\n\n")[:2]
+    assert re.match(rf"usage: \S*python\S* main.py {tool} ", usage) and text.startswith(about)
+
+
+def test_no_message_names_a_program_that_an_installed_package_lacks():
+    """Only a study's stages may begin with `main.py`, which is not called there."""
+    found = []
+    for path in sorted((ROOT / "saerl_lightning").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and ("\n" not in node.value):
+                found += [f"{path.name}: {node.value}"] if re.search(r"main\.py .|\.venv/", node.value) else []
+    assert found == []
 
 
 def test_a_step_is_a_line_with_rate_time_left_and_the_numbers_of_the_bar(workplace, capsys, each_step):

@@ -25,11 +25,11 @@ QUICK = {
     "version": (["--version"], 0, rf"^saerl_lightning {re.escape(__version__)}$"),
     "configs": (["configs"], 0, r"^grpo\.yaml +The baseline: GRPO on random order"),
     "one config": (["configs", "configs/saerl.yaml"], 0, "^# SAERL: features of a sparse autoencoder"),
-    "init": (["init", "try"], 0, r"^wrote try: .*\n  saerl fit -c try/run\.yaml$"),
+    "init": (["init", "try"], 0, r"^wrote try: .*\n  \S+ -m saerl_lightning fit -c try/run\.yaml$"),
     "import": (["import", "trl", "no.yaml"], 2, "^error: the arguments 'no.yaml' can't be read"),
-    "help of import": (["import", "--help"], 0, r"^usage: saerl import trl\|verl FILE"),
-    "help of init": (["init", "--help"], 0, "^usage: saerl init DIR"),
-    "help of configs": (["configs", "-h"], 0, "^usage: saerl configs"),
+    "help of import": (["import", "--help"], 0, r"^usage: \S+ -m saerl_lightning import trl\|verl FILE"),
+    "help of init": (["init", "--help"], 0, r"^usage: \S+ -m saerl_lightning init DIR"),
+    "help of configs": (["configs", "-h"], 0, r"^usage: \S+ -m saerl_lightning configs"),
     "a mistyped verb": (["inti", "try"], 2, "^error: 'inti' is none of fit, .*; did you mean 'init'"),
     "no verb": ([], 2, "^error: no verb is given; write one of fit, validate"),
 }
@@ -59,7 +59,7 @@ def test_an_answer_that_needs_no_lightning_imports_none(tmp_path, args, code, sa
 def starter(tmp_path, monkeypatch, capsys) -> Path:
     folder = tmp_path / "a b, {c} 'd' #"  # what YAML would read otherwise
     assert answered(["init", str(folder)])
-    assert "saerl fit -c " in capsys.readouterr().out
+    assert "-m saerl_lightning fit -c " in capsys.readouterr().out
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return folder
@@ -105,9 +105,9 @@ def test_init_never_overwrites(starter, door, monkeypatch):
 
 
 BAD = {
-    "nothing": (["init"], "'init' has 0 arguments; usage: saerl init DIR"),
+    "nothing": (["init"], "'init' has 0 arguments; usage: "),
     "two": (["init", "a", "b"], "'init' has 2 arguments"),
-    "a flag": (["init", "--force", "a"], "'--force' is not accepted; usage: saerl init DIR"),
+    "a flag": (["init", "--force", "a"], "'--force' is not accepted; usage: "),
     "no letters": (["init", " "], "the folder is ' '"),
     "what data.train would read as a mixture": (["init", "a: b"], "holds ': '"),
     "two lines": (["init", "a\nb"], r"the folder is 'a\nb'"),
@@ -117,7 +117,7 @@ BAD = {
     "a config that is none": (["configs", "grop.yaml"], "did you mean 'grpo.yaml'"),
     "a config far from any": (
         ["configs", "../../etc/passwd"],
-        "no config '../../etc/passwd' is shipped; saerl",
+        "no config '../../etc/passwd' is shipped; ",
     ),
     "two configs": (["configs", "a", "b"], "'configs' has 2 arguments"),
 }

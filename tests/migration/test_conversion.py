@@ -254,7 +254,7 @@ BAD = {
     "no such file": (["import", "verl", "none.yaml"], "'none.yaml' can't be read: No such file"),
     "an existing output": (["import", "trl", "a.yaml", "--out", "a.yaml"], "'a.yaml' exists and is not overwritten"),
     "no number": (["import", "trl", "a.yaml"], "num_generations is 'eight', which can't be converted; write a whole"),
-    "no processes": (["import", "trl", "a.yaml", "--processes", "0"], "--processes is '0'; usage: saerl import"),
+    "no processes": (["import", "trl", "a.yaml", "--processes", "0"], "--processes is '0'; usage: "),
     "an unknown flag": (["import", "trl", "a.yaml", "--force"], "'--force' is not accepted"),
     "one argument": (["import", "trl"], "'import' has 1 arguments; usage"),
     "no argument in it": (["import", "verl", "empty.sh"], "the arguments 'empty.sh' hold none"),

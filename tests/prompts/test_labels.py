@@ -64,7 +64,7 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path, text):
 
 
 def test_labels_of_other_prompts_and_a_missing_file_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"does not exist; measure one with `main\.py label`"):
+    with pytest.raises(InputError, match=r"does not exist; measure one with `.* label`"):
         read_labels(str(tmp_path / "nowhere.jsonl"))
     with pytest.raises(InputError, match=r"none of the 2 uids in 'f' \(first: 'a'\) is among the 3 .* \(first: 'p0'\)"):
         with_labels(pool(), {"a": {}, "b": {}}, "f")

@@ -38,7 +38,7 @@ def test_what_an_sae_is_allowed(tiny, save_sae, tmp_path):
 def test_broken_sae_folders_name_the_file(tiny, tmp_path):
     folder = tmp_path / "sae"
     source = SAESource(str(folder))
-    with pytest.raises(InputError, match=r"no SAE folder .*configs/sae/topk\.yaml"):
+    with pytest.raises(InputError, match=r"no SAE folder .* fit -c sae/topk\.yaml"):
         source.load(tiny.model)
     with pytest.raises(InputError, match="no SAE folder"):
         source.fingerprint()
