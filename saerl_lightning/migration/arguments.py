@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError, did_you_mean
+from saerl_lightning.migration.references import followed
 from saerl_lightning.migration.values import Kind, anything
 
 if TYPE_CHECKING:
@@ -57,19 +59,67 @@ class Trainer:
         version: Version that the table was compared with.
         table: Arguments that the trainer knows.
         conversions: Functions that convert the arguments of a group, by the group's name.
+        defaults: Defaults, of its version first, of each argument by name; none if the table has every argument itself.
     """
 
     title: str
     version: str
     table: Sequence[Argument]
     conversions: Mapping[str, Callable[[Given, Draft], None]]
+    defaults: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
     def find(self, name: str) -> Argument | None:
         """Returns the argument of that name, or the one that stands for all below it; None if there is none."""
-        for each in self.table:
-            if each.name == name or (each.name.endswith(".*") and f"{name}.".startswith(each.name[:-1])):
-                return each
-        return None
+        own = next((each for each in self.table if each.name == name), None)
+        if own is not None or not self._knows(name):
+            return own
+        parts = [each for each in self.table if _holds(each, name)]
+        return max(parts, key=lambda each: len(each.name), default=None)
+
+    def suggestion(self, name: str) -> str:
+        """Returns what an argument that there is not may have been meant for, as the beginning of a sentence."""
+        names = [each for each in (*(each.name for each in self.table), *self.defaults) if not each.endswith("*")]
+        above, _, last = name.rpartition(".")
+        beside = {each.rpartition(".")[2].lower(): each for each in names if each.rpartition(".")[0] == above}
+        near = [beside[each] for each in get_close_matches(last.lower(), beside, n=2, cutoff=0.6)]
+        elsewhere = [each for each in dict.fromkeys(names) if each.rpartition(".")[2].lower() == last.lower()]
+        near = near or get_close_matches(name, elsewhere, n=2, cutoff=0.5)
+        return f"did you mean {' or '.join(near)}? " if near else "not here, because "
+
+    def is_default(self, name: str, value: object, values: Mapping[str, object]) -> bool:
+        """Whether an argument has its own default, which may refer to other arguments.
+
+        Args:
+            name: Name of the argument.
+            value: Value of the argument.
+            values: Arguments of the file by name.
+        """
+        own = [each.default for each in self.table if each.name == name]
+        defaults = [*own, *self.defaults.get(name, ())]
+        return any(_plain(value) in (each, _plain(followed(each, name, values))) for each in defaults)
+
+    def _knows(self, name: str) -> bool:
+        """Whether there is such an argument; one below a mapping without known names is free."""
+        if not self.defaults or name in self.defaults:
+            return True
+        parts = name.split(".")
+        above = [".".join(parts[:count]) for count in range(1, len(parts))]
+        if any({} in self.defaults.get(each, ()) for each in above):
+            return True
+        roots = [each.name[:-1] for each in self.table if each.name.endswith(".*") and _holds(each, name)]
+        return any(not any(each.startswith(root) for each in self.defaults) for root in roots)
+
+
+def _plain(value: object) -> object:
+    """Returns a number that was written as text, as YAML reads 1e-6, as a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _holds(argument: Argument, name: str) -> bool:
+    return argument.name.endswith(".*") and f"{name}.".startswith(argument.name[:-1])
 
 
 class Given:
@@ -85,7 +135,6 @@ class Given:
         self.trainer = trainer
         self.values = values
         self.processes = processes
-        self.asked: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
@@ -97,7 +146,6 @@ class Given:
             InputError: naming the argument, the value and what to write.
         """
         argument = next(each for each in self.trainer.table if each.name == name)
-        self.asked.add(name)
         value = self.values.get(name, argument.default)
         if value is None and not argument.nullable:
             value = argument.default

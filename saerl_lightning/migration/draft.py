@@ -20,14 +20,18 @@ class Draft:
     Args:
         given: Arguments of the file that is converted.
         settings: Values by path, with a comment each.
+        above: Comments above a setting, a line each, by its path.
         lost: Reasons by the name of the argument that could not be carried.
         notes: Sentences about what was carried, but is not quite the same.
+        other_reward: Why the reward is not that of the file, and what stands in its place; empty if it was carried.
     """
 
     given: Given
     settings: dict[str, tuple[object, str]] = field(default_factory=dict)
+    above: dict[str, list[str]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    other_reward: str = ""
 
     def put(self, path: str, value: object, *names: str) -> None:
         """Sets a value.
@@ -35,14 +39,17 @@ class Draft:
         Args:
             path: Path of the setting, such as `model.sampling.temperature`.
             value: Value to write.
-            names: Arguments that it comes from, for the comment.
+            names: Arguments that it comes from, for the comment; a text that names none is the comment itself.
         """
-        said = [name if name in self.given else f"{name}, its default" for name in names]
+        said = [
+            f"{name}, its default" if name not in self.given and self.given.trainer.find(name) else name
+            for name in names
+        ]
         self.settings[path] = (value, "; ".join(said))
 
     def lose(self, name: str, why: str) -> None:
-        """Records that an argument could not be carried."""
-        self.lost[name] = why
+        """Records that an argument could not be carried; what was said of it first stands."""
+        self.lost.setdefault(name, why)
 
     def yaml(self, head: str) -> str:
         """Writes the settings as a configuration.
@@ -58,7 +65,7 @@ class Draft:
             node = tree
             for name in above:
                 node = node.setdefault(name, {})
-            node[last] = leaf
+            node[last] = (*leaf, *self.above.get(path, []))
         comment = "".join(f"# {line}\n".replace("# \n", "#\n") for line in head.splitlines())
         return comment + "".join(_lines(tree, ""))
 
@@ -72,7 +79,8 @@ def _lines(tree: Mapping[str, object], indent: str) -> list[str]:
     lines = []
     for name, node in tree.items():
         if isinstance(node, tuple):
-            value, comment = node
+            value, comment, *above = node
+            lines += [f"{indent}# {each}\n" for each in above]
             if isinstance(value, dict) and "init_args" in value:
                 lines.append(f"{indent}{_flow(name)}:  # {comment}\n")
                 lines += _lines({"class_path": (value["class_path"], "")}, indent + "  ")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import yaml
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import check_yaml, read_json, read_mapping, read_text, read_yaml
+from saerl_lightning.migration.references import followed
 
 OVERRIDE = re.compile(r"\+{0,2}([A-Za-z_]\w*(?:\.\w+)+)=(.*)", re.DOTALL)
 
@@ -31,7 +33,7 @@ def flat_arguments(path: str) -> dict[str, object]:
 def dotted_arguments(path: str) -> dict[str, object]:
     """Reads hydra's arguments: nested YAML, a list of overrides in YAML, or a script with `a.b=value`.
 
-    References such as `${data.seed}` to arguments of the same file are followed.
+    References such as `${data.seed}` to arguments of the same file are followed; `???` is no value.
 
     Raises:
         InputError: if the file can't be read, or holds no argument.
@@ -50,8 +52,14 @@ def dotted_arguments(path: str) -> dict[str, object]:
             values = {}
     if not values:
         raise InputError(f"the arguments '{path}' hold none; write YAML, or lines such as data.train_batch_size=256")
-    # `_target_` names classes of verl's own.
-    return {name: _followed(value, values) for name, value in values.items() if not name.endswith("_target_")}
+    there = {name: value for name, value in values.items() if value != "???"}
+    kept = {name: followed(value, name, there) for name, value in there.items() if not _of_hydra(name)}
+    return _gathered(kept)
+
+
+def _of_hydra(name: str) -> bool:
+    """Whether an argument is hydra's own; `_target_` names a class that hydra makes."""
+    return name.split(".")[0] == "hydra" or name.split(".")[-1] == "_target_"
 
 
 def _overrides(text: str) -> Iterator[tuple[str, object]]:
@@ -82,13 +90,21 @@ def _flattened(tree: Mapping[object, object], above: str) -> Iterator[tuple[str,
 
 
 # Arguments whose value is a mapping.
-WHOLE = ("data.apply_chat_template_kwargs",)
+WHOLE = (
+    "data.apply_chat_template_kwargs",
+    "custom_reward_function.reward_kwargs",
+    "reward.custom_reward_function.reward_kwargs",
+)
 
 
-def _followed(value: object, values: Mapping[str, object]) -> object:
-    for _ in range(8):
-        found = re.fullmatch(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^}]*)?\}", value) if isinstance(value, str) else None
-        if found is None or found[1] not in values:
-            return value
-        value = values[found[1]]
-    return value
+def _gathered(values: Mapping[str, object]) -> dict[str, object]:
+    """Returns the arguments with those below one whose value is a mapping, as overrides have them, put together."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        whole = next((each for each in WHOLE if name.startswith(f"{each}.")), name)
+        *above, last = [whole, *name.removeprefix(whole).split(".")[1:]]
+        node = found
+        for each in above:
+            node[each] = node = dict(node[each]) if isinstance(node.get(each), Mapping) else {}
+        node[last] = value
+    return found

@@ -49,20 +49,100 @@ def entropy(bonus: float, top_share: float = 1.0) -> dict[str, object] | None:
     return {"bonus": bonus, "top_share": top_share} if bonus or top_share != 1.0 else None
 
 
-def put_loggers(draft: Draft, asked: Sequence[str], name: str, project: str, silent: Sequence[str]) -> None:
+def put_batch(draft: Draft, prompts: int, parts: int, passes: int, check: int, names: tuple[str, ...]) -> int:
+    """Sets the batch, and the updates on each, of a trainer that cuts a sampled batch into parts.
+
+    Every update here sees its whole batch. A batch of one part has the other trainer's prompts an update, number of
+    updates and gradient work; its samples are newer.
+
+    Args:
+        draft: Configuration to write to.
+        prompts: Prompts of a sampled batch of the other trainer.
+        parts: Parts that it is cut into, with one update each.
+        passes: Times that each part is used.
+        check: Optimiser steps between two validations; 0 for none that are counted so.
+        names: Arguments that these come from.
+
+    Returns:
+        Updates on each batch.
+    """
+    batches = parts if prompts % parts == 0 else 1
+    updates = passes * parts // batches
+    draft.put("data.batch_size", prompts // batches, *names)
+    draft.put("model.updates_per_batch", updates, *names)
+    if parts > 1:
+        title = draft.given.trainer.title
+        head = f"{title} cuts {prompts} sampled prompts into {parts} parts, an update each; an update here sees all of them"
+        small = (
+            "the same prompts an update and the same gradient work, on samples of newer weights",
+            prompts // parts,
+            passes,
+        )
+        large = (
+            f"samples as old as {title}'s, {parts} times the gradient work and the prompts of an update",
+            prompts,
+            passes * parts,
+        )
+        choices = [
+            (why, _flags(batch, each, check)) for why, batch, each in ([small, large] if batches > 1 else [large])
+        ]
+        beside = [line for why, flags in choices for line in (f"{why}:", f"  {flags}")]
+        draft.above["model.updates_per_batch"] = [f"{head}. The first of these is written:", *beside]
+        draft.notes.append(f"{head}. Written is {choices[0][1]}: {choices[0][0]}; the choice stands beside it")
+    return updates
+
+
+def _flags(batch: int, updates: int, check: int) -> str:
+    every = f" --trainer.val_check_interval {max(1, check // updates)}" * bool(check)
+    return f"--data.batch_size {batch} --model.updates_per_batch {updates}{every}"
+
+
+def put_devices(draft: Draft, devices: int, nodes: int, names: Sequence[str]) -> None:
+    """Holds the run to what its engine takes, and says how it runs on the GPUs of the file.
+
+    Args:
+        draft: Configuration to write to; its engine is set.
+        devices: GPUs of each node.
+        nodes: Number of nodes.
+        names: Arguments that these come from.
+    """
+    engine = draft.settings["model.engine"][0]
+    alone = isinstance(engine, dict) and engine["class_path"] == "VLLMEngine"
+    if alone:
+        draft.put("trainer.devices", 1, *names)
+    if (total := devices * nodes) == 1:
+        return
+    flags = f"--trainer.devices {devices} --trainer.strategy ddp" + f" --trainer.num_nodes {nodes}" * (nodes > 1)
+    flags += " --model.engine HFEngine" * alone
+    only = "VLLMEngine refuses several processes, so the file says trainer.devices: 1; " * alone
+    batch = draft.settings["data.batch_size"][0]
+    fits = isinstance(batch, int) and batch % total == 0
+    draft.notes.append(
+        f"{total} GPUs: {only}for all of them {flags}. Each holds the whole policy: no sharding yet (docs/gpus.md)"
+        + f"; data.batch_size {batch} must be a multiple of {total}" * (not fits)
+    )
+
+
+def put_loggers(
+    draft: Draft, asked: Sequence[str], name: str, silent: Sequence[str], project: str, run: str | None
+) -> None:
     """Adds the loggers to those of the baseline.
 
     Args:
         draft: Configuration to write to.
         asked: Names of the loggers.
         name: Argument that names them.
-        project: Project in Weights & Biases.
         silent: Names that ask for nothing that is not here anyway.
+        project: Project in Weights & Biases.
+        run: Argument with the name of the run in Weights & Biases; null if the file does not give it.
     """
     loggers = []
+    named = {"name": draft.given[run]} if run else {}
+    if run and "wandb" not in asked:
+        draft.lose(run, "not here, because the name of a run is its folder: --run_dir")
     for each in asked:
         if each == "wandb":
-            loggers.append(made("WandbLogger", save_dir=".", project=project, log_model=False))
+            loggers.append(made("WandbLogger", save_dir=".", project=project, **named, log_model=False))
         elif each == "tensorboard":
             loggers.append(made("TensorBoardLogger", save_dir=".", name="tensorboard"))
         elif each not in silent:

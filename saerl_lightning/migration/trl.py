@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, did_you_mean
 from saerl_lightning.migration.arguments import Given, Trainer
 from saerl_lightning.migration.draft import Draft, made
-from saerl_lightning.migration.shared import put_loggers, put_schedule, whole_updates
+from saerl_lightning.migration.shared import put_batch, put_devices, put_loggers, put_schedule, whole_updates
 from saerl_lightning.migration.trl_not_here import NOT_HERE
 from saerl_lightning.migration.trl_objective import objective
 from saerl_lightning.migration.trl_table import CARRIED
 
 THINK = r"^<think>(?!.*<think>)(.*?)</think>.*$"
-REWARDS = {
+REWARDS: dict[str, tuple[str, dict[str, object]]] = {
     "accuracy_reward": ("MathReward", {}),
     "reasoning_accuracy_reward": ("MathReward", {}),
     "think_format_reward": ("FormatReward", {"pattern": THINK}),
@@ -19,8 +19,8 @@ REWARDS = {
 }
 
 
-def _updates(given: Given) -> tuple[int, int]:
-    """Returns prompts per sampled batch, and optimiser steps on each.
+def _parts(given: Given) -> tuple[int, int, int]:
+    """Returns prompts per sampled batch, the parts that it is cut into for an optimiser step each, and how often it is used.
 
     Raises:
         InputError: if the numbers do not fit each other, as in TRL.
@@ -39,32 +39,30 @@ def _updates(given: Given) -> tuple[int, int]:
             f"per_device_train_batch_size x processes and of num_generations {group}; write numbers that fit"
         )
     step, repeated = micro * accumulated, given.whole("num_iterations")
+    if parts := whole_updates(sampled, step):
+        return sampled // group, parts, repeated
     if updates := whole_updates(sampled * repeated, step):
-        return sampled // group, updates
+        return sampled // group, 1, updates
     if repeated > 1 or step % sampled or step % group:
         raise InputError(
             f"an optimiser step of {step} completions takes parts of sampled batches of {sampled}, used {repeated} times; "
             "set gradient_accumulation_steps to steps_per_generation"
         )
-    return step // group, 1
+    return step // group, 1, 1
 
 
 def _batch(given: Given, draft: Draft) -> None:
-    prompts, updates = _updates(given)
-    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    extra = [each for each in ("generation_batch_size", "steps_per_generation") if each in given]
-    draft.put("data.batch_size", prompts, *names, *extra, "num_generations")
-    draft.put("model.updates_per_batch", updates, "num_iterations", *extra)
+    prompts, parts, passes = _parts(given)
+    names = ["per_device_train_batch_size", "gradient_accumulation_steps"]
+    names += [each for each in ("generation_batch_size", "steps_per_generation") if each in given]
+    check = _checked_every(given)
+    updates = put_batch(draft, prompts, parts, passes, check, (*names, "num_generations", "num_iterations"))
     draft.put("model.sampling.group_size", given["num_generations"], "num_generations")
-    if updates > given.whole("num_iterations"):
-        draft.notes.append(
-            f"TRL cuts a sampled batch into parts for its {updates} steps; here each of the {updates} updates sees all: "
-            f"{prompts // updates or 1} prompts a batch with 1 update costs and samples the same, on-policy"
-        )
+    if check:
+        draft.put("trainer.val_check_interval", max(1, check // updates), "eval_steps")
     if steps := max(0, given.whole("max_steps")):
         draft.put("trainer.max_steps", steps, "max_steps")
         draft.put("trainer.max_epochs", -1, "max_steps")  # the baseline would stop after one epoch
-    if steps:
         return
     epochs = given.number("num_train_epochs")
     if epochs == int(epochs) and epochs >= 1:
@@ -73,7 +71,19 @@ def _batch(given: Given, draft: Draft) -> None:
         draft.lose("num_train_epochs", f"write --trainer.max_steps N: {epochs:g} is no whole number of epochs")
 
 
+def _checked_every(given: Given) -> int:
+    """Returns the optimiser steps between two validations; 0 if they are not counted so."""
+    if given["dataset_name"] is None or given["eval_strategy"] != "steps":
+        return 0
+    return given.whole("eval_steps" if given["eval_steps"] else "logging_steps")
+
+
 def _engine(given: Given, draft: Draft) -> None:
+    _put_engine(given, draft)
+    put_devices(draft, given.processes, 1, ["--processes"])
+
+
+def _put_engine(given: Given, draft: Draft) -> None:
     if not given["use_vllm"]:
         draft.put("model.engine", made("HFEngine"), "use_vllm")
         return
@@ -158,12 +168,7 @@ def _data(given: Given, draft: Draft) -> None:
         group = given["num_generations_eval"] or given["num_generations"]
         sampling = {name: given[theirs] for name, theirs in SAMPLING.items()}
         draft.put("data.val_sampling", {"group_size": group, **sampling}, "num_generations_eval", "temperature")
-        if given["eval_strategy"] == "steps":
-            batches = max(
-                1, given.whole("eval_steps" if given["eval_steps"] else "logging_steps") // _updates(given)[1]
-            )
-            draft.put("trainer.val_check_interval", batches, "eval_steps")
-        else:
+        if given["eval_strategy"] != "steps":
             draft.put("trainer.val_check_interval", 1.0, "eval_strategy")
             draft.put("trainer.check_val_every_n_epoch", 1, "eval_strategy")
     if not given["shuffle_dataset"]:
@@ -192,43 +197,50 @@ def _length(given: Given, draft: Draft) -> None:
 
 
 def _rewards(given: Given, draft: Draft) -> None:
-    if given["reward_model_name_or_path"] is not None:
-        draft.lose(
-            "reward_model_name_or_path",
-            "not here, because rewards are rules and functions; write a reward of your own (docs/howto/reward.md)",
-        )
-    names, weights = given["reward_funcs"], given["reward_weights"]
-    if names is None:
+    model, names, weights = given["reward_model_name_or_path"], given["reward_funcs"], given["reward_weights"]
+    unread = [each for each in ("reward_model_name_or_path", "reward_funcs") if each in draft.lost]
+    if unread or (model is None and not names):
+        why = f"{unread[0]} could not be read, see below" if unread else "the file names none by reward_funcs"
+        draft.other_reward = f"{why}; write model.rewards (docs/howto/reward.md). MathReward stands in its place"
         if weights is not None:
-            draft.lose("reward_weights", "write the weight of each reward in model.rewards: reward_funcs names none")
-        return
-    assert isinstance(names, list)
-    if weights is None:
-        weights = [1.0] * len(names)
-    assert isinstance(weights, list)
-    if len(weights) != len(names):
-        raise InputError(
-            f"reward_weights has {len(weights)} numbers and reward_funcs {len(names)} names; write one for each"
-        )
-    rewards = []
-    for name, weight in zip(names, weights, strict=True):
-        if name in REWARDS:
-            class_path, arguments = REWARDS[name]
-            rewards.append(made(class_path, **arguments, weight=weight))
-        elif "." in name:
-            rewards.append(made("FunctionReward", function=name, weight=weight))
-        else:
-            raise InputError(
-                f"reward_funcs has {name[:120]!r}; write one of {', '.join(REWARDS)}, or my_module.my_function"
+            draft.lose(
+                "reward_weights", "write the weight of each reward in model.rewards: it is not known which they are"
             )
-    if rewards:
-        draft.put("model.rewards", rewards, "reward_funcs", "reward_weights")
+        return
+    rewards = [] if model is None else [("ModelReward", {"path": model})]  # TRL puts it first
+    rewards += [_reward(str(name)) for name in names] if isinstance(names, list) else []
+    weights = [1.0] * len(rewards) if weights is None else weights
+    assert isinstance(weights, list)
+    if len(weights) != len(rewards):
+        raise InputError(
+            f"reward_weights has {len(weights)} numbers and reward_funcs {len(rewards)} names"
+            f"{', with reward_model_name_or_path' * (model is not None)}; write one for each"
+        )
+    written = [made(kind, **arguments, weight=each) for (kind, arguments), each in zip(rewards, weights, strict=True)]
+    draft.put("model.rewards", written, *settings_of(given, "reward_"))
+
+
+def _reward(name: str) -> tuple[str, dict[str, object]]:
+    """Returns the class and the arguments of a function of TRL, or of the user's own.
+
+    Raises:
+        InputError: naming those that there are.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    if "." not in name:
+        raise InputError(
+            f"reward_funcs has {name[:120]!r}; write one of {', '.join(REWARDS)}, or my_module.my_function"
+            f"{did_you_mean(name, REWARDS)}"
+        )
+    return "FunctionReward", {"function": name}
 
 
 def _logging(given: Given, draft: Draft) -> None:
     asked = given["report_to"]
     assert isinstance(asked, list)
-    put_loggers(draft, asked, "report_to", str(given["project"]), ["none", "all"])
+    run = "run_name" if given["run_name"] is not None else None
+    put_loggers(draft, asked, "report_to", ["none", "all"], str(given["project"]), run)
 
 
 def _saving(given: Given, draft: Draft) -> None:
@@ -238,7 +250,8 @@ def _saving(given: Given, draft: Draft) -> None:
     if steps < 1:
         draft.lose("save_steps", "write --checkpoint.every_n_train_steps N: a share of the run is not converted")
         return
-    updates = _updates(given)[1]
+    updates = draft.settings["model.updates_per_batch"][0]
+    assert isinstance(updates, int)
     draft.put("checkpoint.every_n_train_steps", -(-int(steps) // updates) * updates, "save_steps")
 
 

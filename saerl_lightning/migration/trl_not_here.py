@@ -52,7 +52,7 @@ REASONS: dict[str, dict[str, object]] = {
     "not here, because the context is data.chat.max_prompt_tokens + model.sampling.max_tokens": {
         "vllm_max_model_length": None,
     },
-    "not here, because every process has an engine of its own, on its own GPU": {
+    "not here, because an engine runs on one GPU, in the trainer's process": {
         "vllm_tensor_parallel_size": 1,
         "ds3_gather_for_generation": True,
     },
@@ -131,7 +131,6 @@ REASONS: dict[str, dict[str, object]] = {
         "log_level": "passive",
         "log_level_replica": "warning",
         "disable_tqdm": None,
-        "run_name": None,
         "trackio_space_id": None,
         "trackio_bucket_id": None,
         "trackio_static_space_id": None,
@@ -183,18 +182,20 @@ REASONS: dict[str, dict[str, object]] = {
     },
     "not here, because all columns are kept for rewards": {"remove_unused_columns": False},
     "write data.train as a mapping of names to sources: a mixture": {"datasets": [], "test_split_size": None},
-    "write --trainer.strategy and --trainer.devices: processes and their memory are Lightning's": {
-        "accelerator_config": None,
+    "not here, because each GPU holds the whole policy: there is no sharding and no offloading yet (docs/gpus.md)": {
         "parallelism_config": None,
+        "fsdp": None,
+        "fsdp_config": None,
+        "deepspeed": None,
+    },
+    "write --trainer.devices N --trainer.strategy ddp --model.engine HFEngine: processes are Lightning's": {
+        "accelerator_config": None,
         "ddp_find_unused_parameters": None,
         "ddp_bucket_cap_mb": None,
         "ddp_broadcast_buffers": None,
         "ddp_static_graph": None,
         "ddp_backend": None,
         "ddp_timeout": 1800,
-        "fsdp": None,
-        "fsdp_config": None,
-        "deepspeed": None,
         "local_rank": -1,
         "ignore_bias_buffers": False,
     },

@@ -74,6 +74,12 @@ def _scalars(value: object) -> dict[str, object]:
     return {str(key): each for key, each in value.items()}
 
 
+def _mapping(value: object) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {str(key): each for key, each in value.items()}
+
+
 anything = Kind("another value", lambda value: value)
 number = Kind("a number", _number)
 whole = Kind("a whole number", _whole)
@@ -85,3 +91,4 @@ texts = Kind("a text, or a list of texts", _texts)
 paths = Kind("a path, or a list of paths", lambda value: [_path(each) for each in _texts(value)])
 numbers = Kind("a list of numbers", _numbers)
 scalars = Kind("a mapping from names to numbers, texts, true or false", _scalars)
+mapping = Kind("a mapping from names to values", _mapping)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from saerl_lightning.errors import InputError
 from saerl_lightning.migration.arguments import Given, Trainer
 from saerl_lightning.migration.draft import Draft, made
-from saerl_lightning.migration.shared import by_name, put_loggers, put_schedule, whole_updates
+from saerl_lightning.migration.shared import by_name, put_batch, put_devices, put_loggers, put_schedule, whole_updates
 from saerl_lightning.migration.verl_not_here import NOT_HERE
 from saerl_lightning.migration.verl_objective import objective
+from saerl_lightning.migration.verl_reward import rewards
 from saerl_lightning.migration.verl_table import ACTOR, CARRIED, MODEL, OPTIM, ROLLOUT
 
 
-def _updates(given: Given) -> int:
-    """Returns the optimiser steps on each sampled batch.
+def _parts(given: Given) -> tuple[int, int]:
+    """Returns the parts of each sampled batch, with an optimiser step each, and how often each is used.
 
     Raises:
         InputError: if the mini-batch does not divide the batch.
@@ -24,30 +28,30 @@ def _updates(given: Given) -> int:
         raise InputError(
             f"data.train_batch_size is {prompts}, no multiple of {ACTOR}ppo_mini_batch_size {part}; write numbers that fit"
         )
-    return prompts // part * given.whole(ACTOR + "ppo_epochs")
+    return prompts // part, given.whole(ACTOR + "ppo_epochs")
 
 
 def _batch(given: Given, draft: Draft) -> None:
-    updates = _updates(given)
-    draft.put("data.batch_size", given["data.train_batch_size"], "data.train_batch_size")
-    draft.put("model.updates_per_batch", updates, ACTOR + "ppo_mini_batch_size", ACTOR + "ppo_epochs")
+    parts, passes = _parts(given)
+    steps = parts * passes  # verl counts in sampled batches, we in optimiser steps
+    check = max(0, given.whole("trainer.test_freq")) * steps
+    names = ("data.train_batch_size", ACTOR + "ppo_mini_batch_size", ACTOR + "ppo_epochs")
+    updates = put_batch(draft, given.whole("data.train_batch_size"), parts, passes, check, names)
     draft.put("model.sampling.group_size", given[ROLLOUT + "n"], ROLLOUT + "n")
-    if updates > given.whole(ACTOR + "ppo_epochs"):
-        draft.notes.append(
-            f"verl cuts a sampled batch into parts for its {updates} steps; here each of the {updates} updates sees all: "
-            f"{given[ACTOR + 'ppo_mini_batch_size']} prompts a batch with 1 update costs and samples the same, on-policy"
-        )
-    if steps := given["trainer.total_training_steps"]:
-        draft.put("trainer.max_steps", int(str(steps)) * updates, "trainer.total_training_steps")
+    if total := given["trainer.total_training_steps"]:
+        draft.put("trainer.max_steps", int(str(total)) * steps, "trainer.total_training_steps")
         draft.put("trainer.max_epochs", -1, "trainer.total_training_steps")  # the baseline would stop after one epoch
     else:
         draft.put("trainer.max_epochs", given["trainer.total_epochs"], "trainer.total_epochs")
-    for name, ours, times in (
-        ("trainer.save_freq", "checkpoint.every_n_train_steps", updates),
-        ("trainer.test_freq", "trainer.val_check_interval", 1),
-    ):
-        if (every := given.whole(name)) > 0:
-            draft.put(ours, every * times, name)
+    if (every := given.whole("trainer.save_freq")) > 0:
+        draft.put("checkpoint.every_n_train_steps", every * steps, "trainer.save_freq")
+    if check:
+        draft.put("trainer.val_check_interval", check // updates, "trainer.test_freq")
+
+
+def _devices(given: Given, draft: Draft) -> None:
+    names = ("trainer.n_gpus_per_node", "trainer.nnodes")
+    put_devices(draft, given.whole(names[0]), given.whole(names[1]), names)
 
 
 def _engine(given: Given, draft: Draft) -> None:
@@ -82,13 +86,14 @@ def _optimizer(given: Given, draft: Draft) -> None:
         ACTOR + "grad_clip" if ACTOR + "grad_clip" in given or OPTIM + "clip_grad" not in given else OPTIM + "clip_grad"
     )
     draft.put("model.max_grad_norm", given[norm] or None, norm)
-    steps = int(str(given["trainer.total_training_steps"] or 0)) * _updates(given)
+    parts, passes = _parts(given)
+    steps = int(str(given["trainer.total_training_steps"] or 0)) * parts * passes
     # verl counts warm-up and schedule in sampled batches
     warmup, share = given.whole(OPTIM + "lr_warmup_steps"), given.number(OPTIM + "lr_warmup_steps_ratio")
     name = OPTIM + ("lr_warmup_steps" if warmup > 0 else "lr_warmup_steps_ratio")
     shape = str(given[OPTIM + "warmup_style"] or given[OPTIM + "lr_scheduler_type"])
     names = (OPTIM + "lr_scheduler_type", name, "trainer.total_training_steps")
-    put_schedule(draft, shape, warmup * _updates(given) if warmup > 0 else share, steps, names)
+    put_schedule(draft, shape, warmup * parts * passes if warmup > 0 else share, steps, names)
 
 
 def _policy(given: Given, draft: Draft) -> None:
@@ -167,20 +172,6 @@ def _sampling(given: Given, draft: Draft) -> None:
     )
 
 
-def _rewards(given: Given, draft: Draft) -> None:
-    place = given["custom_reward_function.path"]
-    first = made("MathReward")
-    if place is not None:
-        first = made("FunctionReward", function=f"{place}:{given['custom_reward_function.name']}")
-    rewards = [first]
-    buffer = "reward_model.overlong_buffer."
-    if given[buffer + "enable"]:
-        longest, length = given["data.max_response_length"], given[buffer + "len"]
-        weight = given[buffer + "penalty_factor"]
-        rewards.append(made("LengthReward", max_tokens=longest, buffer=length, weight=weight))
-    draft.put("model.rewards", rewards, "custom_reward_function.path", buffer + "enable")
-
-
 def _dynamic(given: Given, draft: Draft) -> None:
     if given["algorithm.filter_groups.enable"]:
         rounds = given.whole("algorithm.filter_groups.max_num_gen_batches") or 10
@@ -190,7 +181,8 @@ def _dynamic(given: Given, draft: Draft) -> None:
 def _running(given: Given, draft: Draft) -> None:
     asked = given["trainer.logger"]
     assert isinstance(asked, list)
-    put_loggers(draft, asked, "trainer.logger", str(given["trainer.project_name"]), ["console", "file"])
+    run = "trainer.experiment_name" if "trainer.experiment_name" in given else None
+    put_loggers(draft, asked, "trainer.logger", ["console", "file"], str(given["trainer.project_name"]), run)
     if not given["trainer.val_before_train"]:
         draft.lose(
             "trainer.val_before_train", "write trainer.callbacks without ValidateAtStart: an overlay can't take it out"
@@ -201,13 +193,22 @@ CONVERSIONS = {
     "batch": _batch,
     "objective": objective,
     "engine": _engine,
+    "devices": _devices,
     "optimizer": _optimizer,
     "policy": _policy,
     "data": _data,
     "lengths": _lengths,
     "sampling": _sampling,
-    "rewards": _rewards,
+    "rewards": rewards,
     "dynamic": _dynamic,
     "running": _running,
 }
-VERL = Trainer("verl", "0.8", (*CARRIED, *NOT_HERE), CONVERSIONS)
+
+
+def _defaults() -> dict[str, list[object]]:
+    """Reads the defaults of verl's arguments: of 0.8.0 first, then those that differ in 0.4 to 0.7."""
+    tree = json.loads(Path(__file__).with_name("verl_arguments.json").read_text())
+    return {f"{above}.{last}" if above else last: each for above, below in tree.items() for last, each in below.items()}
+
+
+VERL = Trainer("verl", "0.8", (*CARRIED, *NOT_HERE), CONVERSIONS, _defaults())

@@ -34,27 +34,33 @@ REASONS: dict[str, dict[str, object]] = {
         M + "fused_kernel_options.*": None,
         M + "tiled_mlp.*": None,
     },
-    "write --trainer.strategy and --trainer.devices: processes and their memory are Lightning's": {
-        "trainer.n_gpus_per_node": 8,
-        "trainer.nnodes": 1,
-        "trainer.device": "cuda",
-        "trainer.balance_batch": True,
+    "write --trainer.accelerator cpu, gpu or auto": {"trainer.device": "cuda"},
+    "not here, because each GPU holds the whole policy: there is no sharding and no offloading yet (docs/gpus.md)": {
         A + "strategy": "fsdp",
         A + "fsdp_config.*": None,
         A + "megatron.*": None,
+        A + "torchtitan.*": None,
+        A + "veomni.*": None,
         A + "ulysses_sequence_parallel_size": 1,
         M + "enable_activation_offload": False,
+    },
+    "not here, because processes are Lightning's, without Ray, and each has its share of the prompts": {
+        "trainer.balance_batch": True,
+        "trainer.ray_wait_register_center_timeout": 300,
         "actor_rollout_ref.hybrid_engine": True,
         "actor_rollout_ref.nccl_timeout": 600,
         "ray_kwargs.*": None,
         "ray_init.*": None,
         "transfer_queue.*": None,
     },
-    "not here, because every process has an engine of its own, on its own GPU": {
-        R + "tensor_model_parallel_size": 1,
+    "not here, because an engine runs on one GPU, in the trainer's process": {
+        R + "tensor_model_parallel_size": 2,
         R + "data_parallel_size": 1,
         R + "expert_parallel_size": 1,
         R + "pipeline_model_parallel_size": 1,
+        R + "nnodes": 0,
+        R + "n_gpus_per_node": "${oc.select:trainer.n_gpus_per_node,8}",
+        R + "disaggregation.*": None,
     },
     "not here, because VLLMEngine sets it, or needs none": {
         R + "mode": "async",
@@ -90,8 +96,17 @@ REASONS: dict[str, dict[str, object]] = {
     "not here, because the reference of the KL is the initial policy, scored with the same settings": {
         "actor_rollout_ref.ref.*": None,
     },
-    "write model.rewards: rules and functions, graded in processes of their own; data_source is a column that they get": {
+    "write CodeReward in model.rewards: programs run in closed processes of this machine": {
+        "sandbox_fusion.*": None,
+        "reward.sandbox_fusion.*": None,
+        "reward_model.sandbox_fusion.*": None,
+    },
+    "not here, because a reward model is ModelReward, in the trainer's process, or JudgeReward, behind a server of its own": {
+        "reward.reward_model.*": None,
         "reward_model.*": None,
+    },
+    "write model.rewards: rules and functions, graded in processes of their own; data_source is a column that they get": {
+        "reward.*": None,
         "reward_manager.*": None,
         "custom_reward_function.*": None,
         "data.reward_fn_key": "data_source",
@@ -124,17 +139,13 @@ REASONS: dict[str, dict[str, object]] = {
         "trainer.resume_mode": "auto",
         "trainer.resume_from_path": None,
     },
-    "not here, because the name of a run is its folder: --run_dir": {"trainer.experiment_name": "gsm8k"},
     "not here, because the verb validate does it": {"trainer.val_only": False},
     "not here, because completions are a table of every run (CompletionTable)": {
         "trainer.log_val_generations": 0,
         "trainer.rollout_data_dir": None,
         "trainer.validation_data_dir": None,
     },
-    "not here, because prompts that are too long are always dropped": {
-        "data.filter_overlong_prompts": True,
-        "data.filter_overlong_prompts_workers": 1,
-    },
+    "not here, because prompts are measured in one process": {"data.filter_overlong_prompts_workers": 1},
     "write a source of prompts of your own (docs/howto/prompts.md)": {
         "data.custom_cls.*": None,
         "data.datagen.*": None,
@@ -147,9 +158,21 @@ REASONS: dict[str, dict[str, object]] = {
         M + "*": None
     },
     "not here, because engines have the settings of model.engine only": {R + "*": None},
+    "not here, because there is no teacher: prompts come with rewards, not with another model's probabilities": {
+        "distillation.*": None,
+    },
+    "not here, because each phase of a step is timed (time/...), and Lightning has profilers: --trainer.profiler": {
+        "global_profiler.*": None,
+        A + "profiler.*": None,
+        R + "profiler.*": None,
+    },
+    "not here, because mixtures of experts and quantised weights are not trained": {
+        A + "router_replay.*": None,
+        A + "qat.*": None,
+        M + "mtp.*": None,
+    },
     "not here, because its part of verl's trainer is not": {
         "actor_rollout_ref.*": None,
-        "global_profiler.*": None,
         "trainer.*": None,
         "algorithm.*": None,
         "_target_": None,

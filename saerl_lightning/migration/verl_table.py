@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from saerl_lightning.migration.arguments import Argument, together
-from saerl_lightning.migration.values import count, flag, number, numbers, path, paths, scalars, text, texts, whole
+from saerl_lightning.migration.values import (
+    count,
+    flag,
+    mapping,
+    number,
+    numbers,
+    path,
+    paths,
+    scalars,
+    text,
+    texts,
+    whole,
+)
+from saerl_lightning.migration.verl_reward import (
+    BUFFER,
+    LONGEST,
+    MANAGER,
+    MANAGER_SOURCE,
+    MODEL_ENABLE,
+    MODEL_PATH,
+    WORKERS,
+)
 
 ACTOR = "actor_rollout_ref.actor."
 MODEL = "actor_rollout_ref.model."
 ROLLOUT = "actor_rollout_ref.rollout."
 OPTIM = ACTOR + "optim."
+LOCAL_DIR = "checkpoints/${trainer.project_name}/${trainer.experiment_name}"
 CARRIED = (
     *together(
         "policy",
@@ -27,14 +49,12 @@ CARRIED = (
         ("data.prompt_key", "prompt", "data.columns.prompt", text, ""),
         ("data.shuffle", True, "data.shuffle_seed", flag, "false is null"),
         ("data.seed", None, "data.shuffle_seed", whole, "null is 0"),
+        ("data.filter_overlong_prompts", False, "data.chat.max_prompt_tokens", flag, "always true"),
         ("data.truncation", "error", "data.chat.max_prompt_tokens", text, "longer prompts are dropped, never cut"),
     ),
-    *together(
-        "",
-    ),
     Argument("data.val_batch_size", None, "data.val_batch_size", "", count, "", implied=False),
-    Argument("data.apply_chat_template_kwargs", None, "data.chat.options", "", scalars, "", implied=False),
-    Argument("trainer.default_local_dir", None, "run_dir", "", path, "", implied=False),
+    Argument("data.apply_chat_template_kwargs", {}, "data.chat.options", "", scalars, "", implied=False),
+    Argument("trainer.default_local_dir", LOCAL_DIR, "run_dir", "", path, "", implied=False),
     *together(
         "lengths",
         ("data.max_prompt_length", 512, "data.chat.max_prompt_tokens", count, ""),
@@ -50,15 +70,15 @@ CARRIED = (
     ),
     *together(
         "batch",
-        ("data.train_batch_size", 1024, "data.batch_size", count, "prompts, as here"),
+        ("data.train_batch_size", 1024, "data.batch_size", count, "prompts; cut into parts of ppo_mini_batch_size"),
         (
             ACTOR + "ppo_mini_batch_size",
             256,
             "model.updates_per_batch",
             count,
-            "train_batch_size / ppo_mini_batch_size x ppo_epochs; here every update sees the whole batch",
+            "and batch_size: a batch here is a part there, since every update sees the whole batch; the file has the choice",
         ),
-        (ACTOR + "ppo_epochs", 1, "model.updates_per_batch", count, ""),
+        (ACTOR + "ppo_epochs", 1, "model.updates_per_batch", count, "updates with the same part"),
         (ROLLOUT + "n", 1, "model.sampling.group_size", count, ""),
         ("trainer.total_epochs", 30, "trainer.max_epochs", count, "unless total_training_steps is given"),
         (
@@ -66,10 +86,10 @@ CARRIED = (
             None,
             "trainer.max_steps",
             count,
-            "x updates_per_batch: steps here are the optimiser's",
+            "x parts x ppo_epochs: steps here are the optimiser's",
         ),
-        ("trainer.save_freq", -1, "checkpoint.every_n_train_steps", whole, "x updates_per_batch"),
-        ("trainer.test_freq", -1, "trainer.val_check_interval", whole, "sampled batches, as here"),
+        ("trainer.save_freq", -1, "checkpoint.every_n_train_steps", whole, "x parts x ppo_epochs"),
+        ("trainer.test_freq", -1, "trainer.val_check_interval", whole, "x parts, in sampled batches here"),
     ),
     *together(
         "objective",
@@ -132,8 +152,19 @@ CARRIED = (
         (ROLLOUT + "name", "vllm", "model.engine", text, "vllm VLLMEngine, hf HFEngine; no sglang, trtllm"),
         (ROLLOUT + "gpu_memory_utilization", 0.5, "model.engine.gpu_memory_utilization", number, ""),
         (ROLLOUT + "enforce_eager", False, "model.engine.enforce_eager", flag, ""),
-        (ROLLOUT + "max_num_seqs", 256, "model.engine.max_num_seqs", count, ""),
+        (ROLLOUT + "max_num_seqs", 1024, "model.engine.max_num_seqs", count, ""),
         (ROLLOUT + "free_cache_engine", True, "model.engine.sleep_level", flag, "true is 1"),
+    ),
+    *together(
+        "devices",
+        (
+            "trainer.n_gpus_per_node",
+            8,
+            "trainer.devices",
+            count,
+            "1 with VLLMEngine; the command says how all are used",
+        ),
+        ("trainer.nnodes", 1, "trainer.num_nodes", count, "the same"),
     ),
     *together(
         "sampling",
@@ -154,7 +185,7 @@ CARRIED = (
         (OPTIM + "optimizer", "AdamW", "model.optimizer", text, "AdamW; name others yourself"),
         (ACTOR + "grad_clip", 1.0, "model.max_grad_norm", number, ""),
         (OPTIM + "clip_grad", 1.0, "model.max_grad_norm", number, ""),
-        (OPTIM + "lr_warmup_steps", -1, "model.warmup_steps", whole, "x updates_per_batch"),
+        (OPTIM + "lr_warmup_steps", -1, "model.warmup_steps", whole, "x parts x ppo_epochs"),
         (OPTIM + "lr_warmup_steps_ratio", 0.0, "model.warmup_steps", number, "needs trainer.total_training_steps"),
         (
             OPTIM + "lr_scheduler_type",
@@ -167,22 +198,36 @@ CARRIED = (
     ),
     *together(
         "rewards",
-        (
-            "custom_reward_function.path",
-            None,
-            "model.rewards",
-            path,
-            "FunctionReward; MathReward where there is none",
+        *(
+            row
+            for above in ("reward.", "")
+            for row in (
+                (above + "custom_reward_function.path", None, "model.rewards", path, "FunctionReward"),
+                (above + "custom_reward_function.name", "compute_score", "model.rewards.function", text, ""),
+                (above + "custom_reward_function.reward_kwargs", None, "model.rewards.arguments", mapping, ""),
+            )
         ),
-        ("custom_reward_function.name", "compute_score", "model.rewards", text, ""),
-        ("reward_model.overlong_buffer.enable", False, "model.rewards", flag, "LengthReward"),
-        ("reward_model.overlong_buffer.len", 512, "model.rewards.buffer", count, ""),
-        ("reward_model.overlong_buffer.penalty_factor", 1.0, "model.rewards.weight", number, "of LengthReward"),
+        *((name, None, "model.rewards.workers", count, "if the file says it; here processes") for name in WORKERS),
+        *((name, None, "model.rewards", text, "naive, dapo, prime, remote, rate_limited") for name in MANAGER),
+        *((name, None, "model.rewards", text, "register only") for name in MANAGER_SOURCE),
+        *((name, False, "model.rewards", flag, "ModelReward, where no function is named") for name in MODEL_ENABLE),
+        *((name, None, "model.rewards.path", path, "of ModelReward") for name in MODEL_PATH),
+        *(
+            row
+            for above in BUFFER
+            for row in (
+                (above + "enable", False, "model.rewards", flag, "LengthReward"),
+                (above + "len", 512, "model.rewards.buffer", count, "of LengthReward"),
+                (above + "penalty_factor", 1.0, "model.rewards.weight", number, "of LengthReward"),
+            )
+        ),
+        *((name, None, "model.rewards.max_tokens", count, "of LengthReward") for name in LONGEST),
     ),
     *together(
         "running",
         ("trainer.logger", ["console", "wandb"], "trainer.logger+", texts, "wandb and tensorboard"),
         ("trainer.project_name", "verl_examples", "trainer.logger+", text, "project in W&B"),
+        ("trainer.experiment_name", "gsm8k", "trainer.logger+", text, "name in W&B, if the file says it"),
         ("trainer.val_before_train", True, "trainer.callbacks", flag, "ValidateAtStart, in the baseline"),
     ),
 )

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, did_you_mean
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.failures import Failures
@@ -24,7 +24,8 @@ from saerl_lightning.reward.workers import OVERRAN, WorkerPool
 
 IMPORT_S = 120.0  # a file of rewards that is not imported by then hangs
 GRACE_S = 2.0  # an async call is given up on by its own process first, which costs that call alone
-GIVEN = {"prompts", "completions", "completion_ids", "data_source", "solution_str", "ground_truth", "extra_info"}
+GRADED = {"prompts", "completions", "completion_ids", "solution_str"}  # what a call has by itself
+GIVEN = GRADED | {"data_source", "ground_truth", "extra_info"}
 
 
 class FunctionReward(Reward):
@@ -54,7 +55,7 @@ class FunctionReward(Reward):
         may_abstain: A function may return None.
 
     Raises:
-        InputError: if the function can't be imported or has neither form.
+        InputError: if the function can't be imported, has neither form, or takes no such argument.
     """
 
     may_abstain = True
@@ -67,8 +68,10 @@ class FunctionReward(Reward):
         workers: Workers = 2,
         deadline_s: Deadline = 10.0,
         messages: bool | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> None:
         self.function = function
+        self.arguments = dict(arguments or {})
         self.messages = messages
         self.weight = weight
         self.workers = workers
@@ -77,6 +80,7 @@ class FunctionReward(Reward):
         require_in_range(self)
         self._source = _source(function)
         self.signature = _described(self._source, self._shown)
+        self._require_arguments()
         self._name = name or self.signature.name
         grace = GRACE_S if self.signature.is_async else 0.0
         self.pool = WorkerPool(workers, deadline_s + grace, partial(load, self._source))
@@ -91,6 +95,26 @@ class FunctionReward(Reward):
         """What the last call that failed did, and for which completion."""
         return self.failures.last
 
+    def _require_arguments(self) -> None:
+        """Refuses arguments that the function does not take, that a call has anyway, or that are not JSON's.
+
+        Raises:
+            InputError: naming the argument.
+        """
+        for name, value in self.arguments.items():
+            said = f"FunctionReward.arguments has '{str(name)[:120]}'"
+            if name in {*GRADED, *LOGGING}:
+                raise InputError(f"{said}, which every call of {self._shown} has by itself; take it out")
+            if not isinstance(name, str) or not self._takes(name):
+                takes = ", ".join(each for each in self.signature.takes if each not in GRADED)
+                near = did_you_mean(str(name), self.signature.takes)
+                raise InputError(f"{said}, which {self._shown} does not take; it takes {takes or 'none'}{near}")
+            if not _is_json(value):
+                raise InputError(
+                    f"{said} = {value!r:.80}, which is no value of JSON; write a number, a text, true, false, null, or a "
+                    "list or mapping of these"
+                )
+
     def require(self, prompts: Sequence[Prompt]) -> None:
         """Refuses prompts none of which has a column that the function needs.
 
@@ -98,19 +122,18 @@ class FunctionReward(Reward):
             InputError: naming the column and those that there are.
         """
         self._columns = (self._columns or frozenset[str]()).union(*(_row(prompt) for prompt in prompts))
-        missing = [
-            each for each in self.signature.needs if each not in {*GIVEN, *LOGGING} and each not in self._columns
-        ]
+        there = GIVEN | {*LOGGING} | self._columns | self.arguments.keys()
+        missing = [each for each in self.signature.needs if each not in there]
         if "trainer_state" in missing:
             raise InputError(
                 f"{self._shown} needs 'trainer_state', which is that of TRL's trainer, and there is none here; give the "
                 "parameter a default, as trainer_state=None"
             )
         if missing and prompts:
-            there = ", ".join(sorted(self._columns))
+            columns = ", ".join(sorted(self._columns))
             raise InputError(
-                f"{self._shown} needs '{missing[0]}', and no prompt has it; the columns are {there}. Give the parameter one "
-                "of these names, or a default"
+                f"{self._shown} needs '{missing[0]}', and no prompt has it; the columns are {columns}. Give the parameter "
+                "one of these names, or a default, or a value in arguments"
             )
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
@@ -192,9 +215,9 @@ class FunctionReward(Reward):
             given["completion_ids"] = [rollouts.tokens[row][rollouts.mask[row]].tolist() for row in rows]
         columns = [_row(prompt) for prompt in asked]
         names = frozenset[str]().union(*columns) if self.signature.takes_all else self._columns or frozenset()
-        wanted = (names | set(self.signature.needs)) - GIVEN
+        wanted = (names | set(self.signature.needs)) - GIVEN - self.arguments.keys()
         given |= {name: [column.get(name) for column in columns] for name in wanted if self._takes(name)}
-        return {name: value for name, value in given.items() if self._takes(name)}
+        return {name: value for name, value in given.items() if self._takes(name)} | self.arguments
 
     def _verl(self, prompts: Sequence[Prompt], rollouts: Rollouts, row: int) -> dict[str, Any]:
         prompt = prompts[row // rollouts.group_size]
@@ -207,7 +230,7 @@ class FunctionReward(Reward):
         if "extra_info" in takes:
             own["extra_info"] = columns["extra_info"] if "extra_info" in columns else dict(columns)
         wanted = [name for name in takes if name in own or name in columns or name in self.signature.needs]
-        return {name: own[name] if name in own else columns.get(name) for name in wanted}
+        return {name: own[name] if name in own else columns.get(name) for name in wanted} | self.arguments
 
     def _takes(self, name: str) -> bool:
         return name in self.signature.takes or self.signature.takes_all
@@ -253,6 +276,14 @@ def _in_messages(prompt: Prompt) -> bool:
     return (
         isinstance(given, list) and bool(given) and all(isinstance(each, Mapping) and "role" in each for each in given)
     )
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(_is_json(each) for each in value)
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _row(prompt: Prompt) -> Mapping[str, Any]:
