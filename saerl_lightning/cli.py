@@ -53,7 +53,7 @@ register_classes()
 DESCRIPTION = (
     "Trains, evaluates and samples policies, composed from YAML configs and flags; what comes later wins. "
     f"Tools with a help of their own (TOOL --help): {', '.join(TOOLS)}. configs lists the shipped configs, init DIR writes a "
-    "first run."
+    "first run, import converts the settings of TRL or verl."
 )
 
 # Warnings of Lightning that need no action here. They are not shown.

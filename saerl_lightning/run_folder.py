@@ -220,7 +220,15 @@ class RunFolder:
         elif (self.path / OLDER).is_dir():
             self._put_back()
         elif asked or self._state() == SETTING_UP:
+            _end_wandb()
             _delete(self._entries())
+
+
+def _end_wandb() -> None:
+    """Ends a run of W&B, whose own process would write into the folder again after its files were deleted."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=1)
 
 
 def _delete(entries: list[Path]) -> None:

@@ -7,10 +7,12 @@ import math
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 
 from saerl_lightning import cli
 from saerl_lightning.errors import InputError
+from saerl_lightning.run_folder import RunFolder
 from tests.cli.wandb_offline import OfflineRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -50,8 +52,6 @@ def logger(name: str) -> list[str]:
 
 @pytest.fixture
 def wandb_offline(monkeypatch, tmp_path):
-    import wandb
-
     for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -108,11 +108,27 @@ def test_a_run_that_is_refused_leaves_no_wandb_folder(workplace, wandb_offline, 
     assert not workplace.run_dir.exists()
 
 
+def test_a_run_that_is_refused_after_wandb_has_begun_leaves_nothing(tmp_path):
+    """W&B's process wrote into the folder again after its files were deleted."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def begins_and_is_refused() -> None:
+        with RunFolder(folder).claimed(overwrite=False, checkpoint=None, last=False):
+            wandb.init(dir=folder, mode="offline", settings=wandb.Settings(silent=True, console="wrap"))
+            print("a line")  # W&B keeps what is printed, and writes it at its end
+            raise InputError("no")
+
+    with pytest.raises(InputError, match="no"):
+        begins_and_is_refused()
+    wandb.finish()  # as at the end of a process
+    wandb.teardown()
+    assert not list(folder.rglob("*"))
+
+
 @pytest.fixture
 def keyless(monkeypatch, tmp_path):
     """No key anywhere that W&B looks, and no way to begin a run or to parse past the door."""
-    import wandb
-
     for name in ("MODE", "API_KEY", "IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     for name in ("CACHE", "CONFIG", "DATA"):
