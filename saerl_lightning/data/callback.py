@@ -74,6 +74,10 @@ class DataCallback(ABC):
         """
         return self._idle
 
+    def doubt(self) -> str:
+        """Returns why the last `apply` may have acted at random, such as a probe at chance; "" by default."""
+        return ""
+
     def metrics(self) -> dict[str, float]:
         """Returns numbers for the logs. The datamodule adds the slot's name as a prefix.
 
@@ -105,6 +109,10 @@ class Control(DataCallback, Generic[Inner]):
     def idle(self) -> str:
         """Returns why the last `apply` had no effect, also if the reason lies in the inner operation."""
         return self.inner.idle() or super().idle()
+
+    def doubt(self) -> str:
+        """Returns why the inner operation may have acted at random."""
+        return self.inner.doubt()
 
 
 class Filtering(DataCallback):

@@ -86,6 +86,10 @@ class EasyToHard(Curriculum):
         """Returns why the order is arbitrary: the probe has no non-zero weight, or all ratings are equal."""
         return (self._prediction.idle if self._prediction else "") or super().idle()
 
+    def doubt(self) -> str:
+        """Returns why the probe's ratings may be no better than chance; "" if they are better."""
+        return self._prediction.doubt if self._prediction else ""
+
     def metrics(self) -> dict[str, float]:
         """Adds the probe's scores."""
         return super().metrics() | (self._prediction.metrics() if self._prediction is not None else {})

@@ -101,6 +101,10 @@ class QualityFilter(Filtering):
         """Returns why the choice is arbitrary or empty: the probe has no non-zero weight, or no prompt is dropped."""
         return (self._prediction.idle if self._prediction else "") or super().idle()
 
+    def doubt(self) -> str:
+        """Returns why the probe's ratings may be no better than chance; "" if they are better."""
+        return self._prediction.doubt if self._prediction else ""
+
     def metrics(self) -> dict[str, float]:
         """Adds the threshold and the probe's scores."""
         if self._prediction is None:

@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
-from saerl_lightning.data.planning import SLOTS, Planner, idle_slots, made_once
+from saerl_lightning.data.planning import SLOTS, Planner, doubtful_slots, idle_slots, made_once
 from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.data.serving import PlannedPool, PromptLoader, PromptPool
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet, require_set_names
@@ -207,7 +207,7 @@ class PromptDataModule(EvaluationDataModule):
             signals = CachedSignals(signals, self.signal_cache)
         planner = Planner(self.batch_size, self.shuffle_seed, signals, self.operations, self.reference)
         plan, features = planner.plan(pool.prompts, pool.too_long)
-        for slot, why in idle_slots(self.operations).items():
+        for slot, why in [*idle_slots(self.operations).items(), *doubtful_slots(self.operations).items()]:
             log.warning(f"warning: data.{slot}: {why}")
         if self.keep_features and features is not None:
             self.features = features[: len(pool.prompts)]

@@ -152,6 +152,12 @@ def idle_slots(operations: Mapping[str, DataCallback]) -> dict[str, str]:
     return {slot: f"{name} is on, but does nothing: {why}" for slot, (name, why) in said.items() if why}
 
 
+def doubtful_slots(operations: Mapping[str, DataCallback]) -> dict[str, str]:
+    """Returns, for each slot whose operation may have acted at random, a sentence with the reason."""
+    said = {slot: (type(operation).__name__, operation.doubt()) for slot, operation in operations.items()}
+    return {slot: f"{name}: {why}" for slot, (name, why) in said.items() if why}
+
+
 def require_rows(features: Features, prompts: Sequence[Prompt], name: str) -> None:
     """Refuses features that are not one row of finite numbers per prompt. Sparse rows stay sparse.
 

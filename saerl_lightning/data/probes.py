@@ -54,6 +54,20 @@ class Prediction:
         """Why the prediction does not depend on the features; "" if it does."""
         return "" if self.nonzero else "its probe found no feature to go by (all its weights are 0)"
 
+    @property
+    def doubt(self) -> str:
+        """Why the ratings may be no better than chance, by AUC or else by rank correlation; "" if they are better."""
+        name, chance, called = (
+            ("auc", 0.5, "AUC") if "auc" in self.scores else ("spearman", 0.0, "Spearman's correlation")
+        )
+        score = self.scores[name]
+        if self.idle or not score.known or score.low > chance:
+            return ""
+        return (
+            f"its probe is no better than chance: {called} is {score.value:.3f}, 95 % interval {score.low:.3f} to "
+            f"{score.high:.3f}, and chance is {chance:g}; measure more labels, take another signal, or leave the slot empty"
+        )
+
     def metrics(self) -> dict[str, float]:
         """Returns the scores and 95 % intervals: `probe/<score>`, `probe/<score>_low` and `probe/<score>_high`."""
         named = {"probe/labels": float(len(self.rows)), "probe/nonzero": float(self.nonzero)}

@@ -59,8 +59,9 @@ def headline(run: MadePlan) -> list[str]:
 
 
 def absences(run: MadePlan) -> list[tuple[str, str]]:
-    """Returns slots that have no effect on the plan or the page, with the reason."""
+    """Returns slots that have no effect on the plan or the page, or may have a random one, with the reason."""
     missing = [(each.slot, f"{each.name} is on, but does nothing: {each.idle}.") for each in run.idle()]
+    missing += [(each.slot, f"{each.name}: {each.doubt}.") for each in run.doubtful()]
     missing += [(slot, SLOT_NOTES[slot]) for slot in run.off()]
     if run.signal and run.features is None:
         note = f"{run.signal} is configured, but no operation reads its rows: no map and no strongest features."
@@ -204,6 +205,7 @@ class OperationTable:
     slot: str
     name: str
     idle: str  # why it had no effect; "" if it had one
+    doubt: str  # why it may have acted at random; "" if it did not
     rows: list[tuple[str, str, str, str]]  # name, value, interval, explanation
 
 
@@ -213,6 +215,7 @@ def _operations(run: MadePlan) -> list[OperationTable]:
             each.slot,
             each.name,
             each.idle or "",
+            each.doubt,
             [
                 (name, tables.number(value), tables.interval(*ends), MEANINGS.get(name, ""))
                 for name, value, ends in tables.with_intervals(each.metrics)

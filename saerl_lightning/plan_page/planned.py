@@ -27,6 +27,7 @@ class OperationReport:
     metrics: Mapping[str, float]
     reason: str = ""  # reason in the ledger for prompts it drops; "" if it drops none
     idle: str = ""  # why it has no effect; "" if it has one
+    doubt: str = ""  # why it may act at random; "" if it does not
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,10 @@ class MadePlan:
     def idle(self) -> list[OperationReport]:
         """Returns the reports of operations that had no effect."""
         return [each for each in self.operations if each.idle]
+
+    def doubtful(self) -> list[OperationReport]:
+        """Returns the reports of operations that may act at random."""
+        return [each for each in self.operations if each.doubt]
 
     @property
     def rated(self) -> bool:

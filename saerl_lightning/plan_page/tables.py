@@ -89,6 +89,7 @@ def overview(run: MadePlan) -> Table:
         ("moved to another batch by mixing", f"{count(moved)} ({share(moved, ledger.served.sum())})"),
         ("slots that are off", ", ".join(run.off()) or "none"),
         *((f"{each.slot} is on, but does nothing", f"{each.name}: {each.idle}") for each in run.idle()),
+        *((f"{each.slot} may act at random", f"{each.name}: {each.doubt}") for each in run.doubtful()),
     ]
     return Table("overview", "The plan", ("", ""), rows, left=2)
 

@@ -140,6 +140,7 @@ def planned_run(datamodule: PromptDataModule) -> MadePlan:
                 operation.metrics(),
                 operation.reason() if isinstance(operation, Filtering) else "",
                 operation.idle(),
+                operation.doubt(),
             )
             for slot, operation in datamodule.operations.items()
         ],

@@ -1,6 +1,7 @@
 """Slots that are on and do nothing say so; prompts that lack what an operation needs are refused before features are made."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -18,13 +19,17 @@ from saerl_lightning.data.diverse import DiverseBatches
 from saerl_lightning.data.filtering import LengthFilter, MatchedFilter, QualityFilter, RandomFilter
 from saerl_lightning.data.mixing import FullMixing, TailMixing
 from saerl_lightning.data.module import PromptDataModule
-from saerl_lightning.data.planning import idle_slots, make_plan
-from saerl_lightning.data.probes import ElasticNetProbe, RidgeProbe
+from saerl_lightning.data.planning import doubtful_slots, idle_slots, make_plan
+from saerl_lightning.data.probes import ElasticNetProbe, Prediction, RidgeProbe
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.plan_page.page import absences
+from saerl_lightning.plan_page.tables import overview
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import SignalSource
+from saerl_lightning.training.tables import planned_run
 from tests.data.served_prompts import TOKENIZER
 
 N = 24
@@ -147,6 +152,57 @@ def test_fit_and_plan_warn_in_one_line_a_slot(caplog):
         "a share of 0.1 must be half a prompt of a batch or more",
     ]
     assert idle_slots(data.operations).keys() == {"filtering", "mixing"}
+
+
+# A column of noise tells neither label, two columns with the labels themselves tell both.
+GUESSING = {
+    "quality filter": (QualityFilter(probe=RIDGE), "AUC", "0.5"),
+    "matched filter": (MatchedFilter(QualityFilter(probe=RIDGE)), "AUC", "0.5"),
+    "easy to hard": (EasyToHard(probe=RIDGE), "Spearman's correlation", "0"),
+}
+
+
+@pytest.mark.parametrize(("operation", "score", "chance"), GUESSING.values(), ids=GUESSING)
+def test_a_probe_at_chance_is_named_with_its_numbers_and_what_to_do(operation, score, chance):
+    assert operation.doubt() == ""
+    assert idle(operation, pool(), np.stack([np.arange(N), np.arange(N) % 2], axis=1) * 1.0) == "" == operation.doubt()
+    assert idle(operation, pool(), np.random.default_rng(1).standard_normal((N, 1))) == ""
+    number = r"-?\d\.\d{3}"
+    ends = rf"{score} is {number}, 95 % interval {number} to {number}, and chance is {re.escape(chance)}; measure more labels"
+    assert re.fullmatch(rf"its probe is no better than chance: {ends}, .* or leave the slot empty", operation.doubt())
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "doubted"),
+    [
+        ("auc", 0.38, 0.54, True), ("auc", 0.5, 0.6, True), ("auc", 0.51, 0.6, False), ("auc", 0.2, 0.4, True),
+        ("spearman", -0.01, 0.3, True), ("spearman", 0.01, 0.3, False), ("spearman", np.nan, np.nan, False),
+    ],
+)  # fmt: skip
+def test_an_interval_that_holds_chance_is_doubted(name, low, high, doubted):
+    made = Prediction(
+        np.zeros(1), np.zeros(1, int), {"spearman": Interval(0.9, 0.8, 0.95), name: Interval(0.4, low, high)}, 1
+    )
+    assert bool(made.doubt) == doubted
+
+
+def test_the_plan_warns_of_a_probe_at_chance(caplog):
+    class Pool(PromptSource):
+        def load(self):
+            return pool()
+
+    noise = Rows(np.random.default_rng(1).standard_normal((N, 1)))
+    data = PromptDataModule(Pool(), batch_size=4, signals=noise, filtering=QualityFilter(probe=RIDGE))
+    data.tokenizer = TOKENIZER
+    with caplog.at_level(logging.WARNING, "saerl_lightning"):
+        data.set_up_plan()
+    (said,) = caplog.messages
+    assert said.startswith("warning: data.filtering: QualityFilter: its probe is no better than chance: AUC is 0.")
+    assert said.removeprefix("warning: data.") == f"filtering: {doubtful_slots(data.operations)['filtering']}"
+    run = planned_run(data)
+    page = dict(absences(run))["filtering"]
+    assert said.partition("QualityFilter: ")[2] in page
+    assert any(said.endswith(row[1]) for row in overview(run).rows)
 
 
 NEEDY = {
