@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -334,11 +334,11 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
     return "💡 Tip" not in record.getMessage()
 
 
-def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunCLI:
+def run(args: Sequence[str | Path] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunCLI:
     """Runs fit, validate, test or predict with the given arguments.
 
     Args:
-        args: Command line without the program's name; null takes that of the process.
+        args: Command line without the program's name; null takes that of the process. Paths may be objects.
         cli_class: Class that parses the command line and runs it.
     """
     for message in HARMLESS:
@@ -362,7 +362,7 @@ def run(args: list[str] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunC
         trainer_class=ToolTrainer,
         parser_class=RunParser,
         parser_kwargs={"description": DESCRIPTION, "prog": program()},
-        args=args,
+        args=None if args is None else [str(each) for each in args],
     )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 import shutil
@@ -50,6 +51,18 @@ def require_name(what: str, name: str) -> None:
             f"{what} {name[:120]!r}: the name becomes part of a path or of a metric's name; write 1 to 100 letters, digits, "
             "'_', '-' or '.', the first a letter or a digit"
         )
+
+
+def shown(value: object) -> str:
+    """Describes a value that a user gave: a plain one as it is written, any other by its class, without its address."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__}"
+    if value is None or isinstance(value, bool | int | float | str):
+        return f"{value!r:.80}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOaeio' or name == 'ndarray' else 'a'} {name}"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from saerl_lightning.errors import InputError
+
 NO_CLUSTER = -1
 NOT_MIXED = -1
 NOT_SERVED = -1
@@ -36,6 +38,13 @@ class SamplePlan:
         none = np.full(pool, -1, dtype=np.int64)
         return cls(np.arange(pool), batch_size, none, nothing, nothing.copy(), none.copy())
 
+    def __repr__(self) -> str:
+        """Returns one line, because a notebook shows it."""
+        served = len(self.rows) // self.batch_size * self.batch_size
+        fates = f"{served} served, {len(self.rows) - served} not served, {len(self.dropped)} dropped"
+        batches = f"{served // self.batch_size} batches of {self.batch_size}"
+        return f"<SamplePlan: {len(self.cluster)} prompts, {fates}, in {batches}>"
+
     def batches(self) -> Int[np.ndarray, "B P"]:
         """Returns the pool rows of all whole batches, in the order of training."""
         whole = len(self.rows) // self.batch_size
@@ -57,10 +66,12 @@ class SamplePlan:
         """Returns the plan with the same prompts in another order.
 
         Raises:
-            ValueError: if `rows` is not a permutation of the planned rows.
+            InputError: if `rows` is not a permutation of the planned rows.
         """
-        if not np.array_equal(np.sort(rows), np.sort(self.rows)):
-            raise ValueError("an order must be a permutation of the planned rows; only a filter may drop prompts")
+        if fault := misplaced(rows, self.rows):
+            raise InputError(
+                f"an order must be a permutation of the planned rows, and this has {fault}; only a filter drops prompts"
+            )
         return replace(self, rows=rows)
 
     def ledger(self) -> dict[str, np.ndarray]:
@@ -83,3 +94,15 @@ class SamplePlan:
             "batch": batch,
             "mixed_from": self.mixed_from,
         }
+
+
+def misplaced(rows: Int[np.ndarray, " K"], planned: Int[np.ndarray, " M"]) -> str:
+    """Says why rows are no permutation of the planned ones, as in "row 3 2 times"; returns "" if they are one."""
+    if np.array_equal(np.sort(rows), np.sort(planned)):
+        return ""
+    values, counts = np.unique(rows, return_counts=True)
+    if (counts > 1).any():
+        return f"row {values[counts > 1][0]} {counts[counts > 1][0]} times"
+    if len(other := np.setdiff1d(values, planned)):
+        return f"row {other[0]}, which is not planned"
+    return f"no row {np.setdiff1d(planned, values)[0]}"

@@ -1,4 +1,4 @@
-"""Allowed ranges of numeric settings: declared in the type annotation, checked in one place.
+"""Allowed ranges of numeric settings: declared in the type annotation, checked in one place, as are parts.
 
 A constructor declares `drop: Share = 0.1` and ends with `require_in_range(self)`. Type checkers and the command line
 see `Share` as `float`. NaN and infinity are never in range.
@@ -11,9 +11,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, get_args, get_type_hints
+from numbers import Integral, Real
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import InputError, shown
+from saerl_lightning.given.parts import is_part_or_text, require_parts, texts_of_paths
 
 LARGEST = 2**31 - 1  # largest count: some libraries overflow beyond it
 HUGE = 1e9  # largest other number: beyond it, float32 sums lose whole units
@@ -71,18 +74,27 @@ def constructors(cls: type) -> Iterator[type]:
 
 
 def require_in_range(owner: object, **handed_on: object) -> None:
-    """Refuses an object whose numbers are outside the ranges in its constructor's annotations.
+    """Refuses an object whose numbers are outside the ranges in its constructor's annotations, or whose parts are others.
+
+    A `Path` that was given for a text becomes its text, because configs and checkpoints hold no other.
 
     Args:
         owner: Object that stores its constructor's arguments under their own names.
         handed_on: Constructor arguments that the object does not store, by name.
 
     Raises:
-        InputError: for the first number out of range; the message states the range.
+        InputError: for the first number out of range, with the range, or the first part or text that is none.
     """
+    given, name = {**vars(owner), **handed_on}, type(owner).__name__
     for kind in reversed(type(owner).__mro__):
-        hints = _ranged(kind.__init__, kind.__module__) if "__init__" in vars(kind) else {}
-        _require(hints, {**vars(owner), **handed_on}, f"{type(owner).__name__}.")
+        if "__init__" not in vars(kind):
+            continue
+        # Steps make some records, such as Sampling, which have no parts.
+        if parts := _part_hints(kind.__init__, kind.__module__):
+            require_parts(name, parts, given)
+            for argument, text in texts_of_paths(name, parts, given).items():
+                object.__setattr__(owner, argument, text)
+        _require(_hints(kind.__init__, kind.__module__), given, f"{name}.")
 
 
 def require_arguments(function: Callable[..., object], given: Mapping[str, object]) -> None:
@@ -95,23 +107,38 @@ def require_arguments(function: Callable[..., object], given: Mapping[str, objec
     Raises:
         InputError: for the first number out of range; the message states the range.
     """
-    _require(_ranged(function, function.__module__), given, "--")
+    _require(_hints(function, function.__module__), given, "--")
 
 
 def _require(hints: Mapping[str, Any], given: Mapping[str, object], prefix: str) -> None:
     for name, hint in hints.items():
-        value, allowed = given.get(name), next(iter(ranges(hint)))
-        wrong = next((number for number in _numbers(value) if not allowed.holds(number)), None)
+        allowed, value = next(ranges(hint), None), given.get(name)
+        if allowed is None or value is None:
+            continue
+        kinds = list(_nested_types(hint))
+        whole = int in kinds and float not in kinds
+        or_null = ", or null" if type(None) in kinds else ""
+        instead = f"write {'a whole number' if int in kinds else 'a number'} {allowed}{or_null}"
+        if _is_other(value, kinds):
+            raise InputError(f"{prefix}{name} is {shown(value)}; {instead}")
+        # A fraction has no place among whole numbers, even one such as 8.0.
+        fits = Integral if whole else Real
+        wrong = next((n for n in _numbers(value) if not (issubclass(type(n), fits) and allowed.holds(n))), None)
         if wrong is not None:
-            kind = "a whole number" if int in _nested_types(hint) else "a number"
-            or_null = ", or null" if type(None) in _nested_types(hint) else ""
             several = "" if value is wrong else f" {value}, with {wrong}"
-            raise InputError(f"{prefix}{name} is{several or f' {wrong}'}; write {kind} {allowed}{or_null}")
+            raise InputError(f"{prefix}{name} is{several or f' {wrong}'}; {instead}")
 
 
-def _numbers(value: object) -> Iterator[float]:
+def _is_other(value: object, kinds: Sequence[Any]) -> bool:
+    """Whether a value is no number, and of no other kind that is admitted."""
+    if isinstance(value, Real) or any(get_origin(kind) not in (None, Union, UnionType, Annotated) for kind in kinds):
+        return False
+    return not isinstance(value, tuple(kind for kind in kinds if isinstance(kind, type)))
+
+
+def _numbers(value: object) -> Iterator[Any]:
     """Yields the numbers in a value: a number itself, or those in a list or in a mapping's values."""
-    if isinstance(value, int | float):
+    if isinstance(value, Real):
         yield value
     elif isinstance(value, Mapping):
         yield from (number for each in value.values() for number in _numbers(each))
@@ -120,13 +147,18 @@ def _numbers(value: object) -> Iterator[float]:
 
 
 @cache
-def _ranged(function: Callable[..., object], module: str) -> dict[str, Any]:
-    """Returns the annotations of a function that contain a range."""
+def _hints(function: Callable[..., object], module: str) -> dict[str, Any]:
+    """Returns the annotations of a function's arguments."""
     try:
         hints = get_type_hints(function, vars(sys.modules[module]), include_extras=True)
     except NameError:  # a user's class may name types that only a type checker imports
         return {}
-    return {name: hint for name, hint in hints.items() if name != "return" and any(ranges(hint))}
+    return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+@cache
+def _part_hints(function: Callable[..., object], module: str) -> dict[str, Any]:
+    return {name: hint for name, hint in _hints(function, module).items() if is_part_or_text(hint)}
 
 
 def ranges(hint: Any) -> Iterator[Range]:

@@ -159,6 +159,11 @@ class Rollouts:
                 f"row {row}: a token of the policy (own) is outside the completion (mask); mark it in mask too"
             )
 
+    def __repr__(self) -> str:
+        """Returns one line, because a notebook shows it."""
+        rows, width = self.tokens.shape
+        return f"<Rollouts: {rows} completions, {self.group_size} a prompt, in rows of {width} tokens>"
+
     @classmethod
     def pack(
         cls,
@@ -262,3 +267,7 @@ class Outcomes:
     uids: list[str]  # P
     rewards: Float[Tensor, "P G"]
     pass_rate: Float[Tensor, " P"]
+
+    def __repr__(self) -> str:
+        """Returns one line, because a notebook shows it."""
+        return f"<Outcomes: {len(self.uids)} prompts, mean pass rate {float(self.pass_rate.nanmean()):.3g}>"

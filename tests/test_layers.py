@@ -27,6 +27,7 @@ ORDER = [
         "moved",
         "shipped",
         "progress",
+        "given",
     ),
     ("run_folder", "whole_weights", "prompts", "migration"),
     ("objective", "policy", "signals", "reward", "assets"),

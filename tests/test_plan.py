@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from saerl_lightning.plan import SamplePlan
+from saerl_lightning.plan import SamplePlan, misplaced
 
 
 def test_ledger_tells_every_prompts_fate():
@@ -40,3 +40,19 @@ def test_columns_of_unequal_length_are_refused():
     plan = SamplePlan.sequential(3, 1)
     with pytest.raises(TypeCheckError):
         SamplePlan(plan.rows, 1, plan.cluster, plan.difficulty[:2], plan.quality, plan.mixed_from)
+
+
+def test_a_plan_is_shown_in_a_line():
+    plan = SamplePlan.sequential(7, 2).drop({1: "too long", 4: "too easy"})
+    assert repr(plan) == "<SamplePlan: 7 prompts, 4 served, 1 not served, 2 dropped, in 2 batches of 2>"
+
+
+def test_an_order_is_refused_with_the_row_that_is_wrong():
+    plan = SamplePlan.sequential(4, 1)
+    for rows, says in (
+        ([0, 1, 1, 1], "row 1 3 times"),
+        ([0, 1, 2, 9], "row 9, which is not planned"),
+        ([0, 1, 3], "no row 2"),
+    ):
+        assert misplaced(np.array(rows), plan.rows) == says
+    assert misplaced(np.array([3, 1, 0, 2]), plan.rows) == ""

@@ -24,7 +24,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tiny_policy(
-    folder: str,
+    folder: str | Path,
     corpus: Iterable[str],
     hidden_size: int = 128,
     layers: int = 4,

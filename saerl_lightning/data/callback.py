@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from saerl_lightning.data.ordering import cluster_first
 from saerl_lightning.data.scores import grouping_agreement, spearman
+from saerl_lightning.given import returned
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Outcomes, Prompt
 
@@ -120,11 +121,11 @@ class Filtering(DataCallback):
 
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
         """Rates the pool, then drops the planned prompts that `keep` rejects."""
-        rated = replace(plan, quality=self.quality(plan, prompts, features))
-        refused = plan.rows[~self.keep(rated, prompts, features)[plan.rows]]
+        rated = replace(plan, quality=quality_by(self, plan, prompts, features))
+        refused = plan.rows[~kept_by(self, rated, prompts, features)[plan.rows]]
         self._report = {"kept": float(len(plan.rows) - len(refused)), "dropped": float(len(refused))}
         self._idle = "" if len(refused) else "no prompt is dropped"
-        return rated.drop(dict.fromkeys(refused.tolist(), self.reason()))
+        return rated.drop(dict.fromkeys(refused.tolist(), returned.text(_said(self, "reason"), self.reason())))
 
     def quality(
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
@@ -146,7 +147,7 @@ class Clustering(DataCallback):
 
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
         """Stores the cluster of each prompt and reorders the plan. The order inside a cluster does not change."""
-        cluster = self.label(plan, prompts, features)
+        cluster = clusters_by(self, plan, prompts, features)
         unrated = np.full(len(prompts), np.nan)
         labelled = replace(plan, cluster=cluster)
         topics = [prompts[row].topic for row in plan.rows.tolist()]
@@ -164,7 +165,7 @@ class Curriculum(DataCallback):
 
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
         """Stores the ratings and reorders the plan cluster-first. Without clusters, the pool is one cluster."""
-        rated = replace(plan, difficulty=self.difficulty(plan, prompts, features))
+        rated = replace(plan, difficulty=difficulty_by(self, plan, prompts, features))
         known = plan.rows[~np.isnan(rated.difficulty[plan.rows])]
         length = np.array([len(prompts[row].text) for row in known.tolist()], dtype=np.float64)
         self._report = {"spearman_length": spearman(rated.difficulty[known], length)}
@@ -184,7 +185,7 @@ class Mixing(DataCallback):
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
         """Reorders the plan by `blend`, and records the previous batch of each moved prompt."""
         before = plan.batches()  # (B, P)
-        blended = self.blend(before.copy())  # (B, P)
+        blended = returned.batches(_said(self, "blend"), self.blend(before.copy()), before)  # (B, P)
         mixed = plan.reorder(np.concatenate([blended.ravel(), plan.rows[before.size :]]))
         moved = note_moves(plan, mixed)
         self._report = {"share": share_moved(plan, moved)}
@@ -194,6 +195,68 @@ class Mixing(DataCallback):
     @abstractmethod
     def blend(self, batches: Int[np.ndarray, "B P"]) -> Int[np.ndarray, "B P"]:
         """Returns the same pool rows in other batches."""
+
+
+# What a user's class returns may be a list, or of integers; whoever calls its methods takes the arrays from here.
+
+
+def quality_by(
+    operation: Filtering, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+) -> Float[np.ndarray, " N"]:
+    """Returns a filter's ratings.
+
+    Raises:
+        InputError: if they are not a number a prompt.
+    """
+    return returned.ratings(_said(operation, "quality"), operation.quality(plan, prompts, features), prompts)
+
+
+def kept_by(
+    operation: Filtering, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+) -> Bool[np.ndarray, " N"]:
+    """Returns which prompts a filter keeps.
+
+    Raises:
+        InputError: if it is not true or false a prompt.
+    """
+    return returned.truths(_said(operation, "keep"), operation.keep(plan, prompts, features), prompts)
+
+
+def clusters_by(
+    operation: Clustering, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+) -> Int[np.ndarray, " N"]:
+    """Returns the cluster of every prompt.
+
+    Raises:
+        InputError: if it is not a whole number a prompt.
+    """
+    return returned.clusters(_said(operation, "label"), operation.label(plan, prompts, features), prompts)
+
+
+def difficulty_by(
+    operation: Curriculum, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+) -> Float[np.ndarray, " N"]:
+    """Returns a curriculum's ratings.
+
+    Raises:
+        InputError: if they are not a number a prompt.
+    """
+    return returned.ratings(_said(operation, "difficulty"), operation.difficulty(plan, prompts, features), prompts)
+
+
+def applied(
+    operation: DataCallback, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+) -> SamplePlan:
+    """Returns the plan that an operation makes.
+
+    Raises:
+        InputError: if it is none, or does not fit the pool.
+    """
+    return returned.plan(_said(operation, "apply"), operation.apply(plan, prompts, features), plan, prompts)
+
+
+def _said(operation: DataCallback, method: str) -> str:
+    return f"{type(operation).__name__}.{method} returned"
 
 
 def note_moves(before: SamplePlan, after: SamplePlan) -> SamplePlan:

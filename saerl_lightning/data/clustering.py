@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from saerl_lightning.data.callback import Clustering, Control
+from saerl_lightning.data.callback import Clustering, Control, clusters_by
 from saerl_lightning.data.kmeans import largest_first, nearest, reduced_units, spherical_kmeans
 from saerl_lightning.data.labels import bin_by, require_features, require_label
 from saerl_lightning.data.ordering import permute_within
@@ -131,7 +131,7 @@ class SameSizeClusters(Control[Clustering], Clustering):
 
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:
         """Permutes the inner clustering's labels among the planned prompts."""
-        labels = self.inner.label(plan, prompts, features)
+        labels = clusters_by(self.inner, plan, prompts, features)
         return permute_within(labels, np.zeros_like(labels), plan.rows, self.seed)
 
 
@@ -169,4 +169,4 @@ class PermutedClusters(Control[Clustering], Clustering):
             InputError: if a planned prompt does not have the label.
         """
         bins = bin_by(require_label(type(self).__name__, self.by, prompts, plan.rows), plan.rows, self.bins)
-        return permute_within(self.inner.label(plan, prompts, features), bins, plan.rows, self.seed)
+        return permute_within(clusters_by(self.inner, plan, prompts, features), bins, plan.rows, self.seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from saerl_lightning.data.callback import Control, Curriculum
+from saerl_lightning.data.callback import Control, Curriculum, difficulty_by
 from saerl_lightning.data.features import equally_active, top_columns
 from saerl_lightning.data.labels import families, lengths, read_label, require_features, require_label, sample_labelled
 from saerl_lightning.data.ordering import permute_within
@@ -107,6 +107,7 @@ class LabelOrder(Curriculum):
     def __init__(self, label: str = "difficulty", descending: bool = False) -> None:
         self.label = label
         self.descending = descending
+        require_in_range(self)
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
         """Refuses planned prompts without the label."""
@@ -153,7 +154,7 @@ class ShuffledOrder(Control[Curriculum], Curriculum):
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
         """Permutes the inner ratings of the planned prompts within each cluster."""
-        return permute_within(self.inner.difficulty(plan, prompts, features), plan.cluster, plan.rows, self.seed)
+        return permute_within(difficulty_by(self.inner, plan, prompts, features), plan.cluster, plan.rows, self.seed)
 
 
 class WithoutFeatures(Control[EasyToHard], Curriculum):

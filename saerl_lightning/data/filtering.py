@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saerl_lightning.data.callback import Control, Filtering
+from saerl_lightning.data.callback import Control, Filtering, kept_by, quality_by
 from saerl_lightning.data.labels import bin_by, lengths, require_label
 from saerl_lightning.data.probes import RIDGE, Prediction, Probe
 from saerl_lightning.plan import SamplePlan
@@ -205,7 +205,7 @@ class MatchedFilter(Control[Filtering], Filtering):
         self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
     ) -> Float[np.ndarray, " N"]:
         """Returns the inner filter's ratings."""
-        return self.inner.quality(plan, prompts, features)
+        return quality_by(self.inner, plan, prompts, features)
 
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
         """Drops as many random prompts from each bin as the inner filter drops.
@@ -214,7 +214,7 @@ class MatchedFilter(Control[Filtering], Filtering):
             InputError: if a planned prompt does not have the label.
         """
         bins = bin_by(require_label(type(self).__name__, self.label, prompts, plan.rows), plan.rows, self.bins)
-        refused = ~self.inner.keep(plan, prompts, features)[plan.rows]
+        refused = ~kept_by(self.inner, plan, prompts, features)[plan.rows]
         order = np.random.default_rng(self.seed).permutation(plan.rows)
         wanted = np.bincount(bins[plan.rows][refused], minlength=self.bins + 1)
         kept = np.ones(len(prompts), dtype=bool)

@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
-from saerl_lightning.data.planning import SLOTS, Planner, doubtful_slots, idle_slots, made_once
+from saerl_lightning.data.planning import SLOTS, Planner, doubtful_slots, idle_slots, in_slots, made_once
 from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.data.serving import PlannedPool, PromptLoader, PromptPool
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet, require_set_names
@@ -63,7 +63,7 @@ class PromptDataModule(EvaluationDataModule):
             others are wanted, such as {prompt: question, answer: meta.final_answer}; null maps none.
 
     Raises:
-        InputError: if a number is out of range, or the name of a set can't be part of a metric's name.
+        InputError: if a number is out of range, a part does not fit, or the name of a set can't be part of a metric's name.
     """
 
     def __init__(
@@ -98,8 +98,7 @@ class PromptDataModule(EvaluationDataModule):
         self.signals = signals
         self.signal_cache = signal_cache
         slots = dict(zip(SLOTS, (filtering, clustering, curriculum, mixing), strict=True))
-        slots |= {f"extra.{i}": callback for i, callback in enumerate(extra or [])}
-        self.operations: dict[str, DataCallback] = {name: c for name, c in slots.items() if c is not None}
+        self.operations = in_slots(type(self).__name__, slots, extra)
         self.shuffle_seed = shuffle_seed
         self.val_sampling = val_sampling
         self.val_batch_size = val_batch_size
@@ -146,8 +145,16 @@ class PromptDataModule(EvaluationDataModule):
 
     @property
     def planned(self) -> PlannedPool:
-        """The pool with its plan and the progress of training."""
-        assert self._planned is not None, "setup('fit') or set_up_plan() makes the plan"
+        """The pool with its plan and the progress of training.
+
+        Raises:
+            InputError: if there is no plan yet.
+        """
+        if self._planned is None:
+            raise InputError(
+                "there is no plan yet: trainer.fit(module, data) makes it; without a trainer, set data.tokenizer = "
+                "policy.load_tokenizer(), and call data.set_up_plan()"
+            )
         return self._planned
 
     @property

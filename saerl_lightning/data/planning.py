@@ -15,12 +15,14 @@ import numpy as np
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
-from saerl_lightning.data.callback import DataCallback, Filtering
-from saerl_lightning.data.features import nonfinite_rows, row_count
-from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing, applied
+from saerl_lightning.data.features import nonfinite_rows
+from saerl_lightning.errors import InputError, RunStopped, shown
+from saerl_lightning.given.parts import require_list, require_part, written
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.prompts.source import ProbeReference
 from saerl_lightning.records import Prompt
+from saerl_lightning.signals.source import features_by
 
 if TYPE_CHECKING:
     import lightning
@@ -30,7 +32,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Slots of the four operations, in the order in which they are applied. Operations of `data.extra` follow.
-SLOTS = ("filtering", "clustering", "curriculum", "mixing")
+ROLES: dict[str, type[DataCallback]] = {
+    "filtering": Filtering,
+    "clustering": Clustering,
+    "curriculum": Curriculum,
+    "mixing": Mixing,
+}
+SLOTS = tuple(ROLES)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Planner:
             certain = certain[:0] if isinstance(operation, Filtering) else certain
         features = compute_features(prompts, self.signals, self.operations)
         for operation in self.operations.values():
-            plan = operation.apply(plan, prompts, features)
+            plan = applied(operation, plan, prompts, features)
             require_served(plan, len(pool))
         return first_prompts(plan, len(pool)), features
 
@@ -101,8 +109,40 @@ def make_plan(
     signals: SignalSource | None,
     operations: Mapping[str, DataCallback],
 ) -> SamplePlan:
-    """Makes a plan without a datamodule, for tests and notebooks. See `Planner`."""
+    """Makes a plan without a datamodule, for tests and notebooks. See `Planner`.
+
+    Raises:
+        InputError: as for `Planner.plan`, and if an operation is of another class.
+    """
+    for slot, operation in operations.items():
+        require_part(f"make_plan: operations['{slot}']", operation, DataCallback)
     return Planner(batch_size, shuffle_seed, signals, operations).plan(prompts, unservable)[0]
+
+
+def in_slots(
+    owner: str, slots: Mapping[str, DataCallback | None], extra: Sequence[DataCallback] | None
+) -> dict[str, DataCallback]:
+    """Returns the operations by slot, in the order of application, without empty slots.
+
+    Args:
+        owner: Name of the class whose constructor has the slots.
+        slots: Operation of each of the four roles; None for none.
+        extra: Further operations; None for none.
+
+    Raises:
+        InputError: if an operation is of another role than its slot, or can't be called as it will be.
+    """
+    for slot, operation in slots.items():
+        if isinstance(operation, DataCallback) and not isinstance(operation, ROLES[slot]):
+            made = written(type(operation))
+            fits = next((f"{other}={made}" for other, role in ROLES.items() if isinstance(operation, role)), None)
+            instead = fits or f"extra=[{made}]"
+            raise InputError(f"{owner}.{slot} is {shown(operation)}, no {ROLES[slot].__name__}; write {instead}")
+        if operation is not None:
+            require_part(f"{owner}.{slot}", operation, ROLES[slot])
+    require_list(f"{owner}.extra", [] if extra is None else extra, DataCallback)
+    filled = {slot: operation for slot, operation in slots.items() if operation is not None}
+    return filled | {f"extra.{number}": operation for number, operation in enumerate(extra or [])}
 
 
 def first_prompts(plan: SamplePlan, count: int) -> SamplePlan:
@@ -133,8 +173,8 @@ def compute_features(
             f"{readers[0]} reads feature rows, but data.signals is null; "
             "name a signal source, e.g. --data.signals RandomSignals"
         )
-    features = signals.features(prompts)
-    require_rows(features, prompts, type(signals).__name__)
+    features = features_by(signals, prompts)
+    require_finite(features, prompts, type(signals).__name__)
     return with_small_indices(features)
 
 
@@ -158,15 +198,12 @@ def doubtful_slots(operations: Mapping[str, DataCallback]) -> dict[str, str]:
     return {slot: f"{name}: {why}" for slot, (name, why) in said.items() if why}
 
 
-def require_rows(features: Features, prompts: Sequence[Prompt], name: str) -> None:
-    """Refuses features that are not one row of finite numbers per prompt. Sparse rows stay sparse.
+def require_finite(features: Features, prompts: Sequence[Prompt], name: str) -> None:
+    """Refuses features with NaN or infinity. Sparse rows stay sparse.
 
     Raises:
-        InputError: with the source, and the first prompt whose row contains NaN or infinity.
+        InputError: with the source, and the first prompt whose row contains one.
     """
-    count = row_count(features)
-    if count != len(prompts):
-        raise InputError(f"{name} gave {count} feature rows for {len(prompts)} prompts; give one a prompt")
     broken = nonfinite_rows(features)
     if len(broken):
         raise InputError(

@@ -165,6 +165,10 @@ class PromptPool:
     ids: TokenIds  # N
     too_long: dict[int, str]  # pool row -> reason
 
+    def __repr__(self) -> str:
+        """Returns one line, because a notebook shows it."""
+        return f"<PromptPool: {len(self.prompts)} prompts, {len(self.too_long)} of them too long>"
+
     @classmethod
     def read(
         cls,
@@ -229,8 +233,13 @@ class PlannedPool:
 
     @property
     def sampler(self) -> PlanSampler:
-        """The sampler that serves the plan."""
-        assert self._sampler is not None, "train_dataloader() comes first"
+        """The sampler that serves the plan.
+
+        Raises:
+            InputError: if there is none yet.
+        """
+        if self._sampler is None:
+            raise InputError("the plan is not served yet: call trainer.fit(module, data), or data.train_dataloader()")
         return self._sampler
 
     @property

@@ -192,7 +192,10 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
         if self.tokenizer is None:
             self.tokenizer = getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
         if self.tokenizer is None:
-            raise InputError("no tokenizer: the model has none; set `datamodule.tokenizer` before `setup`")
+            raise InputError(
+                "there is no tokenizer: without a trainer, or with a model that has none, set it first, as "
+                "data.tokenizer = policy.load_tokenizer()"
+            )
         return self.chat.fitted(self.tokenizer)
 
     @property

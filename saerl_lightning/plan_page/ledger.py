@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from saerl_lightning.data.planning import plan_digest
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.files import whole_file, whole_folder, write_whole
 from saerl_lightning.plan import NOT_SERVED, SamplePlan
 from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "ledger.parquet"
 FORMAT = 1  # version of the file; unknown versions are refused
@@ -43,15 +47,27 @@ class Ledger:
     text: np.ndarray  # beginning of the prompt
 
     @classmethod
-    def of(cls, plan: SamplePlan, prompts: Sequence[Prompt], digest: str) -> Ledger:
-        """Makes the ledger of a plan over the pool `prompts`."""
+    def of(cls, plan: SamplePlan, prompts: Sequence[Prompt], digest: str | None = None) -> Ledger:
+        """Makes the ledger of a plan.
+
+        Args:
+            plan: Plan over the pool.
+            prompts: Prompts of the pool.
+            digest: Digest of the served prompts and their order, if it is known already.
+        """
         columns = {name: values for name, values in plan.ledger().items() if name != "row"}
         texts = {
             "uid": _texts(prompt.uid for prompt in prompts),
             "topic": _texts(prompt.topic or "" for prompt in prompts),
             "text": _texts(excerpt(prompt.text) for prompt in prompts),
         }
-        return cls(digest, plan.batch_size, **columns, **texts)
+        return cls(plan_digest(plan, prompts) if digest is None else digest, plan.batch_size, **columns, **texts)
+
+    def __repr__(self) -> str:
+        """Returns one line, because a notebook shows it."""
+        fates = {fate: int((self.fate == fate).sum()) for fate in ("served", "not served", "dropped")}
+        counts = ", ".join(f"{count} {fate}" for fate, count in fates.items())
+        return f"<Ledger {self.digest}: {len(self)} prompts, {counts}, in {self.batches} batches of {self.batch_size}>"
 
     def __len__(self) -> int:
         """Returns the number of prompts in the pool (N)."""
@@ -76,18 +92,27 @@ class Ledger:
         """Returns one of the `COLUMNS`."""
         return np.arange(len(self)) if name == "row" else getattr(self, name)
 
-    def write(self, path: Path) -> None:
+    def to_pandas(self) -> pd.DataFrame:
+        """Returns a frame with one row a prompt, in the pool's order, and the `COLUMNS` that the file has.
+
+        `batch` is the step that serves the prompt, -1 for none; `frame.sort_values("batch")` is the order of training.
+        """
+        import pandas as pd
+
+        return pd.DataFrame({name: self.column(name) for name in COLUMNS})
+
+    def write(self, path: str | Path) -> None:
         """Writes the ledger as parquet, atomically, so that readers never see an incomplete file."""
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
         about = {"format": FORMAT, "digest": self.digest, "batch_size": self.batch_size, "versions": versions()}
         table = pa.table({name: pa.array(self.column(name).tolist(), _arrow_type(name)) for name in COLUMNS})
-        with whole_file(path) as staged:
+        with whole_file(Path(path)) as staged:
             parquet.write_table(table.replace_schema_metadata({"saerl_lightning": json.dumps(about)}), staged)
 
     @classmethod
-    def read(cls, path: Path) -> Ledger:
+    def read(cls, path: str | Path) -> Ledger:
         """Reads a ledger that `write` wrote.
 
         Raises:
@@ -96,6 +121,7 @@ class Ledger:
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
+        path = Path(path)
         if not path.is_file():
             raise InputError(f"'{path}' is no file; write the path of a {FILE} that `plan` or a run wrote")
         try:

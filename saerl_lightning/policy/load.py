@@ -64,6 +64,10 @@ class Policy:
     attention: str = "sdpa"
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuses a path that is none, and adapters that are none."""
+        require_in_range(self)
+
     def load_model(self) -> PreTrainedModel:
         """Loads the model in evaluation mode, with adapters if `lora` is set.
 

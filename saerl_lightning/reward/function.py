@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saerl_lightning.errors import InputError, did_you_mean
+from saerl_lightning.errors import InputError, did_you_mean, shown
+from saerl_lightning.given.parts import refuse_no_list, require_part
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.failures import Failures
@@ -88,7 +89,7 @@ class FunctionReward(Reward):
 
     @property
     def _shown(self) -> str:
-        return self.function if isinstance(self.function, str) else f"the function {self.function!r:.80}"
+        return self.function if isinstance(self.function, str) else shown(self.function)
 
     @property
     def last_failure(self) -> str:
@@ -234,6 +235,32 @@ class FunctionReward(Reward):
 
     def _takes(self, name: str) -> bool:
         return name in self.signature.takes or self.signature.takes_all
+
+
+def as_rewards(place: str, given: object) -> list[Reward]:
+    """Returns a list of rewards, in which functions are wrapped.
+
+    Args:
+        place: Class and argument, for messages.
+        given: Rewards and functions, as a user gave them.
+
+    Raises:
+        InputError: if it is no list, or one of it is neither reward nor function, or a function has no form that is known.
+    """
+    if not isinstance(given, list | tuple):
+        refuse_no_list(place, given, "MathReward()")
+    return [_as_reward(f"{place}[{number}]", each) for number, each in enumerate(given)]
+
+
+def _as_reward(place: str, given: object) -> Reward:
+    if isinstance(given, str):
+        raise InputError(f"{place} is {shown(given)}; write FunctionReward({given!r})")
+    if callable(given) and not isinstance(given, Reward | type):
+        return FunctionReward(given)
+    if not isinstance(given, Reward | type):
+        raise InputError(f"{place} is {shown(given)}; write a Reward, as MathReward(), or a function")
+    require_part(place, given, Reward)
+    return cast("Reward", given)
 
 
 def _source(function: str | Callable[..., Any]) -> Source:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saerl_lightning.errors import InputError, require_name
+from saerl_lightning.errors import InputError, require_name, shown
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.grading.answer import last_answer
 
@@ -99,19 +99,28 @@ def grade(rewards: Sequence[Reward], prompts: Sequence[Prompt], rollouts: Rollou
     Raises:
         InputError: if a reward returns a wrong shape, or infinity.
     """
-    shape = (len(prompts), rollouts.group_size)
     scores: dict[str, Tensor] = {}
     for reward in rewards:
         began = time.perf_counter()
-        values = reward(prompts, rollouts)
+        scores[reward.name] = grade_by(reward, prompts, rollouts)
         reward._seconds += time.perf_counter() - began
-        if not isinstance(values, Tensor):
-            raise InputError(f"{type(reward).__name__} returned a {type(values).__name__}; return a tensor, (P, G)")
-        if tuple(values.shape) != shape:
-            raise InputError(f"{type(reward).__name__} returned shape {tuple(values.shape)}; return {shape}, (P, G)")
-        # Adding 0 makes 0.0 of -0.0, which may come of any product.
-        scores[reward.name] = values.float().cpu() + (ABSTAINED if reward.may_abstain else 0.0)
-        _refuse_infinity(reward, scores[reward.name], prompts, rollouts)
+    return scores
+
+
+def grade_by(reward: Reward, prompts: Sequence[Prompt], rollouts: Rollouts) -> Float[Tensor, "P G"]:
+    """Scores every completion with one reward.
+
+    Raises:
+        InputError: if the reward returns a wrong shape, or infinity.
+    """
+    values, shape = reward(prompts, rollouts), (len(prompts), rollouts.group_size)
+    if not isinstance(values, Tensor):
+        raise InputError(f"{type(reward).__name__} returned {shown(values)}; return a tensor of shape {shape}, (P, G)")
+    if tuple(values.shape) != shape:
+        raise InputError(f"{type(reward).__name__} returned shape {tuple(values.shape)}; return {shape}, (P, G)")
+    # Adding 0 makes 0.0 of -0.0, which may come of any product.
+    scores = values.float().cpu() + (ABSTAINED if reward.may_abstain else 0.0)
+    _refuse_infinity(reward, scores, prompts, rollouts)
     return scores
 
 

@@ -225,15 +225,27 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     @property
     def training(self) -> list[Tokens]:
-        """Token lists for training."""
-        assert self._text is not None, "setup reads the text"
-        return self._text[0]
+        """Token lists for training.
+
+        Raises:
+            InputError: if the text is not read yet.
+        """
+        return self._parts[0]
 
     @property
     def held_out(self) -> list[Tokens]:
-        """Token lists for validation."""
-        assert self._text is not None, "setup reads the text"
-        return self._text[1]
+        """Token lists for validation.
+
+        Raises:
+            InputError: if the text is not read yet.
+        """
+        return self._parts[1]
+
+    @property
+    def _parts(self) -> tuple[list[Tokens], list[Tokens]]:
+        if self._text is None:
+            raise InputError("the text is not read yet: call trainer.fit(module, data), or data.setup()")
+        return self._text
 
     def train_dataloader(self) -> BlockLoader:
         """Serves this process's share of the activations, from the position in the checkpoint."""

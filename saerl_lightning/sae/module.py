@@ -39,7 +39,7 @@ from saerl_lightning.sae.harvest import TokenRows
 from saerl_lightning.sae.metrics import FeatureActivity, HeldOutText, Reconstruction, firing_counts
 from saerl_lightning.training.loggers import SAE as SAE_NAMES
 from saerl_lightning.training.loggers import LoggedNames, is_shipped, require_monitored
-from saerl_lightning.training.optimization import Gradients, require_same_optimiser, require_steps
+from saerl_lightning.training.optimization import Gradients, require_makers, require_same_optimiser, require_steps
 from saerl_lightning.training.precision import require_float32_weights
 from saerl_lightning.whole_weights import require_finite_weights
 
@@ -133,6 +133,7 @@ class SAEModule(lightning.LightningModule):
         self._explained_variance = math.nan  # last measured value
         self._is_saved = False
         self.register_buffer("scale", torch.zeros(()))  # 0 means not yet measured
+        require_makers(type(self).__name__, optimizer)
         require_in_range(self)
 
     @property

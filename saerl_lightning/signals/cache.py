@@ -21,9 +21,11 @@ from scipy.sparse import csr_array, vstack
 
 from saerl_lightning import lock
 from saerl_lightning.errors import InputError
+from saerl_lightning.given import returned
+from saerl_lightning.ranges import require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_prompts
-from saerl_lightning.signals.source import Features, SignalSource
+from saerl_lightning.signals.source import Features, SignalSource, features_by, parts_by
 
 VERSION = 2  # version of the file format
 
@@ -143,11 +145,12 @@ class CachedSignals(SignalSource):
         # A cache inside a cache would wait for its own lock, so it is unwrapped.
         self.inner = inner.inner if isinstance(inner, CachedSignals) else inner
         self.folder = folder
+        require_in_range(self)
 
     def features(self, prompts: Sequence[Prompt]) -> Features:
         """Reads the rows from disk, and computes and stores missing ones."""
         if not prompts:
-            return self.inner.features(prompts)
+            return features_by(self.inner, prompts)
         store, keys = self.store_and_keys(prompts)
         # Shards never change, so a process that only reads needs no lock.
         if not store.holds(keys).all():
@@ -166,16 +169,16 @@ class CachedSignals(SignalSource):
 
     def _keys(self, prompts: Sequence[Prompt]) -> tuple[str, list[str]]:
         """Returns the fingerprint to store rows under, and a key for each row."""
-        if self.inner.by_row:
-            return self.inner.fingerprint([]), [digest_prompts([prompt]) for prompt in prompts]
-        return self.inner.fingerprint(prompts), [str(row) for row in range(len(prompts))]
+        by_row, said = self.inner.by_row, f"{type(self.inner).__name__}.fingerprint returned"
+        keys = [digest_prompts([prompt]) if by_row else str(row) for row, prompt in enumerate(prompts)]
+        return returned.text(said, self.inner.fingerprint([] if by_row else prompts)), keys
 
     def _complete(self, store: FeatureStore, keys: Sequence[str], prompts: Sequence[Prompt]) -> None:
         missing = np.flatnonzero(~store.holds(keys))
         if len(missing) < len(prompts):
             log.info("%d of %d prompts are in %s already", len(prompts) - len(missing), len(prompts), store.folder)
         if len(missing):
-            for positions, rows in grouped(self.inner.stream([prompts[i] for i in missing])):
+            for positions, rows in grouped(parts_by(self.inner, [prompts[i] for i in missing])):
                 store.add([keys[int(i)] for i in missing[positions]], rows)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from saerl_lightning.ranges import Count, Seed, require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest
-from saerl_lightning.signals.source import Features, SignalSource
+from saerl_lightning.signals.source import Features, SignalSource, features_by
 
 
 class RandomSignals(SignalSource):
@@ -66,7 +66,7 @@ class ShuffledSignals(SignalSource):
 
     def features(self, prompts: Sequence[Prompt]) -> Features:
         """Computes the inner source's rows and permutes them."""
-        return self.inner.features(prompts)[without_fixed_points(len(prompts), self.seed)]
+        return features_by(self.inner, prompts)[without_fixed_points(len(prompts), self.seed)]
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Returns a digest of the inner source's fingerprint and the seed."""

@@ -16,6 +16,7 @@ from typing import Any
 from saerl_lightning import hub
 from saerl_lightning.errors import InputError, program
 from saerl_lightning.files import read_json
+from saerl_lightning.ranges import require_in_range
 from saerl_lightning.signals.fingerprint import digest, digest_folder
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.whole_weights import require_finite_weights
@@ -47,6 +48,10 @@ class SAESource:
     path: str
     sae_id: str | None = None
     check_model: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses arguments of other kinds."""
+        require_in_range(self)
 
     def load(self, model: ReadModel) -> Any:
         """Loads the `sae_lens.SAE` in evaluation mode, on the model's device.

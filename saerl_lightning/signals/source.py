@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
+from saerl_lightning.given import returned
 from saerl_lightning.records import Prompt
 
 Features = csr_array | np.ndarray  # (N, F)
@@ -44,3 +45,24 @@ class SignalSource(ABC):
         request the missing prompts later.
         """
         yield np.arange(len(prompts)), self.features(prompts)
+
+
+def features_by(source: SignalSource, prompts: Sequence[Prompt]) -> Features:
+    """Returns a source's feature rows.
+
+    Raises:
+        InputError: if they are not one row of numbers a prompt.
+    """
+    return returned.rows(f"{type(source).__name__}.features returned", source.features(prompts), len(prompts))
+
+
+def parts_by(source: SignalSource, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], Features]]:
+    """Yields the parts of a source's feature rows.
+
+    Raises:
+        InputError: if a part is not one row of numbers a prompt.
+    """
+    whole = type(source).stream is SignalSource.stream
+    said = f"{type(source).__name__}.{'features' if whole else 'stream'} returned"
+    for positions, rows in source.stream(prompts):
+        yield positions, returned.rows(said, rows, len(positions))

@@ -24,6 +24,7 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.ranges import Count, CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Sampling
+from saerl_lightning.reward.function import as_rewards
 from saerl_lightning.reward.reward import Reward, no_grades, require_distinct, weighted_sum
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.arithmetic import BatchArithmetic
@@ -43,7 +44,7 @@ from saerl_lightning.training.metrics import (
     reward_parts,
     throughput_metrics,
 )
-from saerl_lightning.training.optimization import Gradients
+from saerl_lightning.training.optimization import Gradients, require_makers
 from saerl_lightning.training.policy_module import PolicyModule, refuse_adapter_dropout, score_as_sampled
 from saerl_lightning.training.rows import Cut, StepRows
 from saerl_lightning.training.shortcuts import Shortcuts
@@ -60,7 +61,8 @@ class GRPOModule(PolicyModule):
     Args:
         policy: Policy to train.
         engine: Engine that samples the completions.
-        rewards: Rewards that grade the completions; the first one also grades evaluation.
+        rewards: Rewards that grade the completions; the first one also grades evaluation. In Python, a
+            function will do.
         objective: Objective: turns rewards into advantages and log-probabilities into a loss.
         sampling: Sampling settings of the training completions.
         optimizer: Optimiser, built over the trained weights.
@@ -98,11 +100,10 @@ class GRPOModule(PolicyModule):
         guard: MismatchGuard | None = MismatchGuard(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
-        refuse_adapter_dropout(policy)
         self.automatic_optimization = False
         self.policy = policy
         self.engine = engine
-        self.rewards = rewards
+        self.rewards = as_rewards(f"{type(self).__name__}.rewards", rewards)
         self.objective = objective
         self.sampling = sampling
         self.optimizer = optimizer
@@ -117,7 +118,9 @@ class GRPOModule(PolicyModule):
         self.phases = Phases()
         self.gradients = Gradients()
         self.last_step: GradedGroups | None = None
+        require_makers(type(self).__name__, optimizer, lr_scheduler)
         require_in_range(self)
+        refuse_adapter_dropout(policy)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples and grades completions, then updates the policy."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.errors import InputError, RunStopped, shown
 
 if TYPE_CHECKING:
     import lightning
@@ -20,6 +21,35 @@ if TYPE_CHECKING:
 DUMMY_SHAPE = torch.Size((2, 2))  # shape of the dummy weight
 AS_TRAINED = "give the optimiser and schedule it was trained with, or export its weights and begin a new run from them"
 FASTEST = 1000.0  # largest learning rate that is accepted; larger ones are typing errors
+
+
+def require_makers(owner: str, optimizer: object, lr_scheduler: object = None) -> None:
+    """Refuses an optimiser or a schedule that is made already, or is no function that makes one.
+
+    Args:
+        owner: Name of the class whose constructor has the arguments.
+        optimizer: Value that the user gave for the optimiser.
+        lr_scheduler: Value that the user gave for the schedule; null for none.
+
+    Raises:
+        InputError: with the function to write.
+    """
+    if not callable(optimizer):
+        name, rate = "AdamW", 1e-5
+        if isinstance(optimizer, Optimizer):
+            name, rate = type(optimizer).__name__, optimizer.param_groups[0]["lr"]
+        raise InputError(
+            f"{owner}.optimizer is {shown(optimizer)}; write a function that makes one over the trained weights, "
+            f"optimizer=lambda parameters: {name}(parameters, lr={float(rate):g})"
+        )
+    # Schedules of torch are no functions, but one of a user's may have __call__.
+    if lr_scheduler is not None and (isinstance(lr_scheduler, LRScheduler) or not callable(lr_scheduler)):
+        made = isinstance(lr_scheduler, LRScheduler)
+        call = f"{type(lr_scheduler).__name__}(optimizer, …)" if made else "CosineAnnealingLR(optimizer, T_max=100)"
+        raise InputError(
+            f"{owner}.lr_scheduler is {shown(lr_scheduler)}; write a function that makes one, "
+            f"lr_scheduler=lambda optimizer: {call}"
+        )
 
 
 def require_steps(

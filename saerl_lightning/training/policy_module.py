@@ -24,7 +24,7 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.modes import apart_in_training, switch_off_dropout
 from saerl_lightning.policy.weights import base_model, fingerprint, named_weights, save_adapters
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
-from saerl_lightning.reward.reward import Reward
+from saerl_lightning.reward.reward import Reward, grade_by
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.distributed import Phases, gather_objects, mean_over_ranks
 from saerl_lightning.training.loggers import LoggedNames, is_shipped, require_monitored
@@ -67,8 +67,18 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     @property
     def prompts(self) -> PromptDataModule:
-        """The datamodule that serves this run."""
-        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        """The datamodule that serves this run.
+
+        Raises:
+            InputError: if the trainer got none.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is None:
+            raise InputError(
+                f"{type(self).__name__} reads prompts from a datamodule, and the trainer got none; write "
+                "trainer.fit(module, data), with data=PromptDataModule(...)"
+            )
+        return cast("PromptDataModule", datamodule)
 
     @property
     def context(self) -> int | None:
@@ -305,7 +315,7 @@ class PolicyModule(lightning.LightningModule, ABC):
     def _evaluate(self, batch: PromptBatch, batch_idx: int, sampling: Sampling, index: int) -> None:
         rollouts = self._sample(batch, batch_idx, sampling)
         with self.phases("grade"):
-            scores = self.rewards[0](batch.prompts, rollouts)  # (P, k)
+            scores = grade_by(self.rewards[0], batch.prompts, rollouts)  # (P, k)
         list(self.accuracy.values())[index].update(batch.prompts, rollouts, scores)
 
     def _report_evaluation(self, stage: str) -> None:

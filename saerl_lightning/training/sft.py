@@ -12,11 +12,12 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.logprobs import score
 from saerl_lightning.ranges import CountFrom0, Positive, require_in_range
 from saerl_lightning.records import PromptBatch, Rollouts
+from saerl_lightning.reward.function import as_rewards
 from saerl_lightning.reward.reward import Reward, require_answer
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.distributed import Phases, mean_over_ranks
 from saerl_lightning.training.loggers import SFT
-from saerl_lightning.training.optimization import Gradients
+from saerl_lightning.training.optimization import Gradients, require_makers
 from saerl_lightning.training.policy_module import PolicyModule
 
 
@@ -31,7 +32,7 @@ class SFTModule(PolicyModule):
     Args:
         policy: Policy to train.
         engine: Engine that samples completions for evaluation.
-        rewards: Rewards, of which the first grades evaluation.
+        rewards: Rewards, of which the first grades evaluation. In Python, a function will do.
         target: Text that the policy should give; `{answer}` stands for the prompt's answer.
         optimizer: Optimiser, built over the trained weights.
         lr_scheduler: Learning-rate schedule, advanced once an optimiser step; null keeps the rate constant.
@@ -56,7 +57,7 @@ class SFTModule(PolicyModule):
         self.automatic_optimization = False
         self.policy = policy
         self.engine = engine
-        self.rewards = rewards
+        self.rewards = as_rewards(f"{type(self).__name__}.rewards", rewards)
         self.target = target
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -64,6 +65,7 @@ class SFTModule(PolicyModule):
         self.max_grad_norm = max_grad_norm
         self.phases = Phases()
         self.gradients = Gradients()
+        require_makers(type(self).__name__, optimizer, lr_scheduler)
         require_in_range(self)
 
     def setup(self, stage: str) -> None:

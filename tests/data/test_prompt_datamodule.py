@@ -291,7 +291,7 @@ def test_bad_input_is_named(arguments, said):
 
 
 def test_without_a_tokenizer_or_a_test_set_it_says_so():
-    with pytest.raises(InputError, match="no tokenizer"):
+    with pytest.raises(InputError, match="there is no tokenizer: "):
         make().setup("fit")
     with pytest.raises(InputError, match="names no set"):
         trainer().test(Recorder(), datamodule=make())

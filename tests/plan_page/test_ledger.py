@@ -108,3 +108,33 @@ def test_a_file_and_a_runs_own_record_are_not_written_over(planned, tmp_path):
     for place, says in ((tmp_path / "file", "is a file"), (tmp_path, "record of what was trained")):
         with pytest.raises(InputError, match=says):
             require_place(place)
+
+
+def test_a_frame_has_a_row_a_prompt(planned):
+    frame = planned.ledger.to_pandas()
+    assert list(frame.columns) == COLUMNS and len(frame) == 60
+    assert frame.loc[2, ["uid", "fate", "reason", "cluster", "difficulty", "batch"]].tolist() == [
+        "p2", "served", "", 2, 2.0, 0,
+    ]  # fmt: skip
+    assert str(frame.difficulty.dtype) == "float64" and str(frame.batch.dtype) == "int64"
+    assert frame.loc[59, "batch"] == -1
+
+
+def test_a_path_may_be_a_text(planned, tmp_path):
+    planned.ledger.write(str(tmp_path / "l.parquet"))
+    assert len(Ledger.read(str(tmp_path / "l.parquet"))) == 60
+
+
+def test_a_ledger_knows_its_digest():
+    """The digest of the plan is that of the order and the texts: another order has another."""
+    prompts = [Prompt.asking(f"p{i}", f"{i}?", str(i)) for i in range(4)]
+    plan = SamplePlan.sequential(4, 2)
+    other = plan.reorder(np.array([1, 0, 2, 3]))
+    assert Ledger.of(plan, prompts).digest == Ledger.of(plan, prompts).digest != Ledger.of(other, prompts).digest
+    assert len(Ledger.of(plan, prompts).digest) == 16
+
+
+def test_a_ledger_is_shown_in_a_line(planned):
+    assert repr(planned.ledger) == (
+        "<Ledger 0123456789abcdef: 60 prompts, 56 served, 2 not served, 2 dropped, in 14 batches of 4>"
+    )

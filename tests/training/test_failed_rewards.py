@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 
+from saerl_lightning.data.validation import ValidationSet
 from saerl_lightning.errors import InputError, RunStopped
+from saerl_lightning.records import Sampling
 from saerl_lightning.reward.procedural import score
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.reward.workers import WorkerPool
 from saerl_lightning.training.dynamic_sampling import DynamicSampling
-from tests.training.conftest import ParityReward, data, fit, module, trainer
+from tests.training.conftest import ParityReward, Sums, data, fit, module, trainer
 from tests.training.test_grpo_module import Record
 
 
@@ -76,7 +78,17 @@ def test_an_infinite_reward_is_named_and_the_learning_rate_is_not(tiny, tmp_path
     assert "learning rate" not in str(refused.value)
 
 
-@pytest.mark.parametrize("value", [None, [1.0]])
-def test_what_is_no_tensor_is_named(tiny, tmp_path, value):
-    with pytest.raises(InputError, match=f"Constant returned a {type(value).__name__}"):
-        fit(module(tiny, rewards=[Constant(value)]), data(), trainer(tmp_path, 1))
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated")  # Lightning's own
+@pytest.mark.parametrize(("value", "said"), [(None, "None"), ([1.0], "a list")])
+def test_what_is_no_tensor_is_named(tiny, tmp_path, value, said):
+    """Where a step trains, and where a set is evaluated."""
+    made, sums = module(tiny, rewards=[Constant(value)]), {"sums": ValidationSet(Sums(4), keep_trained=True)}
+    with pytest.raises(InputError, match=f"Constant returned {said}; return a tensor of shape"):
+        fit(made, data(), trainer(tmp_path, 1))
+    with pytest.raises(InputError, match=rf"Constant returned {said}; return a tensor of shape \(\d, 2\)"):
+        trainer(tmp_path, 1).validate(made, data(val=sums, val_sampling=Sampling(group_size=2, max_tokens=4)))
+
+
+def test_a_trainer_without_a_datamodule_is_told_what_to_write(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"the trainer got none; write trainer\.fit\(module, data\)"):
+        trainer(tmp_path, 1).fit(module(tiny), [1])

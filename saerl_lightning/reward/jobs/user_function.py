@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import pickle
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -244,4 +245,5 @@ def _numbers(values: Sequence[Any], instead: str) -> Returned:
 
 
 def _short(value: Any) -> str:
-    return f"{value!r:.80} ({type(value).__name__})"
+    shown = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return f"{shown:.80} ({type(value).__name__})"
