@@ -31,30 +31,25 @@ from saerl_lightning.errors import InputError, RunStopped, program
 from saerl_lightning.evaluation.report import accuracy_table, write_accuracy
 from saerl_lightning.files import disk_is_full, said_of_disk, write_whole
 from saerl_lightning.mistakes import one_line, printed
-from saerl_lightning.parser import RunParser, dropped_callbacks
+from saerl_lightning.parser import Refused, RunParser, dropped_callbacks
 from saerl_lightning.policy.weights import require_usable
 from saerl_lightning.ranges import SEEDS
 from saerl_lightning.registration import register_classes
-from saerl_lightning.run_folder import RunFolder, named_by_time, require_place
+from saerl_lightning.run_folder import LAST, RunFolder, checkpoint_file, named_by_time, require_place
 from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
-from saerl_lightning.training.feedback import ending, lines_in_place_of_bar
+from saerl_lightning.training.feedback import RunLimits, ending, lines_in_place_of_bar
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_file_names, require_key, said_of_server
 from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.rng import RandomStates
 from saerl_lightning.training.tables import accuracy_of_sets
-from saerl_lightning.verbs.names import TOOLS
+from saerl_lightning.verbs.names import DESCRIPTION, TOOLS
 from saerl_lightning.verbs.needed_memory import needed_memory
+from saerl_lightning.verbs.quick import answered
 from saerl_lightning.verbs.run_tools import ALIASES, ARGUMENTS, ToolTrainer
 
 register_classes()
-
-DESCRIPTION = (
-    "Trains, evaluates and samples policies, composed from YAML configs and flags; what comes later wins. "
-    f"Tools with a help of their own (TOOL --help): {', '.join(TOOLS)}. configs lists the shipped configs, init DIR writes a "
-    "first run, import converts the settings of TRL or verl."
-)
 
 # Warnings of Lightning that need no action here. They are not shown.
 HARMLESS = (
@@ -66,6 +61,7 @@ HARMLESS = (
     "Using ModelCheckpoint with manual optimization",  # checkpoints are meant to have the weights after the step
     "Total length of `list` across ranks is zero",  # there may be no validation sets
     "It is recommended to use `self.log.*sync_dist=True",  # vLLM's process group makes one process look like several
+    "To exit: use 'exit', 'quit'",  # of IPython, behind the line that says how a stopped run goes on
     "The '.*_dataloader' does not have many workers",  # prompts are already encoded
 )
 
@@ -156,9 +152,10 @@ class RunCLI(LightningCLI):
             )
         # With null, Lightning would unpickle a checkpoint from a web address, which can run code.
         self._settings.weights_only = True
-        checkpoint = _checkpoint_file(self._settings, fitting=self.config.subcommand == "fit")
+        fitting = self.config.subcommand == "fit"
+        checkpoint = checkpoint_file(self._settings.ckpt_path, self._settings.run_dir, fitting)
         if checkpoint is not None:
-            require_usable(checkpoint, to_go_on=self.config.subcommand == "fit")
+            require_usable(checkpoint, to_go_on=fitting)
 
     def _parse_ckpt_path(self) -> None:
         """Reads no settings from a checkpoint: Lightning would let them win over the flags."""
@@ -222,11 +219,9 @@ class RunCLI(LightningCLI):
                     self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
             self._say(ending(self.trainer, Path(self._settings.run_dir), time.monotonic() - began))
         except Stopped as stopped:
+            stopped.said = f"{stopped.signal}: stopped at step {self.trainer.global_step}; {self._how_to_go_on()}"
             if self.trainer.is_global_zero:
-                print(
-                    f"{stopped.signal}: stopped at step {self.trainer.global_step}; {self._how_to_go_on()}",
-                    file=sys.stderr,
-                )
+                print(stopped.said, file=sys.stderr)
             raise
         except RuntimeError as error:
             if said := refused_by_early_stopping(error, self.trainer.callback_metrics):
@@ -271,7 +266,7 @@ class RunCLI(LightningCLI):
         config = self._settings
         given: str | None = config.ckpt_path
         last = given in LAST
-        checkpoint = _checkpoint_file(config, fitting=True) if last or given is None else Path(given)
+        checkpoint = checkpoint_file(given, config.run_dir, fitting=True) if last or given is None else Path(given)
         claimed = RunFolder(Path(config.run_dir)).claimed(config.overwrite, checkpoint, last)
         return claimed if self.trainer.is_global_zero else nullcontext()
 
@@ -307,23 +302,6 @@ def _config_files(config: Namespace) -> list[Path]:
     return [Path(str(file)) for file in files if Path(str(file)).is_file()]
 
 
-SHARDED = ("meta.pt", "checkpoint")  # files in checkpoints that are folders, as FSDP and DeepSpeed write them
-LAST = ("last", "hpc")  # values of --ckpt_path that resume the run in the folder
-
-
-def _checkpoint_file(config: Namespace, fitting: bool) -> Path | None:
-    """File that a run starts from, if it is on this machine."""
-    given: str | None = config.ckpt_path
-    if given is None or given in ("best", "hpc") or given.startswith("registry") or "://" in given:
-        return None
-    if given == "last":
-        last = Path(config.run_dir, "checkpoints", "last.ckpt")
-        return (
-            None if fitting and not last.exists() else last
-        )  # with `last` there is no checkpoint at the first start of a job that restarts itself
-    return None if any(Path(given, part).exists() for part in SHARDED) else Path(given)
-
-
 def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
@@ -334,13 +312,45 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
     return "💡 Tip" not in record.getMessage()
 
 
-def run(args: Sequence[str | Path] | None = None, cli_class: type[RunCLI] = RunCLI) -> RunCLI:
-    """Runs fit, validate, test or predict with the given arguments.
+def run(args: Sequence[str | Path] | None = None, cli_class: type[RunCLI] = RunCLI) -> Any:
+    """Runs a command line, of any verb that `saerl` takes, from Python.
 
     Args:
         args: Command line without the program's name; null takes that of the process. Paths may be objects.
-        cli_class: Class that parses the command line and runs it.
+        cli_class: Class that parses and runs the verbs which compose trainer, model and data.
+
+    Returns:
+        After fit, validate, test, predict, plan, label and show the RunCLI, which has the `trainer`, the `model` and the
+        `datamodule`; after a tool what it returns; None if something was only printed.
+
+    Raises:
+        InputError: for mistakes in the arguments, and settings that are refused.
+        RunStopped: for a run that must not go on.
     """
+    args = sys.argv[1:] if args is None else [str(each) for each in args]
+    try:
+        if answered(args):
+            return None
+        return _tool(args[0], args[1:]) if args[0] in TOOLS else _composed(args, cli_class)
+    except Refused as refused:
+        raise InputError(str(refused)) from None
+    except MisconfigurationException as error:
+        raise InputError(str(error)) from error
+    except SystemExit as ended:
+        if ended.code:
+            raise
+        return None  # --help and --print_config end so
+
+
+def _tool(name: str, args: list[str]) -> Any:
+    module, _, function = TOOLS[name].partition(":")
+    tool = getattr(importlib.import_module(module), function)
+    about = (inspect.getdoc(tool) if callable(tool) else sys.modules[module].__doc__) or ""
+    prog, description = f"{program()} {name}", about.partition("\n\n")[0]
+    return auto_cli(tool, args=args, as_positional=True, parser_class=RunParser, prog=prog, description=description)
+
+
+def _composed(args: list[str], cli_class: type[RunCLI]) -> RunCLI:
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
@@ -357,31 +367,22 @@ def run(args: Sequence[str | Path] | None = None, cli_class: type[RunCLI] = RunC
         trainer_defaults={
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,
-            "callbacks": [RandomStates(), PredictionWriter()],  # part of every run, whatever its configs list
+            # Part of every run, whatever its configs list.
+            "callbacks": [RandomStates(), PredictionWriter(), RunLimits()],
         },
         trainer_class=ToolTrainer,
         parser_class=RunParser,
         parser_kwargs={"description": DESCRIPTION, "prog": program()},
-        args=None if args is None else [str(each) for each in args],
+        args=args,
     )
 
 
 def main() -> None:
     """Runs the command line; bad input, a full disk and refused settings end with one line and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn about every process started after them
-    args = sys.argv[1:]
     try:
-        if args and args[0] in TOOLS:
-            module, _, function = TOOLS[args[0]].partition(":")
-            tool = getattr(importlib.import_module(module), function)
-            about = inspect.getdoc(tool) if callable(tool) else sys.modules[module].__doc__
-            prog, description = f"{program()} {args[0]}", (about or "").partition("\n\n")[0]
-            auto_cli(
-                tool, args=args[1:], as_positional=True, parser_class=RunParser, prog=prog, description=description
-            )
-        else:
-            run()
-    except (InputError, RunStopped, MisconfigurationException) as error:
+        run()
+    except (InputError, RunStopped) as error:
         if not (getattr(error, "everywhere", False) and getattr(rank_zero_only, "rank", 0)):
             print(f"error: {printed(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -74,10 +74,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def program() -> str:
-    """How this program was called, for commands that are printed: `saerl`, a script by this Python, or `-m`."""
+    """How this program was called, for commands that are printed: `saerl`, a script by this Python, or `-m`.
+
+    In notebooks and scripts it is `saerl`, and not what they were started by.
+    """
     called = Path(sys.argv[0])
     if called.name == "saerl":
         return _called("saerl", called)
+    if called.name not in ("main.py", "__main__.py"):
+        return tool("saerl")
     module = "main.py" if called.name == "main.py" and called.parent == Path() else "-m saerl_lightning"
     return f"{_shown(Path(sys.executable))} {module}"
 

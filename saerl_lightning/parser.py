@@ -99,6 +99,22 @@ def _function(element: Any, form: re.Pattern[str]) -> Any:
 set_loader("yaml", load_yaml, (yaml.YAMLError,))
 
 
+class Refused(SystemExit):
+    """A mistake on a command line, in one line. No `Exception`: jsonargparse would catch it and word it once more.
+
+    Args:
+        said: What is wrong, and where all options are listed.
+    """
+
+    def __init__(self, said: str) -> None:
+        super().__init__(2)
+        self.said = said
+
+    def __str__(self) -> str:
+        """Returns the line."""
+        return self.said
+
+
 class RunParser(LightningArgumentParser):
     """LightningArgumentParser with one-line errors, in which only `null` means None.
 
@@ -178,13 +194,16 @@ class RunParser(LightningArgumentParser):
         self.followers[target] = str(source)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the error as one line and exits with code 2."""
+        """Words the error in one line.
+
+        Raises:
+            Refused: with that line; `cli.run` raises it as an InputError.
+        """
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", self)
         said = one_line(message, parser._option_string_actions, getattr(self, "args", ()))
-        sys.stderr.write(f"error: {printed(said)} ({parser.prog.replace(' [options]', '')} --help lists all options)\n")
-        self.exit(2)
+        raise Refused(f"{printed(said)} ({parser.prog.replace(' [options]', '')} --help lists all options)")
 
 
 def dropped_callbacks(files: Iterable[Path]) -> list[str]:

@@ -22,6 +22,8 @@ from saerl_lightning.files import disk_is_full, write_whole
 MARK = ".saerl-run"  # file that marks a folder as a run's; it holds the run's state
 SETTING_UP, TRAINING = "setting up\n", "training\n"
 LOCK = ".lock"
+SHARDED = ("meta.pt", "checkpoint")  # files in checkpoints that are folders, as FSDP and DeepSpeed write them
+LAST = ("last", "hpc")  # values of --ckpt_path that resume the run in the folder
 OLDER, MOVING = ".older-run", ".older-run-moving"  # the older run: moved completely, or partly
 
 
@@ -47,6 +49,22 @@ def named_by_time() -> str:
     if "LOCAL_RANK" not in os.environ:
         os.environ["SAERL_RUN_DIR"] = now
     return os.environ.get("SAERL_RUN_DIR", now)
+
+
+def checkpoint_file(given: str | None, run_dir: str, fitting: bool) -> Path | None:
+    """File that a run starts from, if it is on this machine.
+
+    Args:
+        given: Value of `--ckpt_path`.
+        run_dir: Folder of the run.
+        fitting: Whether the run trains; with `last` there is no file yet at the first start of a job that restarts itself.
+    """
+    if given is None or given in ("best", "hpc") or given.startswith("registry") or "://" in given:
+        return None
+    if given == "last":
+        last = Path(run_dir, "checkpoints", "last.ckpt")
+        return None if fitting and not last.exists() else last
+    return None if any(Path(given, part).exists() for part in SHARDED) else Path(given)
 
 
 class RunFolder:

@@ -37,6 +37,7 @@ from saerl_lightning.sae.architecture import (
 )
 from saerl_lightning.sae.harvest import TokenRows
 from saerl_lightning.sae.metrics import FeatureActivity, HeldOutText, Reconstruction, firing_counts
+from saerl_lightning.training.callbacks import CleanEnd
 from saerl_lightning.training.loggers import SAE as SAE_NAMES
 from saerl_lightning.training.loggers import LoggedNames, is_shipped, require_monitored
 from saerl_lightning.training.optimization import Gradients, require_makers, require_same_optimiser, require_steps
@@ -152,13 +153,13 @@ class SAEModule(lightning.LightningModule):
         return Path(self.trainer.default_root_dir, "sae") if self.save_to is None else Path(self.save_to)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
-        """Checks the settings before text or model are read, because this is a run's first hook. Adds no callbacks."""
+        """Checks the settings before text or model are read, because this is a run's first hook; adds the run's clean end."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             require_float32_weights(self.trainer.precision)
             require_steps(self.optimizer, None, self.trainer.strategy.root_device)
             if is_shipped(self):
                 require_monitored(self.trainer, LoggedNames(SAE_NAMES, ["loss/"]))
-        return []
+        return [CleanEnd()]
 
     def setup(self, stage: str) -> None:
         """Refuses an unsuitable folder for the SAE before training starts."""

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from saerl_lightning import cli, lock
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_json, read_mapping, write_whole
+from saerl_lightning.parser import Refused
 from saerl_lightning.study.include import self_contained
 from saerl_lightning.study.plan import OWN_FLAGS, arm_arguments, budget_flags
 from saerl_lightning.study.results import RECORD, SPEC, run_folder
@@ -112,8 +113,8 @@ def _parsed(parser: LightningArgumentParser, spec: StudySpec, arm: str, root: Pa
             arguments = [word.replace("{shared}", SHARED) for word in arm_arguments(spec, arm)]
             parsed = parser.parse_args([*arguments, *budget_flags(spec.budget)])
     except SystemExit as end:
-        mistake = said.getvalue().strip().removeprefix("error: ").rpartition(" (")[0]
-        raise InputError(f"the arm '{arm}' does not parse: {mistake or said.getvalue().strip()}") from end
+        mistake = str(end).rpartition(" (")[0] if isinstance(end, Refused) else said.getvalue().strip()
+        raise InputError(f"the arm '{arm}' does not parse: {mistake}") from None
     return placeless(json.loads(json.dumps(parsed["fit"].as_dict(), default=_plain)), root)
 
 

@@ -1,13 +1,15 @@
-"""Callbacks of a run: progress bar with phases, validation at the start, predictions, token budget, stop signals."""
+"""Callbacks of a run: progress bar with phases, validation at the start, predictions, budget, signals, clean end."""
 
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +23,9 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.files import keep_earlier
 from saerl_lightning.ranges import LongCount, require_in_range
 from saerl_lightning.records import PromptBatch
-from saerl_lightning.training.policy_module import PolicyModule
+from saerl_lightning.training.distributed import Phases
+
+log = logging.getLogger(__name__)
 
 
 class PhaseProgressBar(TQDMProgressBar):
@@ -30,13 +34,43 @@ class PhaseProgressBar(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: lightning.Trainer, *_: object) -> None:
         """Registers the bar for the module's phases."""
         super().on_train_epoch_start(trainer, *_)
-        pl_module = trainer.lightning_module
-        if isinstance(pl_module, PolicyModule) and not self.is_disabled:
-            pl_module.phases.listener = self._show
+        phases = _phases(trainer)
+        if phases is not None and not self.is_disabled:
+            phases.listener = self._show
+
+    def on_train_end(self, *_: Any) -> None:
+        """Ends the bar of training with it."""
+        super().on_train_end(*_)
+        self._listen_no_more(self.trainer)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Ends all bars of a fit that was interrupted or raised, which would go on in the next fit of the module."""
+        self._listen_no_more(trainer)
+        for bar in (
+            self._train_progress_bar,
+            self._val_progress_bar,
+            self._test_progress_bar,
+            self._predict_progress_bar,
+        ):
+            if bar is not None:
+                bar.close()
+
+    def _listen_no_more(self, trainer: lightning.Trainer) -> None:
+        phases = _phases(trainer)
+        if phases is not None and phases.listener == self._show:
+            phases.listener = None
 
     def _show(self, phase: str) -> None:
         if self._train_progress_bar is not None:
             self._train_progress_bar.set_description(f"Epoch {self.trainer.current_epoch} {phase:<9}")
+
+
+def _phases(trainer: lightning.Trainer) -> Phases | None:
+    """Phases of the trainer's module, if it has them."""
+    phases = getattr(trainer.lightning_module, "phases", None)
+    return phases if isinstance(phases, Phases) else None
 
 
 class ValidateAtStart(lightning.Callback):
@@ -102,6 +136,15 @@ class TokenBudget(lightning.Callback):
         self.generated = 0
         require_in_range(self)
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Takes no step if a resumed run has used up the budget."""
+        trainer.should_stop |= self.used_up
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the budget is reached."""
+        return self.generated >= self.tokens
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -112,8 +155,7 @@ class TokenBudget(lightning.Callback):
                 "TokenBudget counts what GRPOModule logs, and this module logs no generated tokens; leave it out"
             )
         self.generated += int(tokens)
-        if self.generated >= self.tokens:
-            trainer.should_stop = True
+        trainer.should_stop |= self.used_up
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the number of tokens so far."""
@@ -122,6 +164,43 @@ class TokenBudget(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the count of a resumed run."""
         self.generated = round(state_dict["generated"])
+
+
+class CleanEnd(lightning.Callback):
+    """Ends what a fit that was interrupted or raised leaves behind; Lightning calls no `teardown` then.
+
+    Modules add it to every trainer, so that a notebook can go on after an interrupt.
+
+    Args:
+        close: Function that ends the processes of the module; by default there are none.
+    """
+
+    def __init__(self, close: Callable[[], object] = bool) -> None:
+        self.close = close
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Ends the module's processes, and writes the row of a step that was taken and not logged yet."""
+        for act in (self.close, partial(write_row, trainer)):
+            try:
+                act()
+            # What ended the run must be told, and not that a logger fails for the same reason, such as a full disk.
+            except Exception:
+                log.warning("something could not be ended cleanly", exc_info=True)
+
+
+def write_row(trainer: lightning.Trainer) -> None:
+    """Logs the metrics of a step that ended in its last hooks: checkpoints are saved there, and rows written behind them.
+
+    Args:
+        trainer: Trainer whose fit is being given up.
+    """
+    batch: Any = trainer.fit_loop.epoch_loop.batch_progress
+    if trainer.training and batch.current.completed < batch.current.processed:
+        trainer._logger_connector.on_batch_end()
+        batch.increment_completed()
+        trainer._logger_connector.update_train_step_metrics()
 
 
 HEEDED = (signal.SIGTERM, signal.SIGINT)
@@ -139,6 +218,11 @@ class Stopped(SystemExit):
         super().__init__(128 + number)
         self.at_once = at_once
         self.signal = signal.Signals(number).name
+        self.said = ""  # how far the run came, and how to go on
+
+    def __str__(self) -> str:
+        """Notebooks show it as their last line; a process ends with the code alone."""
+        return self.said or self.signal
 
 
 class StopSignals:

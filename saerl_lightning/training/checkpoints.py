@@ -38,6 +38,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     signals: StopSignals | None = None  # set by the command line
     _validation_due = False  # whether a validation was due at the last save
+    _steps_before_batch = 0  # optimiser steps when the last batch began
 
     @property
     def state_key(self) -> str:
@@ -53,6 +54,12 @@ class RunCheckpoint(ModelCheckpoint):
         if self.signals is not None:
             self.signals.training = True
             self.signals.listen()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the step, to tell whether a batch that raises has changed the weights."""
+        self._steps_before_batch = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -89,6 +96,11 @@ class RunCheckpoint(ModelCheckpoint):
         distributed.watch_no_more()
         if isinstance(exception, Stopped) and exception.at_once:
             distributed.end(trainer, grace=0)
+
+    def _should_save_on_exception(self, trainer: lightning.Trainer) -> bool:
+        batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        half_done = batch.processed < batch.started and trainer.global_step > self._steps_before_batch
+        return super()._should_save_on_exception(trainer) and not half_done
 
     def _judge(self, trainer: lightning.Trainer) -> None:
         if trainer.state.fn != TrainerFn.FITTING or not trainer.global_step or getattr(trainer, "fast_dev_run", 0):

@@ -26,6 +26,7 @@ from saerl_lightning.policy.weights import base_model, fingerprint, named_weight
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward, grade_by
 from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.training.callbacks import CleanEnd
 from saerl_lightning.training.distributed import Phases, gather_objects, mean_over_ranks
 from saerl_lightning.training.loggers import LoggedNames, is_shipped, require_monitored
 from saerl_lightning.training.optimization import Gradients, not_finite, require_same_optimiser, require_steps, warm_up
@@ -93,7 +94,7 @@ class PolicyModule(lightning.LightningModule, ABC):
         return next(self.model.parameters()).dtype
 
     def configure_callbacks(self) -> list[lightning.Callback]:
-        """Checks settings in the first hook of a run, before data or weights are loaded. Adds no callbacks."""
+        """Checks settings in the first hook of a run, before data or weights are loaded; adds the run's clean end."""
         self.require_engine(self.trainer.world_size)
         if self.trainer.state.fn != TrainerFn.PREDICTING:
             for reward in self.rewards:
@@ -103,7 +104,7 @@ class PolicyModule(lightning.LightningModule, ABC):
             require_steps(self.optimizer, self.lr_scheduler, self.trainer.strategy.root_device)
             if (names := self.logged_names()) is not None:
                 require_monitored(self.trainer, names)
-        return []
+        return [CleanEnd(self.close)]
 
     def require_engine(self, processes: int) -> None:
         """Refuses an engine that can't sample here, or not for so many training processes.
@@ -152,10 +153,16 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def teardown(self, stage: str) -> None:
         """Closes the engine and the graders."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the engine and the graders, and forgets a step that was given up; another run starts them again."""
         self.engine.close()
         for reward in self.rewards:
             reward.close()
         self._started, self._engine_holds = False, None
+        self.phases.drain()
+        self.zero_grad()
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 

@@ -12,3 +12,9 @@ TOOLS = {  # with a parser of their own; imported when asked for: a tool may its
 }
 QUICK = ("configs", "import", "init")  # answer without Lightning
 EVERY = (*LIGHTNINGS, *COMPOSED, *TOOLS, *QUICK)
+
+DESCRIPTION = (
+    "Trains, evaluates and samples policies, composed from YAML configs and flags; what comes later wins. "
+    f"Tools with a help of their own (TOOL --help): {', '.join(TOOLS)}. configs lists the shipped configs, init DIR writes a "
+    "first run, import converts the settings of TRL or verl."
+)

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from saerl_lightning import __version__, cli
-from saerl_lightning.__main__ import answered
 from saerl_lightning.verbs.names import EVERY
+from saerl_lightning.verbs.quick import answered
 from tests.cli.test_door import the_line
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +25,11 @@ QUICK = {
     "version": (["--version"], 0, rf"^saerl_lightning {re.escape(__version__)}$"),
     "configs": (["configs"], 0, r"^grpo\.yaml +The baseline: GRPO on random order"),
     "one config": (["configs", "configs/saerl.yaml"], 0, "^# SAERL: features of a sparse autoencoder"),
-    "init": (["init", "try"], 0, r"^wrote try: .*\n  \S+ -m saerl_lightning fit -c try/run\.yaml$"),
+    "init": (["init", "try"], 0, r"^wrote try: .*\n  \S*saerl fit -c try/run\.yaml$"),
     "import": (["import", "trl", "no.yaml"], 2, "^error: the arguments 'no.yaml' can't be read"),
-    "help of import": (["import", "--help"], 0, r"^usage: \S+ -m saerl_lightning import trl\|verl FILE"),
-    "help of init": (["init", "--help"], 0, r"^usage: \S+ -m saerl_lightning init DIR"),
-    "help of configs": (["configs", "-h"], 0, r"^usage: \S+ -m saerl_lightning configs"),
+    "help of import": (["import", "--help"], 0, r"^usage: \S*saerl import trl\|verl FILE"),
+    "help of init": (["init", "--help"], 0, r"^usage: \S*saerl init DIR"),
+    "help of configs": (["configs", "-h"], 0, r"^usage: \S*saerl configs"),
     "a mistyped verb": (["inti", "try"], 2, "^error: 'inti' is none of fit, .*; did you mean 'init'"),
     "no verb": ([], 2, "^error: no verb is given; write one of fit, validate"),
 }

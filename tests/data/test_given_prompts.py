@@ -9,7 +9,7 @@ import yaml
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.validation import ValidationSet
 from saerl_lightning.errors import InputError
-from saerl_lightning.parser import RunParser
+from saerl_lightning.parser import Refused, RunParser
 from saerl_lightning.prompts.mixture import Part, open_prompts
 from saerl_lightning.prompts.source import PromptSource
 from tests.data.served_prompts import TOKENIZER
@@ -86,11 +86,11 @@ def test_a_class_is_still_a_source(pool):
         ("{sums: {source: x, weight: x}}", "data.train.weight is 'x'; write a number or null"),
     ],
 )
-def test_a_mistake_in_a_class_or_in_a_mixture_is_named_as_such(capsys, given, said):
+def test_a_mistake_in_a_class_or_in_a_mixture_is_named_as_such(given, said):
     for before in ([], ["--data.train", "HubPrompts", "--data.train.path", "a/b"]):
-        with pytest.raises(SystemExit):
+        with pytest.raises(Refused) as refused:
             parsed(*before, "--data.train", given)
-        assert said in capsys.readouterr().err
+        assert said in str(refused.value)
 
 
 def test_a_misspelt_class_without_arguments_is_no_mixture():

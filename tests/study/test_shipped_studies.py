@@ -42,9 +42,7 @@ def test_a_shipped_stage_reads_nothing_that_the_study_has_not_made(line, monkeyp
     monkeypatch.chdir(ROOT)
     verb, *words = line.replace("{seed}", "3").split()[1:]
     own = ("--out=",) if verb == "plan" else ("--out=", "--prompts=", "--seed=") if verb == "label" else ()
-    with pytest.raises(SystemExit) as ended:
-        cli.run(["fit", *(word for word in words if not word.startswith(own)), "--print_config"])
-    assert ended.value.code in (0, None)
+    cli.run(["fit", *(word for word in words if not word.startswith(own)), "--print_config"])
     read = capsys.readouterr().out
     for place in ("run_dir", "save_to"):
         read = re.sub(rf"^ *{place}: .*$", "", read, flags=re.M)

@@ -9,10 +9,11 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
 
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.policy.weights import digests_file, require_readable
-from saerl_lightning.training.callbacks import Stopped, StopSignals
+from saerl_lightning.training.callbacks import CleanEnd, Stopped, StopSignals
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 
 
@@ -210,6 +211,41 @@ def test_a_signal_ends_with_a_checkpoint_of_the_step_in_hand(tmp_path, number, c
     whole = Descent()
     fit(whole, tmp_path, saver(tmp_path / "whole"))
     assert resumed.weight.item() == whole.weight.item()
+
+
+class Rows(Logger):
+    """A logger of somebody else: the steps it is given."""
+
+    name, version = "rows", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int | None] = []
+
+    def log_metrics(self, metrics, step=None) -> None:
+        self.steps.append(step)
+
+    def log_hyperparams(self, *_, **__) -> None: ...
+
+
+class Logged(Descent):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss)
+        return loss
+
+    def configure_callbacks(self):
+        return [CleanEnd()]
+
+
+def test_every_logger_gets_the_row_of_the_step_in_hand_once(tmp_path):
+    keep, rows = saver(tmp_path), Rows()
+    keep.signals = StopSignals()
+    with pytest.raises(Stopped), keep.signals.heeded():
+        fit(Logged(), tmp_path, Signal(signal.SIGTERM, 3, False), keep, logger=rows, log_every_n_steps=1)
+    assert rows.steps == [0, 1, 2]
+    fit(Logged(), tmp_path, saver(tmp_path), ckpt_path=tmp_path / "last.ckpt", logger=rows, log_every_n_steps=1)
+    assert rows.steps == list(range(10))
 
 
 def test_a_second_signal_does_not_wait_and_none_waits_before_training():
