@@ -24,6 +24,7 @@ def each_step(monkeypatch):
 
 
 def test_a_run_begins_with_its_folder_and_ends_with_commands_that_go_on(workplace, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/main.py"])
     cli.run(workplace.command("fit", workplace.with_dev(), "--trainer.max_steps=2"))
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"run folder: {workplace.run_dir}"

@@ -10,6 +10,7 @@ import torch
 
 from saerl_lightning import lock
 from saerl_lightning.data.module import PromptDataModule
+from saerl_lightning.errors import program
 from saerl_lightning.study.costs import curve, logged_steps
 from saerl_lightning.training.policy_module import PolicyModule
 
@@ -128,7 +129,7 @@ def test_a_signal_in_training_saves_says_how_to_go_on_and_ends_with_its_code(wor
         ended = door(workplace.command("fit", *steps))
     assert ended.code == code
     how = f"fit -c {workplace.run_dir}/config.yaml --ckpt_path last"
-    assert f"{number.name}: stopped at step 2; go on with: {how}" in ended.stderr
+    assert f"{number.name}: stopped at step 2; go on with: {program()} {how}" in ended.stderr
     assert door(how.split()).code == 0
     whole = workplace.folder / "whole"
     assert door(workplace.command("fit", *steps, f"--run_dir={whole}")).code == 0
@@ -171,6 +172,7 @@ def test_a_full_disk_says_how_to_go_on_and_that_works(workplace, door, monkeypat
     with monkeypatch.context() as patch:
         in_step(patch, 3, full)
         ended = door(workplace.command("fit", "--checkpoint.every_n_train_steps=1"))
-    assert ended.code == 2 and f"go on with: fit -c {workplace.run_dir}/config.yaml --ckpt_path last" in ended.error
-    assert door(["fit", "-c", f"{workplace.run_dir}/config.yaml", "--ckpt_path", "last"]).code == 0
+    how = f"fit -c {workplace.run_dir}/config.yaml --ckpt_path last"
+    assert ended.code == 2 and f"go on with: {program()} {how}" in ended.error
+    assert door(how.split()).code == 0
     assert torch.load(workplace.last, weights_only=True)["global_step"] == 3

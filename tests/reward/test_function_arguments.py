@@ -98,7 +98,7 @@ def test_the_short_form_of_a_configuration_has_arguments(desk):
     Path("mine.yaml").write_text(
         "model: {init_args: {rewards: [{function: 'mine.py:verls', arguments: {bonus: 0.5, more: {a: [1, null]}}}]}}\n"
     )
-    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         cli.run(["fit", "-c", "grpo.yaml", "-c", "mine.yaml", "--print_config"])
     [reward] = yaml.safe_load(printed.getvalue())["model"]["init_args"]["rewards"]
     assert reward["init_args"]["arguments"] == {"bonus": 0.5, "more": {"a": [1, None]}}
