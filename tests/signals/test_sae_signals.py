@@ -124,7 +124,7 @@ def test_nan_names_the_prompt(tiny, tmp_path, monkeypatch):
 def test_the_frozen_control_takes_frozen_decoders_only(tiny):
     ours = FrozenRandomSAESignals(tiny.model, tiny.frozen).features(pool(3))
     np.testing.assert_array_equal(ours.toarray(), SAESignals(tiny.model, tiny.frozen).features(pool(3)).toarray())
-    with pytest.raises(InputError, match=r"frozen random decoder.*configs/sae/frozen_random\.yaml"):
+    with pytest.raises(InputError, match=r"frozen random decoder.*sae/frozen_random\.yaml"):
         FrozenRandomSAESignals(tiny.model, tiny.sae).features(pool(3))
 
 
