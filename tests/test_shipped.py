@@ -78,8 +78,8 @@ def test_what_names_no_shipped_config_is_left_to_the_parser(tmp_path, monkeypatc
         ("grop.yaml", "did you mean 'grpo.yaml'"),
         ("configs/grop.yaml", "did you mean 'grpo.yaml'"),
         ("smollm2_135m.yaml", "did you mean 'sae/smollm2_135m.yaml' or 'model/smollm2_135m.yaml'"),
-        ("xyzzy.yaml", "; saerl configs lists those that are"),
-        ("nowhere.yaml", "; saerl configs lists those that are"),  # only its end is like that of saerl.yaml
+        ("xyzzy.yaml", " configs lists those that are"),
+        ("nowhere.yaml", " configs lists those that are"),  # only its end is like that of saerl.yaml
         ("../grpo.yaml", "none is shipped under that name"),
     ],
 )
