@@ -1,5 +1,6 @@
 """Shapes and types are checked at run time in the pure modules; this must run before any of them is imported."""
 
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,9 @@ jaxtyping.install_import_hook(
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int will do where a float is asked for
 )
+
+# Printed commands begin as this program was called, and pytest is called in several ways.
+sys.argv[0] = "__main__.py"
 
 # A shared machine stalls now and then; and no database, which several processes would write to.
 SLOWLY = [hypothesis.HealthCheck.too_slow]

@@ -72,6 +72,8 @@ def settable() -> dict[str, type]:
     pending = list(ROOTS)
     while pending:
         kind = pending.pop()
+        if kind is object:  # any value, as in a mapping of them: all classes come from it
+            continue
         pending += [each for each in kind.__subclasses__() if is_ours(each)]
         if is_ours(kind) and kind.__name__ not in found:
             found[kind.__name__] = kind
