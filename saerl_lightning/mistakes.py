@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import inspect
 import re
+import shlex
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -173,19 +174,53 @@ def _name_mistake(about: Complaint, options: list[str], given: Sequence[str]) ->
     text = about.text
     known = _arguments(about.owner) if about.owner else options
     for name in _class_name(text):
-        hint = did_you_mean(name, shipped_names()) or "; write a shipped class's name, or the dotted path of your own"
-        return f"'{_short(name)}' fits no class for this place{hint}"
+        belongs = _belongs(name, given)
+        others = [each for each in shipped_names() if each != name]
+        hint = did_you_mean(name, others) or "; write a shipped class's name, or the dotted path of your own"
+        return f"'{_short(name)}' fits no class for this place{belongs or hint}"
     if (found := ABSTRACT.search(text)) and not (about.value or "").startswith("["):
         return _unnamed((found[1] or found[2]).rpartition(".")[2], about, given)
     if found := UNKNOWN_OPTION.match(text):
-        return f"'{found[1]}' is not accepted{_suggestion(found[1], known)}"
+        return f"'{found[1]}' is not accepted{_no_class_yet(found[1], about) or _suggestion(found[1], known)}"
     if found := UNRECOGNISED.match(text):
-        name = found[1].split()[0].partition("=")[0].lstrip("-")
-        return f"'{name}' is not accepted{_suggestion(name, known)}"
+        word = found[1].split()[0]
+        name = word.partition("=")[0].lstrip("-+")
+        hint = _no_class_yet(name, about) or _without_dashes(found[1], known) or _suggestion(name, known)
+        return f"'{name}' is not accepted{hint}"
     if found := INVALID_CHOICE.match(text):
         choices = re.findall(r"'([^']+)'", found[2])
         return f"'{found[1]}' is none of {', '.join(choices)}{did_you_mean(found[1], choices)}"
     return None
+
+
+def _belongs(name: str, given: Sequence[str]) -> str:
+    """Says at which settings a shipped class belongs, where it was given at another; "" for other names."""
+    slots = [slot for each in _shipped() if each.__name__ == name.rpartition(".")[2] for slot in slots_of(each)]
+    if not slots:
+        return ""
+    if any(flag.partition("=")[0].endswith(".help") for flag in given):
+        return f"; it belongs at {' or '.join(slots)}: write -c grpo.yaml --{slots[0]}.help {name}"
+    return f"; it belongs at {' or '.join(slots)}: write --{slots[0]} {name}"
+
+
+def _no_class_yet(name: str, about: Complaint) -> str:
+    """Advises on `--data.filtering.help NAME` before a config has named the class whose slot this is."""
+    asks = name.endswith(".help") and len(about.path) == 1
+    return (
+        f"; name the class of {about.path[0]} before it, as in -c grpo.yaml --{about.path[0]}.{name} CLASS"
+        if asks
+        else ""
+    )
+
+
+def _without_dashes(words: str, known: Sequence[str]) -> str:
+    """Advises on a setting that was written without dashes, as Hydra takes it: `trainer.max_steps=3`."""
+    word, *behind = words.split()
+    name, equals, value = word.lstrip("+").partition("=")
+    value = value if equals else behind[0] if behind else "VALUE"
+    sections = {each.partition(".")[0] for each in known if "." in each}
+    is_setting = "." in name and not word.startswith("-") and name.partition(".")[0] in sections
+    return f" without dashes; write --{name} {shlex.quote(value)}" if is_setting else ""
 
 
 def _class_name(text: str) -> list[str]:
@@ -265,6 +300,23 @@ SEAMS = (
 def shipped_names() -> list[str]:
     """Returns the names of the classes that fit a slot: ours, torch's and Lightning's."""
     return sorted({each.__name__ for each in _shipped() if not each.__name__.startswith("_")})
+
+
+def slots_of(part: type) -> list[str]:
+    """Returns the settings of the shipped modules and datamodules that take a class, such as `data.filtering`."""
+    found = []
+    for section, base in (("model", "lightning.LightningModule"), ("data", "lightning.LightningDataModule")):
+        for owner in _shipped():
+            if issubclass(owner, _imported(base)) and owner.__module__.startswith("saerl_lightning."):
+                hints = [pair for kind in constructors(owner) for pair in _hints(kind).items()]
+                found += [f"{section}.{name}" for name, hint in hints if _takes(hint, part)]
+    return list(dict.fromkeys(found))
+
+
+def _takes(hint: Any, part: type) -> bool:
+    """Whether a type, or one inside it, is a base of a class."""
+    inner = typing.get_args(hint)
+    return hint in part.__mro__[:-1] if inspect.isclass(hint) else any(_takes(each, part) for each in inner)
 
 
 def _shipped() -> list[type]:

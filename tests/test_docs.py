@@ -1,25 +1,32 @@
 """The documentation is run: Python blocks are executed, YAML blocks parsed by the command line, metric names compared."""
 
 import ast
+import functools
 import importlib
+import itertools
 import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+import typing
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 import yaml
 
+from saerl_lightning import mistakes
 from saerl_lightning.cli import run
 from saerl_lightning.evaluation.metrics import SampledAccuracy
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.objective import LossInputs
 from saerl_lightning.objective.terms import KLPenalty, SamplerCorrection
+from saerl_lightning.ranges import constructors
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.training import metrics
+from saerl_lightning.training.checkpoints import RunCheckpoint
 from saerl_lightning.training.guard import MismatchGuard
 
 ROOT = Path(__file__).parent.parent
@@ -171,6 +178,77 @@ def test_every_message_in_troubleshooting_is_one_that_the_code_gives():
     assert len(messages) > 50
     patterns = {m: re.compile(".*".join(re.escape(part.strip()) for part in m.split("…")), re.DOTALL) for m in messages}
     assert not {m for m, pattern in patterns.items() if not any(map(pattern.search, given))} - OTHERS
+
+
+SECTIONS = {
+    "model": lightning.LightningModule,
+    "data": lightning.LightningDataModule,
+    "trainer": lightning.Trainer,
+    "checkpoint": RunCheckpoint,
+}
+FILES = ("jsonl", "yaml", "py", "csv", "parquet", "arrow", "json", "md", "html", "ckpt", "safetensors", "txt", "pt")
+NO_SETTINGS = {
+    "data.curiculum", "data.mixing.fracton", "data.mixing.fractoin",  # examples of mistakes
+    "trainer.nnodes", "data.image_key", "data.video_key", "data.audio_key", "data.shuffle", "data.train_batch_size",  # verl's
+    "data.tokenizer", "data.plan", "sae.encode",  # attributes in Python
+}  # fmt: skip
+DOTTED = re.compile(r"`(?:--)?([a-z]\w*(?:\.[a-z0-9_]+)+)(?:[ =:+][^`]*)?`")
+
+
+@functools.cache
+def settings_by_owner() -> dict[str, set[str]]:
+    """What may stand behind a name and a dot: arguments of every class that a section or argument of the name takes."""
+    found: dict[str, set[str]] = {}
+    for section, base in SECTIONS.items():
+        for each in [base, *(each for each in mistakes._shipped() if issubclass(each, base))]:
+            found.setdefault(section, set()).update(mistakes._arguments(each))
+    parts = [each for each in mistakes._shipped() if each.__module__.startswith("saerl_lightning.")]
+    pending = [*parts, *SECTIONS.values()]
+    seen: set[type] = set()
+    while pending:
+        owner = pending.pop()
+        if owner in seen:
+            continue
+        seen.add(owner)
+        for kind in constructors(owner):
+            for name, hint in mistakes._hints(kind).items():
+                fits = [each for each in parts if mistakes._takes(hint, each)]
+                fits += [each for each in nested(hint) if is_dataclass(each) or each.__module__.startswith("saerl")]
+                pending += fits
+                for each in fits:
+                    found.setdefault(name, set()).update(mistakes._arguments(each))
+    return found
+
+
+def nested(hint: object) -> list[type]:
+    """The classes inside a type."""
+    inner = [each for part in typing.get_args(hint) for each in nested(part)]
+    return [*inner, hint] if isinstance(hint, type) and not typing.get_origin(hint) else inner
+
+
+def unknown_settings(text: str) -> list[str]:
+    """Dotted names in backticks whose first part is a section or an argument, and of which a later part is no argument."""
+    known, wrong = settings_by_owner(), []
+    for name in DOTTED.findall(re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)):
+        parts = [
+            part for part in name.split(".") if not part.isdigit() and part not in ("init_args", "class_path", "help")
+        ]
+        if parts[0] in known and parts[-1] not in FILES and name not in NO_SETTINGS:
+            pairs = itertools.pairwise(parts)
+            wrong += [name] if any(part not in known.get(owner, {part}) for owner, part in pairs) else []
+    return wrong
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.stem)
+def test_every_setting_in_backticks_exists(page):
+    # The other trainers' own arguments stand left in their tables.
+    text = re.sub(r"<!-- (TRL|verl) -->.*?<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL | re.IGNORECASE)
+    assert unknown_settings(text) == []
+
+
+def test_a_setting_that_does_not_exist_is_found():
+    text = "`kl.beta` `kl.weight` `data.batch_sise: 3` `--model.sampling.group_size 4` `model.objective.kl.beta` `labels.csv`"
+    assert unknown_settings(text) == ["kl.beta", "data.batch_sise", "model.objective.kl.beta"]
 
 
 def test_the_page_of_the_tree_has_every_file():

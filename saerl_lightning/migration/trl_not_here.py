@@ -162,8 +162,10 @@ REASONS: dict[str, dict[str, object]] = {
         "hub_always_push": False,
         "hub_revision": None,
     },
-    "not here, because a run resumes exactly, with --ckpt_path of a run of its own": {
+    "write --ckpt_path last behind the same command: it begins a run, and goes on with it each time it is given again": {
         "resume_from_checkpoint": None,
+    },
+    "not here, because a run resumes exactly, with --ckpt_path of a run of its own": {
         "ignore_data_skip": False,
         "restore_callback_states_from_checkpoint": False,
     },

@@ -135,7 +135,7 @@ REASONS: dict[str, dict[str, object]] = {
         "trainer.del_local_ckpt_after_load": False,
         "trainer.esi_redundant_time": 0,
     },
-    "not here, because a run resumes exactly, with --ckpt_path of a run of its own": {
+    "write --ckpt_path last behind the same command: it begins a run, and goes on with it each time it is given again": {
         "trainer.resume_mode": "auto",
         "trainer.resume_from_path": None,
     },

@@ -45,7 +45,7 @@ class Arm:
     Args:
         like: Name of an arm further up, whose configs and flags stand before this arm's own; null starts from the base.
         configs: Paths of overlay configs, in order.
-        flags: Flags of `fit`, which win over the overlays.
+        flags: Flags of `fit`, which win over the overlays, each as `--name=value` or `--name value`.
         description: Purpose of the arm in one sentence.
     """
 
@@ -192,7 +192,7 @@ class StudySpec:
             spec = TypeAdapter(cls).validate_python(given)
         except ValidationError as error:
             raise InputError(f"the study '{path}' {_first(error)}") from error
-        spec = replace(spec, arms=_complete(spec.arms))
+        spec = replace(spec, arms=_complete(spec.arms), flags=_words(spec.flags))
         spec.check()
         return spec
 
@@ -275,8 +275,19 @@ def _complete(arms: dict[str, Arm]) -> dict[str, Arm]:
                 raise InputError(f"arm '{name}' is like '{arm.like}', which is no arm above it; those are {known}")
             first = complete[arm.like]
             arm = replace(arm, configs=[*first.configs, *arm.configs], flags=[*first.flags, *arm.flags], like=None)
-        complete[name] = arm
+        complete[name] = replace(arm, flags=_words(arm.flags))
     return complete
+
+
+def _words(flags: list[str]) -> list[str]:
+    """Flags as words of a command line: `--data.curriculum null`, as one text, becomes `--data.curriculum=null`."""
+    found: list[str] = []
+    for flag in flags:
+        name, _, value = flag.partition(" ")
+        spaced = name.startswith("-") and "=" not in name and bool(value.strip())
+        joined = [f"{name}={value.strip()}"] if name.startswith("--") else [name, value.strip()]
+        found += joined if spaced else [flag]
+    return found
 
 
 def _repeated(values: list[Any]) -> list[Any]:

@@ -99,6 +99,13 @@ def test_the_same_configs_serve_evaluation(parsed, verb):
         (["--data.mixing.fractoin", "0.5"], "'fractoin' is not accepted; did you mean 'fraction'?"),
         (["--data.mixing.fraction", "half"], "data.mixing.fraction is 'half'; write a number"),
         (["--data.curriculum", "RandomFilter"], "'RandomFilter' fits no class"),  # a class of another role
+        (["--data.curriculum", "RandomFilter"], "it belongs at data.filtering or data.extra: write --data.filtering R"),
+        (["--data.help", "QualityFilter"], "data.extra: write -c grpo.yaml --data.filtering.help QualityFilter ("),
+        (["--model.help", "GRPO"], "it belongs at model.objective: write -c grpo.yaml --model.objective.help GRPO"),
+        (["trainer.max_steps=3"], "'trainer.max_steps' is not accepted without dashes; write --trainer.max_steps 3"),
+        (["trainer.max_steps", "3"], "is not accepted without dashes; write --trainer.max_steps 3"),
+        (["+data.batch_size=3"], "'data.batch_size' is not accepted without dashes; write --data.batch_size 3"),
+        (["--trainer.logger", "ProgressLines"], "fits no class for this place; did you mean 'ProgressBar'"),
         (["--data.curriculum", "LengthOrdre"], "'LengthOrdre' fits no class"),
         (["--data.curriculum", "nowhere.LengthOrder"], "No module named 'nowhere'"),
         (["--data.curriculum", "[LengthOrder]"], "Not a valid subclass of Curriculum"),
@@ -117,6 +124,13 @@ def test_what_does_not_fit_is_refused_with_one_short_message(door, flags, says):
     assert ended.code == 2
     assert says in ended.error
     assert len(ended.error.splitlines()) < 15
+
+
+def test_help_on_a_slot_whose_owner_no_config_names_says_so(door):
+    said = (
+        "'filtering.help' is not accepted; name the class of data before it, as in -c grpo.yaml --data.filtering.help"
+    )
+    assert said in door(["fit", "--data.filtering.help", "QualityFilter"]).error
 
 
 def test_a_mistyped_slot_in_a_file_is_refused_too(door, overlay):

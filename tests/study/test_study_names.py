@@ -46,7 +46,16 @@ def test_a_study_file_is_refused_in_one_line(tmp_path, text, says):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("line", ["main.py fit", "python -m x", "sh -c 'echo {made}'", "{shared}/own.sh"])
+def test_a_flag_and_its_value_may_be_one_text(tmp_path):
+    file = tmp_path / "study.yaml"
+    own = "a: {flags: ['--data.curriculum null', '-c own.yaml', '--x=a b', '--bare', '--name', 'v']}"
+    file.write_text(GOOD.replace("a: {}", own) + "flags: ['--data.filtering  {drop: 0.2}']\n")
+    spec = StudySpec.read(file)
+    assert spec.arms["a"].flags == ["--data.curriculum=null", "-c", "own.yaml", "--x=a b", "--bare", "--name", "v"]
+    assert spec.flags == ["--data.filtering={drop: 0.2}"]
+
+
+@pytest.mark.parametrize("line", ["saerl fit", "main.py fit", "python -m x", "sh -c 'echo {made}'", "{shared}/own.sh"])
 def test_a_stage_runs_main_python_or_any_program_there_is(tmp_path, line):
     file = tmp_path / "study.yaml"
     file.write_text(GOOD + f'share: [cold]\nshared: [{{name: cold, makes: cold, run: ["{line}"]}}]\n')
