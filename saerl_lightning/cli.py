@@ -38,7 +38,7 @@ from saerl_lightning.registration import register_classes
 from saerl_lightning.run_folder import LAST, RunFolder, checkpoint_file, named_by_time, require_place
 from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
-from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
+from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints, differences_named
 from saerl_lightning.training.feedback import RunLimits, ending, lines_in_place_of_bar
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_file_names, require_key, said_of_server
 from saerl_lightning.training.policy_module import PolicyModule
@@ -206,7 +206,7 @@ class RunCLI(LightningCLI):
                 never logged.
         """
         try:
-            with self._claimed(), self._signals().heeded(), self._children_ended():
+            with self._claimed(), self._signals().heeded(), self._children_ended(), self._differences_named():
                 distributed.require_first_machine(self.trainer)
                 if isinstance(self.model, PolicyModule):  # before the processes of other ranks are started
                     self.model.require_engine(self.trainer.world_size)
@@ -260,6 +260,11 @@ class RunCLI(LightningCLI):
         if folder.has_checkpoint:
             return f"go on with: {program()} fit -c {shlex.quote(str(folder.path / 'config.yaml'))} --ckpt_path last"
         return "nothing was saved yet: give the same command again"
+
+    def _differences_named(self) -> AbstractContextManager[None]:
+        """Names what differs from the run of the checkpoint, if its plan is another."""
+        checkpoint = checkpoint_file(self._settings.ckpt_path, self._settings.run_dir, fitting=True)
+        return differences_named(checkpoint, lambda: yaml.safe_load(self._parser("fit").dump(self._settings)))
 
     def _claimed(self) -> AbstractContextManager[None]:
         """Locks the run folder in the first process."""

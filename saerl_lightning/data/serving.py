@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class OtherPlan(InputError):
+    """A checkpoint that was made with another training plan.
+
+    Args:
+        plans: Digests of both plans.
+        why: What differs, and what to write instead.
+    """
+
+    def __init__(self, plans: str, why: str) -> None:
+        super().__init__(f"{plans}: {why}, or start a new run from its weights without --ckpt_path")
+        self.plans = plans
+
+
 @dataclass(frozen=True)
 class Progress:
     """The progress of training in an epoch."""
@@ -270,10 +283,9 @@ class PlannedPool:
             InputError: if the checkpoint was made with another plan.
         """
         if state["plan"] != self.digest:
-            raise InputError(
-                f"the checkpoint's training plan is {state['plan']}, this run's is {self.digest}: data.train, "
-                "batch_size, shuffle_seed or an operation differs; give those of the checkpoint's config.yaml, or "
-                "start a new run from its weights without --ckpt_path"
+            raise OtherPlan(
+                f"the checkpoint's training plan is {state['plan']}, this run's is {self.digest}",
+                "data.train, batch_size, shuffle_seed or an operation differs; give those of the checkpoint's config.yaml",
             )
         if "cursor" in state:  # in batches, from a version whose steps took no further prompts
             state = {"served": state["cursor"] * self.plan.batch_size, "batches": state["cursor"]}

@@ -5,6 +5,8 @@ import re
 import pytest
 import torch
 
+from saerl_lightning import cli
+from tests.cli.conftest import record, write_prompts
 from tests.cli.test_door import the_line
 
 
@@ -114,3 +116,27 @@ def test_a_run_of_another_optimiser_is_not_gone_on_with(trained, workplace, door
 def test_a_folder_is_no_checkpoint(trained, workplace, door):
     folder = trained.workplace.last.parent
     assert f"no checkpoint at '{folder}'" in the_line(door(workplace.command("fit", f"--ckpt_path={folder}")))
+
+
+def test_a_refused_plan_names_the_settings_that_differ_and_leaves_the_runs_own(workplace, door):
+    cli.run(workplace.command("fit", "--trainer.max_steps=1", "--data.curriculum=LengthOrder"))
+    config = workplace.run_dir / "config.yaml"
+    before = config.read_text()
+    on = ["--ckpt_path=last", "--trainer.max_steps=2"]
+    other = [
+        "--data.batch_size=3",
+        "--data.curriculum=LabelOrder",
+        "--data.filtering=LengthFilter",
+        workplace.with_dev(),
+    ]
+    said = door(workplace.command("fit", *on, *other)).error
+    assert "data.batch_size was 2 and is 3, " in said and "data.curriculum was LengthOrder and is LabelOrder" in said
+    assert "data.filtering was null and is LengthFilter" in said and "data.val" not in said
+    assert f"give those of {config}, or start a new run" in said
+    assert config.read_text() == before
+    nested = ["--data.curriculum=LengthOrder", "--data.shuffle_seed=5"]
+    assert ": data.shuffle_seed was 0 and is 5; give" in door(workplace.command("fit", *on, *nested)).error
+    write_prompts(workplace.train, [record(i) for i in range(11)])
+    said = door(workplace.command("fit", *on, "--data.curriculum=LengthOrder")).error
+    assert f"no setting of data differs from {config}, so what a file holds does: data.train" in said
+    assert config.read_text() == before
