@@ -27,6 +27,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from saerl_lightning.data.other_plan import differences_named
 from saerl_lightning.errors import InputError, RunStopped, program
 from saerl_lightning.evaluation.report import accuracy_table, write_accuracy
 from saerl_lightning.files import disk_is_full, said_of_disk, write_whole
@@ -38,7 +39,7 @@ from saerl_lightning.registration import register_classes
 from saerl_lightning.run_folder import LAST, RunFolder, checkpoint_file, named_by_time, require_place
 from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
-from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints, differences_named
+from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 from saerl_lightning.training.feedback import RunLimits, ending, lines_in_place_of_bar
 from saerl_lightning.training.loggers import refused_by_early_stopping, require_file_names, require_key, said_of_server
 from saerl_lightning.training.policy_module import PolicyModule

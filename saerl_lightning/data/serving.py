@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from lightning.pytorch.utilities import rank_zero_info
 
+from saerl_lightning.data.other_plan import OtherPlan
 from saerl_lightning.data.planning import plan_digest
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
@@ -21,19 +22,6 @@ from saerl_lightning.records import Prompt, PromptBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-class OtherPlan(InputError):
-    """A checkpoint that was made with another training plan.
-
-    Args:
-        plans: Digests of both plans.
-        why: What differs, and what to write instead.
-    """
-
-    def __init__(self, plans: str, why: str) -> None:
-        super().__init__(f"{plans}: {why}, or start a new run from its weights without --ckpt_path")
-        self.plans = plans
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
-import cloudpickle
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,11 +17,11 @@ from saerl_lightning.given.parts import refuse_no_list, require_part
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.failures import Failures
-from saerl_lightning.reward.jobs.user_function import FORMS, LOGGING, Returned, Signature, Source, call, load, signature
+from saerl_lightning.reward.function_source import described, source_of
+from saerl_lightning.reward.jobs.user_function import LOGGING, Returned, call, load
 from saerl_lightning.reward.reward import ABSTAINED, Reward
 from saerl_lightning.reward.workers import OVERRAN, WorkerPool
 
-IMPORT_S = 120.0  # a file of rewards that is not imported by then hangs
 GRACE_S = 2.0  # an async call is given up on by its own process first, which costs that call alone
 GRADED = {"prompts", "completions", "completion_ids", "solution_str"}  # what a call has by itself
 GIVEN = GRADED | {"data_source", "ground_truth", "extra_info"}
@@ -79,8 +77,8 @@ class FunctionReward(Reward):
         self.deadline_s = deadline_s
         self.failures = Failures()  # kinds are what a call did
         require_in_range(self)
-        self._source = _source(function)
-        self.signature = _described(self._source, self._shown)
+        self._source = source_of(function)
+        self.signature = described(self._source, self._shown)
         self._require_arguments()
         self._name = name or self.signature.name
         grace = GRACE_S if self.signature.is_async else 0.0
@@ -261,40 +259,6 @@ def _as_reward(place: str, given: object) -> Reward:
         raise InputError(f"{place} is {shown(given)}; write a Reward, as MathReward(), or a function")
     require_part(place, given, Reward)
     return cast("Reward", given)
-
-
-def _source(function: str | Callable[..., Any]) -> Source:
-    """Where graders find a function; whether a file is there is looked at here, without a process."""
-    if not isinstance(function, str):
-        return cloudpickle.dumps(function)
-    place, found, name = function.rpartition(":" if ":" in function else ".")
-    if not (place and found and all(part.isidentifier() for part in name.split("."))):
-        raise InputError(
-            f"FunctionReward.function is '{function}'; write my_rewards.py:accuracy, or my_package.rewards.accuracy"
-        )
-    if place.endswith(".py") and not Path(place).is_file():
-        raise InputError(
-            f"FunctionReward.function is '{function}', and there is no file '{place}'; write the path from here"
-        )
-    return f"{Path(place).resolve()}:{name}" if place.endswith(".py") else function
-
-
-def _described(source: Source, shown: str) -> Signature:
-    """A function's form, read in a process that may hang or crash as it imports the function.
-
-    Raises:
-        InputError: if it can't be imported or has no form that is known.
-    """
-    pool = WorkerPool(1, IMPORT_S)
-    try:
-        [result] = pool.run(signature, [(source,)])
-    finally:
-        pool.close()
-    if result.failure:
-        raise InputError(f"{shown} can't be imported: its process {result.failure}; {FORMS}")
-    if isinstance(result.value, str):
-        raise InputError(f"{shown} is no reward: {result.value}")
-    return result.value
 
 
 def _in_messages(prompt: Prompt) -> bool:
