@@ -33,7 +33,7 @@ class OtherPlan(InputError):
 
 @contextmanager
 def differences_named(checkpoint: Path | None, settings: Callable[[], dict[str, Any]]) -> Iterator[None]:
-    """Names the settings that differ if the checkpoint's plan is another, and leaves its run's `config.yaml` as it was.
+    """Names the settings that differ if the checkpoint's plan is another; any refusal leaves its `config.yaml` as it was.
 
     Args:
         checkpoint: File to resume from; None for a new run.
@@ -46,12 +46,14 @@ def differences_named(checkpoint: Path | None, settings: Callable[[], dict[str, 
     text = config.read_text(encoding="utf-8") if config is not None and config.is_file() else None
     try:
         yield
-    except OtherPlan as error:
+    except InputError as error:
         if config is None or text is None:
             raise
         # Lightning writes the new settings before it reads the checkpoint.
         if config.read_text(encoding="utf-8") != text:
             write_whole(config, text)
+        if not isinstance(error, OtherPlan):
+            raise
         raise OtherPlan(error.plans, _why_another_plan(config, yaml.safe_load(text), settings())) from error
 
 

@@ -136,6 +136,8 @@ def test_a_refused_plan_names_the_settings_that_differ_and_leaves_the_runs_own(w
     assert config.read_text() == before
     nested = ["--data.curriculum=LengthOrder", "--data.shuffle_seed=5"]
     assert ": data.shuffle_seed was 0 and is 5; give" in door(workplace.command("fit", *on, *nested)).error
+    optimizer = door(workplace.command("fit", *on, "--data.curriculum=LengthOrder", "--model.optimizer.amsgrad=true"))
+    assert optimizer.code == 2 and config.read_text() == before
     write_prompts(workplace.train, [record(i) for i in range(11)])
     said = door(workplace.command("fit", *on, "--data.curriculum=LengthOrder")).error
     assert f"no setting of data differs from {config}, so what a file holds does: data.train" in said
