@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -203,6 +203,15 @@ class _Open:
                 raise InputError(f"line {line} has the key '{event.value}' for the second time; keep one of the two")
             self.keys.add(event.value)
         self.entries += 1
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Yields all texts in a value read from YAML or JSON, at any depth; keys are left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(each)
 
 
 def check_yaml(text: str) -> None:

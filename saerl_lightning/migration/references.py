@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import yaml
+
+from saerl_lightning.files import texts_in
 
 # Without braces or dollars inside: of nested references, the innermost.
 REFERENCE = re.compile(r"\$\{(oc\.select:)?\s*([\w.]+)\s*(?:,([^${}]*))?\}")
@@ -66,17 +68,9 @@ def _shown(value: object) -> str:
 
 def variable(value: object) -> str | None:
     """Returns the first text in a value that has a variable which is not read, such as `$MODEL`; None if there is none."""
-    return next((each for each in _texts(value) if VARIABLE.search(_behind_home(each))), None)
+    return next((each for each in texts_in(value) if VARIABLE.search(_behind_home(each))), None)
 
 
 def _behind_home(text: str) -> str:
     """Returns a path without the home at its beginning, which is the one variable that is read."""
     return next((text.removeprefix(each) for each in HOME if text.startswith(each)), text)
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(each)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import yaml
 
 from saerl_lightning.errors import InputError, first_line
-from saerl_lightning.files import check_yaml, read_text
+from saerl_lightning.files import check_yaml, read_text, texts_in
 from saerl_lightning.hub import advice, look_up
 from saerl_lightning.prompts.arrow import from_arrow
 from saerl_lightning.prompts.source import PromptSource, Reading
@@ -123,13 +122,5 @@ def _refuse_paths_elsewhere(folder: Path) -> None:
         if not isinstance(content or {}, dict):
             raise InputError(f"the card of the data set '{card}' holds {content!r:.60}; write a mapping, or nothing")
         configs = (content or {}).get("configs")
-        if outside := next((each for each in _texts(configs) if ELSEWHERE.match(each)), None):
+        if outside := next((each for each in texts_in(configs) if ELSEWHERE.match(each)), None):
             raise InputError(f"'{card}' names '{outside[:100]}', which is not in the folder; give that file itself")
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(each)
