@@ -11,7 +11,20 @@ import pkgutil
 
 import saerl_lightning
 
-FOLDERS = ("data", "objective", "policy", "prompts", "reward", "rollout", "sae", "signals", "training")
+FOLDERS = (
+    "data",
+    "objective",
+    "online",
+    "online.beliefs",
+    "online.rules",
+    "policy",
+    "prompts",
+    "reward",
+    "rollout",
+    "sae",
+    "signals",
+    "training",
+)
 
 # They define no class that YAML can name, and must import transformers at their top; HFEngine imports them when it starts.
 WITHOUT_CLASSES = {"saerl_lightning.rollout.policy_decoder"}

@@ -32,7 +32,7 @@ ORDER = [
     ("run_folder", "whole_weights", "prompts", "migration"),
     ("objective", "policy", "signals", "reward", "assets"),
     ("evaluation", "rollout", "data"),
-    ("plan_page",),
+    ("plan_page", "online"),
     ("training",),
     ("sae",),
     ("verbs",),

@@ -53,7 +53,9 @@ class Belief(ABC):
         """
 
     @abstractmethod
-    def learn(self, rows: Int[np.ndarray, " P"], right: Float[np.ndarray, " P"], graded: Float[np.ndarray, " P"]) -> None:
+    def learn(
+        self, rows: Int[np.ndarray, " P"], right: Float[np.ndarray, " P"], graded: Float[np.ndarray, " P"]
+    ) -> None:
         """Learns from the groups of one step.
 
         Args:
@@ -83,9 +85,7 @@ class Belief(ABC):
         """Restores what `state_dict` returned."""
 
 
-def chance_to_vary(
-    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], group_size: int
-) -> Float[np.ndarray, " n"]:
+def chance_to_vary(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], group_size: int) -> Float[np.ndarray, " n"]:
     """Computes the chance that a group varies if its pass rate is drawn from Beta(a, b).
 
     It is 1 less the chances that all answers are right or all wrong, which are ratios of rising factorials:
