@@ -2,9 +2,11 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,3 +65,23 @@ def test_its_map_leads_to_every_folder():
         "training",
         "assets",
     }  # led to by a file of theirs, or made of models
+
+
+def test_the_site_names_what_a_newcomer_looks_for():
+    nav = re.findall(r"^ *- ([^:\n]+): \S+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    for word in ("install", "notebook", "evaluate", "cite", "troubleshooting"):
+        assert any(word in title.lower() for title in nav), word
+
+
+def test_pip_is_printed_where_make_is_not_wanted():
+    words = README.partition("by pip alone")[2].partition("`make help`")[0]
+    assert "pip install torch==2.13.0 ." in words
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)  # what the format requires
+    assert cited["authors"] == [{"name": "saerl_lightning contributors"}]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert f"version = {{{project['version']}}}" in (ROOT / "docs" / "cite.md").read_text()

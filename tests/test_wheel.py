@@ -5,6 +5,7 @@ The environment has this one's dependencies, whose folder a `.pth` file names, a
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ pytestmark = [
 
 
 def succeed(*command: object, cwd: Path) -> str:
-    """What a command prints; it sees nothing of the checkout."""
+    """What a command prints on its standard output; it sees nothing of the checkout."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(each) for each in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -36,14 +37,20 @@ def succeed(*command: object, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def built(tmp_path_factory) -> tuple[Path, str]:
+    """The wheel, and what its build said."""
     source = tmp_path_factory.mktemp("source")  # a build leaves folders beside what it reads
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    quietly = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-q", "-w", "dist"]
-    succeed(sys.executable, "-m", "pip", "wheel", *quietly, ".", cwd=source)
-    return next((source / "dist").glob("*.whl"))
+    flags = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-v", "-w", "dist"]
+    said = succeed("sh", "-c", shlex.join([sys.executable, "-m", "pip", "wheel", *flags, "."]) + " 2>&1", cwd=source)
+    return next((source / "dist").glob("*.whl")), said
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Path:
+    return built[0]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,12 @@ def installed(wheel, tmp_path_factory) -> Path:
     place = succeed(python, "-c", "import saerl_lightning; print(saerl_lightning.__file__)", cwd=home)
     assert Path(place.strip()).is_relative_to(packages)
     return home / "bin"
+
+
+def test_the_build_names_every_folder_and_warns_of_none(built):
+    said = [line for line in built[1].splitlines() if "absent from" in line or "Warning" in line]
+    assert "adding 'saerl_lightning/configs/grpo.yaml'" in built[1]
+    assert not said
 
 
 def test_the_wheel_holds_every_file_of_the_package_and_the_configs(wheel):
