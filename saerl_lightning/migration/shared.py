@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from saerl_lightning.migration.draft import Draft, made
+from saerl_lightning.prompts.places import ENDINGS, is_saved, on_hub, splits
 
 ROWS_OF_A_MICRO_BATCH = 16384  # tokens; the default of model.micro_tokens
 
@@ -149,6 +150,30 @@ def put_loggers(
             draft.lose(name, f"write --trainer.logger+ with a logger of Lightning: '{each}' is not converted")
     if loggers:
         draft.put("trainer.logger+", loggers if len(loggers) > 1 else loggers[0], name)
+
+
+def source(place: str, split: str = "train", name: str | None = None, limit: int | None = None) -> object | None:
+    """Returns the prompts of a data set: a name on the hub, a file, or a local folder, of `save_to_disk` or of other files.
+
+    Args:
+        place: Name or path of the data set.
+        split: Split to read, where the data set has any.
+        name: Configuration of the data set; null if it has one.
+        limit: Number of prompts to read; null reads all.
+
+    Returns:
+        What `data.train` takes; None if the data set has no splits and another one than `train` is asked for.
+    """
+    path, some = Path(place), {} if limit is None else {"limit": limit}
+    single = path.is_file() or path.suffix in ENDINGS or (is_saved(path) and not splits(path))
+    if single and split != "train":
+        return None
+    if single or is_saved(path):
+        of_split = {} if single or split == "train" else {"split": split}
+        return made("FilePrompts", path=place, **of_split, **some) if of_split or some else place
+    if not path.exists() and not on_hub(place) and split == "train" and name is None and not some:
+        return place  # what it is shows where it is
+    return made("HubPrompts", path=place, split=split, name=name, **some)
 
 
 def by_name(places: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from saerl_lightning.errors import InputError, did_you_mean
 from saerl_lightning.migration.arguments import Given, Trainer
 from saerl_lightning.migration.draft import Draft, made
-from saerl_lightning.migration.shared import put_batch, put_devices, put_loggers, put_schedule, whole_updates
+from saerl_lightning.migration.shared import put_batch, put_devices, put_loggers, put_schedule, source, whole_updates
 from saerl_lightning.migration.trl_not_here import NOT_HERE
 from saerl_lightning.migration.trl_objective import objective
 from saerl_lightning.migration.trl_table import CARRIED
@@ -148,23 +148,25 @@ def _policy(given: Given, draft: Draft) -> None:
     draft.put("model.policy.lora", lora, "use_peft", "lora_r", "lora_alpha", "lora_target_modules")
 
 
+def _source(given: Given, draft: Draft, split: str) -> object | None:
+    """Returns the prompts of a split; None, and the reason in the draft, if the data set has no splits."""
+    place, config = str(given["dataset_name"]), given["dataset_config"]
+    found = source(place, str(given[split]), None if config is None else str(config))
+    if found is None:
+        ours = "data.train" if split == "dataset_train_split" else "data.val.test"
+        draft.lose(split, f"write --{ours} PATH: {place} has no splits, and so no {given[split]!r}")
+    return found
+
+
 def _data(given: Given, draft: Draft) -> None:
     if given["dataset_name"] is None:
         draft.lose("dataset_name", "write --data.train PATH: the file names no data set by dataset_name")
     else:
-        arguments = {
-            "path": given["dataset_name"],
-            "split": given["dataset_train_split"],
-            "name": given["dataset_config"],
-        }
-        draft.put("data.train", made("HubPrompts", **arguments), "dataset_name", "dataset_train_split")
+        if (train := _source(given, draft, "dataset_train_split")) is not None:
+            draft.put("data.train", train, "dataset_name", "dataset_train_split")
     if given["dataset_name"] is not None and given["eval_strategy"] not in ("no", "False"):
-        arguments = {
-            "path": given["dataset_name"],
-            "split": given["dataset_test_split"],
-            "name": given["dataset_config"],
-        }
-        draft.put("data.val", {"test": made("HubPrompts", **arguments)}, "eval_strategy", "dataset_test_split")
+        if (test := _source(given, draft, "dataset_test_split")) is not None:
+            draft.put("data.val", {"test": test}, "eval_strategy", "dataset_test_split")
         group = given["num_generations_eval"] or given["num_generations"]
         sampling = {name: given[theirs] for name, theirs in SAMPLING.items()}
         draft.put("data.val_sampling", {"group_size": group, **sampling}, "num_generations_eval", "temperature")

@@ -45,7 +45,7 @@ CARRIED = (
     Argument("output_dir", None, "run_dir", "", path, "", implied=False),
     *together(
         "data",
-        ("dataset_name", None, "data.train", path, "HubPrompts"),
+        ("dataset_name", None, "data.train", path, "HubPrompts, or the path of a file or folder"),
         ("dataset_config", None, "data.train.name", text, ""),
         ("dataset_train_split", "train", "data.train.split", text, ""),
         ("dataset_test_split", "test", "data.val", text, "a set named test, if eval_strategy is not no"),

@@ -8,7 +8,15 @@ from pathlib import Path
 from saerl_lightning.errors import InputError
 from saerl_lightning.migration.arguments import Given, Trainer
 from saerl_lightning.migration.draft import Draft, made
-from saerl_lightning.migration.shared import by_name, put_batch, put_devices, put_loggers, put_schedule, whole_updates
+from saerl_lightning.migration.shared import (
+    by_name,
+    put_batch,
+    put_devices,
+    put_loggers,
+    put_schedule,
+    source,
+    whole_updates,
+)
 from saerl_lightning.migration.verl_not_here import NOT_HERE
 from saerl_lightning.migration.verl_objective import objective
 from saerl_lightning.migration.verl_reward import rewards
@@ -114,7 +122,7 @@ def _policy(given: Given, draft: Draft) -> None:
 
 
 def _source(place: str, limit: int) -> object:
-    return made("FilePrompts", path=place, limit=limit) if limit > 0 else place
+    return source(place, limit=limit) if limit > 0 else place
 
 
 def _data(given: Given, draft: Draft) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.prompts import arrow, lines, saved
+from saerl_lightning.prompts.places import ENDINGS, is_saved
 from saerl_lightning.prompts.source import PromptSource, Reading
 from saerl_lightning.prompts.table import RecordTable, Row, checked_columns, prompts_from_table
 from saerl_lightning.ranges import Count, require_in_range
 from saerl_lightning.records import Prompt
 
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 HEAD = 100  # rows that are read before it is said which columns there are
 
 
@@ -63,7 +63,7 @@ class FilePrompts(PromptSource):
             raise InputError(f"prompts file {path} can't be read: {error.strerror or first_line(error)}") from error
 
     def _table(self, path: Path) -> RecordTable:
-        if saved.is_saved(path):
+        if is_saved(path):
             return saved.table(path, self.split, self.limit)
         if self.split is not None:
             raise InputError(f"{path} has no splits, and split is {self.split!r}; write null")

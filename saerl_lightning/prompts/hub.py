@@ -12,6 +12,7 @@ from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.files import check_yaml, read_text, texts_in
 from saerl_lightning.hub import advice, look_up
 from saerl_lightning.prompts.arrow import from_arrow
+from saerl_lightning.prompts.places import is_saved
 from saerl_lightning.prompts.source import PromptSource, Reading
 from saerl_lightning.prompts.table import checked_columns, prompts_from_table
 from saerl_lightning.ranges import Count, require_in_range
@@ -79,6 +80,11 @@ class HubPrompts(PromptSource):
     def _dataset(self) -> Dataset:
         from datasets import load_dataset
 
+        if is_saved(Path(self.path)):
+            raise InputError(
+                f"the data set '{self.path}' was written by save_to_disk; write data.train: {self.path}, or the class "
+                "FilePrompts with that path"
+            )
         _refuse_paths_elsewhere(Path(self.path))
         look_up(self.path)
         try:

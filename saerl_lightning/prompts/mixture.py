@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from saerl_lightning.errors import InputError, did_you_mean, require_name
-from saerl_lightning.hub import NAME
-from saerl_lightning.prompts.file import ENDINGS, FilePrompts
+from saerl_lightning.prompts.file import FilePrompts
 from saerl_lightning.prompts.frame import FramePrompts, is_frame, is_splits
 from saerl_lightning.prompts.hub import HubPrompts
-from saerl_lightning.prompts.saved import is_saved
+from saerl_lightning.prompts.places import is_saved, on_hub
 from saerl_lightning.prompts.source import PromptSource, Reading
 from saerl_lightning.ranges import Count, CountFrom0, NotNegative, Seed, require_in_range
 from saerl_lightning.records import Prompt
@@ -203,8 +202,9 @@ def open_prompts(given: Given, columns: Mapping[str, str] | None = None) -> Prom
             f"prompts are given as {type(given).__name__}; give a path, a name on the hub, a source as ListPrompts, a "
             "DataFrame, a Dataset, an Arrow table, or a list of mappings from column to value"
         )
-    path, given = Path(given), str(given)
+    if (given := str(given)).startswith("~/"):  # no shell has put the home in its place in YAML
+        given = str(Path(given).expanduser())
+    path = Path(given)
     if path.is_dir() and not is_saved(path):
         return HubPrompts(given, columns=mapped)
-    on_hub = given.count("/") == 1 and NAME.fullmatch(given) and path.suffix not in ENDINGS
-    return HubPrompts(given, columns=mapped) if on_hub and not path.exists() else FilePrompts(given, mapped)
+    return HubPrompts(given, columns=mapped) if on_hub(given) and not path.exists() else FilePrompts(given, mapped)

@@ -10,15 +10,8 @@ from pathlib import Path
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import read_json
 from saerl_lightning.prompts.arrow import from_arrow, mapped
+from saerl_lightning.prompts.places import STATE, splits
 from saerl_lightning.prompts.table import RecordTable
-
-STATE = "state.json"  # beside the Arrow files of a Dataset
-SPLITS = "dataset_dict.json"  # beside the folders of a DatasetDict's splits
-
-
-def is_saved(path: Path) -> bool:
-    """Whether a path is a folder of `save_to_disk`."""
-    return (path / STATE).is_file() or (path / SPLITS).is_file()
 
 
 def table(path: Path, split: str | None, limit: int | None) -> RecordTable:
@@ -47,7 +40,7 @@ def table(path: Path, split: str | None, limit: int | None) -> RecordTable:
 
 
 def _split(path: Path, wanted: str | None) -> str:
-    there = sorted(each.parent.name for each in path.glob(f"*/{STATE}"))
+    there = splits(path)
     if wanted is not None and wanted in there:
         return wanted
     if wanted is None and ("train" in there or len(there) == 1):
