@@ -82,10 +82,14 @@ class PromptBatch:
     frozen `Prompt`s, but pass plain objects through unchanged.
     """
 
-    def __init__(self, prompts: list[Prompt], ids: list[list[int]], rows: list[int]) -> None:
+    def __init__(
+        self, prompts: list[Prompt], ids: list[list[int]], rows: list[int], places: Sequence[int] = ()
+    ) -> None:
         self.prompts = prompts  # P
         self.ids = ids  # P lists of token ids, chat template applied
         self.rows = rows  # P, positions in the pool
+        # P, positions in the batch of all processes, or in the evaluation set: the random numbers depend on them.
+        self.places = places or range(len(rows))
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Sampling:
     max_tokens: Count = 256
     seed: SamplerSeed = 0
     stop: tuple[str, ...] = ()
+    # Of the prompts of a call in the batch of all processes, if they are a share of it: their samples depend on it.
+    places: Sequence[int] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses values that no sampler can use."""
@@ -123,6 +129,12 @@ class Sampling:
     def full_support(self) -> bool:
         """Whether every token can be sampled, so that the sampler's log-probabilities equal the policy's."""
         return self.top_p == 1.0 and self.top_k == 0 and self.temperature > 0
+
+    def placed(self, places: Sequence[int], seed: int) -> Sampling:
+        """Returns these settings for prompts at the given places of the batch of all processes, with the batch's seed."""
+        made = replace(self, seed=seed)
+        object.__setattr__(made, "places", places)
+        return made
 
 
 @dataclass(frozen=True)

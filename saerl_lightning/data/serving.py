@@ -83,6 +83,10 @@ class PlanSampler:
             yield batch[self.rank :: self.world].tolist()
         self._over = True
 
+    def places(self, count: int) -> range:
+        """Places of this rank's prompts in the batch of all ranks, given their number."""
+        return range(self.rank, self.rank + count * self.world, self.world)
+
     @property
     def progress(self) -> Progress:
         """The progress in this epoch; zero once the epoch is over."""
@@ -135,7 +139,7 @@ class PromptLoader:
         collate: Function that makes a batch from a list of rows.
     """
 
-    def __init__(self, batches: PlanSampler | Sequence[list[int]], collate: Callable[[Iterable[int]], PromptBatch]):
+    def __init__(self, batches: PlanSampler | Sequence[list[int]], collate: Callable[[list[int]], PromptBatch]):
         self.batches = batches
         self.collate = collate
 
@@ -194,10 +198,15 @@ class PromptPool:
         """Returns the pool with labels from a file added; None adds nothing."""
         return self if file is None else replace(self, prompts=with_labels(self.prompts, read_labels(file), file))
 
-    def batch(self, rows: Iterable[int]) -> PromptBatch:
-        """Makes a batch of the prompts at the given rows."""
+    def batch(self, rows: Iterable[int], places: Sequence[int] = ()) -> PromptBatch:
+        """Makes a batch of the prompts at the given rows.
+
+        Args:
+            rows: Rows of the pool.
+            places: Places of the prompts in the batch of all processes; their positions if none are given.
+        """
         members = list(rows)
-        return PromptBatch([self.prompts[r] for r in members], [self.ids[r] for r in members], members)
+        return PromptBatch([self.prompts[r] for r in members], [self.ids[r] for r in members], members, places)
 
     def servable(self) -> list[int]:
         """Returns the rows that are not too long, in order."""
@@ -228,9 +237,9 @@ class PlannedPool:
 
     def loader(self, rank: int, world: int) -> PromptLoader:
         """Serves a process's share of the plan, from the checkpoint's position in the first epoch."""
-        self._sampler = PlanSampler(self.plan, self._start, rank, world)
+        self._sampler = sampler = PlanSampler(self.plan, self._start, rank, world)
         self._start = EPOCH_START
-        return PromptLoader(self._sampler, self.pool.batch)
+        return PromptLoader(sampler, lambda rows: self.pool.batch(rows, sampler.places(len(rows))))
 
     @property
     def sampler(self) -> PlanSampler:
@@ -256,7 +265,8 @@ class PlannedPool:
     def take_next(self, counts: Sequence[int]) -> PromptBatch | None:
         """Returns this rank's share of the plan's next prompts for the current step; None if it gets none."""
         rows = self.sampler.take_next(counts)
-        return self.pool.batch(rows) if rows else None
+        first = sum(counts[: self.sampler.rank])
+        return self.pool.batch(rows, range(first, first + len(rows))) if rows else None
 
     def state_dict(self, batches: float) -> dict[str, Any]:
         """Returns the progress and a digest of the plan. `batches` is the trainer's number of batches per epoch."""

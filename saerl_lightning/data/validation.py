@@ -77,10 +77,15 @@ class EvaluationPool:
             raise InputError(f"set '{name}' has no prompt that is short enough; raise data.chat.max_prompt_tokens")
         return cls(name, pool, wanted.sampling or default, wanted.keep_trained)
 
-    def batches(self, size: int, rank: int, world: int) -> list[list[int]]:
-        """Cuts this rank's rows (every world-th) into batches of at most `size`."""
-        rows = self.pool.servable()[rank::world]
-        return [rows[i : i + size] for i in range(0, len(rows), size)]
+    def loader(self, size: int, rank: int, world: int) -> PromptLoader:
+        """Serves this rank's questions (every world-th) in batches of at most `size`.
+
+        The place of a question is that in the whole set: what is sampled depends neither on `size` nor on `world`.
+        """
+        servable = self.pool.servable()
+        places = list(range(rank, len(servable), world))
+        batches = [places[i : i + size] for i in range(0, len(places), size)]
+        return PromptLoader(batches, lambda places: self.pool.batch([servable[p] for p in places], places))
 
     def unseen(self, trained: Set[str]) -> EvaluationPool:
         """Returns the set without the questions that are trained on, and reports their number.
@@ -218,4 +223,4 @@ class EvaluationDataModule(lightning.LightningDataModule, ABC):
             raise InputError(
                 "nothing to evaluate on: data.val (or data.test) names no set; write e.g. {dev: dev.jsonl}"
             )
-        return [PromptLoader(each.batches(self.val_batch_size, *self.place), each.pool.batch) for each in pools]
+        return [each.loader(self.val_batch_size, *self.place) for each in pools]

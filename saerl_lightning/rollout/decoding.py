@@ -20,9 +20,11 @@ from saerl_lightning.rollout.completion import EndTest
 BLOCK = 256
 
 
-def prompt_seeds(seed: int, prompts: int) -> list[int]:
-    """Derives one seed a prompt from the sampling seed and the prompt's position, whatever the batches are."""
-    return [int(np.random.SeedSequence([seed % 2**64, p]).generate_state(1)[0]) for p in range(prompts)]
+def prompt_seeds(sampling: Sampling, prompts: int) -> list[int]:
+    """Derives one seed a prompt from the sampling seed and the prompt's place in the batch of all processes."""
+    places = range(prompts) if sampling.places is None else sampling.places
+    assert len(places) == prompts, f"{prompts} prompts are sampled at {len(places)} places"
+    return [int(np.random.SeedSequence([sampling.seed % 2**64, place]).generate_state(1)[0]) for place in places]
 
 
 def uniforms(seed: int, steps: int, group_size: int) -> Float[Tensor, "G M"]:

@@ -57,7 +57,9 @@ class RolloutEngine(ABC):
     def generate(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Rollouts:
         """Samples `sampling.group_size` completions for each prompt.
 
-        The same prompts, sampling and weights give the same rollouts.
+        The same prompts, sampling and weights give the same rollouts. What is sampled of a prompt depends on
+        `sampling.seed` and on its place in the batch of all processes (`decoding.prompt_seeds` makes a seed of both), not
+        on the process that samples it.
         """
 
     def stream(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[Rollouts]:

@@ -69,7 +69,7 @@ class HFEngine(RolloutEngine):
         model, tokenizer = self._started()
         check_lengths(prompt_ids, sampling, self._max_model_len)
         ends = end_test(model, tokenizer, sampling)
-        seeds = prompt_seeds(sampling.seed, len(prompt_ids))
+        seeds = prompt_seeds(sampling, len(prompt_ids))
         prompts_a_batch = max(1, self.max_rows // sampling.group_size)
         batches = [slice(first, first + prompts_a_batch) for first in range(0, len(prompt_ids), prompts_a_batch)]
         return (self._complete_prompts(prompt_ids[batch], seeds[batch], sampling, ends) for batch in batches)

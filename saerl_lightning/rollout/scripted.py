@@ -26,8 +26,8 @@ class ScriptedEngine(RolloutEngine):
     not change the texts.
 
     Args:
-        completions: Texts to return; completion r of a call is text r modulo their number, followed by an end-of-text
-            token.
+        completions: Texts to return; completion g of the prompt at place p of the batch is text p G + g modulo their
+            number, followed by an end-of-text token.
     """
 
     def __init__(self, completions: list[str]) -> None:
@@ -50,9 +50,9 @@ class ScriptedEngine(RolloutEngine):
         if self._model is None or self._reader is None:
             raise RuntimeError("ScriptedEngine.generate was called before start, or after close")
         check_lengths(prompt_ids, sampling, self._max_model_len)
-        rows = len(prompt_ids) * sampling.group_size
-        script = [self._encode(text) for text in self.completions]
-        whole = [script[r % len(script)] for r in range(rows)]
+        script, group = [self._encode(text) for text in self.completions], range(sampling.group_size)
+        places = range(len(prompt_ids)) if sampling.places is None else sampling.places
+        whole = [script[(place * len(group) + g) % len(script)] for place in places for g in group]
         completions = [c[: sampling.max_tokens] for c in whole]
         truncated = [len(c) > sampling.max_tokens for c in whole]
         unscored = [[0.0] * len(c) for c in completions]

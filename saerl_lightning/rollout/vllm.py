@@ -173,7 +173,7 @@ class VLLMEngine(RolloutEngine):
         llm, reader = self._started()
         check_lengths(prompt_ids, sampling, self._max_model_len)
         prompts: list[Any] = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
-        settings = [self._settings(sampling, seed) for seed in prompt_seeds(sampling.seed, len(prompts))]
+        settings = [self._settings(sampling, seed) for seed in prompt_seeds(sampling, len(prompts))]
         # vLLM uses the global random state even if every request has a seed.
         with random_state_restored():
             answers = llm.generate(prompts, settings, use_tqdm=False, lora_request=self._request)

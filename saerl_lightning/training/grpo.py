@@ -169,8 +169,8 @@ class GRPOModule(PolicyModule):
 
     def sample(self, batch: PromptBatch, round: int) -> GradedGroups:
         """Completes and grades prompts; round 0 is the batch itself, later rounds are replacements."""
-        place = self.global_step * self.trainer.world_size + self.global_rank
-        sampling = replace(self.sampling, seed=self.sampling.seed + 7919 * place + 1_000_003 * round)
+        seed = self.sampling.seed + 7919 * self.global_step + 1_000_003 * round
+        sampling = self.sampling.placed(batch.places, seed)
         overlap = self.shortcuts.overlap_grading
         rollouts, rewards = sample_and_grade(self.engine, self.rewards, batch, sampling, self.phases, overlap)
         total = weighted_sum(self.rewards, rewards)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -282,15 +282,15 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Samples and grades one batch of a named set."""
-        self._evaluate(batch, batch_idx, self.prompts.val_set(dataloader_idx), dataloader_idx)
+        self._evaluate(batch, self.prompts.val_set(dataloader_idx), dataloader_idx)
 
     def test_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Samples and grades one batch of a named set."""
-        self._evaluate(batch, batch_idx, self.prompts.test_set(dataloader_idx), dataloader_idx)
+        self._evaluate(batch, self.prompts.test_set(dataloader_idx), dataloader_idx)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Samples completions of one batch, and returns a row for each: uid, set, prompt, answer, completion, truncated."""
-        rollouts = self._sample(batch, batch_idx, self.prompts.test_set(dataloader_idx))
+        rollouts = self._sample(batch, self.prompts.test_set(dataloader_idx))
         name = self.prompts.test_names[dataloader_idx]
         asked = [prompt for prompt in batch.prompts for _ in range(rollouts.group_size)]
         return [
@@ -313,14 +313,13 @@ class PolicyModule(lightning.LightningModule, ABC):
         accuracy = {name: SampledAccuracy(s.group_size, topics, extract=vote) for name, s in sets.items()}
         self.accuracy = {name: metric.to(self.device) for name, metric in accuracy.items()}
 
-    def _sample(self, batch: PromptBatch, batch_idx: int, sampling: Sampling) -> Rollouts:
+    def _sample(self, batch: PromptBatch, sampling: Sampling) -> Rollouts:
         self.sync()  # callbacks may replace the weights after `on_validation_start`
-        seed = sampling.seed + 7919 * (batch_idx * self.trainer.world_size + self.global_rank)
         with self.phases("sample"):
-            return self.engine.generate(batch.ids, replace(sampling, seed=seed))
+            return self.engine.generate(batch.ids, sampling.placed(batch.places, sampling.seed))
 
-    def _evaluate(self, batch: PromptBatch, batch_idx: int, sampling: Sampling, index: int) -> None:
-        rollouts = self._sample(batch, batch_idx, sampling)
+    def _evaluate(self, batch: PromptBatch, sampling: Sampling, index: int) -> None:
+        rollouts = self._sample(batch, sampling)
         with self.phases("grade"):
             scores = grade_by(self.rewards[0], batch.prompts, rollouts)  # (P, k)
         list(self.accuracy.values())[index].update(batch.prompts, rollouts, scores)

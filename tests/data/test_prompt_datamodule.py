@@ -188,8 +188,33 @@ def test_processes_share_a_validation_set():
     data = make(val={"v": ListPrompts(prompts(7, "v"))}, val_batch_size=2)
     data.tokenizer = TOKENIZER
     data.setup("validate")
-    shares = [data._val_pools[0].batches(2, rank, 2) for rank in range(2)]
-    assert shares == [[[0, 2], [4, 6]], [[1, 3], [5]]]
+    shares = [list(data._val_pools[0].loader(2, rank, 2)) for rank in range(2)]
+    assert [[batch.rows for batch in share] for share in shares] == [[[0, 2], [4, 6]], [[1, 3], [5]]]
+    assert [[batch.places for batch in share] for share in shares] == [[[0, 2], [4, 6]], [[1, 3], [5]]]
+
+
+def test_a_prompts_place_is_that_in_the_batch_of_all_processes():
+    """Batches of 4 over 2 processes; a refill in which they ask for 1 and 2 prompts."""
+    for rank, own, more in ((0, [0, 2], [0]), (1, [1, 3], [1, 2])):
+        data = make(train=ListPrompts(prompts(12)), batch_size=4, mixing=None, shuffle_seed=None)
+        data.tokenizer = TOKENIZER
+        data.setup("fit")
+        loader = iter(data.planned.loader(rank, 2))
+        batch = next(loader)
+        assert list(batch.places) == own and batch.rows == data.plan.rows[own].tolist()
+        refill = data.next_prompts([1, 2])
+        assert list(refill.places) == more and refill.rows == data.plan.rows[4:7][more].tolist()
+
+
+def test_places_in_a_set_do_not_depend_on_the_size_of_batches():
+    chat = ChatTemplate(max_prompt_tokens=40)
+    data = make(val={"v": ListPrompts(prompts(2, "long", length=60) + prompts(5, "v"))}, chat=chat)
+    data.tokenizer = TOKENIZER
+    data.setup("validate")
+    for size, world in ((1, 1), (2, 3), (32, 2)):
+        shares = [batch for rank in range(world) for batch in data._val_pools[0].loader(size, rank, world)]
+        found = {row: place for batch in shares for row, place in zip(batch.rows, batch.places, strict=True)}
+        assert found == {2: 0, 3: 1, 4: 2, 5: 3, 6: 4}
 
 
 def test_prompts_that_are_too_long_are_dropped_with_count_and_reason(caplog):

@@ -114,6 +114,17 @@ def test_a_row_ends_at_the_end_of_text_or_is_truncated(started, prompts):
     assert 0 < rollouts.truncated.sum() < len(rollouts.truncated)
 
 
+def test_a_share_of_a_batch_is_sampled_as_in_the_whole(started, prompts):
+    """The second of two processes has the prompts at the odd places."""
+    engine, _, _ = started
+    four = [*prompts, prompts[0]]
+    sampling = Sampling(group_size=2, max_tokens=12, seed=5)
+    whole = completions(engine.generate(four, sampling))
+    share = completions(engine.generate([four[1], four[3]], sampling.placed([1, 3], seed=5)))
+    assert share == whole[2:4] + whole[6:8]
+    assert whole[:2] != whole[6:8]  # one prompt at two places
+
+
 def test_greedy_equals_transformers_greedy(sampler, prompts):
     engine, model, _ = sampler
     rollouts = engine.generate(prompts, Sampling(group_size=2, temperature=0, max_tokens=16))

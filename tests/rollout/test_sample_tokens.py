@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.decoding import prompt_seeds, sample_tokens, uniforms
 
 LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()  # cumulative mass .1 .3 .6 1.
@@ -58,8 +60,12 @@ def test_a_token_without_mass_is_never_drawn(seed, top_k, uniform):
 
 
 def test_the_seed_of_a_prompt_depends_on_its_position_alone():
-    assert prompt_seeds(7, 5)[:3] == prompt_seeds(7, 3)
-    assert len(set(prompt_seeds(7, 500) + prompt_seeds(8, 500))) == 1000
+    seven, eight = Sampling(seed=7), Sampling(seed=8)
+    assert prompt_seeds(seven, 5)[:3] == prompt_seeds(seven, 3)
+    assert len(set(prompt_seeds(seven, 500) + prompt_seeds(eight, 500))) == 1000
+    assert prompt_seeds(eight.placed([3, 1], seed=7), 2) == [prompt_seeds(seven, 4)[p] for p in (3, 1)]
+    with pytest.raises(AssertionError, match="3 prompts are sampled at 2 places"):
+        prompt_seeds(seven.placed([3, 1], seed=7), 3)
     assert uniforms(1, 4, 2).equal(uniforms(1, 4, 2))
 
 

@@ -27,8 +27,7 @@ class ByPrompt(ScriptedEngine):
     """Completions that depend on the prompt alone, so that they are the same on whichever rank it is served."""
 
     def generate(self, prompt_ids, sampling):
-        start = sum(prompt_ids[0]) % len(TEXTS)
-        parts = []
+        parts, sampling = [], sampling.placed([0], sampling.seed)
         for ids in prompt_ids:
             start = sum(ids) % len(TEXTS)
             self.completions = TEXTS[start:] + TEXTS[:start]

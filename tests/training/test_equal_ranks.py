@@ -1,0 +1,53 @@
+"""Several processes are one: they draw the same completions, take the same steps, and log the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from saerl_lightning.policy.load import Policy
+from tests.training.conftest import largest_difference
+
+SCRIPT = Path(__file__).with_name("equal_ranks.py")
+ROOT = Path(__file__).parents[2]
+UNLIKE = ("time/", "throughput/")  # seconds
+
+
+def ran(policy: str, folder: Path, engine: str, strategy: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), policy, str(folder), engine, strategy]
+    done = subprocess.run(command, env=environment, cwd=ROOT, timeout=300, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def assert_equal(folder: Path, engine: str, strategy: str, policy: str) -> None:
+    """Weights to 2e-6, and every number that is no time, for both objectives; prints the largest difference."""
+    start = Policy(policy).load_model().state_dict()
+    for name in ("grpo", "dapo"):
+        one, two = (folder / f"{name}-{engine}-{each}" for each in ("one", strategy))
+        weights = [torch.load(each.with_suffix(".pt"), weights_only=True) for each in (one, two)]
+        apart = largest_difference(*weights)
+        print(f"{name}, {engine}, {strategy}: largest weight difference to one process {apart:.2g}")
+        assert apart < 2e-6, name
+        assert largest_difference(weights[0], start) > 1e-3, name
+        logs = [json.loads(each.with_suffix(".json").read_text()) for each in (one, two)]
+        assert len(logs[0]) == len(logs[1]) == 4
+        for alone, shared in zip(*logs, strict=True):
+            assert alone.keys() == shared.keys()
+            for key, value in alone.items():
+                if not key.startswith(UNLIKE) and not key.endswith("/seconds"):
+                    assert shared[key] == pytest.approx(value, abs=2e-5, nan_ok=True), (name, key)
+        assert logs[0][-1]["val/five/avg@3"] >= 0
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws(tiny, tmp_path):
+    for strategy in ("one", "ddp"):
+        ran(tiny, tmp_path, "hf", strategy)
+    assert_equal(tmp_path, "hf", "ddp", tiny)
