@@ -326,7 +326,7 @@ def run(args: Sequence[str | Path] | None = None, cli_class: type[RunCLI] = RunC
         cli_class: Class that parses and runs the verbs which compose trainer, model and data.
 
     Returns:
-        After fit, validate, test, predict, plan, label and show the RunCLI, which has the `trainer`, the `model` and the
+        After fit, validate, test, predict, plan, label, show and memory the RunCLI, which has `trainer`, `model` and
         `datamodule`; after a tool what it returns; None if something was only printed.
 
     Raises:

@@ -128,6 +128,7 @@ class MemoryEstimate:
         sae: Sparse autoencoder of the signals.
         sampling: Most that is held while completions are sampled.
         updating: Most that is held while the policy is updated.
+        libraries: What the process held before, libraries above all, on a CPU; 0 does not count them.
     """
 
     weights: int
@@ -142,6 +143,7 @@ class MemoryEstimate:
     sae: int
     sampling: int
     updating: int
+    libraries: int = 0
 
     @property
     def reading(self) -> int:
@@ -151,7 +153,7 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """Most bytes that are held at any time."""
-        return max(self.sampling, self.updating, self.reading)
+        return self.libraries + max(self.sampling, self.updating, self.reading)
 
     @property
     def parts(self) -> Mapping[str, int]:
@@ -164,12 +166,13 @@ class MemoryEstimate:
         """Writes a line with the total, and a line of the parts that are there; in MB if it is less than a GB."""
         unit, name = (1e9, "GB") if self.total >= 1e9 else (1e6, "MB")
         phases = {"updating": self.updating, "sampling": self.sampling, "reading signals": self.reading}
-        said = ", ".join(f"{phase} {_short(held / unit)}" for phase, held in phases.items() if held)
+        said = ", ".join(f"{phase} {_short((held + self.libraries) / unit)}" for phase, held in phases.items() if held)
         parts = ", ".join(
             f"{part.replace('_', ' ')} {_short(held / unit)}" for part, held in self.parts.items() if held
         )
         total = _short(self.total / unit)
-        return f"memory: at most about {total} {name} a rank ({said}), libraries not counted\n  in {name}: {parts}"
+        counted = "libraries included" if self.libraries else "libraries not counted"
+        return f"memory: at most about {total} {name} a rank ({said}), {counted}\n  in {name}: {parts}"
 
 
 def activations(sizes: DecoderSizes, step: StepSetting) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,23 @@ UNSHARDED = ("SingleDeviceStrategy", "DDPStrategy")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+@dataclass(frozen=True)
+class Machine:
+    """Where a step takes place.
+
+    Args:
+        device: Type of the device, `cpu` or `cuda`.
+        ranks: Number of processes, each of which holds the whole policy.
+        precision: Precision of the trainer, such as `bf16-mixed`.
+        card_bytes: Memory of a GPU in bytes; null if it is not known.
+    """
+
+    device: str
+    ranks: int
+    precision: str
+    card_bytes: int | None = None
+
+
 def needed_memory(
     model: lightning.LightningModule, datamodule: lightning.LightningDataModule, trainer: lightning.Trainer
 ) -> MemoryEstimate | None:
@@ -56,14 +75,17 @@ def needed_memory(
         return None
     if type(trainer.strategy).__name__ not in UNSHARDED:
         return None
-    device = trainer.strategy.root_device.type
+    machine = Machine(trainer.strategy.root_device.type, trainer.world_size, trainer.precision, _card_bytes())
     try:
-        sizes = DecoderSizes.of(_config(model.policy.path, model.policy.trust_remote_code))
+        sizes = policy_sizes(model)
         if sizes is None:
             return None
-        step = _step(model, datamodule, trainer, device)
-        engine = engine_memory(model.engine, sizes, step, device, _card_bytes())
-        return None if engine is None else estimate(sizes, step, engine, *_signals(datamodule))
+        step = step_setting(model, datamodule, machine)
+        engine = engine_memory(model.engine, sizes, step, machine.device, machine.card_bytes)
+        if engine is None:
+            return None
+        libraries = _resident_bytes() if machine.device == "cpu" else 0
+        return replace(estimate(sizes, step, engine, *signal_bytes(datamodule)), libraries=libraries)
     # Whatever is wrong with a setting or a file is told where it is used.
     except (InputError, OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
@@ -98,17 +120,29 @@ def engine_memory(
     return EngineMemory(weights, cache, frees_weights=sleeps, frees_cache=sleeps)
 
 
-def _step(model: GRPOModule, datamodule: PromptDataModule, trainer: lightning.Trainer, device: str) -> StepSetting:
+def policy_sizes(model: GRPOModule) -> DecoderSizes | None:
+    """Reads the policy's sizes from its configuration; None if it is not Llama-like."""
+    return DecoderSizes.of(_config(model.policy.path, model.policy.trust_remote_code))
+
+
+def step_setting(model: GRPOModule, datamodule: PromptDataModule, machine: Machine) -> StepSetting:
+    """Gathers what a step does on one rank from the settings.
+
+    Args:
+        model: Module of the run.
+        datamodule: Datamodule of the run.
+        machine: Where the step takes place.
+    """
     policy, shortcuts = model.policy, model.shortcuts
-    kind = "cpu" if device == "cpu" else "cuda"
+    kind = "cpu" if machine.device == "cpu" else "cuda"
     return StepSetting(
-        prompts=max(1, datamodule.batch_size // trainer.world_size),
+        prompts=max(1, datamodule.batch_size // machine.ranks),
         group_size=model.sampling.group_size,
         prompt_tokens=datamodule.chat.max_prompt_tokens,
         completion_tokens=model.sampling.max_tokens,
         micro_tokens=model.micro_tokens,
         weight_bytes=BYTES[policy.dtype],
-        mixed="mixed" in trainer.precision,
+        mixed="mixed" in machine.precision,
         states=states_of_a_weight(model.optimizer),
         lora=None if policy.lora is None else (policy.lora.rank, policy.lora.targets),
         checkpointing=policy.gradient_checkpointing,
@@ -118,12 +152,12 @@ def _step(model: GRPOModule, datamodule: PromptDataModule, trainer: lightning.Tr
         tiled_head=shortcuts.tiled_head,
         tile_bytes=TILE_BYTES[kind],
         kept_bytes=KEPT_BYTES[kind],
-        copies=trainer.world_size > 1,
+        copies=machine.ranks > 1,
     )
 
 
-def _signals(datamodule: PromptDataModule) -> tuple[int, int]:
-    """Bytes of the model that is read for signals, and of the SAE; 0 where there is none.
+def signal_bytes(datamodule: PromptDataModule) -> tuple[int, int]:
+    """Counts bytes of the model that is read for signals, and of the SAE; 0 where there is none.
 
     The whole model is loaded before it is cut behind the layer that is read.
     """
@@ -152,6 +186,14 @@ def _config(path: str, trust_remote_code: bool) -> PretrainedConfig:
 
     hub.look_up(path)
     return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
+def _resident_bytes() -> int:
+    """Bytes that this process holds already, libraries above all; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _card_bytes() -> int | None:

@@ -60,7 +60,7 @@ def plan(
     require_export(export, export_for, datamodule.chat)
     other = None if against is None else Ledger.read(Path(against))
     # Numbers that do not fit are refused before anything is computed.
-    arithmetic = batch_arithmetic(model, datamodule, trainer)
+    arithmetic = batch_arithmetic(model, datamodule, trainer.world_size)
     if (memory := needed_memory(model, datamodule, trainer)) is not None:
         print(memory, flush=True)
     with lock.held(lock.beside(Path(out)), f"the plan's folder '{out}'"):
@@ -96,10 +96,13 @@ def _plan_into(
     return run
 
 
-def batch_arithmetic(
-    model: PolicyModule, datamodule: PromptDataModule, trainer: lightning.Trainer
-) -> BatchArithmetic | None:
+def batch_arithmetic(model: PolicyModule, datamodule: PromptDataModule, ranks: int) -> BatchArithmetic | None:
     """Computes the batch numbers that `fit` would check and print; None for a module that samples nothing.
+
+    Args:
+        model: Module of the run; only its settings are read.
+        datamodule: Datamodule of the run; its prompts are not read.
+        ranks: Number of processes that share a batch.
 
     Raises:
         InputError: if the numbers do not fit each other.
@@ -112,12 +115,12 @@ def batch_arithmetic(
         max_prompt_tokens=datamodule.chat.max_prompt_tokens,
         micro_tokens=model.micro_tokens,
         updates_per_batch=model.updates_per_batch,
-        ranks=trainer.world_size,
+        ranks=ranks,
         batches=0,
         context=_context(model.policy),
     )
     arithmetic.check()
-    model.engine.require_processes(trainer.world_size)
+    model.engine.require_processes(ranks)
     return arithmetic
 
 

@@ -1,4 +1,4 @@
-"""`plan`, `label` and `show`: commands that read the same configs and flags as a run, but train nothing.
+"""`plan`, `label`, `show` and `memory`: commands that read the same configs and flags as a run, but train nothing.
 
 A method's signature defines the command's own arguments; its body is in the module of that name.
 """
@@ -13,6 +13,7 @@ from saerl_lightning.verbs.names import COMPOSED
 
 if TYPE_CHECKING:
     from saerl_lightning.data.module import PromptDataModule
+    from saerl_lightning.training.grpo import GRPOModule
     from saerl_lightning.training.policy_module import PolicyModule
 
 # Arguments of each tool that are not flags of the command line.
@@ -95,3 +96,22 @@ class ToolTrainer(lightning.Trainer):
         show(
             cast("PolicyModule", model), cast("PromptDataModule", datamodule), self, prompt, completion, tokens, sample
         )
+
+    def memory(
+        self,
+        model: lightning.LightningModule,
+        datamodule: lightning.LightningDataModule,
+        card: float = 80.0,
+        cards: int = 1,
+    ) -> None:
+        """Estimates the memory of a training step on GPUs that need not be here, and tells whether it fits.
+
+        Args:
+            model: Module of the run; only its settings are read.
+            datamodule: Datamodule of the run; its prompts are not read.
+            card: Memory of one GPU in GB.
+            cards: Number of GPUs, each of which holds the whole policy.
+        """
+        from saerl_lightning.verbs.card_memory import tell_memory
+
+        tell_memory(cast("GRPOModule", model), cast("PromptDataModule", datamodule), self, card, cards)

@@ -97,7 +97,7 @@ def test_flags_are_accepted_behind_the_baseline(composed, lines):
     assert composed(["fit", "-c", "configs/grpo.yaml", *flags]).model is not None
 
 
-VERB = re.compile(r"(?:\.venv/bin/python )?main\.py (fit|plan|label|validate|test|predict) (-c .+)")
+VERB = re.compile(r"(?:\.venv/bin/python )?main\.py (fit|plan|label|memory|validate|test|predict) (-c .+)")
 COMPOSED = sorted(
     {VERB.match(text)[0].partition("main.py ")[2] for texts in LISTED.values() for text in texts if VERB.match(text)}
 )

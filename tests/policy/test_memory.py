@@ -180,3 +180,9 @@ def test_the_line_names_total_phases_and_parts():
     assert "sampling 2.63), libraries not counted" in said
     assert "weights 0.54, gradients 0.54, optimiser 1.08" in said and "engine 1.00, kv cache 0.02" in said
     assert "reference" not in said and "sae" not in said
+
+
+def test_what_libraries_hold_is_counted_beside_each_phase():
+    made = replace(estimate(SMALL, STEP, EngineMemory(), read_model=7), libraries=10**6)
+    assert made.total == made.updating + 10**6
+    assert "libraries included" in str(made) and "updating 1.0" in str(made) and "libraries 1.00" in str(made)

@@ -1,0 +1,114 @@
+"""`memory`: whether a training step fits on GPUs that need not be here, part by part, and lighter settings that would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import compress, product
+from typing import Any
+
+import lightning
+
+from saerl_lightning.data.module import PromptDataModule
+from saerl_lightning.errors import InputError
+from saerl_lightning.policy.decoder_sizes import DecoderSizes
+from saerl_lightning.policy.memory import MemoryEstimate, StepSetting, estimate
+from saerl_lightning.ranges import Count, Positive, require_arguments
+from saerl_lightning.training.grpo import GRPOModule
+from saerl_lightning.verbs.needed_memory import Machine, engine_memory, policy_sizes, signal_bytes, step_setting
+from saerl_lightning.verbs.plan import batch_arithmetic
+
+FREE = 0.1  # share of a card that the CUDA context, the allocator's gaps and libraries take
+# From the one that costs least time to the one that changes what is trained.
+LIGHTER: Mapping[str, dict[str, Any]] = {
+    "--model.micro_tokens 4096": {"micro_tokens": 4096},
+    "--model.policy.gradient_checkpointing true": {"checkpointing": True},
+    "--model.policy.dtype bfloat16 --model.policy.lora '{rank: 16, alpha: 32}'": {
+        "weight_bytes": 2,
+        "lora": (16, "all-linear"),
+    },
+}
+
+
+def tell_memory(
+    model: GRPOModule, datamodule: PromptDataModule, trainer: lightning.Trainer, card: Positive, cards: Count
+) -> None:
+    """Prints a step's memory on each card, part by part, whether it fits, and a lighter setting if it does not.
+
+    Args:
+        model: Module of the run; only its settings are read.
+        datamodule: Datamodule of the run; its prompts are not read.
+        trainer: Trainer that gives the precision.
+        card: Memory of one GPU in GB.
+        cards: Number of GPUs, each of which holds the whole policy.
+
+    Raises:
+        InputError: if a number is out of range or the numbers do not fit each other, the run is no GRPO run, its engine
+            runs beside one process only, or the model or engine has no estimate.
+    """
+    require_arguments(tell_memory, locals())
+    if not isinstance(model, GRPOModule) or not isinstance(datamodule, PromptDataModule):
+        raise InputError(f"memory is estimated for a step of GRPOModule, not {type(model).__name__}; give -c grpo.yaml")
+    batch_arithmetic(model, datamodule, cards)
+    if datamodule.batch_size % cards:
+        raise InputError(f"data.batch_size is {datamodule.batch_size}, no multiple of {cards} cards; write one")
+    machine = Machine("cuda", cards, trainer.precision, int(card * 1e9))
+    step, sizes, signals = step_setting(model, datamodule, machine), _sizes(model), signal_bytes(datamodule)
+
+    def held(setting: StepSetting) -> MemoryEstimate:
+        engine = engine_memory(model.engine, sizes, setting, machine.device, machine.card_bytes)
+        if engine is None:
+            raise InputError(f"model.engine {type(model.engine).__name__} has no estimate; give HFEngine or VLLMEngine")
+        return estimate(sizes, setting, engine, *signals)
+
+    made, room = held(step), (1 - FREE) * card * 1e9
+    where = f"each of {cards} cards" if cards > 1 else "one card"
+    print(f"a step on {where} of {card:g} GB, precision {machine.precision}; in GB:")
+    print(*(f"  {part.replace('_', ' '):<12}{size / 1e9:8.1f}" for part, size in made.parts.items() if size), sep="\n")
+    print(f"  at once: updating {made.updating / 1e9:.1f}, sampling {made.sampling / 1e9:.1f}")
+    fits = "fits" if made.total <= room else "does not fit"
+    print(f"{fits}: at most {made.total / 1e9:.1f} GB of {room / 1e9:.1f}; {FREE:.0%} of a card is left for CUDA")
+    if made.total > room:
+        print(_advice(((flags, held(lighter).total) for flags, lighter in _lighter(step)), room))
+
+
+def _lighter(step: StepSetting) -> Iterator[tuple[str, StepSetting]]:
+    """Yields flags and the step with them, the fastest first."""
+    row = step.prompt_tokens + step.completion_tokens  # is never cut
+    for taken in sorted(product((False, True), repeat=len(LIGHTER)), key=lambda each: each[::-1]):
+        changes = dict(compress(LIGHTER.items(), taken))
+        lighter = replace(step, **{name: value for change in changes.values() for name, value in change.items()})
+        differs = all(replace(step, **change) != step for change in changes.values())
+        if changes and differs and row <= lighter.micro_tokens <= step.micro_tokens:
+            yield " ".join(changes), lighter
+
+
+def _advice(tried: Iterable[tuple[str, int]], room: float) -> str:
+    """Words the first lighter setting that fits, or that none does."""
+    last = ""
+    for flags, total in tried:
+        last = f"with {flags}: {total / 1e9:.1f} GB"
+        if total <= room:
+            return f"it fits {last}"
+    return f"nor do lighter settings fit{f' ({last})' * bool(last)}; take a larger card or a smaller model"
+
+
+def _sizes(model: GRPOModule) -> DecoderSizes:
+    """Reads the policy's sizes.
+
+    Raises:
+        InputError: if its configuration can't be read, or the model is not Llama-like.
+    """
+    path = model.policy.path
+    try:
+        sizes = policy_sizes(model)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the configuration of model.policy.path '{path}' can't be read; write an HF folder with a config.json, or the "
+            "name of a model on the hub with a network at hand"
+        ) from error
+    if sizes is None:
+        raise InputError(
+            f"model.policy.path '{path}' is not Llama-like (Llama, Mistral, Qwen2, Qwen3): it has no estimate"
+        )
+    return sizes
