@@ -37,11 +37,10 @@ from saerl_lightning.policy.weights import require_usable
 from saerl_lightning.ranges import SEEDS
 from saerl_lightning.registration import register_classes
 from saerl_lightning.run_folder import LAST, RunFolder, checkpoint_file, named_by_time, require_place
-from saerl_lightning.training import distributed
+from saerl_lightning.training import distributed, loggers
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 from saerl_lightning.training.feedback import RunLimits, ending, lines_in_place_of_bar
-from saerl_lightning.training.loggers import refused_by_early_stopping, require_file_names, require_key, said_of_server
 from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.rng import RandomStates
 from saerl_lightning.training.tables import accuracy_of_sets
@@ -148,7 +147,7 @@ class RunCLI(LightningCLI):
         if self._settings.weights_only is False:
             raise InputError("weights_only is false, which would run code out of the checkpoint; leave it out")
         if getattr(rank_zero_only, "rank", 0) == 0:  # which logs
-            require_key(
+            loggers.require_key(
                 each.as_dict() for each in _as_list(self._settings.trainer.logger) if isinstance(each, Namespace)
             )
         # With null, Lightning would unpickle a checkpoint from a web address, which can run code.
@@ -186,7 +185,7 @@ class RunCLI(LightningCLI):
         """
         config = self._settings
         for logger in _as_list(config.trainer.logger):
-            require_file_names(logger)
+            loggers.require_file_names(logger)
             if getattr(logger, "init_args", None) is not None and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = config.run_dir
 
@@ -209,6 +208,7 @@ class RunCLI(LightningCLI):
         try:
             with self._claimed(), self._signals().heeded(), self._children_ended(), self._differences_named():
                 distributed.require_first_machine(self.trainer)
+                loggers.continue_run(self.trainer.loggers, Path(self._settings.run_dir))
                 if isinstance(self.model, PolicyModule):  # before the processes of other ranks are started
                     self.model.require_engine(self.trainer.world_size)
                 self._say(f"run folder: {self._settings.run_dir}")
@@ -225,7 +225,7 @@ class RunCLI(LightningCLI):
                 print(stopped.said, file=sys.stderr)
             raise
         except RuntimeError as error:
-            if said := refused_by_early_stopping(error, self.trainer.callback_metrics):
+            if said := loggers.refused_by_early_stopping(error, self.trainer.callback_metrics):
                 raise RunStopped(said) from error
             raise
         except OSError as error:
@@ -393,7 +393,7 @@ def main() -> None:
             print(f"error: {printed(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        said = said_of_disk(error) if isinstance(error, OSError) else said_of_server(error)
+        said = said_of_disk(error) if isinstance(error, OSError) else loggers.said_of_server(error)
         if said is None:
             raise
         print(f"error: {printed(said)}", file=sys.stderr)

@@ -9,6 +9,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from saerl_lightning.plan import SamplePlan
+
+ONE_END = 0.35  # below this share of an order, or above the rest, lies one end of it
+
 
 def cluster_first(
     rows: Int[np.ndarray, " M"], cluster: Int[np.ndarray, " N"], difficulty: Float[np.ndarray, " N"], batch_size: int
@@ -94,3 +98,28 @@ def permute_within(
     permuted = values.copy()
     permuted[given] = values[drawn]
     return permuted
+
+
+def one_end(plan: SamplePlan, batches: int, updates: int = 1) -> str:
+    """Tells that a run ends before its plan does, and so trains on one end of an order by difficulty; "" if it doesn't.
+
+    Args:
+        plan: Plan whose prompts a curriculum has ordered.
+        batches: Number of batches that the run serves.
+        updates: Optimiser steps on each batch, for what to write instead.
+    """
+    whole = plan.batches()
+    rated = plan.difficulty[whole]
+    if not 0 < batches < len(whole) or not np.isfinite(rated).all():
+        return ""
+    # Share of all prompts that are rated below half of the served ones; ties count half.
+    middle = np.median(rated[:batches])
+    below = float(np.mean(rated < middle) + np.mean(rated == middle) / 2)
+    if ONE_END <= below <= 1 - ONE_END:
+        return ""
+    return (
+        f"this run ends after {batches:,} of the plan's {len(whole):,} batches ({batches / len(whole):.0%}), and serves the "
+        f"{'lowest' if below < ONE_END else 'highest'} of its order: half of its prompts are rated below {below:.0%} of all. "
+        f"For the whole order write --trainer.max_steps {len(whole) * updates}, or plan a random part of the prompts: "
+        f"--data.train '{{part: {{source: FILE, count: {batches * plan.batch_size}}}}}'"
+    )

@@ -12,9 +12,11 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Timer
 
+from saerl_lightning.data.ordering import one_end
 from saerl_lightning.errors import program
 from saerl_lightning.progress import EVERY_S, duration, on_terminal, rate_text, time_left
 from saerl_lightning.training.callbacks import TokenBudget
+from saerl_lightning.training.grpo import GRPOModule
 
 
 def lines_in_place_of_bar(trainer: lightning.Trainer) -> None:
@@ -124,6 +126,10 @@ class RunLimits(lightning.Callback):
         self.first_step = trainer.global_step
         if trainer.is_global_zero and (said := ends_before_its_steps(trainer)):
             print(said, flush=True)
+        if trainer.is_global_zero and isinstance(pl_module, GRPOModule):
+            end = one_end(pl_module.prompts.plan, pl_module.planned_batches(), pl_module.updates_per_batch)
+            if end:
+                print(f"warning: {end}", flush=True)
 
     def took_steps(self, trainer: lightning.Trainer) -> bool:
         """Whether this fit has taken a step."""

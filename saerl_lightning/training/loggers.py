@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saerl_lightning.errors import InputError, did_you_mean, require_name, tool
@@ -214,6 +215,25 @@ def _settings() -> Any:
 def _silent(logger: Mapping[str, Any]) -> bool:
     given = {**(logger.get("dict_kwargs") or {}), **(logger.get("init_args") or {})}
     return bool(given.get("offline")) or (given.get("mode") or _settings().mode) in SILENT
+
+
+WANDB_FOLDER = re.compile(r"run-\d{8}_\d{6}-(.+)")  # the time of a start, and the run's id
+
+
+def continue_run(loggers: Iterable[Any], run_dir: Path) -> None:
+    """Lets each `WandbLogger` without an id of its own go on as the W&B run that began in the run folder.
+
+    Args:
+        loggers: Loggers of the trainer, before they begin.
+        run_dir: Folder of the run; W&B's folder in it has a folder for each start, named by its time and the run's id.
+    """
+    names = [each.name.removeprefix("offline-") for each in (run_dir / "wandb").glob("*run-*")]
+    ids = [found[1] for found in map(WANDB_FOLDER.fullmatch, sorted(names)) if found]  # the earliest first
+    for logger in loggers:
+        settings = getattr(logger, "_wandb_init", None)
+        if ids and settings is not None and settings.get("id") is None:
+            settings.update(id=ids[0], resume="allow")
+            logger._id = ids[0]
 
 
 def said_of_server(error: BaseException) -> str | None:

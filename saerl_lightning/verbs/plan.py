@@ -15,6 +15,7 @@ from rich.console import Console
 
 from saerl_lightning import hub, lock
 from saerl_lightning.data.module import PromptDataModule
+from saerl_lightning.data.ordering import one_end
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan_page import tables
 from saerl_lightning.plan_page.comparison import compare
@@ -131,7 +132,9 @@ def _facts(
         return [f"{len(datamodule.plan.batches()):,} batches of {datamodule.batch_size} prompts an epoch"]
     trainer.datamodule = datamodule  # pyright: ignore[reportAttributeAccessIssue]  # where a module looks for its prompts
     model.trainer = trainer
-    return str(replace(arithmetic, batches=model.planned_batches())).split("\n")
+    batches = model.planned_batches()
+    end = one_end(datamodule.plan, batches, model.updates_per_batch)
+    return [*str(replace(arithmetic, batches=batches)).split("\n"), *([f"warning: {end}"] if end else [])]
 
 
 def _require_prompts(model: lightning.LightningModule, datamodule: lightning.LightningDataModule) -> None:

@@ -4,15 +4,18 @@ import csv
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
 import wandb
 import yaml
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from saerl_lightning import cli
 from saerl_lightning.errors import InputError
 from saerl_lightning.run_folder import RunFolder
+from saerl_lightning.training.loggers import continue_run
 from tests.cli.wandb_offline import OfflineRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -79,6 +82,35 @@ def test_wandb_holds_every_step_on_one_axis(workplace, wandb_offline):
     assert [row["_step"] for row in rows] == list(range(len(rows)))  # W&B's own counter: nothing was dropped
     assert all(earlier[STEP] <= later[STEP] for earlier, later in itertools.pairwise(rows))
     assert sampled_reward(workplace) == pytest.approx(steps[0]["reward/mean"])
+
+
+def offline_runs(run_dir: Path) -> list[OfflineRun]:
+    """W&B's runs of a run folder, the earliest first."""
+    return [OfflineRun(run_dir, folder) for folder in sorted((run_dir / "wandb").glob("offline-run-*"))]
+
+
+def test_a_resumed_run_goes_on_as_the_same_wandb_run(workplace, wandb_offline):
+    cli.run(workplace.command("fit", *logger("wandb"), "--trainer.max_steps=2"))
+    wandb_offline()
+    time.sleep(1)  # W&B names folders by the second
+    cli.run(workplace.command("fit", *logger("wandb"), "--trainer.max_steps=3", "--ckpt_path=last"))
+    wandb_offline()
+    first, second = offline_runs(workplace.run_dir)
+    assert first.run.run_id == second.run.run_id
+    assert [row[STEP] for row in second.history if "reward/mean" in row] == [2]
+    assert first.run.run_id not in (workplace.run_dir / "config.yaml").read_text()  # for a copy in another folder
+    cli.run(workplace.command("fit", *logger("wandb"), "--trainer.max_steps=1", "--overwrite=true"))
+    wandb_offline()
+    [anew] = offline_runs(workplace.run_dir)
+    assert anew.run.run_id != first.run.run_id
+
+
+def test_an_id_of_the_users_own_is_kept(tmp_path):
+    (tmp_path / "wandb/offline-run-20260101_000000-abc").mkdir(parents=True)
+    (tmp_path / "wandb/run-20250101_000000-first-one").mkdir()
+    mine, other = (WandbLogger(save_dir=tmp_path, offline=True, **given) for given in ({"id": "mine"}, {}))
+    continue_run([mine, other, CSVLogger(tmp_path)], tmp_path)
+    assert (mine.version, other.version) == ("mine", "first-one")
 
 
 def sampled_reward(workplace) -> float:

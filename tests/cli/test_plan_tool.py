@@ -98,6 +98,22 @@ def test_the_plan_is_exported_for_another_trainer_with_the_settings_that_keep_it
         assert ended.code == 2 and says in ended.error, ended.stderr
 
 
+def test_plan_page_and_run_say_that_only_the_easy_end_is_served(workplace, command, capsys):
+    """Five batches are planned; the first two steps end the run."""
+    off, says = (
+        ("clustering", "mixing"),
+        "warning: this run ends after 2 of the plan's 5 batches (40%), and serves the lowest",
+    )
+    cli.run(command("--trainer.max_steps=2", off=off))
+    assert says in capsys.readouterr().out
+    assert "and serves the lowest of its order" in (workplace.folder / "plan/plan.html").read_text()
+    run = ["-c", str(workplace.folder / "slots.yaml"), *_numbers(workplace), "--trainer.max_steps=2"]
+    cli.run(workplace.command("fit", *run))
+    assert says in capsys.readouterr().out
+    cli.run(command("--trainer.max_steps=5", off=off))
+    assert "warning: this run ends" not in capsys.readouterr().out
+
+
 def test_validation_sets_are_not_read(workplace, command, door):
     ended = door([*command(), "--data.val=" + json.dumps({"dev": str(workplace.folder / "missing.jsonl")})])
     assert ended.code == 0, ended.stderr

@@ -32,13 +32,14 @@ def values(items) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class OfflineRun:
-    """The only W&B run below a run folder."""
+    """The only W&B run below a run folder, or the one in a folder of W&B's."""
 
     run_dir: Path
+    own: Path | None = None
 
     @cached_property
     def folder(self) -> Path:
-        [folder] = (self.run_dir / "wandb").glob("offline-run-*")
+        [folder] = [self.own] if self.own else (self.run_dir / "wandb").glob("offline-run-*")
         return folder
 
     @cached_property

@@ -1,11 +1,14 @@
 """The cluster-first order, by hand and by property."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saerl_lightning.data.ordering import cluster_first, interleave, spread
+from saerl_lightning.data.ordering import cluster_first, interleave, one_end, spread
+from saerl_lightning.plan import SamplePlan
 
 NAN = float("nan")
 
@@ -134,3 +137,30 @@ def test_clusters_of_whole_batches_give_pure_batches_that_get_harder(size, batch
         stream = served[cluster[served[:, 0]] == label]
         assert len(stream) == count
         assert (np.diff(difficulty[stream.ravel()]) >= 0).all()
+
+
+def ordered_by(ratings: list[float], batch_size: int = 2) -> SamplePlan:
+    """A plan that serves prompts in their own order, with a rating of difficulty each."""
+    return replace(SamplePlan.sequential(len(ratings), batch_size), difficulty=np.array(ratings, dtype=float))
+
+
+def test_a_run_that_ends_before_an_easy_to_hard_order_is_told_what_it_serves():
+    said = one_end(ordered_by(list(range(20))), batches=3, updates=2)
+    # 6 of 20 prompts, rated 0 to 5: their median 2.5 lies above 3 of 20 ratings.
+    assert "after 3 of the plan's 10 batches (30%)" in said and "the lowest" in said and "below 15% of all" in said
+    assert "--trainer.max_steps 20" in said and "count: 6" in said
+    assert "the highest" in one_end(ordered_by(list(range(20, 0, -1))), batches=3)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "batches"),
+    [
+        (list(range(20)), 10),  # the whole plan
+        (list(range(20)), 25),  # more than one pass
+        ([0, 9, 1, 8, 2, 7, 3, 6, 4, 5], 2),  # both ends from the start
+        ([3.0] * 20, 2),  # all equal
+        ([NAN] * 20, 2),  # nothing is rated
+    ],
+)
+def test_a_run_that_serves_no_end_of_an_order_is_not_warned(ratings, batches):
+    assert one_end(ordered_by(ratings), batches) == ""
