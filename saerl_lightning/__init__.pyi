@@ -76,6 +76,9 @@ from .reward.verifiers_reward import VerifiersReward as VerifiersReward
 from .rollout.engine import RolloutEngine as RolloutEngine
 from .rollout.hf import HFEngine as HFEngine
 from .rollout.scripted import ScriptedEngine as ScriptedEngine
+from .rollout.server import ServerEngine as ServerEngine
+from .rollout.serving.command import ServerOptions as ServerOptions
+from .rollout.transfer.file_transfer import FileTransfer as FileTransfer
 from .rollout.vllm import VLLMEngine as VLLMEngine
 from .sae.activations import ActivationDataModule as ActivationDataModule
 from .sae.module import SAEModule as SAEModule

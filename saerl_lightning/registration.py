@@ -21,6 +21,7 @@ FOLDERS = (
     "prompts",
     "reward",
     "rollout",
+    "rollout.transfer",
     "sae",
     "signals",
     "training",

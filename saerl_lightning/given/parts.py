@@ -37,7 +37,9 @@ EXAMPLES = {
     "RolloutEngine": "HFEngine()",
     "SAESource": "SAESource('folder')",
     "Sampling": "Sampling(group_size=8)",
+    "ServerOptions": "ServerOptions(data_parallel=2)",
     "SignalSource": "RandomSignals()",
+    "WeightTransfer": "FileTransfer()",
 }
 
 

@@ -152,7 +152,7 @@ class VLLMEngine(RolloutEngine):
                 dtype=self._weights_dtype,  # type: ignore[arg-type]
                 max_model_len=max_model_len,
                 max_num_seqs=self.max_num_seqs,
-                **(_whole_prefills(max_model_len, self.max_num_seqs) if on_cpu else FULL_TAILS),
+                **(whole_prefills(max_model_len, self.max_num_seqs) if on_cpu else FULL_TAILS),
                 gpu_memory_utilization=self.gpu_memory_utilization,
                 kv_cache_memory_bytes=None if cache_gb is None else int(cache_gb * 2**30),
                 enforce_eager=self.enforce_eager or on_cpu,
@@ -297,7 +297,7 @@ def _allowed_rank(rank: int) -> int:
     return next(size for size in allowed if size >= rank)
 
 
-def _whole_prefills(max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
+def whole_prefills(max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
     """Scheduler settings with which vLLM never splits a prefill, for CPUs.
 
     With a split prefill, vLLM samples after every part, discards the token and resets the request's random generator; a

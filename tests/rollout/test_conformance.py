@@ -12,16 +12,19 @@ from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.completion import end_ids
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.rollout.scripted import ScriptedEngine
+from saerl_lightning.rollout.server import ServerEngine
 from saerl_lightning.rollout.vllm import VLLMEngine
 
 ENGINES = {
     "hf": HFEngine,
     "hf-unfused": lambda: HFEngine(fused=False),
     "vllm": lambda: VLLMEngine(kv_cache_gb=0.25, max_num_seqs=32),
+    "server": ServerEngine,
     "scripted": lambda: ScriptedEngine(["The answer is 19.", "pear", "0123456789" * 6, "fig, apple."]),
 }
 # vLLM's own start-up warns of its own dependencies; nothing of that is ours to fix.
 VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.filterwarnings("ignore")])
+SERVER = pytest.param("server", marks=[pytest.mark.vllm, pytest.mark.slow, pytest.mark.filterwarnings("ignore")])
 MAX_LEN = 256
 
 
@@ -29,13 +32,14 @@ def global_rng():
     return random.getstate()[1], np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
 
 
-@pytest.fixture(scope="module", params=["hf", "hf-unfused", VLLM, "scripted"])
+@pytest.fixture(scope="module", params=["hf", "hf-unfused", VLLM, SERVER, "scripted"])
 def started(request, load_tiny):
     """Yields (engine, model, tokenizer); a start that draws from the global random streams fails here."""
     model, tokenizer = load_tiny()
+    serving = request.param == "server"
     model.train()
     before, threads = global_rng(), torch.get_num_threads()
-    with ENGINES[request.param]() as engine:
+    with ServerEngine([request.getfixturevalue("vllm_server")]) if serving else ENGINES[request.param]() as engine:
         engine.start(model, tokenizer, MAX_LEN)
         assert global_rng() == before
         torch.set_num_threads(threads + 1)
@@ -194,7 +198,7 @@ def test_new_weights_take_effect_everywhere(started, prompts):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.1)
-    if isinstance(engine, VLLMEngine):  # the others are the policy itself
+    if isinstance(engine, VLLMEngine | ServerEngine):  # the others are the policy itself
         stale = engine.generate(prompts, sampling)
         assert completions(stale) == completions(before)
     engine.load_weights(model.state_dict().items(), version=7)
