@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from saerl_lightning import launcher
 from saerl_lightning.errors import InputError
 from saerl_lightning.mistakes import printed
+from saerl_lightning.ranks import launcher
 from saerl_lightning.verbs.quick import answered
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import lightning
 import yaml
 from jsonargparse import Namespace, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -30,14 +30,17 @@ from rich.console import Console
 from saerl_lightning.data.other_plan import differences_named
 from saerl_lightning.errors import InputError, RunStopped, program
 from saerl_lightning.evaluation.report import accuracy_table, write_accuracy
-from saerl_lightning.files import disk_is_full, said_of_disk, write_whole
+from saerl_lightning.files import disk_is_full, said_of_disk
 from saerl_lightning.mistakes import one_line, printed
 from saerl_lightning.parser import Refused, RunParser, dropped_callbacks
 from saerl_lightning.policy.weights import require_usable
 from saerl_lightning.ranges import SEEDS
+from saerl_lightning.ranks import processes
+from saerl_lightning.ranks.collectives import agreed
+from saerl_lightning.ranks.settings import RunConfig
 from saerl_lightning.registration import register_classes
 from saerl_lightning.run_folder import LAST, RunFolder, checkpoint_file, named_by_time, require_place
-from saerl_lightning.training import distributed, loggers
+from saerl_lightning.training import loggers
 from saerl_lightning.training.callbacks import PredictionWriter, Stopped, StopSignals
 from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 from saerl_lightning.training.feedback import RunLimits, ending, lines_in_place_of_bar
@@ -64,19 +67,6 @@ HARMLESS = (
     "To exit: use 'exit', 'quit'",  # of IPython, behind the line that says how a stopped run goes on
     "The '.*_dataloader' does not have many workers",  # prompts are already encoded
 )
-
-
-class RunConfig(SaveConfigCallback):
-    """Writes the run's full configuration to its folder and to its loggers."""
-
-    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Writes the configuration; Lightning calls it on rank 0 when the run begins."""
-        text = self.parser.dump(self.config, skip_unset=False)
-        for logger in trainer.loggers:
-            logger.log_hyperparams({"config": yaml.safe_load(text)})
-        # An evaluation must not overwrite the configuration of the training.
-        name = "config.yaml" if stage == "fit" else f"config-{stage}.yaml"
-        write_whole(Path(trainer.default_root_dir, name), text)
 
 
 class RunCLI(LightningCLI):
@@ -206,11 +196,12 @@ class RunCLI(LightningCLI):
                 never logged.
         """
         try:
+            processes.require_first_machine(self.trainer)
+            if isinstance(self.model, PolicyModule):  # before the processes of other ranks are started
+                self.model.require_processes(self.trainer.world_size, self.datamodule)
+            processes.meet(self.trainer, self.model)
             with self._claimed(), self._signals().heeded(), self._children_ended(), self._differences_named():
-                distributed.require_first_machine(self.trainer)
                 loggers.continue_run(self.trainer.loggers, Path(self._settings.run_dir))
-                if isinstance(self.model, PolicyModule):  # before the processes of other ranks are started
-                    self.model.require_engine(self.trainer.world_size)
                 self._say(f"run folder: {self._settings.run_dir}")
                 if self.trainer.is_global_zero and (memory := needed_memory(self.model, self.datamodule, self.trainer)):
                     self._say(str(memory))
@@ -252,7 +243,7 @@ class RunCLI(LightningCLI):
         try:
             yield
         except BaseException:
-            distributed.end(self.trainer)
+            processes.end(self.trainer)
             raise
 
     def _how_to_go_on(self) -> str:
@@ -267,14 +258,18 @@ class RunCLI(LightningCLI):
         checkpoint = checkpoint_file(self._settings.ckpt_path, self._settings.run_dir, fitting=True)
         return differences_named(checkpoint, lambda: yaml.safe_load(self._parser("fit").dump(self._settings)))
 
-    def _claimed(self) -> AbstractContextManager[None]:
-        """Locks the run folder in the first process."""
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Locks the run folder in the first process; if it can't be had, all processes that have met end."""
         config = self._settings
         given: str | None = config.ckpt_path
         last = given in LAST
         checkpoint = checkpoint_file(given, config.run_dir, fitting=True) if last or given is None else Path(given)
         claimed = RunFolder(Path(config.run_dir)).claimed(config.overwrite, checkpoint, last)
-        return claimed if self.trainer.is_global_zero else nullcontext()
+        with ExitStack() as held:
+            with agreed():
+                held.enter_context(claimed if self.trainer.is_global_zero else nullcontext())
+            yield
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluates on the sets of `data.val`; prints their accuracy and writes it to `accuracy-validate.json`."""

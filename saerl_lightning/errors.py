@@ -18,6 +18,8 @@ from pathlib import Path
 class InputError(ValueError):
     """Invalid input. The message gives the fault, the value seen, and a correct value."""
 
+    everywhere = False  # whether every process of the run ends by this mistake, so that one of them may report it
+
 
 class RunStopped(RuntimeError):
     """A run that must not continue (wrong weights in the sampler, NaN in the loss). The last checkpoint is kept.

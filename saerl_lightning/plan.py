@@ -106,3 +106,19 @@ def misplaced(rows: Int[np.ndarray, " K"], planned: Int[np.ndarray, " M"]) -> st
     if len(other := np.setdiff1d(values, planned)):
         return f"row {other[0]}, which is not planned"
     return f"no row {np.setdiff1d(planned, values)[0]}"
+
+
+def require_even_shares(batch_size: int, world: int) -> None:
+    """Refuses batches that the processes can't share evenly.
+
+    Args:
+        batch_size: Number of prompts of a step.
+        world: Number of processes.
+
+    Raises:
+        InputError: with the numbers to write.
+    """
+    if batch_size % world:
+        raise InputError(
+            f"data.batch_size is {batch_size}, which {world} processes can't share evenly; write a multiple of {world}"
+        )

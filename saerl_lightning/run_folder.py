@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from saerl_lightning import lock
@@ -33,6 +33,11 @@ def require_place(path: str) -> None:
     Raises:
         InputError: for blanks at the ends, an unexpanded '~', or characters that can't be printed.
     """
+    if not path and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"{os.environ['WORLD_SIZE']} processes were started one by one, and each would choose a folder of its own; "
+            "write --run_dir with one folder for all"
+        )
     if not path.strip() or path != path.strip():
         raise InputError(f"run_dir is {path[:120]!r}; write a folder without blanks at its ends, e.g. runs/first")
     if path.startswith("~"):
@@ -44,11 +49,31 @@ def require_place(path: str) -> None:
 
 
 def named_by_time() -> str:
-    """Returns a new run folder's path, named by the time; processes of other ranks, which start later, inherit it."""
-    now = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-    if "LOCAL_RANK" not in os.environ:
-        os.environ["SAERL_RUN_DIR"] = now
-    return os.environ.get("SAERL_RUN_DIR", now)
+    """Returns a new run folder's path, which is the same for all processes of the run; "" if they can't agree on one.
+
+    It is named by the time, and under SLURM by the job. Processes that Lightning starts inherit it, and those that
+    torchrun starts get it from the first one.
+    """
+    now, environ = f"runs/{datetime.now():%Y%m%d-%H%M%S}", os.environ
+    if int(environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environ:
+        return f"runs/job-{environ.get('SLURM_JOB_ID', '')}"
+    if int(environ.get("WORLD_SIZE", "1")) > 1 and "SAERL_RUN_DIR" not in environ:
+        return _of_first_process(now) if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else ""
+    if "LOCAL_RANK" not in environ:
+        environ["SAERL_RUN_DIR"] = now
+    return environ.get("SAERL_RUN_DIR", now)
+
+
+def _of_first_process(name: str) -> str:
+    """The name that the first process has, through the store of torchrun's agent."""
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    place, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(place, port, is_master=False, timeout=timedelta(minutes=5))
+    key = f"saerl/run_dir/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if os.environ["RANK"] == "0":
+        store.set(key, name)
+    return store.get(key).decode()
 
 
 def checkpoint_file(given: str | None, run_dir: str, fitting: bool) -> Path | None:

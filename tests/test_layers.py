@@ -23,13 +23,12 @@ ORDER = [
         "ranges",
         "hub",
         "lock",
-        "launcher",
         "moved",
         "shipped",
         "progress",
         "given",
     ),
-    ("run_folder", "whole_weights", "prompts"),
+    ("run_folder", "whole_weights", "prompts", "ranks"),
     ("objective", "policy", "signals", "reward", "assets", "migration"),
     ("evaluation", "rollout", "data"),
     ("plan_page", "online"),
@@ -44,7 +43,7 @@ ORDER = [
     ("__main__",),
 ]
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
-KNOW_LIGHTNING = {"parser", "training", "sae", "verbs", "cli", "tools"}
+KNOW_LIGHTNING = {"parser", "ranks", "training", "sae", "verbs", "cli", "tools"}
 KNOW_LIGHTNING_TOO = {"data.module", "data.serving", "data.validation", "study.folder"}
 SLOW_TO_IMPORT = {"vllm", "sae_lens"}  # ten seconds and more: inside functions only
 

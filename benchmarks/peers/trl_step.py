@@ -23,7 +23,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from workload import reward
 
-from saerl_lightning.training.distributed import Phases
+from saerl_lightning.training.metrics import Phases
 
 # What of the trainer is timed as which phase. Clipping, tokenising, decoding and logging are the rest.
 TIMED = {"_generate_single_turn": "generate", "_calculate_rewards": "score", "_compute_loss": "forward"}

@@ -26,6 +26,7 @@ from saerl_lightning.prompts.chat import ChatTemplate
 from saerl_lightning.prompts.mixture import Part, open_prompts
 from saerl_lightning.prompts.source import ProbeReference, PromptSource
 from saerl_lightning.ranges import Count, Seed, require_in_range
+from saerl_lightning.ranks.collectives import agreed
 from saerl_lightning.records import Outcomes, PromptBatch, Sampling
 from saerl_lightning.signals.cache import CachedSignals
 from saerl_lightning.signals.source import Features, SignalSource
@@ -168,12 +169,13 @@ class PromptDataModule(EvaluationDataModule):
         Raises:
             InputError: if a source can't be read, an operation's input is missing, or too few prompts are left.
         """
-        if stage in (None, "fit", "validate") and not self._val_pools:
-            self._val_pools = self._unseen(self.read_sets(self.val))
-        if stage in (None, "test") and not self._test_pools:
-            self._test_pools = self._unseen(self.read_sets(self.test))
-        if stage == "predict" and not self._test_pools:
-            self._test_pools = self.read_sets(self.test)  # `predict` answers all prompts, also those trained on
+        with agreed():  # a file may be missing on one machine
+            if stage in (None, "fit", "validate") and not self._val_pools:
+                self._val_pools = self._unseen(self.read_sets(self.val))
+            if stage in (None, "test") and not self._test_pools:
+                self._test_pools = self._unseen(self.read_sets(self.test))
+            if stage == "predict" and not self._test_pools:
+                self._test_pools = self.read_sets(self.test)  # `predict` answers all prompts, also those trained on
         if stage in (None, "fit") and self._planned is None:
             self.set_up_plan()
         if stage == "fit" and self.trainer is not None and not self.val:
@@ -203,7 +205,8 @@ class PromptDataModule(EvaluationDataModule):
         Raises:
             InputError: on every process, if an operation's input is missing, or too few prompts are left.
         """
-        pool, began = self.pool, time.perf_counter()
+        with agreed():
+            pool, began = self.pool, time.perf_counter()
         plan, self.operations = made_once(self.trainer, lambda: (self._plan(pool), self.operations))
         self._planned = PlannedPool(pool, plan)
         self.plan_seconds = time.perf_counter() - began

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,10 @@ import yaml
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import write_whole
+from saerl_lightning.ranks.settings import differing, short
 
 # Settings of data that do not change the plan.
 NOT_PLANNED = ("val", "test", "val_sampling", "val_batch_size", "signal_cache")
-LONGEST = 80  # characters of a value that are shown
 
 
 class OtherPlan(InputError):
@@ -59,27 +58,14 @@ def differences_named(checkpoint: Path | None, settings: Callable[[], dict[str, 
 
 def _why_another_plan(config: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
     was, given = (each.get("data") or {} for each in (before, now))
-    differing = [said for name, said in _differing(was, given, "data") if name.split(".")[1] not in NOT_PLANNED]
-    if not differing:
+    told = [
+        f"{name} was {short(a)} and is {short(b)}"
+        for name, a, b in differing(was, given, "data")
+        if name.split(".")[1] not in NOT_PLANNED
+    ]
+    if not told:
         named = ", ".join(f"data.{name}" for name in ("train", "labels") if given.get("init_args", {}).get(name))
         return (
             f"no setting of data differs from {config}, so what a file holds does: {named}; give the files of that run"
         )
-    return f"{', '.join(differing)}; give those of {config}"
-
-
-def _differing(was: Any, given: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yields each setting with two values by its dotted name, and a text with both; of another class only its name."""
-    if isinstance(was, dict) and isinstance(given, dict) and was.get("class_path") == given.get("class_path"):
-        for name in dict.fromkeys([*was, *given]):
-            inner = key if name == "init_args" else f"{key}.{name}"
-            yield from _differing(was.get(name), given.get(name), inner)
-    elif was != given:
-        yield key, f"{key} was {_short(was)} and is {_short(given)}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict) and "class_path" in value:
-        return str(value["class_path"]).rpartition(".")[2]
-    text = json.dumps(value) if isinstance(value, dict | list | bool | None) else str(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return f"{', '.join(told)}; give those of {config}"

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from saerl_lightning.data.other_plan import OtherPlan
 from saerl_lightning.data.planning import plan_digest
 from saerl_lightning.errors import InputError
-from saerl_lightning.plan import SamplePlan
+from saerl_lightning.plan import SamplePlan, require_even_shares
 from saerl_lightning.prompts.chat import ChatTemplate, TokenIds
 from saerl_lightning.prompts.labels import read_labels, with_labels
 from saerl_lightning.prompts.source import PromptSource
@@ -55,11 +55,7 @@ class PlanSampler:
     """
 
     def __init__(self, plan: SamplePlan, start: Progress = EPOCH_START, rank: int = 0, world: int = 1) -> None:
-        if plan.batch_size % world:
-            raise InputError(
-                f"data.batch_size is {plan.batch_size}, which {world} processes can't share evenly; "
-                f"write a multiple of {world}"
-            )
+        require_even_shares(plan.batch_size, world)
         self.plan = plan
         self.rank = rank
         self.world = world

@@ -114,8 +114,7 @@ def put_devices(draft: Draft, devices: int, nodes: int, names: Sequence[str]) ->
     if (total := devices * nodes) == 1:
         return
     flags = f"--trainer.devices {devices} --trainer.strategy ddp" + f" --trainer.num_nodes {nodes}" * (nodes > 1)
-    flags += " --model.engine HFEngine" * alone
-    only = "VLLMEngine refuses several processes, so the file says trainer.devices: 1; " * alone
+    only = "the file says trainer.devices: 1, to be tried on one; " * alone
     batch = draft.settings["data.batch_size"][0]
     fits = isinstance(batch, int) and batch % total == 0
     draft.notes.append(

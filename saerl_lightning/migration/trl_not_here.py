@@ -190,7 +190,7 @@ REASONS: dict[str, dict[str, object]] = {
         "fsdp_config": None,
         "deepspeed": None,
     },
-    "write --trainer.devices N --trainer.strategy ddp --model.engine HFEngine: processes are Lightning's": {
+    "write --trainer.devices N --trainer.strategy ddp: processes are Lightning's": {
         "accelerator_config": None,
         "ddp_find_unused_parameters": None,
         "ddp_bucket_cap_mb": None,

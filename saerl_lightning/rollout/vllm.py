@@ -1,6 +1,7 @@
 """VLLMEngine: samples with vLLM in the trainer's process, on a GPU or CPU, and sends it the policy's weights.
 
-It supports one process and one device: no server, no tensor parallelism, no distributed training.
+With several training processes each has an engine of its own, on its own device, and samples its share of every batch.
+There is no server and no tensor parallelism. Several processes were tried on a CPU alone, not on GPUs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib.util
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,6 +112,7 @@ class VLLMEngine(RolloutEngine):
         self._weights_dtype = ""  # once it is started
         self._version = 0
         self._asleep: set[str] = set()
+        self._several = False  # whether other processes train too
         require_in_range(self)
 
     def check(self) -> None:
@@ -121,23 +123,15 @@ class VLLMEngine(RolloutEngine):
                 "machine, install requirements/cpu.txt on a CPU, or choose HFEngine"
             )
 
-    def require_processes(self, processes: int) -> None:
-        """Refuses more than one training process."""
-        if processes > 1:
-            raise InputError(
-                f"VLLMEngine samples beside one training process, and there are {processes}; write --trainer.devices 1 "
-                "--trainer.num_nodes 1, or --model.engine HFEngine, which samples in each process"
-            )
-
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
         """Starts vLLM with the folder or hub name the policy was loaded from. Takes seconds to minutes."""
         self.check()
-        self.require_processes(torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
         self._max_model_len, self._ends = max_model_len, end_ids(model, tokenizer)
         self._reader = Reader(tokenizer, self._ends)
         self._rank, self._request = (adapter_rank(model) if self.adapters and self.sleep_level < 2 else 0), None
         self._weights_dtype = self.dtype if self.dtype != "auto" else str(compute_dtype(model)).removeprefix("torch.")
-        with random_state_restored():
+        self._several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        with random_state_restored(), _as_one_of_several(model.device) if self._several else nullcontext():
             self._llm = self._launch(model, max_model_len)
 
     def _launch(self, model: PreTrainedModel, max_model_len: int) -> Any:
@@ -161,6 +155,8 @@ class VLLMEngine(RolloutEngine):
                 generation_config="vllm",  # no sampling defaults from the model folder
                 trust_remote_code=self.trust_remote_code,
                 use_tqdm_on_load=False,
+                # An engine a process, on the process's device, beside the trainer's process group.
+                distributed_executor_backend="external_launcher" if self._several else None,
                 **(
                     {"enable_lora": True, "max_loras": 1, "max_lora_rank": _allowed_rank(self._rank)}
                     if self._rank
@@ -267,9 +263,11 @@ class VLLMEngine(RolloutEngine):
             return
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-        self._llm.llm_engine.engine_core.shutdown()
+        with _trainers_group_kept() if self._several else nullcontext():
+            self._llm.llm_engine.engine_core.shutdown()
         self._llm = self._reader = self._request = None
-        cleanup_dist_env_and_memory()
+        if not self._several:
+            cleanup_dist_env_and_memory()
 
     def _started(self) -> tuple[Any, Reader]:
         if self._llm is None or self._reader is None:
@@ -320,6 +318,33 @@ def _cache_holds_a_row(max_model_len: int) -> Iterator[None]:
             f"vLLM's key-value cache can't hold one row of {max_model_len} tokens; raise engine.kv_cache_gb (or "
             "engine.gpu_memory_utilization), or lower sampling.max_tokens and chat.max_prompt_tokens"
         ) from error
+
+
+@contextmanager
+def _as_one_of_several(device: torch.device) -> Iterator[None]:
+    """Sets the variables by which vLLM finds its rank and its device among several processes."""
+    names = {"RANK": torch.distributed.get_rank(), "LOCAL_RANK": device.index or 0}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def _trainers_group_kept() -> Iterator[None]:
+    """Lets vLLM's engine end its own groups alone: its clean-up would destroy the process group, which is the trainer's."""
+    from vllm.distributed.parallel_state import destroy_model_parallel
+    from vllm.v1.engine import core
+
+    whole = core.cleanup_dist_env_and_memory
+    core.cleanup_dist_env_and_memory = destroy_model_parallel
+    try:
+        yield
+    finally:
+        core.cleanup_dist_env_and_memory = whole
 
 
 def _set_environment(on_cpu: bool) -> None:

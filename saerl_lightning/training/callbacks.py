@@ -23,7 +23,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.files import keep_earlier
 from saerl_lightning.ranges import LongCount, require_in_range
 from saerl_lightning.records import PromptBatch
-from saerl_lightning.training.distributed import Phases
+from saerl_lightning.training.metrics import Phases
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from saerl_lightning.data.resume import LoopPosition
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.files import whole_file, write_whole
 from saerl_lightning.policy.weights import digests_file, known_digests, require_undamaged
+from saerl_lightning.ranks import processes
 from saerl_lightning.run_folder import RunFolder
-from saerl_lightning.training import distributed
 from saerl_lightning.training.callbacks import Stopped, StopSignals
 
 
@@ -93,9 +93,9 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         """Keeps this process alive when the others end, so that it can report; on an immediate stop, ends them."""
         super().on_exception(trainer, pl_module, exception)
-        distributed.watch_no_more()
+        processes.watch_no_more()
         if isinstance(exception, Stopped) and exception.at_once:
-            distributed.end(trainer, grace=0)
+            processes.end(trainer, grace=0)
 
     def _should_save_on_exception(self, trainer: lightning.Trainer) -> bool:
         batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current

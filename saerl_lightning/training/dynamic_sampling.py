@@ -38,7 +38,7 @@ class DynamicSampling:
     def fill(
         self,
         first: GradedGroups,
-        sample: Callable[[PromptBatch, int], GradedGroups],
+        sample: Callable[[PromptBatch | None, int], GradedGroups | None],
         next_prompts: Callable[[Sequence[int]], PromptBatch | None],
         gather_counts: Callable[[int], list[int]],
     ) -> tuple[GradedGroups, GradedGroups]:
@@ -48,7 +48,8 @@ class DynamicSampling:
 
         Args:
             first: Graded groups of the batch.
-            sample: Function that samples and grades prompts in a round, counted from 1.
+            sample: Function that samples and grades prompts in a round, counted from 1; ranks without prompts call it too,
+                so that all learn of a failure.
             next_prompts: Function that takes the plan's next prompts, given the number that each rank needs.
             gather_counts: Function that returns the numbers of all ranks, given this rank's number.
 
@@ -63,9 +64,9 @@ class DynamicSampling:
                 break
             batch = next_prompts(counts)
             plan_ends = (0 if batch is None else len(batch.prompts)) < missing
-            if batch is not None:
-                parts.append(sample(batch, number))
-                missing -= int(parts[-1].varied.sum())
+            if (more := sample(batch, number)) is not None:
+                parts.append(more)
+                missing -= int(more.varied.sum())
             if plan_ends:
                 missing = 0  # this rank asks no more
         if len(parts) == 1:

@@ -15,16 +15,16 @@ from torch import Tensor
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.policy.weights import without_adapters
+from saerl_lightning.ranks.collectives import gather_objects
 from saerl_lightning.records import Outcomes, PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward, grade
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.training.distributed import Phases, gather_objects
 from saerl_lightning.training.rows import Cut, StepRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from saerl_lightning.training.rows import Cut, StepRows
+    from saerl_lightning.training.metrics import Phases
 
 
 Grades = dict[str, Float[Tensor, "P G"]]  # by the reward's name

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import lightning
 import torch
@@ -23,12 +24,12 @@ from saerl_lightning.policy.lean_layers import make_lean
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.ranges import Count, CountFrom0, Positive, require_in_range
+from saerl_lightning.ranks.collectives import agreed, gather_objects, gather_outcomes, gradient_sync, mean_over_ranks
 from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.reward.function import as_rewards
 from saerl_lightning.reward.reward import Reward, no_grades, require_distinct, weighted_sum
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.arithmetic import BatchArithmetic
-from saerl_lightning.training.distributed import Phases, gather_objects, gather_outcomes, gradient_sync, mean_over_ranks
 from saerl_lightning.training.dynamic_sampling import DynamicSampling
 from saerl_lightning.training.grading import GradedGroups, Reference, entropy_floor, sample_and_grade, score_step
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
@@ -36,6 +37,7 @@ from saerl_lightning.training.loggers import GRPO
 from saerl_lightning.training.metrics import (
     Completions,
     MetricSum,
+    Phases,
     averaged,
     means_over_ranks,
     over_ranks,
@@ -45,7 +47,8 @@ from saerl_lightning.training.metrics import (
     throughput_metrics,
 )
 from saerl_lightning.training.optimization import Gradients, require_makers
-from saerl_lightning.training.policy_module import PolicyModule, refuse_adapter_dropout, score_as_sampled
+from saerl_lightning.training.policy_module import PolicyModule
+from saerl_lightning.training.precision import refuse_adapter_dropout, score_as_sampled
 from saerl_lightning.training.rows import Cut, StepRows
 from saerl_lightning.training.shortcuts import Shortcuts
 
@@ -159,7 +162,7 @@ class GRPOModule(PolicyModule):
         Raises:
             RunStopped: if no completion of any rank could be graded.
         """
-        first = self.sample(batch, 0)
+        first = cast("GradedGroups", self.sample(batch, 0))
         gather = partial(gather_objects, ranks=self.trainer.world_size)
         if not any(gather(bool(first.total.isfinite().any()))):
             raise RunStopped(no_grades(self.rewards, first.rewards), everywhere=True)
@@ -167,8 +170,17 @@ class GRPOModule(PolicyModule):
             return first, first
         return self.dynamic_sampling.fill(first, self.sample, self.prompts.next_prompts, gather)
 
-    def sample(self, batch: PromptBatch, round: int) -> GradedGroups:
-        """Completes and grades prompts; round 0 is the batch itself, later rounds are replacements."""
+    def sample(self, batch: PromptBatch | None, round: int) -> GradedGroups | None:
+        """Completes and grades prompts, if there are any; round 0 is the batch itself, later rounds are replacements.
+
+        Raises:
+            RunStopped: on every rank, if engine or graders fail on one; that one raises its own error.
+        """
+        with agreed():
+            return None if batch is None else self.graded(batch, round)
+
+    def graded(self, batch: PromptBatch, round: int) -> GradedGroups:
+        """Completes and grades this rank's prompts."""
         seed = self.sampling.seed + 7919 * self.global_step + 1_000_003 * round
         sampling = self.sampling.placed(batch.places, seed)
         overlap = self.shortcuts.overlap_grading
@@ -265,8 +277,9 @@ class GRPOModule(PolicyModule):
             InputError: naming what the prompts lack.
         """
         if stage == "fit":
-            for reward in self.rewards:
-                reward.require(self.prompts.pool.prompts)
+            with agreed():
+                for reward in self.rewards:
+                    reward.require(self.prompts.pool.prompts)
         super().setup(stage)
 
     def on_fit_start(self) -> None:

@@ -1,9 +1,12 @@
-"""Metrics of a training step, under the names that other trainers use."""
+"""Metrics of a training step, under the names that other trainers use, and the seconds of its phases."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +19,36 @@ from saerl_lightning.training.grading import GradedGroups
 
 SUMS = ("rollouts/generated", "rollouts/trained", "rollouts/scored_tokens")
 ROUNDS = ("rollouts/refill_rounds",)  # a rank takes part in the first ones, until it has what it needs
+
+
+class Phases:
+    """Sums wall-clock seconds by phase until `drain`.
+
+    `listener`, if set, is called with the name of each phase when it begins; the progress bar uses it.
+    """
+
+    def __init__(self) -> None:
+        self.listener: Callable[[str], None] | None = None
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Measures the seconds of the block as phase `name`."""
+        if self.listener is not None:
+            self.listener(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            # CUDA kernels run asynchronously; without waiting, their seconds would count for a later phase.
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self._seconds[name] += time.perf_counter() - start
+
+    def drain(self) -> dict[str, float]:
+        """Returns the seconds of each phase since the last call and resets them."""
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
 
 
 class MetricSum:

@@ -15,20 +15,19 @@ import lightning
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.evaluation.metrics import SampledAccuracy, macro_average
-from saerl_lightning.hf_attention import TOLERANCE
+from saerl_lightning.plan import require_even_shares
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.modes import apart_in_training, switch_off_dropout
 from saerl_lightning.policy.weights import base_model, fingerprint, named_weights, save_adapters
+from saerl_lightning.ranks.collectives import agreed, gather_objects, mean_over_ranks
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
-from saerl_lightning.reward.reward import Reward, grade_by
+from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.callbacks import CleanEnd
-from saerl_lightning.training.distributed import Phases, gather_objects, mean_over_ranks
+from saerl_lightning.training.evaluation import SetGrades
 from saerl_lightning.training.loggers import LoggedNames, is_shipped, require_monitored
+from saerl_lightning.training.metrics import Phases
 from saerl_lightning.training.optimization import Gradients, not_finite, require_same_optimiser, require_steps, warm_up
 from saerl_lightning.training.precision import require_trainable
 from saerl_lightning.whole_weights import require_finite_weights
@@ -95,25 +94,31 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Checks settings in the first hook of a run, before data or weights are loaded; adds the run's clean end."""
-        self.require_engine(self.trainer.world_size)
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self.require_processes(self.trainer.world_size, self.prompts if fitting else None)
         if self.trainer.state.fn != TrainerFn.PREDICTING:
             for reward in self.rewards:
                 reward.check()
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if fitting:
             require_trainable(self.policy, self.trainer.precision)
             require_steps(self.optimizer, self.lr_scheduler, self.trainer.strategy.root_device)
             if (names := self.logged_names()) is not None:
                 require_monitored(self.trainer, names)
         return [CleanEnd(self.close)]
 
-    def require_engine(self, processes: int) -> None:
-        """Refuses an engine that can't sample here, or not for so many training processes.
+    def require_processes(self, processes: int, prompts: object) -> None:
+        """Refuses an engine that can't sample here, or not for so many processes, and batches they can't share.
+
+        Args:
+            processes: Number of training processes on all machines.
+            prompts: Datamodule of the run; its `batch_size`, if it has one, is the number of prompts of a step.
 
         Raises:
             InputError: saying what to write instead.
         """
         self.engine.require_processes(processes)
         self.engine.check()
+        require_even_shares(getattr(prompts, "batch_size", processes), processes)
 
     def logged_names(self) -> LoggedNames | None:
         """Names that the run will log; None if a user's own class may log others."""
@@ -131,13 +136,15 @@ class PolicyModule(lightning.LightningModule, ABC):
         Raises:
             InputError: naming what the prompts lack.
         """
-        for prompts in self.prompts.evaluated(stage):
-            self.rewards[0].require(prompts)
+        with agreed():
+            for prompts in self.prompts.evaluated(stage):
+                self.rewards[0].require(prompts)
 
     def configure_model(self) -> None:
         """Loads the policy's weights, once."""
         if not hasattr(self, "model"):
-            self.model = self.policy.load_model()
+            with agreed():  # the folder may be missing on one machine
+                self.model = self.policy.load_model()
             self.model.train()
 
     def configure_optimizers(self) -> Any:
@@ -184,6 +191,12 @@ class PolicyModule(lightning.LightningModule, ABC):
             return
         self.weight_version += 1
         self.engine.wake()
+        with agreed():
+            self._send()
+        self._engine_holds = present
+
+    def _send(self) -> None:
+        """Sends the adapters, or all weights, to the engine."""
         if self.engine.takes_adapters:
             with TemporaryDirectory(prefix="adapters-") as folder:
                 save_adapters(self.model, Path(folder))
@@ -191,7 +204,6 @@ class PolicyModule(lightning.LightningModule, ABC):
         else:
             with self.trainer.precision_plugin.forward_context():
                 self.engine.load_weights(named_weights(self.model), self.weight_version)
-        self._engine_holds = present
 
     def rest(self) -> None:
         """Frees the engine's memory for the update; the next `sync` loads its weights again."""
@@ -290,6 +302,7 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Samples completions of one batch, and returns a row for each: uid, set, prompt, answer, completion, truncated."""
+        self.sync()
         rollouts = self._sample(batch, self.prompts.test_set(dataloader_idx))
         name = self.prompts.test_names[dataloader_idx]
         asked = [prompt for prompt in batch.prompts for _ in range(rollouts.group_size)]
@@ -308,30 +321,32 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def _begin_evaluation(self, sets: dict[str, Sampling]) -> None:
         self.sync()
-        topics = self.prompts.topics
-        vote = self.rewards[0].vote
-        accuracy = {name: SampledAccuracy(s.group_size, topics, extract=vote) for name, s in sets.items()}
-        self.accuracy = {name: metric.to(self.device) for name, metric in accuracy.items()}
+        samples = {name: sampling.group_size for name, sampling in sets.items()}
+        self.evaluation = SetGrades(samples, self.prompts.topics, self.rewards[0], self.device)
 
     def _sample(self, batch: PromptBatch, sampling: Sampling) -> Rollouts:
-        self.sync()  # callbacks may replace the weights after `on_validation_start`
         with self.phases("sample"):
             return self.engine.generate(batch.ids, sampling.placed(batch.places, sampling.seed))
 
     def _evaluate(self, batch: PromptBatch, sampling: Sampling, index: int) -> None:
-        rollouts = self._sample(batch, sampling)
-        with self.phases("grade"):
-            scores = grade_by(self.rewards[0], batch.prompts, rollouts)  # (P, k)
-        list(self.accuracy.values())[index].update(batch.prompts, rollouts, scores)
+        self.sync()  # callbacks may replace the weights after `on_validation_start`
+        if self.evaluation.failure is not None:
+            return
+        try:
+            rollouts = self._sample(batch, sampling)
+            with self.phases("grade"):
+                self.evaluation.grade(batch, rollouts, index)
+        except Exception as error:
+            if self.trainer.world_size == 1:
+                raise
+            self.evaluation.failure = error
 
     def _report_evaluation(self, stage: str) -> None:
-        computed = {name: accuracy.compute() for name, accuracy in self.accuracy.items()}
-        results = {name: {key: float(value) for key, value in values.items()} for name, values in computed.items()}
+        metrics = self.evaluation.metrics(stage)
         self.phases.drain()  # seconds of evaluation must not count for the next step, nor counts
         self.rewards[0].drain_counts()
         self.rewards[0].drain_parts()
-        for name, metrics in {**results, "macro": macro_average(results)}.items():
-            self.log_dict({f"{stage}/{name}/{key}": value for key, value in metrics.items()}, sync_dist=True)
+        self.log_dict(metrics, sync_dist=True)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -364,34 +379,3 @@ class PolicyModule(lightning.LightningModule, ABC):
 
 def _shape(shape: torch.Size | None) -> str:
     return "missing" if shape is None else str(tuple(shape))
-
-
-def refuse_adapter_dropout(policy: Policy) -> None:
-    """Refuses adapters with dropout before anything is loaded.
-
-    Raises:
-        InputError: with the rate.
-    """
-    if policy.lora is not None and policy.lora.dropout > 0:
-        raise InputError(
-            f"policy.lora.dropout is {policy.lora.dropout}; GRPOModule scores the very policy that sampled, and samples are "
-            "drawn without dropout: write 0 (SFTModule takes other rates)"
-        )
-
-
-def score_as_sampled(model: PreTrainedModel) -> None:
-    """Switches off the dropout that a model folder configures, logs it, and checks that no randomness is left.
-
-    Raises:
-        InputError: if training mode still computes something else than evaluation mode.
-    """
-    if off := switch_off_dropout(model):
-        rank_zero_info(
-            f"the policy's own dropout is off, so that the policy that is scored is the one that sampled: {', '.join(off)}"
-        )
-    apart = apart_in_training(model)
-    if not apart <= TOLERANCE[model.get_decoder().dtype]:
-        raise InputError(
-            f"{type(model).__name__} computes something else in training mode than when it samples (hidden states differ by "
-            f"{apart:.2g} of their norm); choose a model whose forward draws no random numbers"
-        )

@@ -1,4 +1,4 @@
-"""Precisions in which a policy or an SAE may be trained: weights that an optimiser changes must be float32.
+"""Policies that may be trained as they are: float32 weights, and the same forward in training as in sampling.
 
 bfloat16 keeps 8 bits of a weight. AdamW at a rate of 1e-6 changes a weight by about a millionth in a step, which is
 rounded away: 1 % of the weights of a bfloat16 policy change, and 99.97 % of a float32 one.
@@ -6,8 +6,17 @@ rounded away: 1 % of the weights of a bfloat16 policy change, and 99.97 % of a f
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities import rank_zero_info
+
 from saerl_lightning.errors import InputError
+from saerl_lightning.hf_attention import TOLERANCE
 from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.modes import apart_in_training, switch_off_dropout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Precisions with float32 weights, whatever the products are computed in.
 TRAINABLE = ("32-true", "bf16-mixed", "16-mixed")
@@ -52,4 +61,35 @@ def require_trainable(policy: Policy, precision: str) -> None:
     if precision == "16-mixed":
         raise InputError(
             f"policy.dtype is {policy.dtype} and trainer.precision {precision}, two formats of 16 bits; write bf16-mixed"
+        )
+
+
+def refuse_adapter_dropout(policy: Policy) -> None:
+    """Refuses adapters with dropout before anything is loaded.
+
+    Raises:
+        InputError: with the rate.
+    """
+    if policy.lora is not None and policy.lora.dropout > 0:
+        raise InputError(
+            f"policy.lora.dropout is {policy.lora.dropout}; GRPOModule scores the very policy that sampled, and samples are "
+            "drawn without dropout: write 0 (SFTModule takes other rates)"
+        )
+
+
+def score_as_sampled(model: PreTrainedModel) -> None:
+    """Switches off the dropout that a model folder configures, logs it, and checks that no randomness is left.
+
+    Raises:
+        InputError: if training mode still computes something else than evaluation mode.
+    """
+    if off := switch_off_dropout(model):
+        rank_zero_info(
+            f"the policy's own dropout is off, so that the policy that is scored is the one that sampled: {', '.join(off)}"
+        )
+    apart = apart_in_training(model)
+    if not apart <= TOLERANCE[model.get_decoder().dtype]:
+        raise InputError(
+            f"{type(model).__name__} computes something else in training mode than when it samples (hidden states differ by "
+            f"{apart:.2g} of their norm); choose a model whose forward draws no random numbers"
         )

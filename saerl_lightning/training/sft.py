@@ -11,12 +11,13 @@ from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.logprobs import score
 from saerl_lightning.ranges import CountFrom0, Positive, require_in_range
+from saerl_lightning.ranks.collectives import agreed, mean_over_ranks
 from saerl_lightning.records import PromptBatch, Rollouts
 from saerl_lightning.reward.function import as_rewards
 from saerl_lightning.reward.reward import Reward, require_answer
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.training.distributed import Phases, mean_over_ranks
 from saerl_lightning.training.loggers import SFT
+from saerl_lightning.training.metrics import Phases
 from saerl_lightning.training.optimization import Gradients, require_makers
 from saerl_lightning.training.policy_module import PolicyModule
 
@@ -79,8 +80,9 @@ class SFTModule(PolicyModule):
         """
         super().setup(stage)
         if stage == "fit" and "{answer}" in self.target:
-            for prompt in self.prompts.pool.prompts:
-                require_answer(prompt, "SFTModule")
+            with agreed():
+                for prompt in self.prompts.pool.prompts:
+                    require_answer(prompt, "SFTModule")
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Minimises the negative log-likelihood of the answers, a mean over the answer tokens of all ranks.

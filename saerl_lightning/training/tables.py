@@ -19,7 +19,7 @@ from saerl_lightning.plan_page.ledger import COLUMNS, FILE, Ledger
 from saerl_lightning.plan_page.planned import MadePlan, OperationReport
 from saerl_lightning.plan_page.tables import summary
 from saerl_lightning.ranges import Count, CountFrom0, require_in_range
-from saerl_lightning.training.distributed import gather_objects
+from saerl_lightning.ranks.collectives import gather_objects
 from saerl_lightning.training.grading import GradedGroups
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
@@ -194,7 +194,7 @@ class QuestionTable(lightning.Callback):
         step = trainer.global_step
         if isinstance(pl_module, GRPOModule):
             step //= pl_module.updates_per_batch
-        parts = gather_objects(question_rows(pl_module.accuracy, step, prefix), trainer.world_size)
+        parts = gather_objects(question_rows(pl_module.evaluation.accuracy, step, prefix), trainer.world_size)
         rows = [row for part in parts for row in part]
         if rows and trainer.is_global_zero:
             add_rows(Path(trainer.default_root_dir, QUESTIONS), rows)
@@ -224,10 +224,10 @@ def accuracy_of_sets(module: PolicyModule, stage: str) -> list[SetAccuracy]:
         module: Module that evaluated.
         stage: Prefix of its metrics' names, `val` or `test`.
     """
-    parts = gather_objects(question_rows(module.accuracy, 0), module.trainer.world_size)
+    parts = gather_objects(question_rows(module.evaluation.accuracy, 0), module.trainer.world_size)
     logged = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
     sets = []
-    for name, metric in module.accuracy.items():
+    for name, metric in module.evaluation.accuracy.items():
         prefix = f"{stage}/{name}/"
         estimates = {key.removeprefix(prefix): value for key, value in logged.items() if key.startswith(prefix)}
         accuracy = np.array([row[-1] for part in parts for row in part if row[0] == name])

@@ -67,7 +67,6 @@ def test_eight_cards_hold_a_share_of_the_prompts_each_and_no_share_of_the_weight
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--cards=8"], "VLLMEngine samples beside one training process, and there are 8"),
         (["--cards=3", "--model.engine=HFEngine"], "data.batch_size is 16, no multiple of 3"),
         (["--model.policy.path=nowhere"], "model.policy.path 'nowhere'"),
         (["--card=0"], "--card is 0.0; write a number above 0"),

@@ -146,7 +146,7 @@ FILES = {
             "data.batch_size": 256,  # a part of 1024 / 4
             "data.chat.max_prompt_tokens": 512,
             "model.updates_per_batch": 1,
-            "trainer.devices": 1,  # VLLMEngine refuses several processes
+            "trainer.devices": 1,  # the note has the flags for all
             "model.sampling.group_size": 5,
             "model.objective.class_path": "DAPO",
             "model.objective.init_args.dual_clip": 3.0,

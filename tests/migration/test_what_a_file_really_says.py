@@ -212,10 +212,8 @@ def test_the_penalty_of_long_completions_is_carried_from_where_0_8_has_it():
 def test_several_gpus_are_one_note_and_the_file_asks_for_what_its_engine_takes():
     draft = convert(VERL, {"trainer.n_gpus_per_node": 8, "trainer.nnodes": 2})
     [note] = [each for each in draft.notes if "GPUs" in each]
-    assert note.startswith(
-        "16 GPUs: VLLMEngine refuses several processes, so the file says trainer.devices: 1; for all"
-    )
-    assert "--trainer.devices 8 --trainer.strategy ddp --trainer.num_nodes 2 --model.engine HFEngine." in note
+    assert note.startswith("16 GPUs: the file says trainer.devices: 1, to be tried on one; for all")
+    assert "--trainer.devices 8 --trainer.strategy ddp --trainer.num_nodes 2." in note
     assert "no sharding yet" in note and draft.settings["trainer.devices"][0] == 1
     assert not {"trainer.n_gpus_per_node", "trainer.nnodes"} & draft.lost.keys()
     draft = convert(VERL, {R + "name": "hf", "data.train_batch_size": 12, "trainer.n_gpus_per_node": 8})
@@ -226,7 +224,7 @@ def test_several_gpus_are_one_note_and_the_file_asks_for_what_its_engine_takes()
 
 def test_several_processes_of_trl_are_the_same_note():
     draft = convert(TRL, {"use_vllm": True}, processes=4)
-    assert any(each.startswith("4 GPUs: VLLMEngine refuses several processes") for each in draft.notes)
+    assert any(each.startswith("4 GPUs: the file says trainer.devices: 1") for each in draft.notes)
     assert draft.settings["trainer.devices"][0] == 1
     draft = convert(TRL, {}, processes=1)
     assert not any("GPUs" in each for each in draft.notes) and "trainer.devices" not in draft.settings

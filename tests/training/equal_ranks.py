@@ -17,6 +17,7 @@ from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.terms import EntropyTerm
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.hf import HFEngine
+from saerl_lightning.rollout.vllm import VLLMEngine
 from saerl_lightning.training.callbacks import ValidateAtStart
 from saerl_lightning.training.dynamic_sampling import DynamicSampling
 from tests.training.conftest import Sums, data, fit, module, trainer
@@ -30,7 +31,7 @@ class Unseen(Sums):
         return Sums(65).load()[60:]
 
 
-ENGINES = {"hf": HFEngine}
+ENGINES = {"hf": HFEngine, "vllm": lambda: VLLMEngine(kv_cache_gb=0.125, max_num_seqs=16)}
 OBJECTIVES = {"grpo": GRPO(), "dapo": DAPO(entropy=EntropyTerm(top_share=0.3))}
 
 

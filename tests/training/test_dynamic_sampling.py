@@ -55,7 +55,9 @@ def run_rank(script: str, sampler: PlanSampler, max_rounds: int, gather) -> tupl
     """Fills every step of an epoch; also tells what each round sampled."""
     rewards, filled, log = rewards_of(script), [], []
 
-    def sample(batch: PromptBatch, number: int) -> GradedGroups:
+    def sample(batch: PromptBatch | None, number: int) -> GradedGroups | None:
+        if batch is None:
+            return None
         log.append((number, *batch.rows))
         return graded(batch, rewards, number)
 

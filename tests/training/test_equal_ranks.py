@@ -51,3 +51,12 @@ def test_two_processes_draw_what_one_draws(tiny, tmp_path):
     for strategy in ("one", "ddp"):
         ran(tiny, tmp_path, "hf", strategy)
     assert_equal(tmp_path, "hf", "ddp", tiny)
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_an_engine_of_vllm_in_each_process_draws_what_one_draws(tiny, tmp_path):
+    """Closing an engine leaves the processes connected: a second run follows in each."""
+    for strategy in ("one", "ddp"):
+        ran(tiny, tmp_path, "vllm", strategy)
+    assert_equal(tmp_path, "vllm", "ddp", tiny)

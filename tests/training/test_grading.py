@@ -10,8 +10,8 @@ import torch
 from saerl_lightning.records import Prompt, PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.scripted import ScriptedEngine
-from saerl_lightning.training.distributed import Phases
 from saerl_lightning.training.grading import sample_and_grade
+from saerl_lightning.training.metrics import Phases
 
 BATCH = PromptBatch([Prompt(str(p), (), str(p)) for p in range(3)], [[1, 2], [3], [4, 5, 6]], [0, 1, 2])
 

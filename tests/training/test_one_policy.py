@@ -14,7 +14,7 @@ from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.terms import KLPenalty
 from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.policy.modes import apart_in_training, switch_off_dropout
-from saerl_lightning.training.policy_module import score_as_sampled
+from saerl_lightning.training.precision import score_as_sampled
 from tests.training.conftest import data, fit, largest_difference, module, trainer, weights
 
 

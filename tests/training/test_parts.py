@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.records import Rollouts
-from saerl_lightning.training.distributed import Phases
 from saerl_lightning.training.grading import entropy_floor
-from saerl_lightning.training.metrics import group_metrics, length_metrics, reward_metrics
+from saerl_lightning.training.metrics import Phases, group_metrics, length_metrics, reward_metrics
 from saerl_lightning.training.optimization import Gradients, clip_gradients, not_finite, require_same_optimiser, warm_up
 from saerl_lightning.training.rng import random_states, restore_random_states
 from saerl_lightning.training.rows import Cut, StepRows, packed_cut, padded_cut

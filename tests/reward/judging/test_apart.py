@@ -13,8 +13,8 @@ import pytest
 
 from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.reward.judge_reward import JudgeReward
-from saerl_lightning.training.distributed import Phases
 from saerl_lightning.training.grading import sample_and_grade
+from saerl_lightning.training.metrics import Phases
 from tests.reward.examples import SUM_PROMPTS, rollouts
 from tests.reward.judging.chat_server import JudgeServer
 
