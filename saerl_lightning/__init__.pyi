@@ -78,6 +78,8 @@ from .rollout.hf import HFEngine as HFEngine
 from .rollout.scripted import ScriptedEngine as ScriptedEngine
 from .rollout.server import ServerEngine as ServerEngine
 from .rollout.serving.command import ServerOptions as ServerOptions
+from .rollout.transfer.broadcast import GlooTransfer as GlooTransfer
+from .rollout.transfer.broadcast import NCCLTransfer as NCCLTransfer
 from .rollout.transfer.file_transfer import FileTransfer as FileTransfer
 from .rollout.vllm import VLLMEngine as VLLMEngine
 from .sae.activations import ActivationDataModule as ActivationDataModule

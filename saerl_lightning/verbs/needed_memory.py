@@ -25,6 +25,7 @@ from saerl_lightning.policy.memory import (
 from saerl_lightning.policy.scoring import KEPT_BYTES, TILE_BYTES
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.rollout.hf import HFEngine
+from saerl_lightning.rollout.server import ServerEngine
 from saerl_lightning.rollout.vllm import CPU_CACHE_GB, VLLMEngine
 from saerl_lightning.signals.hidden import HiddenSignals
 from saerl_lightning.signals.model import ReadModel
@@ -106,6 +107,8 @@ def engine_memory(
     if isinstance(engine, HFEngine):
         fused = engine.fused and not step.mixed and (step.lora is None or step.weight_bytes == FLOAT32)
         return decoding(sizes, step, engine.max_rows, fused, copies_head=device == "cpu")
+    if isinstance(engine, ServerEngine):  # on GPUs of its own
+        return EngineMemory(0, 0)
     if not isinstance(engine, VLLMEngine):
         return None
     weights = sizes.parameters * (step.compute_bytes if engine.dtype == "auto" else BYTES[engine.dtype])

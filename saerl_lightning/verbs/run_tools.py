@@ -115,3 +115,20 @@ class ToolTrainer(lightning.Trainer):
         from saerl_lightning.verbs.card_memory import tell_memory
 
         tell_memory(cast("GRPOModule", model), cast("PromptDataModule", datamodule), self, card, cards)
+
+    def serve(
+        self,
+        model: lightning.LightningModule,
+        datamodule: lightning.LightningDataModule,
+        print_commands: bool = False,
+    ) -> None:
+        """Starts the vLLM servers of a run on this machine and keeps them until Ctrl-C; engine.server has their options.
+
+        Args:
+            model: Module of the run; its weights are not loaded here.
+            datamodule: Datamodule of the run; its prompts are not read.
+            print_commands: Whether to print the commands for other machines in place of starting servers.
+        """
+        from saerl_lightning.verbs.serve import serve
+
+        serve(cast("PolicyModule", model), cast("PromptDataModule", datamodule), self, print_commands)

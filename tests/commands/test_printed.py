@@ -66,7 +66,8 @@ def composed(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")  # a configuration that logs there is refused without a key
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "mine.yaml").write_text("data: {init_args: {train: prompts/train.jsonl}}\n")
+    for name in ("mine.yaml", "cluster.yaml"):
+        (tmp_path / name).write_text("data: {init_args: {train: prompts/train.jsonl}}\n")
     return lambda words: cli.run([*words, "--trainer.accelerator=cpu"])
 
 
@@ -97,7 +98,7 @@ def test_flags_are_accepted_behind_the_baseline(composed, lines):
     assert composed(["fit", "-c", "configs/grpo.yaml", *flags]).model is not None
 
 
-VERB = re.compile(r"(?:\.venv/bin/python )?main\.py (fit|plan|label|memory|validate|test|predict) (-c .+)")
+VERB = re.compile(r"(?:\.venv/bin/python )?main\.py (fit|plan|label|memory|serve|validate|test|predict) (-c .+)")
 COMPOSED = sorted(
     {VERB.match(text)[0].partition("main.py ")[2] for texts in LISTED.values() for text in texts if VERB.match(text)}
 )

@@ -29,19 +29,36 @@ def load_tiny(tiny_folder):
     return load
 
 
-@pytest.fixture(scope="session")
-def vllm_server(tiny_folder, tmp_path_factory):
-    """The address of a vLLM server with the tiny policy, one for all tests: it takes a minute or more to start."""
-    from saerl_lightning.rollout.serving.command import ServerNeeds, ServerOptions
-    from saerl_lightning.rollout.serving.processes import started_servers
-    from saerl_lightning.rollout.transfer.file_transfer import FileTransfer
+class SharedServer:
+    """A vLLM server with the tiny policy, started when a test asks for it: it takes a minute or more."""
 
-    needs = ServerNeeds(str(tiny_folder), "float32", 256, transfer_flags=FileTransfer().server_flags())
-    options = ServerOptions(
-        device="cpu", kv_cache_gb=0.25, max_num_seqs=32, logs=str(tmp_path_factory.mktemp("servers"))
-    )
-    with started_servers([f"http://127.0.0.1:{free_port()}"], needs, options) as (url,):
-        yield url
+    def __init__(self, model: str, logs: str) -> None:
+        from saerl_lightning.rollout.serving.command import ServerNeeds, ServerOptions
+        from saerl_lightning.rollout.serving.processes import ServerProcesses
+        from saerl_lightning.rollout.transfer.broadcast import GlooTransfer
+
+        self.needs = ServerNeeds(model, "float32", 256, transfer_flags=GlooTransfer().server_flags())
+        self.options = ServerOptions(device="cpu", kv_cache_gb=0.25, max_num_seqs=32, logs=logs)
+        self.processes = ServerProcesses()
+
+    def running(self):
+        """The server that runs, or a new one if a test has ended the former."""
+        from saerl_lightning.rollout.serving.connection import VLLMServer
+        from saerl_lightning.rollout.serving.fleet import Fleet
+
+        if not self.processes.running or self.processes.running[0].process.poll() is not None:
+            self.processes.close()
+            fleet = Fleet([VLLMServer(f"http://127.0.0.1:{free_port()}")], "", 1, 5.0, 0)
+            self.processes.start(fleet, self.needs, self.options)
+            fleet.close()
+        return self.processes.running[0]
+
+
+@pytest.fixture(scope="session")
+def shared_server(tiny_folder, tmp_path_factory):
+    server = SharedServer(str(tiny_folder), str(tmp_path_factory.mktemp("servers")))
+    yield server
+    server.processes.close()
 
 
 def free_port() -> int:

@@ -28,6 +28,10 @@ SERVER = pytest.param("server", marks=[pytest.mark.vllm, pytest.mark.slow, pytes
 MAX_LEN = 256
 
 
+def over(shared):
+    return ServerEngine([shared.running().server.url])
+
+
 def global_rng():
     return random.getstate()[1], np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
 
@@ -39,7 +43,7 @@ def started(request, load_tiny):
     serving = request.param == "server"
     model.train()
     before, threads = global_rng(), torch.get_num_threads()
-    with ServerEngine([request.getfixturevalue("vllm_server")]) if serving else ENGINES[request.param]() as engine:
+    with over(request.getfixturevalue("shared_server")) if serving else ENGINES[request.param]() as engine:
         engine.start(model, tokenizer, MAX_LEN)
         assert global_rng() == before
         torch.set_num_threads(threads + 1)

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from saerl_lightning.errors import InputError
@@ -122,7 +123,8 @@ def server_command(server: VLLMServer, number: int, needs: ServerNeeds, options:
         InputError: if the address has no port, or there are too few devices.
     """
     arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    arguments += ["--model", needs.model, "--served-model-name", NAME]
+    model = str(Path(needs.model).absolute()) if Path(needs.model).is_dir() else needs.model
+    arguments += ["--model", model, "--served-model-name", NAME]
     arguments += ["--host", server.host, "--port", str(server.port)]
     arguments += ["--dtype", needs.dtype, "--max-model-len", str(needs.max_model_len)]
     arguments += ["--max-num-seqs", str(options.max_num_seqs)]

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,19 +142,6 @@ class ServerProcesses:
                 each.process.wait(max(0.0, until - time.monotonic()))
             each.end(signal.SIGKILL)  # what is left of the group
             each.process.wait()
-
-
-@contextlib.contextmanager
-def started_servers(urls: list[str], needs: ServerNeeds, options: ServerOptions) -> Iterator[list[str]]:
-    """Runs servers during the block, for scripts and tests; yields their addresses."""
-    servers, processes = [VLLMServer(url) for url in urls], ServerProcesses()
-    fleet = Fleet(servers, "", 1, HEALTH_S, 0)
-    try:
-        processes.start(fleet, needs, options)
-        yield urls
-    finally:
-        fleet.close()
-        processes.close()
 
 
 def _started(server: VLLMServer, command: ServerCommand, logs: Path) -> RunningServer:
