@@ -1,4 +1,4 @@
-"""Keeper: `python -m saerl_lightning.rollout.serving.keeper PARENT COMMAND...` runs a server, and ends it with its parent.
+"""Keeper: a program that runs a server and ends it with the process that started it; PARENT and COMMAND are its arguments.
 
 A run that is killed can't end its servers itself. The keeper leads a process group of its own, with the server and the
 processes that it starts.
