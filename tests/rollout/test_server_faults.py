@@ -192,6 +192,18 @@ def test_a_server_that_hangs_is_given_up_within_the_timeout(stand_ins, run):
     assert time.monotonic() - began < 6
 
 
+def test_prompts_that_wait_for_a_server_go_on_when_it_is_given_up(stand_ins, run):
+    """They do not wait for their own timeouts."""
+    first, second = stand_ins(2)
+    engine = run([first, second])
+    first.faults[GENERATE] = slowly(20)
+    parts = engine.stream(PROMPTS, SAMPLING)
+    threading.Timer(0.3, lambda: engine._fleet.give_up(engine._fleet.servers[0], "was seen to hang")).start()
+    began = time.monotonic()
+    assert [each for part in parts for each in found(part)] == expected()
+    assert time.monotonic() - began < 3
+
+
 def test_what_a_server_refuses_is_told_at_once(stand_ins, run):
     (server,) = stand_ins()
     engine = run([server])
