@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,19 @@ class Side:
 def reset_peak_memory() -> None:
     """Lets the kernel measure this process's peak memory from now on."""
     Path("/proc/self/clear_refs").write_text("5")
+    if (cuda := _cuda()) is not None:
+        cuda.reset_peak_memory_stats()
 
 
 def peak_memory_gb() -> float:
-    """Highest resident memory of this process since `reset_peak_memory`, in GB."""
+    """Highest memory of this process since `reset_peak_memory`, in GB: of the GPU if it uses one, else resident."""
+    if (cuda := _cuda()) is not None:
+        return cuda.max_memory_allocated() / 1e9
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e9
+
+
+def _cuda() -> Any:
+    """torch.cuda if this process uses a GPU, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPTS_A_STEP = {"tiny": 4, "smollm2": 2}
 PROMPT_LENGTHS = (64, 128, 256)
 SMOLLM2 = ROOT / "models/smollm2-135m"
+LARGE = {"half": (1024, 24), "large": (1536, 28)}  # width and layers of policies with random weights
 UNREACHABLE = "<|unreachable|>"
 TASKS = ("basic_arithmetic", "chain_sum")
 CORPUS = (*TASKS, "gsm_symbolic", "leg_counting", "number_sorting", "syllogism", "word_sorting", "family_relationships")
@@ -124,7 +125,8 @@ def build_policy(model: str, folder: Path) -> Path:
     from saerl_lightning.assets.tiny import build_tiny_policy
 
     corpus = (f"{prompt.text} {prompt.answer}" for prompt in procedural_prompts(CORPUS, size=2000, seed=1))
-    source = build_tiny_policy(str(folder / "tiny-source"), corpus, hidden_size=128, layers=4, vocab_size=2048)
+    width, layers = LARGE.get(model, (128, 4))
+    source = build_tiny_policy(str(folder / "tiny-source"), corpus, hidden_size=width, layers=layers, vocab_size=2048)
     return endless(source, folder / model)
 
 

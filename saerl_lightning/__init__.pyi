@@ -84,11 +84,14 @@ from .rollout.transfer.file_transfer import FileTransfer as FileTransfer
 from .rollout.vllm import VLLMEngine as VLLMEngine
 from .sae.activations import ActivationDataModule as ActivationDataModule
 from .sae.module import SAEModule as SAEModule
+from .sae.streamed_text import HubText as HubText
+from .sae.streamed_text import TextFiles as TextFiles
 from .signals.cache import CachedSignals as CachedSignals
 from .signals.hidden import HiddenSignals as HiddenSignals
 from .signals.model import ReadModel as ReadModel
 from .signals.random_signals import RandomSignals as RandomSignals
 from .signals.random_signals import ShuffledSignals as ShuffledSignals
+from .signals.ray_signals import RaySignals as RaySignals
 from .signals.sae import FrozenRandomSAESignals as FrozenRandomSAESignals
 from .signals.sae import SAESignals as SAESignals
 from .signals.sae_source import SAESource as SAESource

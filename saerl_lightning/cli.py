@@ -27,6 +27,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from saerl_lightning.cluster import slurm
 from saerl_lightning.data.other_plan import differences_named
 from saerl_lightning.errors import InputError, RunStopped, program
 from saerl_lightning.evaluation.report import accuracy_table, write_accuracy
@@ -214,6 +215,7 @@ class RunCLI(LightningCLI):
             stopped.said = f"{stopped.signal}: stopped at step {self.trainer.global_step}; {self._how_to_go_on()}"
             if self.trainer.is_global_zero:
                 print(stopped.said, file=sys.stderr)
+                slurm.requeue_after(stopped.signal)
             raise
         except RuntimeError as error:
             if said := loggers.refused_by_early_stopping(error, self.trainer.callback_metrics):
@@ -304,9 +306,7 @@ def _config_files(config: Namespace) -> list[Path]:
 
 
 def _as_list(value: Any) -> list[Any]:
-    if value is None or isinstance(value, bool):
-        return []
-    return value if isinstance(value, list) else [value]
+    return [] if value is None or isinstance(value, bool) else value if isinstance(value, list) else [value]
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

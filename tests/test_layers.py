@@ -27,6 +27,7 @@ ORDER = [
         "shipped",
         "progress",
         "given",
+        "cluster",
     ),
     ("run_folder", "whole_weights", "prompts", "ranks"),
     ("objective", "policy", "signals", "reward", "assets", "migration"),
@@ -45,7 +46,7 @@ ORDER = [
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
 KNOW_LIGHTNING = {"parser", "ranks", "training", "sae", "verbs", "cli", "tools"}
 KNOW_LIGHTNING_TOO = {"data.module", "data.serving", "data.validation", "study.folder"}
-SLOW_TO_IMPORT = {"vllm", "sae_lens"}  # ten seconds and more: inside functions only
+SLOW_TO_IMPORT = {"vllm", "sae_lens", "ray"}  # seconds and more, or not there: inside functions only
 
 
 def room_of(module: str) -> str:

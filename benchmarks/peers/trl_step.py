@@ -83,9 +83,9 @@ def settings(given: argparse.Namespace) -> GRPOConfig:
         beta=0.0,
         learning_rate=1e-6,
         temperature=1.0,
-        bf16=False,
+        bf16=given.gpu,
         gradient_checkpointing=False,
-        use_cpu=True,
+        use_cpu=not given.gpu,
         report_to=[],
         save_strategy="no",
         logging_steps=1,
@@ -114,6 +114,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=4, help="a step")
     parser.add_argument("--group-size", type=int, default=8, help="completions a prompt")
     parser.add_argument("--completion-tokens", type=int, default=64, help="longest completion")
+    parser.add_argument("--gpu", action="store_true", help="train on a GPU, in bf16 beside float32 weights")
     parser.add_argument("--reports", default="/dev/stdout", help="file that gets one JSON line a step")
     return parser.parse_args()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from saerl_lightning.records import Prompt
@@ -27,6 +27,10 @@ class PromptSource(ABC):
         Raises:
             InputError: if the source is missing or empty, or a record is invalid (named by its position).
         """
+
+    def stream(self) -> Iterator[Prompt]:
+        """Yields the prompts one by one. By default all are read first; a source of large text holds one at a time."""
+        yield from self.load()
 
     def read(self) -> Reading:
         """Reads all prompts as `load` does, with what is to be said of them. By default nothing is said."""

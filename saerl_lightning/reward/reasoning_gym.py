@@ -24,7 +24,7 @@ class ReasoningGymReward(Reward):
 
     Args:
         weight: Weight of the reward in the weighted sum.
-        workers: Number of grader processes.
+        workers: Number of grader processes on a machine, shared by the training processes there.
         deadline_s: Largest time to grade an answer, in seconds. Beyond it, the grader is killed, and the reward is NaN.
         name: Name of this reward in the logs; null takes the class's.
     """

@@ -36,7 +36,7 @@ class VerifiersReward(Reward):
         arguments: Fields of the environment's configuration, as in `VerifiersEnv`; rewards' weights and judges under `task`.
         weight: Weight of the reward in the weighted sum.
         name: Name of this reward in the logs; null takes the class's.
-        workers: Number of grader processes.
+        workers: Number of grader processes on a machine, shared by the training processes there.
         together: Number of completions that a process grades side by side; more than 1 helps rewards that wait for a
             server, such as judges.
         deadline_s: Seconds that all rewards of a completion may take.

@@ -28,6 +28,7 @@ from typing import Any
 
 import cloudpickle
 
+from saerl_lightning.cluster import slurm
 from saerl_lightning.ranges import Deadline, Workers, require_in_range
 
 READY = "ready"
@@ -79,7 +80,7 @@ class WorkerPool:
     only the trainer. They end by themselves after the trainer has ended, even if it was killed.
 
     Args:
-        workers: Largest number of processes.
+        workers: Largest number of processes on a machine, shared by the training processes there, with at least one for each.
         deadline_s: Largest time for a job, in seconds, counted from its start in a ready process.
         prepare: Function that a new process runs before its first job, such as slow imports.
     """
@@ -147,7 +148,8 @@ class WorkerPool:
         return sum(worker.row is not None for worker in self._pool)
 
     def _hand_out(self, waiting: deque[tuple[int, bytes]]) -> None:
-        while len(self._pool) < min(self.workers, len(waiting) + self._busy()):
+        share = max(1, self.workers // slurm.processes_here())
+        while len(self._pool) < min(share, len(waiting) + self._busy()):
             self._pool.append(_start(self.prepare, self.deadline_s))
         for worker in [worker for worker in self._pool if worker.ready and worker.row is None][: len(waiting)]:
             try:

@@ -6,9 +6,8 @@ It holds the position in the data, so that a resumed run continues with the next
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import lightning
@@ -22,13 +21,14 @@ from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.mixture import open_prompts
 from saerl_lightning.prompts.source import PromptSource
-from saerl_lightning.ranges import Count, CountFrom0, CountFrom2, Seed, ShareBelow1, require_in_range
+from saerl_lightning.ranges import Count, CountFrom0, CountFrom2, Positive, Seed, ShareBelow1, require_in_range
 from saerl_lightning.sae.harvest import Harvester, TextLoader, TokenRows, by_length, positions, shared_prefixes
-from saerl_lightning.signals.model import ReadModel, encode
+from saerl_lightning.sae.token_lists import TokenLists, tokenized
+from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.prefix_tree import Tokens
 
 
-def cut(sizes: Sequence[int], block_size: int) -> list[slice]:
+def cut(sizes: Sequence[int] | Int[np.ndarray, " n"], block_size: int) -> list[slice]:
     """Cuts a sequence of sizes into blocks of about `block_size` and similar size.
 
     A small last block would lose a large share of its positions, because incomplete batches are not served.
@@ -137,7 +137,8 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     Args:
         model: Model and layer whose residual stream is read.
-        prompts: Path of a prompts file, or a prompt source. The chat template is applied if the tokenizer has one.
+        prompts: Path of a prompts file, or a prompt source; `TextFiles` and `HubText` read large text document by
+            document.
         batch_tokens: Number of positions per step, over all processes.
         buffer_tokens: Number of positions in memory, over all processes. Positions are shuffled within this buffer.
         token_budget: Number of tokens per forward pass while harvesting.
@@ -147,6 +148,9 @@ class ActivationDataModule(lightning.LightningDataModule):
         validation_prompts: Maximum number of prompts that are held out.
         seed: Seed of the split and of the shuffling.
         cache: Folder where harvested blocks are kept for other runs on the same text; null keeps none.
+        cache_gb: Largest size of that folder in GB. Blocks that do not fit are harvested again in each epoch, and blocks
+            that this run has not read make room first; null for no limit.
+        chat: Whether to apply the tokenizer's chat template, if it has one; write false for plain text.
 
     Raises:
         InputError: if a number is out of range.
@@ -165,6 +169,8 @@ class ActivationDataModule(lightning.LightningDataModule):
         validation_prompts: CountFrom0 = 64,
         seed: Seed = 0,
         cache: str | None = None,
+        cache_gb: Positive | None = None,
+        chat: bool = True,
     ) -> None:
         super().__init__()
         if buffer_tokens < batch_tokens:
@@ -180,8 +186,10 @@ class ActivationDataModule(lightning.LightningDataModule):
         self.validation = validation
         self.validation_prompts = validation_prompts
         self.seed = seed
-        self.harvester = Harvester(model, max_tokens, token_budget, cache)
-        self._text: tuple[list[Tokens], list[Tokens]] | None = None  # for training, held out
+        self.chat = chat
+        self.harvester = Harvester(model, max_tokens, token_budget, cache, cache_gb)
+        self._text: tuple[TokenLists, TokenLists] | None = None  # for training, held out
+        self._content: str | None = None  # digest of the text
         self._loader: BlockLoader | None = None
         self._held_out_block: Float[Tensor, "n d"] | None = None
         self.resume = ResumePoint()
@@ -201,20 +209,17 @@ class ActivationDataModule(lightning.LightningDataModule):
             # Lightning would take an empty list of batches for one empty loader.
             self.trainer.limit_val_batches = 0
 
-    def _read(self) -> tuple[list[Tokens], list[Tokens]]:
-        encoded = encode(open_prompts(self.prompts).load(), self.model.load_tokenizer(), self.max_tokens)
-        # The dictionary removes duplicate texts. Texts of one token are dropped, because the first position is never
-        # used.
-        ids = [list(row) for row in dict.fromkeys(map(tuple, encoded)) if len(row) > 1]
-        order = np.random.default_rng(self.seed).permutation(len(ids))
-        ids = [ids[row] for row in order]
+    def _read(self) -> tuple[TokenLists, TokenLists]:
+        source, tokenizer = open_prompts(self.prompts), self.model.load_tokenizer()
+        ids = TokenLists.of(tokenized(source, tokenizer, self.max_tokens, self.chat))
+        ids = ids[np.random.default_rng(self.seed).permutation(len(ids))]
         held_out = min(round(self.validation * len(ids)), self.validation_prompts)
         if held_out or (self.validation and self.validation_prompts):
             held_out = max(held_out, self._place[1])  # at least one per process
         training = ids[held_out:]
         if self.token_limit is not None:
-            before = accumulate(map(len, training), initial=0)
-            training = [row for row, read in zip(training, before, strict=False) if read < self.token_limit]
+            before = training.lengths.cumsum() - training.lengths
+            training = training[before < self.token_limit]
         if positions(training) < self.batch_tokens:
             raise InputError(
                 f"the text has {len(training)} prompts with {positions(training)} positions to train on (the first token of "
@@ -224,7 +229,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         return training, ids[:held_out]
 
     @property
-    def training(self) -> list[Tokens]:
+    def training(self) -> TokenLists:
         """Token lists for training.
 
         Raises:
@@ -233,7 +238,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         return self._parts[0]
 
     @property
-    def held_out(self) -> list[Tokens]:
+    def held_out(self) -> TokenLists:
         """Token lists for validation.
 
         Raises:
@@ -242,7 +247,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         return self._parts[1]
 
     @property
-    def _parts(self) -> tuple[list[Tokens], list[Tokens]]:
+    def _parts(self) -> tuple[TokenLists, TokenLists]:
         if self._text is None:
             raise InputError("the text is not read yet: call trainer.fit(module, data), or data.setup()")
         return self._text
@@ -261,7 +266,7 @@ class ActivationDataModule(lightning.LightningDataModule):
                 f"write a multiple of {world}"
             )
         size = self.batch_tokens // world
-        sizes = [len(row) - 1 for row in self.training]
+        sizes = self.training.lengths - 1
         blocks = [self.training[part] for part in cut(sizes, self.buffer_tokens)]
         shares = [[block[other::world] for other in range(world)] for block in blocks]
         # Every rank must serve equally many batches, so the rank with the fewest positions decides.
@@ -271,12 +276,12 @@ class ActivationDataModule(lightning.LightningDataModule):
                 f"no process has a whole batch: {sum(sizes)} positions in {len(blocks)} blocks on {world} processes; give "
                 f"more prompts, or lower data.batch_tokens ({self.batch_tokens})"
             )
-        own = [each[rank] for each in shares]
+        own: list[Sequence[Tokens]] = [each[rank] for each in shares]
         return BlockLoader(own, batches, size, self._harvest, self.seed, rank, self._served)
 
     def _harvest(self, ids: Sequence[Tokens]) -> Float[Tensor, "n d"]:
         show = self._place[0] == 0 and self.trainer is not None and self.trainer.progress_bar_callback is not None
-        block = self.harvester.block(ids, show)
+        block = self.harvester.block(list(ids), show)
         self._release_reader()
         return block
 
@@ -294,7 +299,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         if not self.held_out:
             raise InputError("nothing to validate on: data.validation or data.validation_prompts is 0; raise it")
         rank, world = self._place
-        ids, shared = self.held_out[rank::world], shared_prefixes(self.held_out)[rank::world]
+        ids, shared = list(self.held_out[rank::world]), shared_prefixes(list(self.held_out))[rank::world]
         groups = by_length(ids, self.harvester.token_budget)
         return TextLoader([TokenRows.pad([ids[i] for i in group], [shared[i] for i in group]) for group in groups])
 
@@ -302,8 +307,8 @@ class ActivationDataModule(lightning.LightningDataModule):
         """Returns this process's share of the held-out activations, equal positions once; None without held-out text."""
         if self._held_out_block is None and self.held_out:
             rank, world = self._place
-            shared = shared_prefixes(self.held_out)
-            self._held_out_block = self.harvester.distinct(self.held_out[rank::world], shared[rank::world])
+            shared = shared_prefixes(list(self.held_out))
+            self._held_out_block = self.harvester.distinct(list(self.held_out[rank::world]), shared[rank::world])
             self._release_reader()
         return self._held_out_block
 
@@ -345,9 +350,8 @@ class ActivationDataModule(lightning.LightningDataModule):
         self.resume.load(self.trainer, state_dict)
 
     def _digest(self) -> str:
-        settings = [self.model.name, self.model.config()[0], self.model.dtype, self._place[1]]
-        settings += [self.batch_tokens, self.buffer_tokens, self.seed]
-        digest = hashlib.sha256(repr(settings).encode())
-        for row in self.training:
-            digest.update(np.array([len(row), *row], dtype="<i8").tobytes())
-        return digest.hexdigest()[:12]
+        if self._content is None:
+            settings = [self.model.name, self.model.config()[0], self.model.dtype, self._place[1]]
+            settings += [self.batch_tokens, self.buffer_tokens, self.seed]
+            self._content = self.training.digest(repr(settings).encode())
+        return self._content

@@ -36,11 +36,14 @@ class BlockCache:
     Args:
         folder: Folder of the cache, made when the first block is written.
         model: Model and layer whose activations are stored.
+        limit_gb: Largest size of the folder in GB; None for no limit.
     """
 
-    def __init__(self, folder: str, model: ReadModel) -> None:
+    def __init__(self, folder: str, model: ReadModel, limit_gb: float | None = None) -> None:
         self.folder = Path(folder)
         self.model = model
+        self.limit_gb = limit_gb
+        self._used: set[Path] = set()  # by this run
 
     def read(self, ids: Sequence[Sequence[int]], shape: tuple[int, int]) -> Float[Tensor, "n d"] | None:
         """Reads a block.
@@ -60,19 +63,42 @@ class BlockCache:
                 if (file.metadata() or {}) != _header(fingerprint):
                     return None
                 block = file.get_tensor("activations")
+            self._used.add(self._path(fingerprint))
         except (OSError, SafetensorError):
             return None
         return block if tuple(block.shape) == shape and block.dtype == getattr(torch, self.model.dtype) else None
 
     def write(self, ids: Sequence[Sequence[int]], block: Float[Tensor, "n d"]) -> None:
-        """Writes a block to the cache, atomically."""
+        """Writes a block to the cache, atomically, if there is room."""
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
         fingerprint = self.fingerprint(ids)
         path = self._path(fingerprint)
+        if not self._has_room(block.nbytes):
+            return
+        self._used.add(path)
         with whole_file(path) as staged:
             save_file({"activations": block.contiguous()}, staged, metadata=_header(fingerprint))
+
+    def _has_room(self, size: int) -> bool:
+        """Deletes blocks that this run has not used, oldest first, until `size` bytes fit; returns whether they do.
+
+        Blocks of this run stay: each epoch reads all of them in turn, and would find none if the newest replaced the oldest.
+        """
+        if self.limit_gb is None:
+            return True
+        held = sorted((each.stat().st_mtime, each.stat().st_size, each) for each in self.folder.glob("*.safetensors"))
+        over = sum(bytes_ for _, bytes_, _ in held) + size - int(self.limit_gb * 1e9)
+        others = [(bytes_, path) for _, bytes_, path in held if path not in self._used]
+        if over > sum(bytes_ for bytes_, _ in others):
+            return False
+        for bytes_, path in others:
+            if over <= 0:
+                break
+            path.unlink(missing_ok=True)
+            over -= bytes_
+        return True
 
     def locked(self, ids: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
         """Locks a block, so that one process harvests it. Other processes wait, log for whom, and then read the result."""
@@ -137,13 +163,21 @@ class Harvester:
         max_tokens: Length of the longest token list.
         token_budget: Number of tokens per forward pass.
         cache: Folder where harvested blocks are kept; null keeps none.
+        cache_gb: Largest size of that folder in GB; null for no limit.
     """
 
-    def __init__(self, model: ReadModel, max_tokens: int, token_budget: int = 1024, cache: str | None = None) -> None:
+    def __init__(
+        self,
+        model: ReadModel,
+        max_tokens: int,
+        token_budget: int = 1024,
+        cache: str | None = None,
+        cache_gb: float | None = None,
+    ) -> None:
         self.model = model
         self.max_tokens = max_tokens
         self.token_budget = token_budget
-        self.cache = BlockCache(cache, model) if cache is not None else None
+        self.cache = BlockCache(cache, model, cache_gb) if cache is not None else None
         self._forward: Forward | None = None
 
     def block(self, ids: Sequence[Tokens], show: bool = False) -> Float[Tensor, "n d"]:

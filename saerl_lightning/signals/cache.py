@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
-from scipy.sparse import csr_array, vstack
+from jaxtyping import Bool
+from scipy.sparse import csr_array
 
 from saerl_lightning import lock
 from saerl_lightning.errors import InputError
@@ -25,7 +25,7 @@ from saerl_lightning.given import returned
 from saerl_lightning.ranges import require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_prompts
-from saerl_lightning.signals.source import Features, SignalSource, features_by, parts_by
+from saerl_lightning.signals.source import Features, Part, SignalSource, features_by, parts_by, stacked
 
 VERSION = 2  # version of the file format
 
@@ -114,17 +114,7 @@ def _checksum(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def stacked(rows: Sequence[Features]) -> Features:
-    """Concatenates the rows of several parts. The parts are all dense or all sparse."""
-    dense = [part for part in rows if isinstance(part, np.ndarray)]
-    if dense:
-        return np.concatenate(dense)
-    return csr_array(vstack(rows, format="csr"))
-
-
 log = logging.getLogger(__name__)
-
-Part = tuple[Int[np.ndarray, " n"], Features]  # positions of prompts, and their rows
 
 # A shard is written when either limit is reached: an interruption loses at most this much work.
 SHARD_PROMPTS, SHARD_SECONDS = 256, 30.0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, CountFrom2, require_in_range
@@ -14,8 +14,8 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.pooling import DENSE
-from saerl_lightning.signals.reading import ResidualStream, read_prompts
-from saerl_lightning.signals.source import Features, SignalSource
+from saerl_lightning.signals.reading import PromptReader, ResidualStream
+from saerl_lightning.signals.source import Part, SignalSource
 
 VERSION = "1"  # raise it when the same arguments give other features
 
@@ -65,24 +65,25 @@ class HiddenSignals(SignalSource):
                 f"HiddenSignals.components is {self.components}, but {len(prompts)} prompts of width {width} have at most "
                 f"{min(rows.shape)}; write fewer, or null"
             )
-        for positions, part in self._parts(prompts):
-            rows[positions] = part
+        for positions, part in self._reader()(prompts):
+            rows[positions] = np.asarray(part)
         return rows if self.components is None else _principal_components(rows, self.components)
 
-    def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], Features]]:
+    def stream(self, prompts: Sequence[Prompt]) -> Iterator[Part]:
         """Yields rows batch by batch; with `components`, yields all at once, because each row depends on all prompts."""
-        yield from super().stream(prompts) if self.components is not None else self._parts(prompts)
+        yield from super().stream(prompts) if self.components is not None else self._reader()(prompts)
 
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Returns a digest of the model's content, the layer, the pooling and the prompts, but not of the batch size."""
         numbers = (self.pooling, str(self.components), str(self.max_tokens))
         return digest([type(self).__name__, VERSION, *numbers, digest_model(self.model), digest_prompts(prompts)])
 
-    def _parts(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], np.ndarray]]:
-        if prompts:
-            pool = self.pool()
-            for positions, rows in read_prompts(self.model, prompts, pool, self.token_budget, self.max_tokens):
-                yield positions, np.asarray(rows)
+    def reader(self) -> Callable[[Sequence[Prompt]], Iterator[Part]]:
+        """Returns a `stream` that keeps the model."""
+        return self.stream if self.components is not None else self._reader()
+
+    def _reader(self) -> PromptReader:
+        return PromptReader(self.model, self.pool(), self.token_budget, self.max_tokens)
 
     @property
     def by_row(self) -> bool:

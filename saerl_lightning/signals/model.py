@@ -219,7 +219,9 @@ def _why(error: Exception, path: str) -> str:
     return first_line(error) + hub.advice(path)
 
 
-def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_tokens: int = 1024) -> list[list[int]]:
+def encode(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_tokens: int = 1024, chat: bool = True
+) -> list[list[int]]:
     """Tokenizes prompts with the chat template, up to the start of the assistant's answer.
 
     Without a chat template (base models), `Prompt.text` is tokenized, with the tokenizer's own special tokens.
@@ -228,6 +230,7 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_to
         prompts: Prompts to tokenize.
         tokenizer: Tokenizer of the model that reads the prompts.
         max_tokens: Maximum number of tokens per prompt. Longer prompts are cut at the end.
+        chat: Whether to apply the chat template where there is one.
 
     Returns:
         One list of token ids per prompt, with at most one BOS token at the start.
@@ -239,7 +242,7 @@ def encode(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, max_to
         raise InputError(f"max_tokens is {max_tokens}; write 1 or more")
     if not prompts:
         return []
-    if tokenizer.chat_template is None:
+    if tokenizer.chat_template is None or not chat:
         ids = tokenizer([prompt.text for prompt in prompts])["input_ids"]
     else:
         ids = _chats(prompts, tokenizer)

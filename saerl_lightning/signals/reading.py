@@ -23,14 +23,15 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals import prefix_tree
 from saerl_lightning.signals.model import ReadModel, encode, residual_stream
 from saerl_lightning.signals.prefix_tree import Tokens, attends_trees, tree_spans
-from saerl_lightning.signals.source import Features
+from saerl_lightning.signals.source import Features, Part
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 log = logging.getLogger(__name__)
 
+STRETCH = 65_536  # prompts that are tokenized, and share prefixes, at a time
 # Token ids for the comparison of both forwards: three short prompts that share prefixes.
 PROBE = ([3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 5, 6, 11, 12], [3, 4, 13, 14, 15])
 
@@ -140,40 +141,50 @@ def why_no_tree(decoder: PreTrainedModel, max_tokens: int) -> str | None:
     return why_not_replaced(decoder, max_tokens, "tree attention", error)
 
 
-Part = tuple[Int[np.ndarray, " n"], Features]  # positions of prompts, and their rows
-
-
-def read_prompts(
-    model: ReadModel,
-    prompts: Sequence[Prompt],
-    pool: Callable[[ResidualStream], Features],
-    token_budget: int,
-    max_tokens: int,
-) -> Iterator[Part]:
-    """Loads a model and yields the pooled rows of all prompts, batch by batch.
+class PromptReader:
+    """Yields the pooled rows of prompts, batch by batch. The model is loaded with the first prompts.
 
     Args:
         model: Model that reads the prompts.
-        prompts: Prompts to read (N).
         pool: Function that makes rows from the residual stream of one batch.
         token_budget: Number of distinct tokens in a batch.
         max_tokens: Maximum number of tokens per prompt. Longer prompts are cut.
-
-    Raises:
-        InputError: if a row contains NaN or infinity; the message names the prompt.
     """
-    decoder, tokenizer = model.load()
-    ids = encode(prompts, tokenizer, max_tokens)
-    forward = suited_forward(decoder, max_tokens)
-    for positions, rows in pooled_parts(forward, ids, pool, token_budget):
-        if not is_finite(rows):
-            # NaN spreads to other prompts of the batch (0 * NaN under the mask), so each prompt is read again alone.
-            bad = [prompts[i].uid for i in positions if not is_finite(pool(forward([ids[i]])))]
-            raise InputError(
-                f"the features of prompt {bad[0]!r} are NaN or infinite ({len(bad)} of the {len(positions)} prompts in its "
-                f"batch); read with `dtype: float32`, check the weights of model and SAE, or take the prompt out"
-            )
-        yield positions, rows
+
+    def __init__(
+        self, model: ReadModel, pool: Callable[[ResidualStream], Features], token_budget: int, max_tokens: int
+    ) -> None:
+        self.model = model
+        self.pool = pool
+        self.token_budget = token_budget
+        self.max_tokens = max_tokens
+        self._loaded: tuple[Forward, PreTrainedTokenizerBase] | None = None
+
+    def __call__(self, prompts: Sequence[Prompt]) -> Iterator[Part]:
+        """Reads prompts. Only one stretch of them is tokenized at a time, so that a pool may have millions.
+
+        Raises:
+            InputError: if a row contains NaN or infinity; the message names the prompt.
+        """
+        for start in range(0, len(prompts), STRETCH):
+            for positions, rows in self._stretch(prompts[start : start + STRETCH]):
+                yield positions + start, rows
+
+    def _stretch(self, prompts: Sequence[Prompt]) -> Iterator[Part]:
+        if self._loaded is None:
+            decoder, tokenizer = self.model.load()
+            self._loaded = suited_forward(decoder, self.max_tokens), tokenizer
+        forward, tokenizer = self._loaded
+        ids = encode(prompts, tokenizer, self.max_tokens)
+        for positions, rows in pooled_parts(forward, ids, self.pool, self.token_budget):
+            if not is_finite(rows):
+                # NaN spreads to other prompts of the batch (0 * NaN under the mask), so each prompt is read again alone.
+                bad = [prompts[i].uid for i in positions if not is_finite(self.pool(forward([ids[i]])))]
+                raise InputError(
+                    f"the features of prompt {bad[0]!r} are NaN or infinite ({len(bad)} of the {len(positions)} prompts in "
+                    f"its batch); read with `dtype: float32`, check the weights of model and SAE, or take the prompt out"
+                )
+            yield positions, rows
 
 
 def pooled_parts(

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy.sparse import csr_array, vstack
+from jaxtyping import Float
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from saerl_lightning.errors import InputError, program
@@ -19,9 +19,9 @@ from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_model, digest_prompts
 from saerl_lightning.signals.model import ReadModel
 from saerl_lightning.signals.pooling import SPARSE
-from saerl_lightning.signals.reading import ResidualStream, read_prompts
+from saerl_lightning.signals.reading import PromptReader, ResidualStream
 from saerl_lightning.signals.sae_source import SAESource
-from saerl_lightning.signals.source import SignalSource
+from saerl_lightning.signals.source import Part, SignalSource, in_order
 
 TILE = 512  # tokens encoded at once; the working memory is a few times TILE * F numbers
 
@@ -128,15 +128,15 @@ class CodeSignals(SignalSource, ABC):
         parts = list(self.stream(prompts))
         if not parts:
             return csr_array((0, self._load_sae().cfg.d_sae), dtype=np.float32)
-        order = np.argsort(np.concatenate([positions for positions, _ in parts]))
-        return csr_array(csr_array(vstack([rows for _, rows in parts]))[order])
+        return csr_array(in_order(parts))
 
-    def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], csr_array]]:
+    def stream(self, prompts: Sequence[Prompt]) -> Iterator[Part]:
         """Yields rows batch by batch. Each row depends on its prompt alone."""
-        if prompts:
-            pool = self.pool()
-            for positions, rows in read_prompts(self.model, prompts, pool, self.token_budget, self.max_tokens):
-                yield positions, csr_array(rows)
+        yield from self.reader()(prompts) if prompts else ()
+
+    def reader(self) -> Callable[[Sequence[Prompt]], Iterator[Part]]:
+        """Returns a `stream` that keeps the model and the SAE."""
+        return PromptReader(self.model, self.pool(), self.token_budget, self.max_tokens)
 
     @property
     def by_row(self) -> bool:

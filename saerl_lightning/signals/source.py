@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from saerl_lightning.given import returned
 from saerl_lightning.records import Prompt
 
 Features = csr_array | np.ndarray  # (N, F)
+Part = tuple[Int[np.ndarray, " n"], Features]  # positions of prompts, and their rows
 
 
 class SignalSource(ABC):
@@ -38,13 +39,17 @@ class SignalSource(ABC):
         """
         return False
 
-    def stream(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], Features]]:
+    def stream(self, prompts: Sequence[Prompt]) -> Iterator[Part]:
         """Yields positions in `prompts` and their rows, in parts and in any order, until all prompts are covered.
 
         By default one part. Only a source that is `by_row` may yield smaller parts, because the caller may stop, and
         request the missing prompts later.
         """
         yield np.arange(len(prompts)), self.features(prompts)
+
+    def reader(self) -> Callable[[Sequence[Prompt]], Iterator[Part]]:
+        """Returns a `stream` to be called many times, which keeps what it has loaded."""
+        return self.stream
 
 
 def features_by(source: SignalSource, prompts: Sequence[Prompt]) -> Features:
@@ -56,7 +61,7 @@ def features_by(source: SignalSource, prompts: Sequence[Prompt]) -> Features:
     return returned.rows(f"{type(source).__name__}.features returned", source.features(prompts), len(prompts))
 
 
-def parts_by(source: SignalSource, prompts: Sequence[Prompt]) -> Iterator[tuple[Int[np.ndarray, " n"], Features]]:
+def parts_by(source: SignalSource, prompts: Sequence[Prompt]) -> Iterator[Part]:
     """Yields the parts of a source's feature rows.
 
     Raises:
@@ -66,3 +71,17 @@ def parts_by(source: SignalSource, prompts: Sequence[Prompt]) -> Iterator[tuple[
     said = f"{type(source).__name__}.{'features' if whole else 'stream'} returned"
     for positions, rows in source.stream(prompts):
         yield positions, returned.rows(said, rows, len(positions))
+
+
+def stacked(rows: Sequence[Features]) -> Features:
+    """Concatenates the rows of several parts. The parts are all dense or all sparse."""
+    dense = [part for part in rows if isinstance(part, np.ndarray)]
+    if dense:
+        return np.concatenate(dense)
+    return csr_array(vstack(rows, format="csr"))
+
+
+def in_order(parts: Sequence[Part]) -> Features:
+    """Joins the parts of some prompts' rows, in the prompts' order."""
+    order = np.argsort(np.concatenate([positions for positions, _ in parts]))
+    return stacked([rows for _, rows in parts])[order]

@@ -88,6 +88,11 @@ class LengthSignals(SignalSource):
         """Measures every text, (N, 6)."""
         return np.array([measures(prompt.text) for prompt in prompts]).reshape(-1, len(self.names))
 
+    @property
+    def by_row(self) -> bool:
+        """True, because a row depends on its prompt's text alone."""
+        return True
+
     def fingerprint(self, prompts: Sequence[Prompt]) -> str:
         """Returns a digest of the prompts."""
         return digest([type(self).__name__, VERSION, digest_prompts(prompts)])

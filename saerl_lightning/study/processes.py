@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from saerl_lightning.cluster import ray_actors
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import CountFrom0, NotNegative, require_in_range
 
@@ -135,7 +136,7 @@ class SubprocessExecutor(Executor):
 
 
 class RayExecutor(Executor):
-    """Runs each command line as a task of a Ray cluster with a shared file system. Not tested on a real cluster.
+    """Runs each command line as a task of a Ray cluster with a shared file system. Tried on one machine, without GPUs.
 
     Args:
         gpus: Number of GPUs that a run asks for.
@@ -149,18 +150,27 @@ class RayExecutor(Executor):
         require_in_range(self)
 
     def check(self, jobs: int) -> None:
-        """Connects to the cluster that RAY_ADDRESS names, or starts one on this machine.
+        """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine.
 
         Raises:
-            InputError: if Ray is not installed.
+            InputError: if Ray is not installed, or the cluster has no room for so many command lines at a time; Ray would
+                wait for ever.
         """
-        ray = _ray()
+        ray = ray_actors.imported()
         if not ray.is_initialized():
-            ray.init(ignore_reinit_error=True, log_to_driver=False)
+            ray_actors.start(ray)
+        room = ray_actors.room_for(ray, self.cpus, self.gpus)
+        if room < jobs:
+            has = ray.cluster_resources()
+            raise InputError(
+                f"--jobs {jobs} with --gpus {self.gpus:g} for each is more than the Ray cluster of {has.get('CPU', 0):g} "
+                f"CPUs and {has.get('GPU', 0):g} GPUs has room for, which is {room}; "
+                f"write {f'--jobs {room}' if room else '--gpus 0'}"
+            )
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
         """Runs the command line on any node with room, in this working directory."""
-        ray = _ray()
+        ray = ray_actors.imported()
         remote = ray.remote(num_gpus=self.gpus, num_cpus=self.cpus, max_retries=0)(_on_node)
         task = remote.remote(list(command), dict(environment), str(log.absolute()), str(Path.cwd()))
         self._tasks.append(task)
@@ -170,8 +180,8 @@ class RayExecutor(Executor):
             return -signal.SIGKILL
 
     def stop(self) -> None:
-        """Cancels all tasks."""
-        ray = _ray()
+        """Cancels all tasks; their command lines end with them."""
+        ray = ray_actors.imported()
         for task in self._tasks:
             ray.cancel(task, force=True)
 
@@ -186,17 +196,6 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _ray() -> Any:
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        message = (
-            "the executor 'ray' needs Ray, which is not installed; pip install 'ray[default]', or write subprocess"
-        )
-        raise InputError(message) from error
-    return ray
-
-
 def _on_node(command: list[str], environment: dict[str, str], log: str, folder: str) -> int:
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with Path(log).open("ab") as file:
@@ -207,6 +206,7 @@ def _on_node(command: list[str], environment: dict[str, str], log: str, folder: 
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
+            preexec_fn=_dies_with_parent(),
         )
     return done.returncode
 

@@ -18,6 +18,7 @@ import lightning
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
+from saerl_lightning.cluster import slurm
 from saerl_lightning.data.resume import before_any_step
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import keep_earlier
@@ -203,7 +204,9 @@ def write_row(trainer: lightning.Trainer) -> None:
         trainer._logger_connector.update_train_step_metrics()
 
 
-HEEDED = (signal.SIGTERM, signal.SIGINT)
+def heeded() -> tuple[int, ...]:
+    """Signals that ask a run to stop; in a SLURM job also the one before the end of its time."""
+    return (signal.SIGTERM, signal.SIGINT, *([slurm.BEFORE_END] if slurm.in_job() else []))
 
 
 class Stopped(SystemExit):
@@ -238,7 +241,7 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in HEEDED}
+        before = {number: signal.getsignal(number) for number in heeded()}
         self.listen()
         try:
             yield
@@ -249,7 +252,7 @@ class StopSignals:
     def listen(self) -> None:
         """Installs the handlers again, because Lightning installs its own before it trains."""
         if threading.current_thread() is threading.main_thread():
-            for number in HEEDED:
+            for number in heeded():
                 signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

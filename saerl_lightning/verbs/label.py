@@ -1,33 +1,37 @@
 """`label`: measures pass rates. The policy answers a sample of the training prompts, and a reward grades the answers.
 
-No plan is made, no validation set is read and nothing is trained. One process measures; its engine may use several
-GPUs.
+No plan is made, no validation set is read and nothing is trained. One process measures, whose engine may use several
+GPUs; or several actors of a Ray cluster, each with an engine.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import cloudpickle
 import lightning
 import numpy as np
 import torch
 
 from saerl_lightning import lock
+from saerl_lightning.cluster.ray_actors import RayActors
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.serving import PromptPool
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.weights import named_weights
 from saerl_lightning.progress import Bar
 from saerl_lightning.prompts.labels import LabelFile, PassRate, Setting, read_labels
-from saerl_lightning.ranges import Count, Seed, require_arguments
-from saerl_lightning.records import PromptBatch, Sampling
-from saerl_lightning.reward.reward import Reward, grade
+from saerl_lightning.ranges import Count, CountFrom0, NotNegative, Seed, require_arguments
+from saerl_lightning.records import Sampling
+from saerl_lightning.reward.reward import Reward
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
+from saerl_lightning.verbs.measuring import Answering, Numbered, answering, measured, measured_over_ray
 
 
 @dataclass(frozen=True)
@@ -61,27 +65,12 @@ class Measurement:
             **drawn,
         }
 
-    def batches(self, done: set[str]) -> Iterator[list[PassRate]]:
-        """Measures the batches that have a prompt without a label, and yields the missing labels."""
+    def batches(self, done: set[str]) -> Iterator[Numbered]:
+        """Yields the batches that have a prompt without a label, with their numbers."""
         for number, start in enumerate(range(0, len(self.rows), self.batch_size)):
             batch = self.pool.batch(self.rows[start : start + self.batch_size])
             if any(prompt.uid not in done for prompt in batch.prompts):
-                yield [each for each in self._measure(batch, number) if each.uid not in done]
-
-    def _measure(self, batch: PromptBatch, number: int) -> list[PassRate]:
-        drawn = replace(self.sampling, seed=self.sampling.seed + 7919 * number)
-        rollouts = self.model.engine.generate(batch.ids, drawn)
-        reward = self.model.rewards[0]
-        grades = grade([reward], batch.prompts, rollouts)[reward.name]  # (P, n)
-        graded = grades[~grades.isnan()]
-        if len(graded) and not (graded.min() >= 0 and graded.max() <= 1):
-            raise InputError(
-                f"the first reward, {type(reward).__name__}, gave {graded.min():g} to {graded.max():g}; a pass rate needs "
-                "grades from 0 to 1: put e.g. MathReward first in model.rewards"
-            )
-        counts = (~grades.isnan()).sum(1).tolist()
-        sums = grades.nansum(1).tolist()
-        return [PassRate(p.uid, s, n) for p, s, n in zip(batch.prompts, sums, counts, strict=True)]
+                yield number, batch
 
 
 def label(
@@ -92,6 +81,9 @@ def label(
     prompts: Count,
     samples: Count,
     seed: Seed,
+    actors: CountFrom0 = 0,
+    cpus: NotNegative = 1.0,
+    gpus: NotNegative = 0.0,
 ) -> None:
     """Measures pass rates and writes them to a file line by line; a later call resumes it.
 
@@ -108,6 +100,10 @@ def label(
         prompts: Number of prompts in the sample (n_lab); all, if there are fewer.
         samples: Number of completions of each prompt (n).
         seed: Seed of the sample and of the completions.
+        actors: Number of Ray actors that measure, each with a policy and an engine; 0 measures in this process. The
+            labels are the same, in another order.
+        cpus: Number of CPUs reserved for each actor.
+        gpus: Number of GPUs reserved for each actor.
 
     Raises:
         InputError: if the run has no policy or no prompts, a number is below 1, the file was measured with other
@@ -125,11 +121,31 @@ def label(
     datamodule.tokenizer, datamodule.labels = model.tokenizer, None
     rows = sampled_rows(datamodule.pool, prompts, seed)
     model.rewards[0].require([datamodule.pool.prompts[row] for row in rows])
-    alone = lock.held(lock.beside(Path(out)), f"the labels' file '{out}'")
-    with alone, answering(model, trainer, datamodule.chat.max_prompt_tokens, drawn.max_tokens):
+    with ExitStack() as open_ones:
+        open_ones.enter_context(lock.held(lock.beside(Path(out)), f"the labels' file '{out}'"))
+        over = RayActors(actors, cpus, gpus) if actors else None
+        measure = open_ones.enter_context(_measuring(model, trainer, datamodule.chat.max_prompt_tokens, drawn, over))
         measurement = Measurement(model, datamodule.pool, rows, datamodule.val_batch_size, drawn)
-        write_labels(measurement, LabelFile(out, measurement.settings()))
+        write_labels(measurement, LabelFile(out, measurement.settings()), measure)
     print(summary(out))
+
+
+Measure = Callable[[Iterator[Numbered]], Iterator[list[PassRate]]]
+
+
+@contextmanager
+def _measuring(
+    model: PolicyModule, trainer: lightning.Trainer, longest: int, drawn: Sampling, actors: RayActors | None
+) -> Iterator[Measure]:
+    """Gives the function that measures batches, in this process or in actors. The policy is loaded here in any case."""
+    if actors is None:
+        with answering(model, trainer, longest, drawn.max_tokens):
+            yield partial(map, partial(measured, model, drawn))
+        return
+    accelerator = "auto" if actors.gpus else "cpu"
+    answers = Answering(cloudpickle.dumps(model), drawn, longest, accelerator, str(trainer.precision))
+    model.configure_model()  # for the digest of its weights, after the module was pickled without them
+    yield partial(measured_over_ray, actors, answers)
 
 
 def require_policy(model: lightning.LightningModule, datamodule: lightning.LightningDataModule) -> None:
@@ -160,30 +176,21 @@ def sampled_rows(pool: PromptPool, count: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).permutation(servable)[:count].tolist()
 
 
-@contextmanager
-def answering(model: PolicyModule, trainer: lightning.Trainer, prompt: int, completion: int) -> Iterator[None]:
-    """Loads the policy and starts the engine with its weights; closes engine and graders at the end of the block."""
-    model.configure_model()
-    model.to(trainer.strategy.root_device)
-    model = trainer.precision_plugin.convert_module(model)  # pyright: ignore[reportAssignmentType]
-    try:
-        model.trainer = trainer
-        model.start_engine(prompt, completion)
-        model.sync()
-        with trainer.precision_plugin.forward_context():
-            yield
-    finally:
-        model.teardown("label")
+def write_labels(measurement: Measurement, file: LabelFile, measure: Measure) -> None:
+    """Measures the missing labels and appends them to the file, batch by batch.
 
-
-def write_labels(measurement: Measurement, file: LabelFile) -> None:
-    """Measures the missing labels and appends them to the file, batch by batch."""
+    Args:
+        measurement: Prompts to measure, in batches.
+        file: File of the labels.
+        measure: Function that yields the labels of batches, in any order.
+    """
     done = file.open()
     total = len(measurement.rows)
     with Bar(total=total, initial=len(done), unit="prompt", desc="measuring pass rates") as bar:
-        for labels in measurement.batches(done):
-            file.append(each.record() for each in labels)
-            bar.update(len(labels))
+        for labels in measure(measurement.batches(done)):
+            missing = [each for each in labels if each.uid not in done]
+            file.append(each.record() for each in missing)
+            bar.update(len(missing))
 
 
 def summary(file: str) -> str:

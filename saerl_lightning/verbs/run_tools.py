@@ -57,6 +57,9 @@ class ToolTrainer(lightning.Trainer):
         prompts: int = 256,
         samples: int = 8,
         seed: int = 0,
+        actors: int = 0,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
     ) -> None:
         """Measures pass rates: the policy answers a sample of the training prompts, and a reward grades the answers.
 
@@ -67,10 +70,14 @@ class ToolTrainer(lightning.Trainer):
             prompts: Number of prompts in the sample (n_lab); all, if there are fewer.
             samples: Number of completions of each prompt.
             seed: Seed of the sample and of the completions.
+            actors: Number of Ray actors that measure, each with a policy and an engine; 0 measures in this process.
+            cpus: Number of CPUs that Ray reserves for each actor.
+            gpus: Number of GPUs that Ray reserves for each actor.
         """
         from saerl_lightning.verbs.label import label
 
-        label(cast("PolicyModule", model), cast("PromptDataModule", datamodule), self, out, prompts, samples, seed)
+        policy, data = cast("PolicyModule", model), cast("PromptDataModule", datamodule)
+        label(policy, data, self, out, prompts, samples, seed, actors, cpus, gpus)
 
     def show(
         self,

@@ -20,7 +20,8 @@ from saerl_lightning.reward.reward import Reward, grade
 from saerl_lightning.rollout.completion import Reader, decode, pack_rollouts
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
-from saerl_lightning.verbs.label import answering, require_policy
+from saerl_lightning.verbs.label import require_policy
+from saerl_lightning.verbs.measuring import answering
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,4 +1,4 @@
-"""One SAE run over N processes, as a script: `python sae_ranks.py MODEL OUT N`. Used by test_sae_module.py."""
+"""One SAE run over N processes, as a script: `python sae_ranks.py MODEL OUT N ARCHITECTURE`. Used by test_sae_module.py."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.training.conftest import fit, trainer
 STEPS = 6
 
 
-def main(model: str, out: str, ranks: int) -> None:
+def main(model: str, out: str, ranks: int, architecture: str) -> None:
     warnings.simplefilter("ignore")
-    sae = module(save_to=f"{out}-sae", dead_after=100)
+    sae = module(architecture=architecture, save_to=f"{out}-sae", dead_after=100)
     served = data(model)
     run = trainer(Path(out), STEPS, devices=ranks, strategy="ddp", log_every_n_steps=2)
     fit(sae, served, run)
@@ -35,4 +35,4 @@ def main(model: str, out: str, ranks: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from saerl_lightning.errors import InputError
 from saerl_lightning.sae.activations import ActivationDataModule, BlockLoader, cut
 from saerl_lightning.sae.harvest import Harvester, positions, shared_prefixes
+from saerl_lightning.sae.token_lists import TokenLists, tokenized
 from saerl_lightning.signals.model import ReadModel
 from tests.sae.small_sae import LAYER, ListedText, read
 
@@ -141,3 +142,54 @@ def test_text_that_cannot_be_served_is_refused(tiny, changes, message):
     settings = {"model": ReadModel(tiny, LAYER), "prompts": ListedText(), "batch_tokens": 32, "buffer_tokens": 300}
     with pytest.raises(InputError, match=message):
         ActivationDataModule(**{**settings, **changes}).setup("fit")
+
+
+def test_token_lists_are_the_lists_that_were_given_each_once():
+    rows = [[5, 6, 7], [1], [5, 6, 7], [8, 9], [], [2**31 - 1, 0]]
+    held = TokenLists.of(rows)
+    assert list(held) == [[5, 6, 7], [8, 9], [2**31 - 1, 0]]
+    assert held.tokens.nbytes == 4 * 7
+    assert list(held[np.array([2, 0])][1:]) == [[5, 6, 7]] and list(held[::2]) == [[5, 6, 7], [2**31 - 1, 0]]
+    assert held[-1] == [2**31 - 1, 0] and len(held[:0]) == 0 and not list(TokenLists.of([[3]]))
+
+
+def blocks_of(tiny, tmp_path, **changes):
+    loader = read(tiny, cache=str(tmp_path), **changes).train_dataloader()
+    return [loader.block(i) for i in range(len(loader.blocks))]
+
+
+def test_a_bounded_cache_keeps_its_blocks_and_replaces_those_of_other_runs(tiny, tmp_path, monkeypatch):
+    whole = blocks_of(tiny, tmp_path / "all")
+    size = [path.stat().st_size for path in (tmp_path / "all").glob("*.safetensors")]
+    room = (min(size) + max(size)) / 1e9  # of two blocks, not of three
+    assert len(whole) >= 3 and 2 * max(size) < room * 1e9 + max(size) < 3 * min(size) + max(size)
+    harvests = []
+    harvest = Harvester._harvest
+    monkeypatch.setattr(Harvester, "_harvest", lambda self, *given: harvests.append(1) or harvest(self, *given))
+    for count in (len(whole), len(whole) - 2):  # the second run finds two
+        harvests.clear()
+        again = blocks_of(tiny, tmp_path / "small", cache_gb=room)
+        assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
+        assert len(harvests) == count and len(list((tmp_path / "small").iterdir())) == 2
+    before = set((tmp_path / "small").iterdir())
+    blocks_of(tiny, tmp_path / "small", cache_gb=room, seed=5)
+    assert len(after := set((tmp_path / "small").iterdir())) == 2 and not before & after
+    blocks_of(tiny, tmp_path / "none", cache_gb=1e-9)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_reader_may_compute_in_bfloat16(tiny):
+    ids = list(read(tiny).training[:12])
+    theirs = Harvester(ReadModel(tiny, LAYER, device="cpu"), 1024).block(ids)
+    ours = Harvester(ReadModel(tiny, LAYER, dtype="bfloat16", device="cpu"), 1024).block(ids)
+    assert ours.dtype == torch.bfloat16 and ours.nbytes == theirs.nbytes // 2
+    assert (ours.float() - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_plain_text_is_read_without_a_template(tiny, tmp_path):
+    tokenizer = ReadModel(tiny, LAYER).load_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}Q {{ m['content'] }}{% endfor %}"
+    source = ListedText(3)
+    texts = [tokenizer(prompt.text)["input_ids"] for prompt in source.load()]
+    assert list(tokenized(source, tokenizer, 1024, chat=False)) == texts
+    assert list(tokenized(source, tokenizer, 1024, chat=True)) != texts

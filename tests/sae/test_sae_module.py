@@ -199,11 +199,12 @@ def test_a_resumed_run_is_the_same_run(tiny, tmp_path, architecture):
 
 
 @pytest.mark.slow
-def test_two_ranks_descend_on_their_joined_batches(tiny, tmp_path):
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_two_ranks_descend_on_their_joined_batches(tiny, tmp_path, architecture):
     """Two processes end on the weights of one that is served both shares, and count dead features together."""
     root = SCRIPT.parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), tiny, str(tmp_path / "out"), "2"]
+    command = [sys.executable, str(SCRIPT), tiny, str(tmp_path / "out"), "2", architecture]
     done = subprocess.run(command, env=environment, cwd=root, timeout=300, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     zero, one = (torch.load(tmp_path / f"out.{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -218,14 +219,16 @@ def test_two_ranks_descend_on_their_joined_batches(tiny, tmp_path):
         def first(self):
             return torch.cat([zero["first"], one["first"]])
 
-    sae, served = module(save_to=str(tmp_path / "sae"), dead_after=100), data(tiny)
+    sae = module(architecture=architecture, save_to=str(tmp_path / "sae"), dead_after=100)
+    served = data(tiny)
     served.setup("fit")
     served._loader = Joined([[[0]]], [1000], 32, lambda ids: torch.zeros(0))
     run = trainer(tmp_path, 6, log_every_n_steps=2, limit_val_batches=0)
     fit(sae, served, run)
     assert float(sae.scale) == pytest.approx(float(zero["scale"]), rel=1e-6)
     for name, tensor in sae.sae.state_dict().items():
-        assert (tensor - zero["weights"][name]).abs().max() < 1e-5, name
+        # Adam divides rounding by the root of small squares.
+        assert (tensor - zero["weights"][name]).abs().max() < 5e-5, name
     for name, tensor in sae.activity.state_dict().items():
         assert torch.equal(tensor, zero["activity"][name]), name
     assert float(run.callback_metrics["sae/explained_variance"]) == pytest.approx(

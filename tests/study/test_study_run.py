@@ -312,5 +312,5 @@ def test_a_real_study_of_a_tiny_policy(tmp_path, monkeypatch, capsys):
 
 def test_without_ray_the_executor_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match="needs Ray, which is not installed"):
+    with pytest.raises(InputError, match="needs Ray, which is not installed; pip install"):
         RayExecutor().check(1)
