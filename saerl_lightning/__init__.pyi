@@ -5,6 +5,7 @@ from .data.callback import Curriculum as Curriculum
 from .data.callback import DataCallback as DataCallback
 from .data.callback import Filtering as Filtering
 from .data.callback import Mixing as Mixing
+from .data.callback import Online as Online
 from .data.clustering import KMeansClusters as KMeansClusters
 from .data.clustering import PermutedClusters as PermutedClusters
 from .data.clustering import RandomClusters as RandomClusters
@@ -41,6 +42,9 @@ from .objective.rloo import RLOO as RLOO
 from .objective.terms import EntropyTerm as EntropyTerm
 from .objective.terms import KLPenalty as KLPenalty
 from .objective.terms import SamplerCorrection as SamplerCorrection
+from .online.beliefs.belief import Belief as Belief
+from .online.rules.rule import Rule as Rule
+from .online.selection import Selection as Selection
 from .plan import SamplePlan as SamplePlan
 from .plan_page.ledger import Ledger as Ledger
 from .policy.load import LoRA as LoRA

@@ -74,6 +74,18 @@ class SamplePlan:
             )
         return replace(self, rows=rows)
 
+    def go_on(self, served: int, rest: Int[np.ndarray, " K"], dropped: Mapping[int, str] | None = None) -> SamplePlan:
+        """Returns the plan with other rows after those that were handed out.
+
+        Args:
+            served: Number of rows that were handed out, which stay.
+            rest: Rows to serve from now on, in their order.
+            dropped: Reason for each row that is not served any more, although the plan had it; null for none.
+        """
+        return replace(
+            self, rows=np.concatenate([self.rows[:served], rest]), dropped={**self.dropped, **(dropped or {})}
+        )
+
     def ledger(self) -> dict[str, np.ndarray]:
         """Returns one column per property (fate, reason, cluster, …), with one entry per prompt of the pool."""
         pool = len(self.cluster)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import torch
@@ -271,14 +271,29 @@ def _require_stretches(mask: Bool[Tensor, "R T"], lengths: Int[Tensor, " R"]) ->
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Rewards of a step's prompts.
+    """Rewards of a step's prompts, and counts of their answers.
 
-    A NaN reward means that the grader failed, not that the answer is wrong. `pass_rate` leaves out NaN rewards.
+    A NaN reward means that the grader failed, not that the answer is wrong: such answers are not among the graded ones.
     """
 
     uids: list[str]  # P
-    rewards: Float[Tensor, "P G"]
-    pass_rate: Float[Tensor, " P"]
+    rewards: Float[Tensor, "P G"]  # weighted sums of all rewards
+    right: Float[Tensor, " P"]  # number of right answers by the first reward; a fraction where it gives one
+    graded: Int[Tensor, " P"]  # number of answers that the first reward graded
+    varied: Bool[Tensor, " P"]  # whether answers that are trained on differ in the first reward
+    tokens: Int[Tensor, " P"]  # number of tokens that the policy wrote
+
+    @classmethod
+    def join(cls, parts: Sequence[Outcomes]) -> Outcomes:
+        """Concatenates the outcomes of several processes."""
+        uids = [uid for part in parts for uid in part.uids]
+        columns = [each.name for each in fields(cls) if each.name != "uids"]
+        return cls(uids, *(torch.cat([getattr(part, name) for part in parts]) for name in columns))
+
+    @property
+    def pass_rate(self) -> Float[Tensor, " P"]:
+        """Returns the share of right answers among the graded ones; NaN if none is graded."""
+        return self.right / self.graded
 
     def __repr__(self) -> str:
         """Returns one line, because a notebook shows it."""

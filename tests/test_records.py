@@ -60,4 +60,4 @@ def test_full_support():
 
 def test_shapes_are_checked_here():
     with pytest.raises(TypeCheckError, match="Outcomes"):
-        Outcomes(["a"], torch.zeros(2, 4), torch.zeros(3))
+        Outcomes(["a"], torch.zeros(2, 4), *[torch.zeros(3)] * 4)

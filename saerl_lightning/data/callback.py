@@ -1,8 +1,8 @@
-"""DataCallback: the interface of data operations, which turn a plan into a plan, and the four roles of the method.
+"""DataCallback: the interface of data operations, which turn a plan into a plan, and their five roles.
 
 Each role implements `apply` once; an operation implements one method of its role. `apply` runs before training and
-knows no rewards. An operation that learns from rewards does so in `observe`, and keeps the result in its state. N
-prompts in the pool, M planned, P a batch, B batches, F feature columns.
+knows no rewards. An operation that learns from rewards does so in `observe`, keeps the result in its state, and
+arranges what is not served yet in `revise`. N prompts in the pool, M planned, P a batch, B batches, F feature columns.
 """
 
 from __future__ import annotations
@@ -61,6 +61,27 @@ class DataCallback(ABC):
     def observe(self, outcomes: Outcomes) -> None:
         """Learns from the rewards of one trained batch. By default does nothing."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether `revise` may serve a prompt again before the epoch ends; false by default."""
+        return False
+
+    def revise(self, plan: SamplePlan, served: int) -> SamplePlan:
+        """Arranges the prompts that are not served yet, before every batch. By default keeps the order.
+
+        Deterministic and without side effects: with several processes, the first one decides for all, and a resumed run
+        asks again.
+
+        Args:
+            plan: Prompts of this epoch that were handed out, in their order, then those that are left in the order of
+                the plan; with `repeats`, all planned prompts are left.
+            served: Number of prompts that were handed out. They must stay first.
+
+        Returns:
+            The plan with the rest in another order, made by `plan.go_on(served, rest)`.
+        """
+        return plan
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the state that a checkpoint needs to resume exactly: numbers, strings, lists and tensors."""
         return {}
@@ -71,7 +92,7 @@ class DataCallback(ABC):
     def idle(self) -> str:
         """Returns why the last `apply` had no effect, such as "no prompt is dropped"; "" if it had one.
 
-        The four roles implement this. Operations that only observe return "".
+        Roles that plan before training implement this; the others return "".
         """
         return self._idle
 
@@ -197,6 +218,23 @@ class Mixing(DataCallback):
         """Returns the same pool rows in other batches."""
 
 
+class Online(DataCallback):
+    """Goes on deciding while training runs: arranges, before every batch, the prompts that are not served yet.
+
+    A subclass implements `revise`; one that learns from rewards also `observe`, `state_dict` and `load_state_dict`.
+    """
+
+    group_size: int = 8  # completions a prompt (G); the datamodule sets the run's before `apply`
+
+    def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
+        """Returns the plan as it is: the order is decided while training runs."""
+        return plan
+
+    @abstractmethod
+    def revise(self, plan: SamplePlan, served: int) -> SamplePlan:
+        """Arranges the prompts that are not served yet, before every batch."""
+
+
 # What a user's class returns may be a list, or of integers; whoever calls its methods takes the arrays from here.
 
 
@@ -253,6 +291,15 @@ def applied(
         InputError: if it is none, or does not fit the pool.
     """
     return returned.plan(_said(operation, "apply"), operation.apply(plan, prompts, features), plan, prompts)
+
+
+def revised(operation: DataCallback, plan: SamplePlan, served: int) -> SamplePlan:
+    """Returns the plan as an operation arranges it anew.
+
+    Raises:
+        InputError: if it is none, changes what was handed out, or does not serve what is left.
+    """
+    return returned.revision(_said(operation, "revise"), operation.revise(plan, served), plan, served)
 
 
 def _said(operation: DataCallback, method: str) -> str:

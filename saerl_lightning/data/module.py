@@ -1,7 +1,7 @@
 """PromptDataModule: reads the prompts, has the operations plan their order, and serves the plan.
 
-The operations are applied in a fixed order: filtering, clustering, curriculum, mixing, extra. Evaluation sets are
-handled in the base class.
+The operations are applied in a fixed order: filtering, clustering, curriculum, mixing, online, extra. Evaluation sets
+are handled in the base class.
 """
 
 from __future__ import annotations
@@ -9,14 +9,26 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
-from saerl_lightning.data.planning import SLOTS, Planner, doubtful_slots, idle_slots, in_slots, made_once
+from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing, Online
+from saerl_lightning.data.planning import (
+    SLOTS,
+    Planner,
+    doubtful_slots,
+    idle_slots,
+    in_slots,
+    made_once,
+    revise,
+    revising,
+)
 from saerl_lightning.data.resume import ResumePoint
 from saerl_lightning.data.serving import PlannedPool, PromptLoader, PromptPool
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet, require_set_names
@@ -54,7 +66,8 @@ class PromptDataModule(EvaluationDataModule):
         clustering: Operation that groups prompts into batches of one cluster each; null for none.
         curriculum: Operation that orders prompts from easy to hard; null for none.
         mixing: Operation that exchanges prompts between neighbouring batches; null for none.
-        extra: Further operations, applied after the other four.
+        online: Operation that goes on choosing the next prompts while training runs; null for none.
+        extra: Further operations, applied after the others.
         shuffle_seed: Seed of the initial shuffling, before the operations; null keeps the source's order.
         val_sampling: Sampling for evaluation sets without their own.
         val_batch_size: Number of prompts per validation batch, on each process.
@@ -81,6 +94,7 @@ class PromptDataModule(EvaluationDataModule):
         clustering: Clustering | None = None,
         curriculum: Curriculum | None = None,
         mixing: Mixing | None = None,
+        online: Online | None = None,
         extra: list[DataCallback] | None = None,
         shuffle_seed: Seed | None = 0,
         val_sampling: Sampling = FOUR_SAMPLES,
@@ -98,7 +112,7 @@ class PromptDataModule(EvaluationDataModule):
         self.chat = chat
         self.signals = signals
         self.signal_cache = signal_cache
-        slots = dict(zip(SLOTS, (filtering, clustering, curriculum, mixing), strict=True))
+        slots = dict(zip(SLOTS, (filtering, clustering, curriculum, mixing, online), strict=True))
         self.operations = in_slots(type(self).__name__, slots, extra)
         self.shuffle_seed = shuffle_seed
         self.val_sampling = val_sampling
@@ -207,9 +221,27 @@ class PromptDataModule(EvaluationDataModule):
         """
         with agreed():
             pool, began = self.pool, time.perf_counter()
+        self._tell_group_size()
         plan, self.operations = made_once(self.trainer, lambda: (self._plan(pool), self.operations))
-        self._planned = PlannedPool(pool, plan)
+        self._planned = PlannedPool(pool, plan, self._revise if revising(self.operations) else None)
         self.plan_seconds = time.perf_counter() - began
+
+    def _tell_group_size(self) -> None:
+        """Tells online operations how many completions a prompt gets, if a module says so."""
+        sampling = None if self.trainer is None else getattr(self.trainer.lightning_module, "sampling", None)
+        for operation in self.operations.values():
+            if sampling is not None and isinstance(operation, Online):
+                operation.group_size = sampling.group_size
+
+    def _revise(self, handed_out: Int[np.ndarray, " S"]) -> SamplePlan:
+        """Has the operations arrange the rest of the epoch, on the first process for all."""
+
+        def arranged() -> tuple[Int[np.ndarray, " M"], Mapping[int, str]]:
+            plan = revise(revising(self.operations), self.plan, handed_out)
+            return plan.rows, plan.dropped
+
+        rows, dropped = made_once(self.trainer, arranged)
+        return replace(self.plan, rows=rows, dropped=dropped)
 
     def _plan(self, pool: PromptPool) -> SamplePlan:
         signals = self.signals

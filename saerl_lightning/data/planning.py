@@ -15,7 +15,16 @@ import numpy as np
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
-from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing, applied
+from saerl_lightning.data.callback import (
+    Clustering,
+    Curriculum,
+    DataCallback,
+    Filtering,
+    Mixing,
+    Online,
+    applied,
+    revised,
+)
 from saerl_lightning.data.features import nonfinite_rows
 from saerl_lightning.errors import InputError, RunStopped, shown
 from saerl_lightning.given.parts import require_list, require_part, written
@@ -31,12 +40,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Slots of the four operations, in the order in which they are applied. Operations of `data.extra` follow.
+# Slots of the operations, in the order in which they are applied. Operations of `data.extra` follow.
 ROLES: dict[str, type[DataCallback]] = {
     "filtering": Filtering,
     "clustering": Clustering,
     "curriculum": Curriculum,
     "mixing": Mixing,
+    "online": Online,
 }
 SLOTS = tuple(ROLES)
 
@@ -101,6 +111,34 @@ class Planner:
         )
 
 
+def revising(operations: Mapping[str, DataCallback]) -> list[DataCallback]:
+    """Returns the operations that arrange the plan anew while training runs."""
+    return [each for each in operations.values() if type(each).revise is not DataCallback.revise]
+
+
+def revise(operations: Sequence[DataCallback], plan: SamplePlan, handed_out: Int[np.ndarray, " S"]) -> SamplePlan:
+    """Has operations arrange, one after the other, what is left of an epoch.
+
+    Args:
+        operations: Operations with `revise`, in the order in which they are asked.
+        plan: Plan as it was before training.
+        handed_out: Pool rows that were handed out in this epoch, in their order.
+
+    Returns:
+        The plan, which begins with the rows handed out and is at most as long as before.
+
+    Raises:
+        InputError: if an operation does not return such a plan.
+    """
+    again = any(operation.repeats for operation in operations)
+    left = plan.rows if again else plan.rows[~np.isin(plan.rows, handed_out)]
+    planned, served = len(plan.rows), len(handed_out)
+    plan = replace(plan, rows=np.concatenate([handed_out, left]))
+    for operation in operations:
+        plan = revised(operation, plan, served)
+    return replace(plan, rows=plan.rows[:planned])
+
+
 def make_plan(
     prompts: Sequence[Prompt],
     unservable: Mapping[int, str],
@@ -126,7 +164,7 @@ def in_slots(
 
     Args:
         owner: Name of the class whose constructor has the slots.
-        slots: Operation of each of the four roles; None for none.
+        slots: Operation of each role; None for none.
         extra: Further operations; None for none.
 
     Raises:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -33,6 +34,8 @@ class Progress:
 
 
 EPOCH_START = Progress()
+NO_ROWS = np.zeros(0, dtype=np.int64)
+Revise = Callable[[Int[np.ndarray, " S"]], SamplePlan]
 
 
 class PlanSampler:
@@ -44,21 +47,37 @@ class PlanSampler:
     Its length is always the whole epoch, because Lightning counts the batches done before a checkpoint against it. Each
     rank takes every world-th prompt of a batch, so that all ranks get easy and hard prompts.
 
+    With `revise`, the plan is arranged anew before every batch. An epoch may then end early, if prompts are dropped.
+
     Args:
         plan: Plan with the order of training.
         start: Progress of training so far.
         rank: Rank of this process.
         world: Number of processes.
+        revise: Function that returns the plan for the rest of the epoch, given the rows that were handed out in it;
+            null keeps the plan.
+        frozen: Rows that were handed out in this epoch before the start, in their order. They are not arranged anew.
 
     Raises:
         InputError: if the batch size is not a multiple of the number of processes.
     """
 
-    def __init__(self, plan: SamplePlan, start: Progress = EPOCH_START, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        plan: SamplePlan,
+        start: Progress = EPOCH_START,
+        rank: int = 0,
+        world: int = 1,
+        revise: Revise | None = None,
+        frozen: Int[np.ndarray, " S"] = NO_ROWS,
+    ) -> None:
         require_even_shares(plan.batch_size, world)
         self.plan = plan
         self.rank = rank
         self.world = world
+        self._batches = len(plan.rows) // plan.batch_size
+        self._revise = revise
+        self._frozen = frozen
         self._start = start
         self._trained = start
         self._handed_out = start.prompts  # position in the plan after the prompts handed out, trained or not
@@ -67,13 +86,14 @@ class PlanSampler:
 
     def __len__(self) -> int:
         """Returns the number of batches (B) of an epoch in which no step takes further prompts."""
-        return len(self.plan.rows) // self.plan.batch_size
+        return self._batches
 
     def __iter__(self) -> Iterator[list[int]]:
         """Iterates over batches. The start is used with the first batch, because Lightning makes iterators it never uses."""
         self._trained, self._start = self._start, EPOCH_START
+        frozen, self._frozen = self._frozen, NO_ROWS
         self._handed_out, self._untrained, self._over = self._trained.prompts, deque(), False
-        while len(self.plan.rows) - self._handed_out >= self.plan.batch_size:
+        while self._left(frozen) >= self.plan.batch_size:
             batch = self._hand_out(self.plan.batch_size)
             self._untrained.append(len(batch))
             yield batch[self.rank :: self.world].tolist()
@@ -120,6 +140,19 @@ class PlanSampler:
         self._untrained[0] += len(taken)
         before = sum(counts[: self.rank])
         return taken[before : before + counts[self.rank]].tolist()
+
+    def _left(self, frozen: Int[np.ndarray, " S"]) -> int:
+        """Arranges what is left of the epoch, if that is to be decided now, and returns the number of prompts left."""
+        if self._revise is not None:
+            known = frozen if self._handed_out <= len(frozen) else self.handed_out
+            self.plan = self._revise(known)
+        return len(self.plan.rows) - self._handed_out
+
+    @property
+    def handed_out(self) -> Int[np.ndarray, " S"]:
+        """Pool rows that were handed out in this epoch, trained or not, in their order; none once it is over."""
+        over = self._over and not self._untrained
+        return NO_ROWS if over else self.plan.rows[: self._handed_out]
 
     def _hand_out(self, count: int) -> Int[np.ndarray, " n"]:
         rows = self.plan.rows[self._handed_out : self._handed_out + count]
@@ -222,19 +255,22 @@ class PlannedPool:
     Args:
         pool: Pool that the plan's rows refer to.
         plan: Plan with the order of training.
+        revise: Function that arranges the plan anew while it is served, as for `PlanSampler`; null for none.
     """
 
-    def __init__(self, pool: PromptPool, plan: SamplePlan) -> None:
+    def __init__(self, pool: PromptPool, plan: SamplePlan, revise: Revise | None = None) -> None:
         self.pool = pool
         self.plan = plan
+        self.revise = revise
         self.digest = plan_digest(plan, pool.prompts)
         self._sampler: PlanSampler | None = None
         self._start = EPOCH_START  # where the next loader starts
+        self._frozen = NO_ROWS  # rows of its epoch that were handed out before
 
     def loader(self, rank: int, world: int) -> PromptLoader:
         """Serves a process's share of the plan, from the checkpoint's position in the first epoch."""
-        self._sampler = sampler = PlanSampler(self.plan, self._start, rank, world)
-        self._start = EPOCH_START
+        sampler = PlanSampler(self.plan, self._start, rank, world, self.revise, self._frozen)
+        self._sampler, self._start, self._frozen = sampler, EPOCH_START, NO_ROWS
         return PromptLoader(sampler, lambda rows: self.pool.batch(rows, sampler.places(len(rows))))
 
     @property
@@ -268,7 +304,11 @@ class PlannedPool:
         """Returns the progress and a digest of the plan. `batches` is the trainer's number of batches per epoch."""
         over = self.cut_short or not self.progress.batches % batches
         done = EPOCH_START if over else self.progress
-        return {"served": done.prompts, "batches": done.batches, "plan": self.digest}
+        state = {"served": done.prompts, "batches": done.batches, "plan": self.digest}
+        if self.revise is not None:
+            rows = self._frozen if self._sampler is None else self._sampler.handed_out
+            state["handed_out"] = torch.from_numpy(NO_ROWS if over else rows.copy())
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues at the checkpoint's position.
@@ -281,6 +321,14 @@ class PlannedPool:
                 f"the checkpoint's training plan is {state['plan']}, this run's is {self.digest}",
                 "data.train, batch_size, shuffle_seed or an operation differs; give those of the checkpoint's config.yaml",
             )
+        if (self.revise is None) != ("handed_out" not in state):
+            made, now = ("with", "without") if self.revise is None else ("without", "with")
+            raise OtherPlan(
+                f"the checkpoint's plan was arranged {made} data.online, this run's is {now} it",
+                "give data.online as the checkpoint's config.yaml has it",
+            )
         if "cursor" in state:  # in batches, from a version whose steps took no further prompts
             state = {"served": state["cursor"] * self.plan.batch_size, "batches": state["cursor"]}
         self._start, self._sampler = Progress(state["batches"], state["served"]), None
+        if self.revise is not None:
+            self._frozen = state["handed_out"].numpy()

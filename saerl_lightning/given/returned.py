@@ -113,6 +113,26 @@ def plan(said: str, value: object, before: SamplePlan, prompts: Sequence[Prompt]
     )
 
 
+def revision(said: str, value: object, before: SamplePlan, served: int) -> SamplePlan:
+    """Checks that a plan goes on from the one before: what was handed out, then what was left, less what it drops.
+
+    Raises:
+        InputError: if it is no plan, or its rows are others.
+    """
+    if not isinstance(value, SamplePlan):
+        raise InputError(f"{said} {shown(value)}; return a SamplePlan, as `return plan.go_on(served, rest)` does")
+    if not np.array_equal(value.rows[:served], before.rows[:served]):
+        raise InputError(f"{said} a plan with other rows among the {served} handed out; give plan.go_on(served, rest)")
+    left = before.rows[served:]
+    dropped = [row for row in value.dropped if row not in before.dropped]
+    if fault := misplaced(value.rows[served:], left[~np.isin(left, dropped)]):
+        raise InputError(
+            f"{said} a plan with {fault} among those left; give each row of plan.rows[served:] once, or its reason in "
+            "plan.go_on(served, rest, dropped={row: reason})"
+        )
+    return value
+
+
 def rows(said: str, value: object, count: int) -> csr_array | np.ndarray[Any, Any]:
     """Converts to feature rows, (N, F), of floating-point numbers; sparse ones stay sparse.
 

@@ -34,9 +34,7 @@ def gather_objects(value: T, ranks: int) -> list[T]:
 
 def gather_outcomes(outcomes: Outcomes, ranks: int) -> Outcomes:
     """Joins the outcomes of all ranks, so that operations that learn from them stay equal on every rank."""
-    parts = gather_objects(outcomes, ranks)
-    uids = [uid for part in parts for uid in part.uids]
-    return Outcomes(uids, torch.cat([p.rewards for p in parts]), torch.cat([p.pass_rate for p in parts]))
+    return Outcomes.join(gather_objects(outcomes, ranks))
 
 
 def gradient_sync(trainer: lightning.Trainer, last: bool) -> AbstractContextManager[object]:

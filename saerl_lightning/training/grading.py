@@ -148,7 +148,14 @@ class GradedGroups:
     def outcomes(self) -> Outcomes:
         """Outcomes of the prompts for the data operations; the first reward says which answers are right."""
         right = next(iter(self.rewards.values()))
-        return Outcomes([prompt.uid for prompt in self.batch.prompts], self.total, right.nanmean(1))
+        return Outcomes(
+            uids=[prompt.uid for prompt in self.batch.prompts],
+            rewards=self.total,
+            right=right.nansum(1),
+            graded=(~right.isnan()).sum(1),
+            varied=self.varied,
+            tokens=self.rollouts.completion_lengths.view(right.shape).sum(1).cpu(),
+        )
 
 
 @torch.no_grad()

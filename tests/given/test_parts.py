@@ -271,6 +271,5 @@ def test_what_is_not_made_yet_says_what_makes_it():
 def test_large_records_are_shown_in_a_line():
     rollouts = sl.Rollouts.pack([[5, 6]], [[7], [8]], [[-1.0], [-1.0]], [False, False], ["a", "b"], 2, 0)
     assert repr(rollouts) == "<Rollouts: 2 completions, 2 a prompt, in rows of 3 tokens>"
-    assert (
-        repr(sl.Outcomes(["p"], torch.ones(1, 2), torch.tensor([0.5]))) == "<Outcomes: 1 prompts, mean pass rate 0.5>"
-    )
+    counts = torch.tensor([1.0]), torch.tensor([2]), torch.tensor([True]), torch.tensor([9])
+    assert repr(sl.Outcomes(["p"], torch.ones(1, 2), *counts)) == "<Outcomes: 1 prompts, mean pass rate 0.5>"

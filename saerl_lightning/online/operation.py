@@ -1,0 +1,131 @@
+"""Learner: what all shipped online operations share: they learn from graded groups, and arrange what is left.
+
+N prompts in the pool, P prompts of a step, n prompts left in an epoch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from saerl_lightning.data.callback import Online
+from saerl_lightning.errors import RunStopped
+from saerl_lightning.online.rules.rule import Arrangement
+from saerl_lightning.plan import SamplePlan
+from saerl_lightning.records import Outcomes, Prompt
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of one step that have a graded answer, each of another prompt."""
+
+    rows: Int[np.ndarray, " P"]  # pool rows of their prompts
+    right: Float[np.ndarray, " P"]  # number of right answers; a fraction where the first reward gives one
+    graded: Float[np.ndarray, " P"]  # number of graded answers, at least 1
+    tokens: Float[np.ndarray, " P"]  # number of tokens that the policy wrote
+    varied: Bool[np.ndarray, " P"]  # whether the answers differ
+
+
+class Learner(Online):
+    """Learns from the groups of each step, and arranges what is left of the epoch before the next one.
+
+    A subclass implements `begin`, `learn` and `arrange`, and extends both state methods. Groups without a graded answer
+    teach nothing. Random draws depend on the seed, the class, the number of steps, and the number of prompts served, so
+    that a resumed run draws the same.
+
+    Args:
+        repeats: Whether a prompt may be served again before the epoch ends; its whole pool can then be chosen from.
+        seed: Seed of random draws.
+    """
+
+    def __init__(self, repeats: bool = False, seed: int = 0) -> None:
+        self._repeats = repeats
+        self.seed = seed
+        self.steps = 0  # number of steps learned from
+        self._row: dict[str, int] = {}
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a prompt may be served again before the epoch ends."""
+        return self._repeats
+
+    def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
+        """Begins with what is known before training, and returns the plan as it is."""
+        self._row = {prompt.uid: row for row, prompt in enumerate(prompts)}
+        self.steps = 0
+        self.begin(plan, prompts, features)
+        return plan
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learns from the graded groups of a step.
+
+        Raises:
+            RunStopped: if the first reward is outside 0 to 1, so that it is no share of right answers.
+        """
+        right, graded = outcomes.right.double().numpy(), outcomes.graded.double().numpy()
+        outside = (right < 0) | (right > graded)
+        if outside.any():
+            group = int(outside.argmax())
+            raise RunStopped(
+                f"data.online ({type(self).__name__}) reads the first reward as a pass rate, and prompt "
+                f"'{outcomes.uids[group]}' got {right[group] / graded[group]:.4g} on average; put a reward from 0 to 1 first",
+                everywhere=True,
+            )
+        known = graded > 0
+        if known.any():
+            rows = np.array([self._row[uid] for uid in outcomes.uids])
+            tokens, varied = outcomes.tokens.double().numpy(), outcomes.varied.numpy()
+            self.learn(Groups(*(each[known] for each in (rows, right, graded, tokens, varied))))
+        self.steps += 1
+
+    def revise(self, plan: SamplePlan, served: int) -> SamplePlan:
+        """Arranges what is left of the epoch by `arrange`."""
+        rest = plan.rows[served:]
+        random = np.random.default_rng([self.seed, zlib.crc32(type(self).__name__.encode()), self.steps, served])
+        made = self.arrange(plan, rest, random)
+        order = rest[made.order]
+        if made.excluded is None or not made.excluded.any():
+            return plan.go_on(served, order)
+        gone = dict.fromkeys(rest[made.excluded].tolist(), made.reason)
+        return plan.go_on(served, order[~made.excluded[made.order]], gone)
+
+    @abstractmethod
+    def begin(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> None:
+        """Sets everything to what is known before training.
+
+        Args:
+            plan: Plan as it is before training.
+            prompts: Prompts of the pool (N), followed by the reference prompts.
+            features: Their feature rows; None without a signal source.
+        """
+
+    @abstractmethod
+    def learn(self, groups: Groups) -> None:
+        """Learns from the graded groups of one step."""
+
+    @abstractmethod
+    def arrange(self, plan: SamplePlan, rest: Int[np.ndarray, " n"], random: np.random.Generator) -> Arrangement:
+        """Arranges the prompts that are left.
+
+        Args:
+            plan: Plan of the epoch.
+            rest: Pool rows that are left, in the order of the plan.
+            random: Generator for draws.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the number of steps."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the number of steps."""
+        self.steps = state["steps"]
