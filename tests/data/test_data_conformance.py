@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_array
 
 import saerl_lightning.data
-from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing
+from saerl_lightning.data.callback import Clustering, Curriculum, DataCallback, Filtering, Mixing, Online
 from saerl_lightning.data.clustering import KMeansClusters, TopicClusters
 from saerl_lightning.data.curriculum import EasyToHard, LengthOrder
 from saerl_lightning.data.filtering import LengthFilter, QualityFilter
