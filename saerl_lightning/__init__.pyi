@@ -43,6 +43,12 @@ from .objective.terms import EntropyTerm as EntropyTerm
 from .objective.terms import KLPenalty as KLPenalty
 from .objective.terms import SamplerCorrection as SamplerCorrection
 from .online.beliefs.belief import Belief as Belief
+from .online.beliefs.feature_posterior import FeaturePosterior as FeaturePosterior
+from .online.beliefs.prompt_beta import PromptBeta as PromptBeta
+from .online.rules.admit import Admit as Admit
+from .online.rules.easiest_first import EasiestFirst as EasiestFirst
+from .online.rules.highest_chance import HighestChance as HighestChance
+from .online.rules.nearest import Nearest as Nearest
 from .online.rules.rule import Rule as Rule
 from .online.selection import Selection as Selection
 from .plan import SamplePlan as SamplePlan

@@ -1,0 +1,203 @@
+"""FeaturePosterior: pass rates by feature rows, learned while training runs, with each prompt's own counts on top.
+
+N prompts, P of a step, k columns: a constant and the components of the feature rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.special import betaln, expit
+
+from saerl_lightning.data.features import dense
+from saerl_lightning.data.kmeans import reduced_units
+from saerl_lightning.data.labels import read_label, require_features
+from saerl_lightning.online.beliefs.belief import Belief, Beta
+from saerl_lightning.ranges import Count, Positive, PositiveShare, Seed, Share, require_in_range
+from saerl_lightning.records import Prompt
+
+if TYPE_CHECKING:
+    from saerl_lightning.signals.source import Features
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+RESIDUALS = (0.5, 1.0, 2.0, 4.0, 8.0)  # tried side by side
+DRIFTS = (0.0, 0.02, 0.2)  # likewise
+CHUNK = 256  # groups of one update: it solves equations of this size
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Weights w ~ N(mean, covariance) of a linear model of the pass rate's logit, and the variances beside it."""
+
+    mean: Float[np.ndarray, " k"]
+    covariance: Float[np.ndarray, "k k"]
+    residual: float  # variance of what the columns do not explain of a prompt
+    drift: float  # variance that the constant's weight gains a step, because the policy changes
+
+    def later(self) -> Gaussian:
+        """Returns the distribution one step later: the constant's weight has wandered."""
+        covariance = self.covariance.copy()
+        covariance[0, 0] += self.drift
+        return Gaussian(self.mean, covariance, self.residual, self.drift)
+
+    def updated(
+        self,
+        columns: Float[np.ndarray, "P k"],
+        right: Float[np.ndarray, " P"],
+        graded: Float[np.ndarray, " P"],
+    ) -> Gaussian:
+        """Returns the distribution after graded groups: a Kalman update on their empirical logits.
+
+        The logit of a group is ln((k + 1/2) / (n - k + 1/2)), and its variance 1 / (k + 1/2) + 1 / (n - k + 1/2), plus
+        the residual. The update is exact for these, so groups may come in any order.
+        """
+        logit = np.log((right + 0.5) / (graded - right + 0.5))
+        noise = 1 / (right + 0.5) + 1 / (graded - right + 0.5) + self.residual
+        shared = columns @ self.covariance  # (P, k)
+        gain = np.linalg.solve(shared @ columns.T + np.diag(noise), shared).T  # (k, P)
+        covariance = self.covariance - gain @ shared
+        mean = self.mean + gain @ (logit - columns @ self.mean)
+        return Gaussian(mean, (covariance + covariance.T) / 2, self.residual, self.drift)
+
+    def beta(self, columns: Float[np.ndarray, "n k"]) -> Beta:
+        """Returns the Beta distributions with the mean and variance of the pass rates, by 20-point Gauss-Hermite."""
+        spread = np.sqrt(((columns @ self.covariance) * columns).sum(1) + self.residual)
+        rates = expit((columns @ self.mean)[:, None] + spread[:, None] * NODES)  # (n, 20)
+        mean = np.clip(rates @ WEIGHTS, 1e-6, 1 - 1e-6)
+        size = mean * (1 - mean) / np.maximum(rates**2 @ WEIGHTS - mean**2, 1e-9) - 1
+        size = np.maximum(size, 1e-3)
+        return mean * size, (1 - mean) * size
+
+
+class FeaturePosterior(Belief):
+    """Learns the pass rate as a function of feature rows, so that prompts never served are predicted from those served.
+
+    The pass rate of prompt i is the sigmoid of w * phi_i + u_i: weights w that all prompts share, and a residual of each.
+    After every step w is updated by the step's groups, and the prompt's own counts are added to what w predicts. The
+    residual's variance and the drift are chosen, at every step, among fifteen pairs by the discounted likelihood of the
+    counts that came. (Ours. Posteriors over embeddings are GPS's and PCL's idea, arXiv 2602.01970 and 2510.01135; that over
+    the features of an SAE, with its nulls, was found nowhere.)
+
+    Args:
+        components: Number of columns that the feature rows are reduced to.
+        label: Label from 0 (all right) to 100 (all wrong) that the weights learn from before training; null for none.
+        answers: Number of answers that each label counts as.
+        variance: Variance of the features' part, and of the constant, before any group.
+        keep: Share of a prompt's own counts that its next group keeps.
+        memory: Share of the likelihood of older steps that each new step keeps.
+        seed: Seed of the reduction.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        components: Count = 64,
+        label: str | None = None,
+        answers: Positive = 8.0,
+        variance: Positive = 1.0,
+        keep: Share = 0.5,
+        memory: PositiveShare = 0.98,
+        seed: Seed = 0,
+    ) -> None:
+        self.components = components
+        self.label = label
+        self.answers = answers
+        self.variance = variance
+        self.keep = keep
+        self.memory = memory
+        self.seed = seed
+        self._columns = np.zeros((0, 1))  # (N, k)
+        self._own = np.zeros((0, 2))  # (N, 2): right, wrong
+        self._filters: list[Gaussian] = []
+        self._scores = np.zeros(0)  # discounted log-likelihoods of the filters
+        require_in_range(self)
+
+    @property
+    def needs_features(self) -> bool:
+        """True: it predicts from feature rows."""
+        return True
+
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses prompts of which none has the label."""
+        if self.label is not None:
+            read_label(type(self).__name__, self.label, prompts)
+
+    def begin(self, prompts: Sequence[Prompt], features: Features | None) -> None:
+        """Reduces the feature rows, and learns from the labels, if there are any."""
+        rows = require_features(type(self).__name__, prompts, features)
+        reduced = dense(reduced_units(rows, np.arange(len(prompts)), self.components, self.seed)).astype(np.float64)
+        reduced -= reduced.mean(0)
+        reduced /= max(float(np.sqrt((reduced**2).sum(1).mean())), 1e-12)
+        self._columns = np.hstack([np.ones((len(prompts), 1)), reduced])
+        self._own = np.zeros((len(prompts), 2))
+        k = self._columns.shape[1]
+        start = np.eye(k) * self.variance
+        self._filters = [Gaussian(np.zeros(k), start, *pair) for pair in itertools.product(RESIDUALS, DRIFTS)]
+        self._scores = np.zeros(len(self._filters))
+        if self.label is not None:
+            self._learn_labels(read_label(type(self).__name__, self.label, prompts))
+
+    def _learn_labels(self, label: Float[np.ndarray, " N"]) -> None:
+        known = np.flatnonzero(~np.isnan(label))
+        for start in range(0, len(known), CHUNK):
+            rows = known[start : start + CHUNK]
+            right = self.answers * np.clip(1 - label[rows] / 100, 0, 1)
+            graded = np.full(len(rows), self.answers)
+            self._filters = [each.updated(self._columns[rows], right, graded) for each in self._filters]
+
+    def learn(
+        self, rows: Int[np.ndarray, " P"], right: Float[np.ndarray, " P"], graded: Float[np.ndarray, " P"]
+    ) -> None:
+        """Judges every pair of variances by a step's groups, then updates the weights and the prompts' own counts."""
+        wrong, columns = graded - right, self._columns[rows]
+        self._filters = [each.later() for each in self._filters]
+        for number, each in enumerate(self._filters):
+            a, b = self._with_own(each, rows)
+            likelihood = betaln(a + right, b + wrong) - betaln(a, b)
+            self._scores[number] = self.memory * self._scores[number] + likelihood.sum()
+        self._filters = [each.updated(columns, right, graded) for each in self._filters]
+        self._own[rows] = self.keep * self._own[rows] + np.stack([right, wrong], 1)
+
+    def beta(self, rows: Int[np.ndarray, " n"]) -> Beta:
+        """Returns what the weights predict, plus the prompts' own counts."""
+        return self._with_own(self._filters[self._best], rows)
+
+    @property
+    def _best(self) -> int:
+        return int(self._scores.argmax())
+
+    def _with_own(self, model: Gaussian, rows: Int[np.ndarray, " n"]) -> Beta:
+        a, b = model.beta(self._columns[rows])
+        return a + self._own[rows, 0], b + self._own[rows, 1]
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the variances that are in use."""
+        return {"residual": self._filters[self._best].residual, "drift": self._filters[self._best].drift}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the weights of every pair of variances, their likelihoods, and the prompts' own counts."""
+        stacked = {
+            "mean": np.stack([each.mean for each in self._filters]),
+            "covariance": np.stack([each.covariance for each in self._filters]),
+            "scores": self._scores,
+            "own": self._own,
+        }
+        return {name: torch.from_numpy(values.copy()) for name, values in stacked.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        mean, covariance, scores, own = (state[name].numpy().copy() for name in ("mean", "covariance", "scores", "own"))
+        self._filters = [
+            Gaussian(mean[number], covariance[number], each.residual, each.drift)
+            for number, each in enumerate(self._filters)
+        ]
+        self._scores, self._own = scores, own

@@ -1,0 +1,263 @@
+"""Beliefs and rules: numbers worked by hand, what all of them promise, and that features predict prompts never served."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from scipy.special import expit
+from scipy.stats import betabinom, spearmanr
+from scipy.stats import norm as normal
+
+import saerl_lightning.online.beliefs
+import saerl_lightning.online.rules
+from saerl_lightning.errors import InputError
+from saerl_lightning.online.beliefs.belief import Belief, chance_to_vary, mean_and_sd
+from saerl_lightning.online.beliefs.feature_posterior import FeaturePosterior, Gaussian
+from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
+from saerl_lightning.online.rules.admit import Admit
+from saerl_lightning.online.rules.easiest_first import EasiestFirst
+from saerl_lightning.online.rules.highest_chance import HighestChance
+from saerl_lightning.online.rules.nearest import Nearest
+from saerl_lightning.online.rules.rule import Candidates, Rule
+from saerl_lightning.records import Prompt
+from tests.shipped_classes import shipped
+
+N = 24
+BELIEFS = {"PromptBeta": PromptBeta(keep=0.5), "FeaturePosterior": FeaturePosterior(components=3)}
+RULES = {
+    "Nearest": Nearest(),
+    "HighestChance": HighestChance(),
+    "Admit": Admit(0.6),
+    "EasiestFirst": EasiestFirst(),
+}
+
+
+def pool(count: int = N) -> list[Prompt]:
+    return [Prompt.asking(f"p{i}", f"word {i}", labels={"difficulty": 100.0 * (i % 2)}) for i in range(count)]
+
+
+def features(count: int = N) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 5))
+
+
+def candidates(rates, size=10.0, batch_size=2, cluster=None) -> Candidates:
+    rates = np.array(rates, dtype=float)
+    a, b = size * rates, size * (1 - rates)
+    none = np.full(len(rates), -1)
+    return Candidates(
+        np.arange(len(rates)) + 100,
+        a,
+        b,
+        chance_to_vary(a, b, 8),
+        np.zeros(len(rates), dtype=int),
+        none if cluster is None else np.array(cluster),
+        batch_size,
+    )
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_every_shipped_belief_and_rule_is_tried_here():
+    assert shipped(Belief, saerl_lightning.online.beliefs).keys() == BELIEFS.keys()
+    assert shipped(Rule, saerl_lightning.online.rules).keys() == RULES.keys()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "group", "chance"),
+    [(2, 2, 2, 0.4), (20, 20, 2, 20 / 41), (1, 1, 2, 1 / 3), (1, 1, 8, 7 / 9)],
+)
+def test_the_chance_to_vary_is_the_tables(a, b, group, chance):
+    """Rising factorials by hand, as (2)_2 / (4)_2 = 6 / 20 twice; and SciPy's beta-binomial."""
+    found = chance_to_vary(np.array([float(a)]), np.array([float(b)]), group)[0]
+    assert found == pytest.approx(chance)
+    whole = betabinom(group, a, b)
+    assert found == pytest.approx(1 - whole.pmf(0) - whole.pmf(group))
+
+
+def test_mean_and_sd_are_those_of_a_beta():
+    mean, sd = mean_and_sd(np.array([4.0]), np.array([6.0]))
+    assert (mean[0], sd[0]) == pytest.approx((0.4, np.sqrt(24 / 1100)))
+
+
+def test_counts_are_forgotten_as_mopps_does():
+    """3 of 8 right, then 6 of 8, half kept: Beta(1 + 3, 1 + 5), then Beta(1 + 1.5 + 6, 1 + 2.5 + 2)."""
+    belief, row = PromptBeta(keep=0.5), np.array([4])
+    belief.begin(pool(), None)
+    belief.learn(row, np.array([3.0]), np.array([8.0]))
+    assert np.array(belief.beta(np.array([4, 5]))).T.tolist() == [[4.0, 6.0], [1.0, 1.0]]
+    belief.learn(row, np.array([6.0]), np.array([8.0]))
+    assert np.ravel(belief.beta(row)).tolist() == [8.5, 5.5]
+
+
+ONE_GROUP = np.array([[1.0, 1.0]]), np.array([6.0]), np.array([8.0])
+
+
+def test_one_group_moves_the_weights_as_worked_by_hand():
+    """Mean 0, S = I, no residual; 6 of 8: logit ln 2.6, noise 1/6.5 + 1/2.5 = .5538, gain 1/2.5538 = .3916."""
+    after = Gaussian(np.zeros(2), np.eye(2), 0.0, 0.0).updated(*ONE_GROUP)
+    assert after.mean == pytest.approx([0.3741, 0.3741], abs=1e-4)
+    assert after.covariance.ravel() == pytest.approx([0.6084, -0.3916, -0.3916, 0.6084], abs=1e-4)
+    across = np.array([1.0, -1.0])
+    assert across @ after.mean == pytest.approx(0)
+    assert across @ after.covariance @ across == pytest.approx(2)
+
+
+def test_two_groups_at_once_are_one_after_the_other():
+    start = Gaussian(np.zeros(3), np.diag([1.0, 2.0, 0.5]), 0.7, 0.1)
+    columns, right, graded = np.array([[1.0, 2.0, 0.0], [1.0, -1.0, 3.0]]), np.array([2.0, 7.5]), np.array([8.0, 8.0])
+    both = start.updated(columns, right, graded)
+    second = start.updated(columns[1:], right[1:], graded[1:]).updated(columns[:1], right[:1], graded[:1])
+    assert both.mean == pytest.approx(second.mean, abs=1e-12)
+    assert both.covariance.ravel() == pytest.approx(second.covariance.ravel(), abs=1e-12)
+
+
+def test_a_normal_logit_becomes_the_beta_of_equal_mean_and_variance():
+    """Of N(0, 1): Beta(2.3816, 2.3816); of N(1, 2) by a million draws of quantiles."""
+    a, b = Gaussian(np.zeros(1), np.zeros((1, 1)), 1.0, 0.0).beta(np.ones((1, 1)))
+    assert (a[0], b[0]) == pytest.approx((2.3816, 2.3816), abs=1e-3)
+    a, b = Gaussian(np.array([1.0]), np.eye(1), 1.0, 0.0).beta(np.ones((1, 1)))
+    drawn = expit(normal(1, np.sqrt(2)).ppf((np.arange(1_000_000) + 0.5) / 1_000_000))
+    mean, sd = mean_and_sd(a, b)
+    assert (mean[0], sd[0]) == pytest.approx((drawn.mean(), drawn.std()), abs=1e-4)
+
+
+def test_only_the_constants_weight_wanders():
+    later = Gaussian(np.zeros(2), np.eye(2), 1.0, 0.25).later()
+    assert later.covariance.tolist() == [[1.25, 0.0], [0.0, 1.0]]
+
+
+def served(belief: Belief, truth: np.ndarray, rows: np.ndarray, group: int = 8) -> None:
+    """Serves rows four at a time, and grades each group by its true pass rate."""
+    random = np.random.default_rng(1)
+    for start in range(0, len(rows), 4):
+        step = rows[start : start + 4]
+        belief.learn(step, random.binomial(group, truth[step]).astype(float), np.full(len(step), float(group)))
+
+
+def test_features_predict_prompts_that_were_never_served_and_counts_alone_do_not():
+    rows = features(400)
+    truth = expit(3 * rows[:, 0] / np.linalg.norm(rows, axis=1))
+    first, rest = np.arange(200), np.arange(200, 400)
+    posterior, counts = FeaturePosterior(components=5), PromptBeta()
+    for belief in (posterior, counts):
+        belief.begin(pool(400), rows)
+        served(belief, truth, first)
+    predicted, spread = mean_and_sd(*posterior.beta(rest))
+    assert spearmanr(predicted, truth[rest]).statistic > 0.9
+    assert np.abs(predicted - truth[rest]).mean() < 0.1
+    assert np.ptp(mean_and_sd(*counts.beta(rest))[0]) == 0
+    assert spread.max() < 0.29  # that of a uniform Beta
+
+
+def test_labels_teach_before_training():
+    rows = np.stack([np.arange(40) % 2 * 2.0 - 1, np.ones(40)], 1)
+    belief = FeaturePosterior(components=2, label="difficulty")
+    belief.begin(pool(40), rows)
+    rate = mean_and_sd(*belief.beta(np.arange(2)))[0]
+    assert rate[0] > 0.7 > 0.3 > rate[1]
+    with pytest.raises(InputError, match=r"FeaturePosterior\.label is 'quality', but no prompt has it"):
+        FeaturePosterior(label="quality").check(pool(), np.arange(3))
+
+
+def test_a_policy_that_gets_better_is_followed_by_the_drift():
+    belief, rows = FeaturePosterior(components=2), features(400)[:, :3]
+    belief.begin(pool(400), rows)
+    served(belief, np.full(400, 0.1), np.arange(200))
+    before = mean_and_sd(*belief.beta(np.arange(390, 400)))[0].mean()
+    served(belief, np.full(400, 0.9), np.arange(200, 380))
+    after = mean_and_sd(*belief.beta(np.arange(390, 400)))[0].mean()
+    assert before < 0.25 < 0.6 < after
+    assert belief.metrics()["drift"] > 0
+
+
+@pytest.mark.parametrize("name", BELIEFS)
+def test_a_belief_goes_on_from_its_state_to_the_last_bit(name):
+    belief = BELIEFS[name]
+    belief.begin(pool(), features())
+    truth = np.linspace(0.05, 0.95, N)
+    served(belief, truth, np.arange(12))
+    state = belief.state_dict()
+    served(belief, truth, np.arange(8, 20))
+    expected = belief.beta(np.arange(N))
+    belief.begin(pool(), features())
+    belief.load_state_dict(state)
+    served(belief, truth, np.arange(8, 20))
+    np.testing.assert_array_equal(np.array(belief.beta(np.arange(N))), np.array(expected))
+
+
+@pytest.mark.parametrize("name", BELIEFS)
+@pytest.mark.parametrize(("right", "graded"), [(0, 8), (8, 8), (0, 1), (1, 1), (2.5, 7), (512, 512)])
+def test_a_belief_stays_a_beta_whatever_comes(name, right, graded):
+    belief = BELIEFS[name]
+    belief.begin(pool(), features())
+    for _ in range(30):
+        belief.learn(np.arange(4), np.full(4, float(right)), np.full(4, float(graded)))
+    a, b = belief.beta(np.arange(N))
+    assert np.isfinite([a, b]).all()
+    assert (np.minimum(a, b) > 0).all()
+    chance = belief.chance_to_vary(np.arange(N), 8)
+    assert ((chance >= 0) & (chance <= 1)).all()
+    if right in (0, graded):
+        assert chance[:4].max() < chance[4:].max() + 1e-9
+
+
+@given(
+    some.lists(some.floats(0.01, 0.99), min_size=1, max_size=20), some.integers(1, 6), some.sampled_from(list(RULES))
+)
+def test_a_rule_serves_each_prompt_once_and_those_that_wait_last(rates, batch_size, name):
+    left = candidates(rates, batch_size=batch_size)
+    made = RULES[name].arrange(left, rng())
+    assert sorted(made.order.tolist()) == list(range(len(rates)))
+    if made.waits is not None:
+        waits = made.waits[made.order]
+        assert (np.diff(waits.astype(int)) >= 0).all()
+        assert made.reason
+    again = RULES[name].arrange(left, rng())
+    assert made.order.tolist() == again.order.tolist()
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"Nearest"}))
+def test_equal_beliefs_keep_the_order_of_the_plan(name):
+    order = RULES[name].arrange(candidates([0.5] * 6), rng()).order
+    assert order.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_nearest_batch_comes_first_and_the_rest_keeps_its_order():
+    """PCL's example: of .1, .45, .7, .52 the fourth is .02 from one half, the second .05."""
+    made = Nearest(0.5, thompson=False).arrange(candidates([0.1, 0.45, 0.7, 0.52]), rng())
+    assert made.order.tolist() == [3, 1, 0, 2]
+
+
+def test_thompson_draws_serve_what_is_little_known_and_means_do_not():
+    """Beta(600, 400) lies within a hundredth of .6; Beta(2, 8) is nearer to one half now and then."""
+    left = candidates([0.2, 0.6], batch_size=1)
+    unsure = Candidates(
+        left.rows, np.array([2.0, 600.0]), np.array([8.0, 400.0]), left.varies, left.seen, left.cluster, 1
+    )
+    random = np.random.default_rng(0)
+    first = [Nearest(0.5, thompson=True).arrange(unsure, random).order[0] for _ in range(400)]
+    share = float(np.mean(np.array(first) == 0))
+    # P(|Beta(2, 8) - .5| < .1), since the other is .6 to a hundredth: I(.6) - I(.4) = .0668 by the regularised beta.
+    assert share == pytest.approx(0.0668, abs=0.04)
+    assert Nearest(0.5, thompson=False).arrange(unsure, random).order[0] == 1
+
+
+def test_the_highest_chance_to_vary_is_served_first():
+    made = HighestChance().arrange(candidates([0.05, 0.5, 0.9, 0.4]), rng())
+    assert made.order.tolist() == [1, 3, 0, 2]
+
+
+def test_those_that_would_hardly_vary_wait():
+    made = Admit(0.6).arrange(candidates([0.01, 0.5, 0.99, 0.4], size=50.0), rng())
+    assert made.order.tolist() == [1, 3, 0, 2]
+    assert (made.waits.tolist(), made.reason) == ([True, False, True, False], "chance to vary below 0.6")
+
+
+def test_clusters_get_harder_together():
+    """Two clusters of four, batches of two: each starts with its easiest two."""
+    made = EasiestFirst().arrange(
+        candidates([0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4, 0.6], cluster=[0, 0, 0, 0, 1, 1, 1, 1]), rng()
+    )
+    assert made.order.tolist() == [1, 3, 5, 7, 2, 0, 6, 4]
