@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
 import shutil
@@ -75,11 +76,17 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(lower[each]) for each in near)}?" if near else ""
 
 
+CALLED_AS = "SAERL_PROGRAM"  # environment variable with the program that a user called, for processes that it starts
+
+
 def program() -> str:
     """How this program was called, for commands that are printed: `saerl`, a script by this Python, or `-m`.
 
-    In notebooks and scripts it is `saerl`, and not what they were started by.
+    In notebooks and scripts it is `saerl`, and not what they were started by. A run of a study prints what its user
+    called, by the variable `CALLED_AS`, not how the study started it.
     """
+    if said := os.environ.get(CALLED_AS):
+        return said
     called = Path(sys.argv[0])
     if called.name == "saerl":
         return _called("saerl", called)

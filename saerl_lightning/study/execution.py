@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from threading import Event
 
-from saerl_lightning.errors import InputError
+from saerl_lightning.errors import CALLED_AS, InputError, program
 from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.study.costs import run_costs, steps_done
 from saerl_lightning.study.plan import PlannedRun
@@ -96,7 +96,7 @@ class StudyExecution:
         began = time.monotonic()
         record = replace(record, started=record.started or now())
         record.write(run.folder)
-        code = self.executor.run(run.command, run.environment, run.folder / LOG)
+        code = self.executor.run(run.command, {**run.environment, CALLED_AS: program()}, run.folder / LOG)
         return replace(record, seconds=round(record.seconds + time.monotonic() - began, 2)), code
 
     def _only_its_validation_lacks(self, run: PlannedRun) -> bool:

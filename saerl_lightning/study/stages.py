@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from saerl_lightning.errors import RunStopped
+from saerl_lightning.errors import CALLED_AS, RunStopped, program
 from saerl_lightning.files import write_whole
 from saerl_lightning.study.plan import PROGRAM, duration
 from saerl_lightning.study.processes import Executor, tail
@@ -62,7 +62,7 @@ def _make(spec: StudySpec, stage: Stage, seed: int, shared: Path, place: str, ex
     try:
         for line in stage.run:
             arguments = [with_paths_of(word, spec, str(shared), seed) for word in stage_command(line, places)]
-            if code := executor.run(arguments, {}, log):
+            if code := executor.run(arguments, {CALLED_AS: program()}, log):
                 raise RunStopped(f"the shared stage '{stage.name}' ended with {code} ({log}):\n{tail(log)}")
         if not made.exists():
             raise RunStopped(f"the shared stage '{stage.name}' made nothing; its commands must write to {{made}}")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from saerl_lightning import cli
-from saerl_lightning.errors import program, tool
+from saerl_lightning.errors import CALLED_AS, program, tool
 from saerl_lightning.training import feedback
 from tests.cli.test_door import the_line
 
@@ -79,6 +79,8 @@ def test_printed_commands_are_started_as_this_one_was(environment, monkeypatch, 
     monkeypatch.setattr("sys.argv", [started.replace("ON_PATH", str(environment))])
     monkeypatch.setenv("PATH", str(environment) if "ON_PATH" in started else "/usr/bin")
     assert program() == said
+    monkeypatch.setenv(CALLED_AS, "what the user called")  # as in a run of a study
+    assert program() == "what the user called"
 
 
 def test_programs_beside_python_are_named_as_they_can_be_called(environment, monkeypatch):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,16 @@ def test_each_seed_has_products_of_its_own_and_reads_them(tmp_path, capsys):
         words = shlex.split(line)
         assert f"--model.policy.path={tmp_path}/new/shared/cold" in words
         assert f"--data.signal_cache={tmp_path}/new/shared/seed-{seed}/features" in words
+
+
+def test_stages_know_the_program_that_their_user_called(tmp_path, monkeypatch):
+    """Messages of a study's processes print it, and not how the study started them."""
+    monkeypatch.setattr("sys.argv", ["/else/where/saerl", "study", "run"])
+    code = "import sys; from saerl_lightning.errors import program; open(sys.argv[1], 'w').write(program())"
+    say = f'{sys.executable} -c "{code}"'
+    stages = [{"name": "cold", "makes": "cold", "run": [f"{say} {{made}}"]}]
+    make_shared(study(tmp_path, shared=stages), tmp_path / "out", SubprocessExecutor(), lambda text: None)
+    assert (tmp_path / "out/shared/cold").read_text() == "/else/where/saerl"
 
 
 def test_the_report_names_the_weights_and_labels_that_all_seeds_read(tmp_path, capsys):
