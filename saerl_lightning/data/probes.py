@@ -6,10 +6,11 @@ seen the label of the prompt, of its copies or of its duplicates.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,6 +34,8 @@ from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
+
+P = TypeVar("P")
 
 Trees = Annotated[int, Range(1, 100_000)]
 
@@ -265,7 +268,17 @@ class TreeProbe(Probe):
         return fit_trees(features, labels, self.trees, self.leaves, self.seed)
 
 
+def _lazily(kind: type[P]) -> P:
+    """Makes a lazy instance without the half second in which jsonargparse reads the source of every frame for its caller."""
+    stack, here = inspect.stack, inspect.currentframe()
+    inspect.stack = lambda context=1: [(here,)] * 2  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        return lazy_instance(kind)
+    finally:
+        inspect.stack = stack
+
+
 # Defaults of the operations. Lazy instances, so that recorded configurations contain their settings and flags can
 # change one.
-RIDGE = lazy_instance(RidgeProbe)
-ELASTIC_NET = lazy_instance(ElasticNetProbe)
+RIDGE = _lazily(RidgeProbe)
+ELASTIC_NET = _lazily(ElasticNetProbe)

@@ -1,6 +1,7 @@
 """What a run says where there is no terminal: its folder, a line now and then, and how to go on."""
 
 import ast
+import gc
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from saerl_lightning import cli
+from saerl_lightning.__main__ import main as start
 from saerl_lightning.errors import CALLED_AS, program, tool
 from saerl_lightning.training import feedback
 from tests.cli.test_door import the_line
@@ -189,3 +191,16 @@ def test_a_token_budget_is_a_limit_too():
     budget, trainer = TokenBudget(tokens=1000), Trainer()
     budget.generated, trainer.callbacks = 400, [budget]
     assert feedback.share_done(trainer, 0) == pytest.approx(0.4)
+
+
+def test_garbage_is_collected_again_once_everything_is_imported(monkeypatch):
+    seen = []
+    monkeypatch.setattr("sys.argv", ["saerl", "fit"])
+    monkeypatch.setattr(
+        "saerl_lightning.cli.main", lambda: seen.append((gc.isenabled(), gc.get_freeze_count() > 10_000))
+    )
+    try:
+        start()
+    finally:
+        gc.unfreeze()
+    assert seen == [(True, True)]
