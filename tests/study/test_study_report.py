@@ -57,6 +57,24 @@ def test_known_numbers_give_the_golden_report(tmp_path):
     assert (folder / "report" / "report.md").read_text() == (GOLDEN / "study.md").read_text()
 
 
+def test_slots_that_did_nothing_are_said_once_an_arm(tmp_path):
+    folder = three_arms(tmp_path)
+    logs = {
+        "saerl/seed-0": "1\nwarning: data.mixing: TailMixing is on, but does nothing: no prompt moves (3 of 4 prompts)\n",
+        "saerl/seed-1": "warning: data.mixing: TailMixing is on, but does nothing: no prompt moves (2 of 4 prompts)\n",
+        "saerl/seed-2": "all is well\nwarning: other.library: never mind\n",
+        "random/seed-0": "warning: this run ends after 3 of the plan's 10 batches (30%), and serves the lowest <b>\n",
+    }
+    for name, text in logs.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "log.txt").write_text(text)
+    page = html.unescape(write_report(folder).read_text())
+    mixing = "saerl, 2 of 3 runs: data.mixing: TailMixing is on, but does nothing: no prompt moves (3 of 4 prompts)"
+    assert page.count(f"<li>{mixing}</li>") == 1 and "never mind" not in page
+    assert "random, 1 of 1 runs: this run ends after 3 of the plan's 10 batches" in page
+    assert f"- {mixing}" in (folder / "report/report.md").read_text()
+
+
 def test_the_effects_are_those_worked_by_hand(tmp_path):
     """At 2 degrees of freedom t(.975) is 4.30265 and a two-sided p is 1 - t / sqrt(2 + t²).
 

@@ -140,6 +140,8 @@ class StudyFacts:
         primary: Arms of the primary family, over which Holm's correction goes.
         arms: All arms in the study's order, including the baseline.
         runs: All planned runs, in whatever state.
+        warned: Sentences that runs said of their data: operations that did nothing or acted at random, and plans of which
+            one end was served.
         sections: Sections that other tools have written, shown at the end of the page.
     """
 
@@ -161,6 +163,7 @@ class StudyFacts:
     groups: Sequence[Group] = ()
     maps: Sequence[PlanMap] = ()
     scores: Sequence[OperationScore] = ()
+    warned: Sequence[str] = ()
     sections: Sequence[Section] = ()
     caveats: Sequence[str] = field(default=())  # sentences that say how the numbers were computed
 

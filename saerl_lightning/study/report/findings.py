@@ -40,7 +40,7 @@ def answer(facts: StudyFacts) -> list[str]:
 
 
 def cautions(facts: StudyFacts) -> list[str]:
-    """Sentences about the limits: few seeds, power, unequal arms, and how the numbers were computed."""
+    """Sentences about the limits: few seeds, power, unequal arms, idle operations, and how the numbers were computed."""
     said = []
     seeds = [len(facts.finished(arm.name)) for arm in facts.arms]
     if min(seeds, default=0) < FEW:
@@ -64,7 +64,7 @@ def cautions(facts: StudyFacts) -> list[str]:
         )
     if facts.common:
         said.append(f"All seeds have in common: {', '.join(facts.common)}; no interval holds the luck of these.")
-    return [*said, *facts.caveats]
+    return [*said, *facts.warned, *facts.caveats]
 
 
 def signed(value: float) -> str:

@@ -5,6 +5,7 @@ It works for a study in any state. Unfinished runs are marked, and failed runs a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from saerl_lightning.files import read_json, write_whole
 from saerl_lightning.plan_page.ledger import FILE, Ledger
 from saerl_lightning.plan_page.tables import count, with_intervals
 from saerl_lightning.study.effects import StudyComparison, compare
+from saerl_lightning.study.execution import LOG
 from saerl_lightning.study.questions import groups
 from saerl_lightning.study.report.facts import (
     ArmFact,
@@ -36,6 +38,9 @@ from saerl_lightning.study.seeding import common_parts
 from saerl_lightning.study.spec import StudySpec
 
 OUT = "report"  # subfolder of the study's folder
+# What `fit` prints of a slot that did nothing or acted at random, and of a run that served one end of its plan.
+WARNING = re.compile(r"warning: ((?:data\.[\w.]+: |this run ends after ).+)")
+LONGEST = 600  # characters of a line that are read
 SECTIONS = ("causal", "drift")  # subfolders of the study's folder whose *.json files become sections
 
 
@@ -51,6 +56,7 @@ def write_report(folder: str | Path) -> Path:
     results = StudyResults.read(folder)
     numbers = read_numbers(results)
     facts = replace(gather(numbers), maps=_maps(results), sections=read_sections(results.folder))
+    facts = replace(facts, warned=_warned(results))
     facts = replace(facts, runs=[_with_config(run, results.folder) for run in facts.runs])
     out = results.folder / OUT
     out.mkdir(exist_ok=True)
@@ -158,6 +164,28 @@ def _maps(results: StudyResults) -> list[PlanMap]:
         if run is not None:
             found.append(PlanMap(arm, run.seed, Ledger.read(run.folder / FILE)))
     return found
+
+
+def _warned(results: StudyResults) -> list[str]:
+    """Sentences of the runs' logs on data that was not planned as the arm says: each once an arm, with the number of runs.
+
+    Numbers in a sentence may differ by seed; the first run's are shown.
+    """
+    said = []
+    for arm in results.spec.arms:
+        logs = [run_folder(results.folder, arm, seed) / LOG for seed in results.spec.seeds]
+        begun = [_warnings(log) for log in logs if log.is_file()]
+        for key in _names(begun):
+            found = [each[key] for each in begun if key in each]
+            said.append(f"{arm}, {len(found)} of {len(begun)} runs: {found[0]}")
+    return said
+
+
+def _warnings(log: Path) -> dict[str, str]:
+    """Warnings of a run about its data, by the words before their numbers."""
+    with log.open(errors="replace") as lines:
+        found = [match[1].strip() for line in lines if (match := WARNING.match(line[:LONGEST]))]
+    return {re.split(r"[\d(]", each)[0]: each for each in reversed(found)}
 
 
 def _scores(study: StudyNumbers) -> list[OperationScore]:
