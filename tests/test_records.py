@@ -38,7 +38,7 @@ def test_packing_a_gap_by_hand():
     assert (packed.completion_lengths.tolist(), packed.lengths.tolist()) == ([2, 1], [4, 2])
 
 
-def test_text_is_the_users_words():
+def test_the_text_of_a_chat_is_what_the_user_wrote():
     chat = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"})
     assert Prompt("a", chat, "2").text == "1+1?"
     assert Prompt("a", (*chat, {"role": "user", "content": "And 2+2?"}), "4").text == "1+1?\n\nAnd 2+2?"
@@ -53,7 +53,7 @@ def test_sampling_refuses_what_means_nothing(name, value):
         Sampling(**{name: value})
 
 
-def test_full_support():
+def test_sampling_knows_whether_it_has_full_support():
     assert Sampling().full_support
     assert not any(s.full_support for s in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)))
 

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 PUBLISHED = sorted(path for path in (PAGE.parent / "results").iterdir() if path.is_dir())
 
 
-def test_there_are_numbers():
+def test_a_study_is_published():
     assert PUBLISHED
 
 
@@ -48,5 +48,5 @@ def test_the_ends_in_the_tables_are_the_means_of_the_questions(folder):
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
-def test_the_numbers_are_small(folder):
+def test_published_numbers_are_below_a_megabyte(folder):
     assert sum(each.stat().st_size for each in folder.iterdir()) < 1_000_000

@@ -76,7 +76,7 @@ def test_a_forward_for_the_old_log_probabilities_counts_as_training():
 # -- goals ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_goals_are_those_of_the_issue():
+def test_speed_goals_are_the_agreed_ratios():
     ratios = {key: (goal.ratio, goal.aim) for key, goal in GOALS.items()}
     assert ratios == {
         ("tiny", 64): (3.0, 4.0),

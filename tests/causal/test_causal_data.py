@@ -63,7 +63,7 @@ def test_sums_repeat_only_where_there_are_no_more():
 
 
 @given(st.integers(1, 60), st.integers(2, 3), st.integers(1, 2), st.integers(0, 99))
-def test_edits_change_what_they_say(count, terms, digits, seed):
+def test_an_edited_sum_differs_only_in_what_the_edit_names(count, terms, digits, seed):
     for each in draw_sums(count, terms, digits, seed):
         bigger, longer, other = bigger_numbers(each, seed), one_more_term(each, seed), other_numbers(each, seed)
         assert [n % 10**digits for n in bigger.numbers] == list(each.numbers)

@@ -40,7 +40,7 @@ def combination(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_it_parses_and_makes_its_objects(monkeypatch, tmp_path, name):
+def test_a_shipped_config_parses_and_makes_its_objects(monkeypatch, tmp_path, name):
     monkeypatch.setattr(cli.RunCLI, "_run_subcommand", lambda self, subcommand: None)
     monkeypatch.setenv("WANDB_MODE", "offline")  # a run that logs there is refused without a key
     monkeypatch.chdir(tmp_path)

@@ -189,7 +189,7 @@ def test_what_it_refuses(measured, workplace, door):
         ("--trainer.devices=2", "one process, but there are 2"),
     ],
 )
-def test_bad_input(workplace, door, flag, said):
+def test_label_refuses_bad_input_in_one_line(workplace, door, flag, said):
     out = workplace.folder / "labels.jsonl"
     ended = door(command(workplace, out, flag))
     assert ended.code == 2 and said in ended.error

@@ -53,7 +53,7 @@ def test_a_resumed_run_without_a_step_left_says_why(workplace, capsys):
     assert "no step was left" not in said and f"finished: {BATCHES + 1} steps" in said
 
 
-def test_a_spent_budget_is_why(workplace, capsys):
+def test_a_run_without_tokens_left_says_that_its_budget_is_used_up(workplace, capsys):
     budget = '{"class_path": "TokenBudget", "init_args": {"tokens": 1}}'
     for more in ({}, {"ckpt_path": "last"}):
         command = [f"--trainer.callbacks+={budget}", "--trainer.max_steps=4", *(f"--{k}={v}" for k, v in more.items())]

@@ -36,7 +36,7 @@ def test_a_list_of_its_own_drops_the_others_and_says_so_once(workplace, overlay,
     assert "so ValidateAtStart, PhaseProgressBar, CompletionTable are off; write callbacks+ to add to it" in said[0]
 
 
-def test_one_is_added_without_a_word(workplace, overlay, parsed, capsys):
+def test_a_callback_that_is_added_brings_no_message(workplace, overlay, parsed, capsys):
     config = parsed(workplace.command("fit", "-c", overlay(ADDS)))
     assert names(config) == [
         "ValidateAtStart",

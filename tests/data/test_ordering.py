@@ -28,7 +28,7 @@ def key(difficulty):
     return np.nan_to_num(difficulty, nan=99.0)
 
 
-def test_by_hand():
+def test_cluster_first_orders_two_clusters_as_worked_by_hand():
     # Cluster 0 has 5 members, cluster 1 has 3; batches of 2. Sorted by difficulty: 0: a b c d e, 1: x y z.
     a, x, b, y, c, z, d, e = range(8)
     cluster = np.array([0, 1, 0, 1, 0, 1, 0, 0])
@@ -74,7 +74,7 @@ def test_every_prefix_of_the_epoch_holds_each_streams_share(streams):
 
 
 @given(pools())
-def test_invariants(given_pool):
+def test_cluster_first_keeps_every_row_and_gets_harder_in_each_cluster(given_pool):
     rows, cluster, difficulty, size = given_pool
     ordered = cluster_first(rows, cluster, difficulty, size)
     assert sorted(ordered.tolist()) == sorted(rows.tolist())

@@ -55,11 +55,11 @@ def test_pass_at_k_of_many_samples_does_not_overflow():
         (["7", "7", "8", "8"], [nan, nan, nan, nan], nan),
     ],
 )
-def test_majority(answers, scores, expected):
+def test_maj_at_k_scores_the_most_frequent_answer(answers, scores, expected):
     assert maj_at_k([answers], torch.tensor([scores]).float()).item() == pytest.approx(expected, nan_ok=True)
 
 
-def test_bootstrap_interval():
+def test_the_bootstrap_interval_has_the_width_of_the_standard_error():
     """Half the questions right: the standard error is 0.5 / sqrt(400) = 0.025, so the ends are at 0.5 ± 0.049."""
     right = np.repeat([0.0, 1.0], 200)
     low, high = bootstrap_interval(right)

@@ -75,7 +75,7 @@ def test_ranks_are_joined(first):
     assert next(names, None) is None
 
 
-def test_reset_forgets():
+def test_a_reset_metric_counts_no_earlier_questions():
     metric = SampledAccuracy(4, ["algebra", "geometry"])
     update(metric, QUESTIONS[1:2])
     metric.reset()

@@ -76,7 +76,7 @@ def gradient(objective, step):
     return gradient_of(objective(step)[0], step)
 
 
-def test_the_eight_are_shipped():
+def test_all_shipped_objectives_are_tested():
     names = ["BNPO", "CISPO", "DAPO", "DrGRPO", "GRPO", "GSPO", "RLOO", "ReinforcePP"]
     assert sorted(names) == sorted(kind.__name__ for kind in SHIPPED)
     assert len(MADE) > 90
@@ -100,7 +100,7 @@ def test_any_split_has_the_same_gradient_and_metrics(objective, make_step, micro
 
 @EVERY
 @pytest.mark.parametrize("columns", [1, 7])
-def test_padding_has_no_say(objective, columns, make_step, micro_batch):
+def test_padding_changes_neither_loss_nor_gradient(objective, columns, make_step, micro_batch):
     """More padding, and anything finite in it, changes neither loss nor metrics nor the tokens' gradient."""
     step = make_step()
     garbage = torch.randn(8, 6 + columns, dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_padding_has_no_say(objective, columns, make_step, micro_batch):
 
 @EVERY
 @pytest.mark.parametrize("column", [0, 3])
-def test_a_gap_has_no_say(objective, column, make_step):
+def test_tokens_that_the_policy_did_not_write_change_nothing(objective, column, make_step):
     """Two columns that the policy did not write, with anything in them, before or amid its tokens."""
     step = make_step()
 
@@ -181,7 +181,7 @@ def test_metrics_are_of_what_is_scored(objective, make_step):
 
 
 @VARIANT
-def test_failed_graders_have_no_say(objective):
+def test_failed_graders_change_no_other_advantage(objective):
     """NaN gets 0, and the others get what they would without it; a group without variance gets exactly 0."""
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.1] * 4, [1.0, 0.0, 0.0, 0.0]])
     with_nan = torch.cat([rewards, torch.full((3, 2), NAN)], 1)

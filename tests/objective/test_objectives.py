@@ -51,7 +51,7 @@ def run(objective, inputs):
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, float) else "",
 )
-def test_on_policy(objective, loss, first, others):
+def test_on_policy_losses_differ_by_how_tokens_are_averaged(objective, loss, first, others):
     """Ratio 1: what differs is how tokens are averaged."""
     found, gradient = run(objective, step())
     assert found == pytest.approx(loss)
@@ -81,7 +81,7 @@ def test_on_policy(objective, loss, first, others):
         (RLOO(clip_high=0.6), -(4.5 - 1) / 2, [[-4.5 / 2, 0, 0], [1 / 2, 1 / 2, 1 / 2]]),
     ],
 )
-def test_off_policy(objective, loss, gradient):
+def test_off_policy_losses_clip_as_worked_by_hand(objective, loss, gradient):
     """Token ratios 1.5 with A = 3, and 2, 1/2, 1 with A = -1."""
     found, grad = run(objective, step([[1.5, 1.0, 1.0], [2.0, 0.5, 1.0]]))
     assert found == pytest.approx(loss)

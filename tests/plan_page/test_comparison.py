@@ -58,7 +58,7 @@ def numbers_of(compared: PlanComparison) -> tuple:
 
 
 @given(st.permutations(range(12)), st.permutations(range(12)), st.integers(1, 5), st.integers(0, 8))
-def test_any_two_plans(one, other, batch_size, cut):
+def test_comparing_any_two_plans_is_symmetric(one, other, batch_size, cut):
     """Comparing is symmetric, a plan equals itself, and the reverse of the whole order is as far as can be."""
     a, b = (ledger(rows, batch_size, pool=12) for rows in (one[cut // 2 :], other[: 12 - cut // 2]))
     there, back = compare(a, b), compare(b, a)

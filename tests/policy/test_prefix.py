@@ -116,7 +116,7 @@ def test_checkpoints_are_recomputed_with_the_packed_attention(llama, reentrant):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_adapters_take_part(llama, checkpointing):
+def test_packed_states_hold_with_adapters(llama, checkpointing):
     from peft import LoraConfig, get_peft_model
 
     if checkpointing:
@@ -159,7 +159,7 @@ def test_a_decoder_whose_packed_states_are_a_little_off_is_not_packed(llama, mon
     assert why_not_packed(llama, 10**6) == "LlamaModel differs with packed groups by 0.01 of a state's norm"
 
 
-def test_bfloat16(llama):
+def test_packed_states_are_as_near_as_padded_ones_in_bfloat16(llama):
     tokens, mask, prompts = lay_out(LAYOUTS["ragged"])
     packed = pack_groups(tokens, mask, prompts)
     exact = padded_states(llama, tokens, mask)

@@ -53,7 +53,9 @@ def outcome(model, values, weigh_entropy):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("entropy_gradient", [False, True])
 @pytest.mark.parametrize("kept", [0, 2**28])
-def test_all_ways_agree(llama, rows, way, temperature, entropy_gradient, kept, monkeypatch):
+def test_every_way_of_scoring_gives_the_plain_numbers(
+    llama, rows, way, temperature, entropy_gradient, kept, monkeypatch
+):
     """With tiles of 4 tokens, kept for the backward pass or computed again."""
     monkeypatch.setitem(scoring.TILE_BYTES, "cpu", 4 * 4 * VOCABULARY)
     monkeypatch.setitem(scoring.KEPT_BYTES, "cpu", kept)

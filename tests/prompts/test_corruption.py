@@ -70,7 +70,7 @@ def test_a_statement_comes_again_with_another_number():
     assert quantity_contradicted("no number", rng()) == "no number"
 
 
-def test_the_question_is_cut():
+def test_a_cut_question_keeps_a_quarter_to_three_quarters_of_its_words():
     kept = {len(text[47:].split()) for text in outcomes(question_cut)}
     assert kept == set(range(2, 8))  # of 9 words, from round(2.25) to round(6.75)
     assert all(CATS.startswith(text) for text in outcomes(question_cut))
@@ -87,7 +87,7 @@ def test_another_number_is_another_one_of_the_same_form(number):
 
 
 @given(st.text(max_size=80), st.sampled_from(sorted(KINDS)), st.integers(0, 99))
-def test_no_text_breaks_a_kind(text, kind, seed):
+def test_every_kind_of_corruption_takes_any_text(text, kind, seed):
     assert "".join(sentences(text)) == text
     assert isinstance(KINDS[kind](text, rng(seed)), str)
 

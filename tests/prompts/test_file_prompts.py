@@ -44,7 +44,7 @@ def test_ids_come_from_source_or_file_name_and_the_row(tmp_path):
 @pytest.mark.parametrize(
     ("level", "expected"), [(3, 3.0), ("4", 4.0), ("Level 2", 2.0), ("Level ?", None), (None, None), ("", None)]
 )
-def test_levels(tmp_path, level, expected):
+def test_a_level_is_read_as_a_number_if_it_is_one(tmp_path, level, expected):
     [prompt] = FilePrompts(write(tmp_path / "p.jsonl", good(level=level))).load()
     assert prompt.labels.get("level") == expected
 
@@ -150,7 +150,7 @@ def test_a_limit_never_reads_further(tmp_path):
 
 @pytest.mark.real
 @pytest.mark.skipif(not GSM8K.exists(), reason="the real prompts are not beside the repository")
-def test_gsm8k():
+def test_the_real_gsm8k_file_is_read_whole():
     prompts = FilePrompts(str(GSM8K)).load()
     assert len(prompts) == 7473
     assert prompts[0].uid == "gsm8k/train/0"

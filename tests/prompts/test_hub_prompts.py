@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "deepmath"
 
 
-def test_a_data_set_folder(folder):
+def test_a_local_data_set_folder_is_read_with_its_columns(folder):
     prompts = HubPrompts(str(folder), columns=COLUMNS).load()
     assert [(p.uid, p.text, p.answer, p.topic) for p in prompts] == [
         (f"deepmath/{i}", f"{i}+1?", str(i + 1), "Sums") for i in range(3)

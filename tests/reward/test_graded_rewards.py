@@ -69,14 +69,14 @@ def test_reasoning_gym_reward_uses_the_tasks_scorer(task):
     reward.close()
 
 
-def test_crumbs_for_junk_are_nothing():
+def test_a_scorer_that_gives_junk_a_hundredth_gives_it_0_here():
     [puzzle] = ReasoningGymPrompts({"fraction_simplification": 1.0}, 1).load()
     dataset, entry = procedural._entry(puzzle.grading)
     assert dataset.score_answer("junk", entry) == 0.01
     assert procedural.score(puzzle.grading, puzzle.text, "junk") == 0.0
 
 
-def test_another_question_fails_the_grader():
+def test_a_recipe_of_another_question_is_not_graded():
     reward = ReasoningGymReward(workers=1)
     [made] = ReasoningGymPrompts({"chain_sum": 1.0}, 1).load()
     other = Prompt.asking(made.uid, "1+1?", made.answer, grading=made.grading)

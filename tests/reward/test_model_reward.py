@@ -82,7 +82,7 @@ def test_scores_are_those_of_transformers_one_row_at_a_time(folders, kind, batch
     assert torch.allclose(scores, wanted, atol=1e-5)
 
 
-def test_bfloat16_is_near(folders):
+def test_scores_in_bfloat16_are_near_those_in_float32(folders):
     folder = folders["a padding token"]
     scores, wanted = ModelReward(str(folder))(PROMPTS, rollouts(*TEXTS)), slowly(folder)[..., 0]
     assert not scores.equal(wanted) and torch.allclose(scores, wanted, atol=0.05 * float(wanted.abs().max()))

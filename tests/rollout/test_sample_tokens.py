@@ -94,7 +94,7 @@ def test_a_long_tail_is_drawn_and_reported_as_it_is():
         np.testing.assert_allclose(logprobs.double().exp().numpy(), share[asked].astype(np.float64), rtol=5e-6)
 
 
-def test_numbers_reach_into_the_tail():
+def test_random_numbers_are_finer_than_float32_steps():
     """Nearly no number is a multiple of 2^-24, the step between float32's; all are below 1."""
     drawn = uniforms(0, 1000, 4)
     assert (drawn * 2**24 % 1 != 0).float().mean() > 0.99

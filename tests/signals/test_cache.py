@@ -144,7 +144,7 @@ def test_a_cache_of_another_version_is_rebuilt(tmp_path, monkeypatch, caplog):
     assert len(list(tmp_path.rglob("*.npz"))) == 3
 
 
-def test_sources_and_pools_do_not_meet(tmp_path):
+def test_each_source_and_pool_has_a_cache_of_its_own(tmp_path):
     for inner in (RandomSignals(3), RandomSignals(3, seed=1), Streaming(), ShuffledSignals(RandomSignals(3))):
         for prompts in (pool(20), pool(21), pool(20)[::-1]):
             np.testing.assert_array_equal(

@@ -38,7 +38,7 @@ def test_runs_of_words_and_a_bounded_vocabulary():
     assert source.names == ["a", "a b", "b"]
 
 
-def test_the_six_measures():
+def test_length_signals_measure_six_things_of_a_text():
     assert measures("Add 3 and 1,200.5. Why?") == pytest.approx([*np.log1p([23, 5, 6, 2, 2]), 0])
     assert measures("\\frac{1}{2}") == pytest.approx([*np.log1p([11, 1, 2, 2, 0]), 9 / 11])
     assert measures("") == [0.0] * 6

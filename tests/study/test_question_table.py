@@ -31,7 +31,7 @@ def accuracy(prompts: list[Prompt], scores: list[list[float]]) -> SampledAccurac
     return metric
 
 
-def test_a_row_a_question(tmp_path):
+def test_each_question_has_a_row_of_its_accuracy(tmp_path):
     nan = float("nan")
     metric = accuracy([prompt("a", "sum", level=3.0), prompt("b")], [[1.0, 0.0], [nan, nan]])
     rows = question_rows({"dev": metric, "empty": SampledAccuracy(2)}, 23)
@@ -40,7 +40,7 @@ def test_a_row_a_question(tmp_path):
     assert not question_rows({"dev": metric}, 23)  # no names without their scores
 
 
-def test_rows_are_replaced_not_repeated(tmp_path):
+def test_a_resumed_run_replaces_its_rows_of_the_same_step(tmp_path):
     path = tmp_path / "run" / "questions.parquet"
     add_rows(path, [("dev", 0, "a", "sum", 3.0, 0.25), ("dev", 0, "b", "", 1.0, 0.5)])
     add_rows(path, [("dev", 2, "a", "sum", 3.0, 0.75), ("test/dev", 2, "a", "", 3.0, 0.0)])

@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).parent / "golden"
 # -- the plan ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_printed_commands(tmp_path, capsys, monkeypatch):
+def test_printed_run_commands_hold_the_whole_configuration(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("saerl_lightning.study.plan.PROGRAM", ["python", "-m", "saerl_lightning"])
     monkeypatch.chdir(tmp_path)
     arms = {"grpo": {}, "warm": {"configs": ["a b.yaml"], "flags": ["--data.labels={shared}/labels.jsonl"]}}
@@ -273,7 +273,7 @@ def test_an_interrupted_study_leaves_no_process_and_true_records(tmp_path, numbe
 
 
 @pytest.mark.slow
-def test_a_real_study_of_a_tiny_policy(tmp_path, monkeypatch, capsys):
+def test_a_study_of_a_tiny_policy_runs_and_takes_a_seed_more(tmp_path, monkeypatch, capsys):
     """Two arms, two seeds, two steps; the second seed is added later."""
     monkeypatch.chdir(ROOT)
     flags = [

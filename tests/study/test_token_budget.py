@@ -39,7 +39,7 @@ def test_what_it_cannot_count_is_refused():
         TokenBudget(1).on_train_batch_end(trainer, None, None, None, 0)
 
 
-def test_the_flags_name_it():
+def test_a_budget_of_tokens_becomes_flags_of_its_callback():
     assert budget_flags(Budget(generated_tokens=7)) == [
         "--trainer.max_steps=-1",
         '--trainer.callbacks+={"class_path": "TokenBudget", "init_args": {"tokens": 7}}',

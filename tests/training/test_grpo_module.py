@@ -103,7 +103,7 @@ class HalfFailing(ParityReward):
         return scores
 
 
-def test_failed_graders_have_no_say(tiny, tmp_path):
+def test_completions_of_failed_graders_are_not_trained_on(tiny, tmp_path):
     record = Record()
     grpo = fit(module(tiny, rewards=[HalfFailing()]), data(), trainer(tmp_path, 1, (record,)))
     step = grpo.last_step
@@ -352,7 +352,7 @@ def test_resume_is_exact(tiny, tmp_path, stop_at):
     assert largest_difference(weights(resumed), whole) == 0
 
 
-def test_sums_are_what_they_say():
+def test_the_tests_own_sums_have_right_answers():
     assert [p.answer for p in Sums(12).load()][9:] == ["9", "1", "2"]
     assert sgd([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == 0.5
 

@@ -141,7 +141,7 @@ def test_the_guard_is_right_where_rows_lose_their_cache(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_fit_in_one_process(tiny, tmp_path):
+def test_a_second_fit_in_one_process_trains_on_with_vllm(tiny, tmp_path):
     """The same module and engine train on where the first run ended; another module in the same process starts anew."""
     grpo = module(tiny, engine=VLLMEngine())
     fit(grpo, data(), trainer(tmp_path / "first", 2))

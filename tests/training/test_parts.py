@@ -199,7 +199,7 @@ def test_what_another_optimiser_or_model_learned_is_refused():
         require_same_optimiser(saved_by(optimizer), torch.optim.AdamW, True, weights)
 
 
-def test_phases_add_up_and_tell():
+def test_phases_add_up_their_seconds_and_call_their_listener():
     phases, told = Phases(), []
     phases.listener = told.append
     for name in ("forward", "backward", "forward"):

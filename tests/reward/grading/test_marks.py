@@ -24,11 +24,11 @@ from saerl_lightning.reward.grading.marks import boxed, find_answer, tagged
         ("5", None),
     ],
 )
-def test_boxed(text, content):
+def test_the_last_box_is_read_with_its_braces(text, content):
     assert boxed(text) == content
 
 
-def test_tagged():
+def test_the_last_answer_tags_are_read():
     assert tagged("<answer> 1 </answer><answer>\n2\n</answer>") == "2"
     assert tagged("<answer>1") is None
     assert tagged("</answer> 1 <answer>") is None
@@ -58,7 +58,7 @@ def test_tagged():
         ("none", ("none",)),
     ],
 )
-def test_said(text, parts):
+def test_the_marked_answer_of_a_text_is_found(text, parts):
     assert find_answer(text).parts == parts
 
 

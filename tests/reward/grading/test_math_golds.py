@@ -34,7 +34,7 @@ def test_rewritten_answers_are_right():
     assert count > 900 and len(wrong) <= 0.005 * count, wrong
 
 
-def test_near_misses_are_wrong():
+def test_answers_that_are_nearly_right_are_graded_wrong():
     """A false positive teaches the policy a wrong thing, so next to none is let through."""
     others = [each for each in ANOTHER if each not in (first_number_off, last_number_off)]
     count, wrong = graded(GOLDS, others, right=0.0)

@@ -58,7 +58,7 @@ def test_what_would_be_refused_again_is_asked_once(server, status):
     )
 
 
-def test_retries_end(server, caplog):
+def test_a_server_that_keeps_failing_is_given_up_after_six_requests(server, caplog):
     server.answer = failing(99, 500)
     reward = judge(server.url)
     scores = reward(SUM_PROMPTS[:1], rollouts(["a", "b"]))
