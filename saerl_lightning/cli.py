@@ -326,7 +326,7 @@ def run(args: Sequence[str | Path] | None = None, cli_class: type[RunCLI] = RunC
 
     Raises:
         InputError: for mistakes in the arguments, and settings that are refused.
-        RunStopped: for a run that must not go on.
+        RunStopped: for a run that must not go on, a full disk, and an error of W&B's server.
     """
     args = sys.argv[1:] if args is None else [str(each) for each in args]
     try:
@@ -341,6 +341,11 @@ def run(args: Sequence[str | Path] | None = None, cli_class: type[RunCLI] = RunC
         if ended.code:
             raise
         return None  # --help and --print_config end so
+    except Exception as error:
+        said = said_of_disk(error) if isinstance(error, OSError) else loggers.said_of_server(error)
+        if said is None:
+            raise
+        raise RunStopped(said) from error
 
 
 def _tool(name: str, args: list[str]) -> Any:
@@ -386,10 +391,4 @@ def main() -> None:
     except (InputError, RunStopped) as error:
         if not (getattr(error, "everywhere", False) and getattr(rank_zero_only, "rank", 0)):
             print(f"error: {printed(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as error:
-        said = said_of_disk(error) if isinstance(error, OSError) else loggers.said_of_server(error)
-        if said is None:
-            raise
-        print(f"error: {printed(said)}", file=sys.stderr)
         sys.exit(2)

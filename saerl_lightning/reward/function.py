@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from saerl_lightning.reward.function_source import described, source_of
 from saerl_lightning.reward.jobs.user_function import LOGGING, Returned, call, load
 from saerl_lightning.reward.reward import ABSTAINED, Reward
 from saerl_lightning.reward.workers import OVERRAN, WorkerPool
+
+log = logging.getLogger(__name__)
 
 GRACE_S = 2.0  # an async call is given up on by its own process first, which costs that call alone
 GRADED = {"prompts", "completions", "completion_ids", "solution_str"}  # what a call has by itself
@@ -108,6 +111,8 @@ class FunctionReward(Reward):
                 takes = ", ".join(each for each in self.signature.takes if each not in GRADED)
                 near = did_you_mean(str(name), self.signature.takes)
                 raise InputError(f"{said}, which {self._shown} does not take; it takes {takes or 'none'}{near}")
+            if name not in self.signature.takes and (near := did_you_mean(name, self.signature.takes)):
+                log.warning(f"warning: {said}, which {self._shown} takes by its ** alone{near}")
             if not _is_json(value):
                 raise InputError(
                     f"{said} = {value!r:.80}, which is no value of JSON; write a number, a text, true, false, null, or a "

@@ -1,5 +1,6 @@
 """`run` from Python: every verb of the command line, mistakes as one kind of exception, and how a stopped run goes on."""
 
+import errno
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 
 import saerl_lightning as sl
 from saerl_lightning.training.callbacks import Stopped
@@ -75,3 +77,27 @@ def test_a_stopped_run_ends_with_how_it_goes_on(workplace, monkeypatch, capsys):
     how = rf"go on with: \S*saerl fit -c {workplace.run_dir}/config.yaml --ckpt_path last"
     assert re.fullmatch(f"SIGINT: stopped at step 2; {how}", hint) and stopped.value.code == 130
     assert capsys.readouterr().err.rstrip().endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("met", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some of it"),
+        (PermissionError(errno.EACCES, "Permission denied", "/there"), "'/there' can't be used: Permission denied"),
+        (wandb.errors.CommError("Error uploading run: returned error 401"), "W&B can't be used: Error uploading run"),
+    ],
+)
+def test_what_the_command_line_says_in_a_line_is_one_exception_here(monkeypatch, met, says):
+    def fail(args):
+        raise met
+
+    monkeypatch.setattr("saerl_lightning.cli.answered", fail)
+    with pytest.raises(sl.RunStopped, match=re.escape(says)) as stopped:
+        sl.run(["fit"])
+    assert stopped.value.__cause__ is met
+
+
+def test_other_errors_stay_what_they_are(monkeypatch):
+    monkeypatch.setattr("saerl_lightning.cli.answered", lambda args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sl.run(["fit"])

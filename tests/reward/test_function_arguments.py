@@ -88,6 +88,17 @@ def test_what_a_function_does_not_take_is_refused_before_a_step(desk, name, argu
         FunctionReward(f"mine.py:{name}", arguments=arguments)
 
 
+def test_a_name_that_a_function_takes_by_its_keywords_alone_is_told_if_another_is_near(desk, caplog):
+    Path("kwargs.py").write_text(
+        "def loose(completions, bonus=0.0, **more):\n    return [bonus for _ in completions]\n"
+    )
+    FunctionReward("kwargs.py:loose", arguments={"bonos": 1.0}).close()
+    assert "has 'bonos', which kwargs.py:loose takes by its ** alone; did you mean 'bonus'?" in caplog.text
+    caplog.clear()
+    FunctionReward("kwargs.py:loose", arguments={"bonus": 1.0, "temperature": 2}).close()
+    assert not caplog.text
+
+
 def test_a_parameter_without_a_column_is_refused_unless_it_is_an_argument(desk):
     reward = FunctionReward("mine.py:waits")
     with pytest.raises(InputError, match=r"needs 'bonus'.*or a value in arguments"):
