@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,13 +59,14 @@ def product_name(stage: Stage, seed: int | None) -> str:
     return stage.name if seed is None else f"{stage.name}, seed {seed}"
 
 
-def fixed_inputs(arms: Mapping[str, Config]) -> list[str]:
+def fixed_inputs(arms: Mapping[str, Config], stages: Sequence[Stage] = ()) -> list[str]:
     """Lists the weights and labels that all seeds read from one place: setting and value, each once.
 
     Products of shared stages are none of them: each seed has its own, or `share` names the stage.
 
     Args:
         arms: Configuration of each arm, in which paths of stages' products begin with `{shared}`.
+        stages: Stages of the study, whose own command lines may read further ones by a flag.
     """
     found = [
         f"{part}.{name} {value}"
@@ -73,7 +75,26 @@ def fixed_inputs(arms: Mapping[str, Config]) -> list[str]:
         for name, value in _inputs((config.get(part) or {}).get("init_args", {}))
         if not (part == "data" and name.partition(".")[0] in QUESTIONS) and not value.startswith("{shared}")
     ]
+    found += [each for stage in stages for line in stage.run for each in _flags_of_inputs(shlex.split(line))]
     return list(dict.fromkeys(found))
+
+
+def _flags_of_inputs(words: Sequence[str]) -> Iterator[str]:
+    """Yields setting and value of every flag that names weights or labels at a fixed place."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        part, _, inner = name.partition(".")
+        value = value if equals else following
+        fixed = value and not value.startswith(("{", "--"))
+        asked = part == "data" and inner.partition(".")[0] in QUESTIONS
+        if (
+            word.startswith("--")
+            and part in ("model", "data")
+            and name.rpartition(".")[2] in INPUTS
+            and fixed
+            and not asked
+        ):
+            yield f"{name} {value}"
 
 
 def _inputs(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

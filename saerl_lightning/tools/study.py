@@ -155,9 +155,9 @@ def run_study(
         if isinstance(executor, SubprocessExecutor):
             for arm, config in arms.items():
                 require_key(listed(config, "trainer.logger"), f"the arm '{arm}' has")
-        claim(spec, source, root, digests(spec, arms), fixed_inputs(arms))
+        claim(spec, source, root, digests(spec, arms), fixed_inputs(arms, spec.shared))
         results = StudyResults.read(root)
-        print(plan_text(results, jobs, fixed_inputs(arms)), flush=True)
+        print(plan_text(results, jobs, fixed_inputs(arms, spec.shared)), flush=True)
         unfinished = {(run.arm, run.seed) for run in results.runs if run.state != "finished"}
         left = [run for run in planned_runs(spec, root, arms) if (run.arm, run.seed) in unfinished and not shared_only]
         with _interruptible(executor):
@@ -171,7 +171,7 @@ def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
     """Prints one command line for each run; `study run` and `study report` find these runs in the folder."""
     arms = checked(spec, root)
     with alone(root):
-        claim(spec, source, root, digests(spec, arms), fixed_inputs(arms))
+        claim(spec, source, root, digests(spec, arms), fixed_inputs(arms, spec.shared))
     places = {product_name(stage, seed): product_path(spec, stage, seed or 0) for stage, seed in stage_products(spec)}
     if missing := [name for name, place in places.items() if not (root / "shared" / place).exists()]:
         print(

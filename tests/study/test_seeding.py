@@ -17,7 +17,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.study.processes import SubprocessExecutor
 from saerl_lightning.study.report.gather import write_report
 from saerl_lightning.study.seeding import fixed_inputs
-from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.study.spec import Stage, StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.tools.study import print_run_commands
 
@@ -203,6 +203,12 @@ def test_inputs_are_found_at_any_depth_and_the_questions_are_none():
     other = {"model": {"init_args": model}, "data": {"init_args": {"signals": sae}}}
     found = ["model.policy.path p", "model.rewards.0.path judge", "data.signals.sae.path saes/own"]
     assert fixed_inputs({"one": one, "other": other}) == found
+    lines = [
+        "main.py fit --data.train.path=pool --data.model.path=only/here --model.policy.path p --model.save_to={made}"
+    ]
+    lines.append("main.py label --data.labels own.jsonl --model.policy.path={shared}/cold --data.val x --seed={seed}")
+    stage = Stage("SAE", "sae", lines)
+    assert fixed_inputs({"one": one}, [stage]) == [*found[:2], "data.model.path only/here", "data.labels own.jsonl"]
 
 
 @pytest.mark.parametrize(
