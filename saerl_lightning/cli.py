@@ -28,7 +28,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from saerl_lightning.cluster import slurm
-from saerl_lightning.data.other_plan import differences_named
+from saerl_lightning.data.resuming.other_plan import differences_named
 from saerl_lightning.errors import InputError, RunStopped, program
 from saerl_lightning.evaluation.report import accuracy_table, write_accuracy
 from saerl_lightning.files import disk_is_full, said_of_disk

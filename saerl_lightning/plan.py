@@ -134,3 +134,15 @@ def require_even_shares(batch_size: int, world: int) -> None:
         raise InputError(
             f"data.batch_size is {batch_size}, which {world} processes can't share evenly; write a multiple of {world}"
         )
+
+
+def note_moves(before: SamplePlan, after: SamplePlan) -> SamplePlan:
+    """Records in `mixed_from` the previous batch of each prompt whose batch changed."""
+    old, new = before.batch_of(), after.batch_of()
+    return replace(after, mixed_from=np.where(old != new, old, before.mixed_from))
+
+
+def share_moved(before: SamplePlan, after: SamplePlan) -> float:
+    """Computes the share of the served prompts whose batch changed; 0 if none is served."""
+    served = before.batches().ravel()
+    return float((before.batch_of() != after.batch_of())[served].mean()) if len(served) else 0.0

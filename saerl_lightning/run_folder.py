@@ -51,8 +51,8 @@ def require_place(path: str) -> None:
 def named_by_time() -> str:
     """Returns a new run folder's path, which is the same for all processes of the run; "" if they can't agree on one.
 
-    It is named by the time, and under SLURM by the job. Processes that Lightning starts inherit it, and those that
-    torchrun starts get it from the first one.
+    It is named by the time, and under SLURM by the job. Processes that Lightning starts inherit it; with
+    `torchrun`, the first one tells the others.
     """
     now, environ = f"runs/{datetime.now():%Y%m%d-%H%M%S}", os.environ
     if int(environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environ:

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saerl_lightning.data.ordering import cluster_first
-from saerl_lightning.data.scores import grouping_agreement, spearman
+from saerl_lightning.data.scores import cluster_sizes, grouping_agreement, spearman
 from saerl_lightning.given import returned
-from saerl_lightning.plan import SamplePlan
+from saerl_lightning.plan import SamplePlan, note_moves, share_moved
 from saerl_lightning.records import Outcomes, Prompt
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Clustering(DataCallback):
         unrated = np.full(len(prompts), np.nan)
         labelled = replace(plan, cluster=cluster)
         topics = [prompts[row].topic for row in plan.rows.tolist()]
-        self._report = {**_sizes(cluster[plan.rows]), **grouping_agreement(cluster[plan.rows], topics)}
+        self._report = {**cluster_sizes(cluster[plan.rows]), **grouping_agreement(cluster[plan.rows], topics)}
         self._idle = "" if len(np.unique(cluster[plan.rows])) > 1 else "all prompts are in one cluster"
         return labelled.reorder(cluster_first(plan.rows, cluster, unrated, plan.batch_size))
 
@@ -293,39 +293,9 @@ def applied(
     return returned.plan(_said(operation, "apply"), operation.apply(plan, prompts, features), plan, prompts)
 
 
-def revised(operation: DataCallback, plan: SamplePlan, served: int) -> SamplePlan:
-    """Returns the plan as an operation arranges it anew.
-
-    Raises:
-        InputError: if it is none, changes what was handed out, or does not serve what is left.
-    """
-    return returned.revision(_said(operation, "revise"), operation.revise(plan, served), plan, served)
-
-
 def _said(operation: DataCallback, method: str) -> str:
     return f"{type(operation).__name__}.{method} returned"
 
 
-def note_moves(before: SamplePlan, after: SamplePlan) -> SamplePlan:
-    """Records in `mixed_from` the previous batch of each prompt whose batch changed."""
-    old, new = before.batch_of(), after.batch_of()
-    return replace(after, mixed_from=np.where(old != new, old, before.mixed_from))
-
-
-def share_moved(before: SamplePlan, after: SamplePlan) -> float:
-    """Computes the share of the served prompts whose batch changed; 0 if none is served."""
-    served = before.batches().ravel()
-    return float((before.batch_of() != after.batch_of())[served].mean()) if len(served) else 0.0
-
-
 def _unmoved(batches: Int[np.ndarray, "B P"]) -> str:
     return f"no prompt moves to another batch ({batches.shape[0]} of {batches.shape[1]} prompts)"
-
-
-def _sizes(cluster: Int[np.ndarray, " M"]) -> dict[str, float]:
-    """Computes the number of clusters, and their smallest, median and largest size."""
-    sizes = np.unique(cluster, return_counts=True)[1]
-    if not len(sizes):
-        return {"clusters": 0.0}
-    spread = {"size_min": sizes.min(), "size_median": np.median(sizes), "size_max": sizes.max()}
-    return {"clusters": float(len(sizes)), **{name: float(size) for name, size in spread.items()}}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from saerl_lightning.data.callback import DataCallback, note_moves, share_moved
+from saerl_lightning.data.callback import DataCallback
 from saerl_lightning.data.features import dense
 from saerl_lightning.data.kmeans import reduced_units
 from saerl_lightning.data.labels import require_features
-from saerl_lightning.plan import SamplePlan
+from saerl_lightning.plan import SamplePlan, note_moves, share_moved
 from saerl_lightning.ranges import Count, CountFrom2, Positive, Seed, require_in_range
 from saerl_lightning.records import Prompt
 

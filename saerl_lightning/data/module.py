@@ -26,11 +26,11 @@ from saerl_lightning.data.planning import (
     idle_slots,
     in_slots,
     made_once,
-    revise,
-    revising,
 )
-from saerl_lightning.data.resume import ResumePoint
-from saerl_lightning.data.serving import PlannedPool, PromptLoader, PromptPool
+from saerl_lightning.data.pool import PromptPool
+from saerl_lightning.data.resuming.position import ResumePoint
+from saerl_lightning.data.revision import revise, revising
+from saerl_lightning.data.serving import PlannedPool, PromptLoader
 from saerl_lightning.data.validation import EvaluationDataModule, EvaluationPool, ValidationSet, require_set_names
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan

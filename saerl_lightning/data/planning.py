@@ -23,7 +23,6 @@ from saerl_lightning.data.callback import (
     Mixing,
     Online,
     applied,
-    revised,
 )
 from saerl_lightning.data.features import nonfinite_rows
 from saerl_lightning.errors import InputError, RunStopped, shown
@@ -109,34 +108,6 @@ class Planner:
             if self.shuffle_seed is None
             else np.random.default_rng(self.shuffle_seed).permutation(count)
         )
-
-
-def revising(operations: Mapping[str, DataCallback]) -> list[DataCallback]:
-    """Returns the operations that arrange the plan anew while training runs."""
-    return [each for each in operations.values() if type(each).revise is not DataCallback.revise]
-
-
-def revise(operations: Sequence[DataCallback], plan: SamplePlan, handed_out: Int[np.ndarray, " S"]) -> SamplePlan:
-    """Has operations arrange, one after the other, what is left of an epoch.
-
-    Args:
-        operations: Operations with `revise`, in the order in which they are asked.
-        plan: Plan as it was before training.
-        handed_out: Pool rows that were handed out in this epoch, in their order.
-
-    Returns:
-        The plan, which begins with the rows handed out and is at most as long as before.
-
-    Raises:
-        InputError: if an operation does not return such a plan.
-    """
-    again = any(operation.repeats for operation in operations)
-    left = plan.rows if again else plan.rows[~np.isin(plan.rows, handed_out)]
-    planned, served = len(plan.rows), len(handed_out)
-    plan = replace(plan, rows=np.concatenate([handed_out, left]))
-    for operation in operations:
-        plan = revised(operation, plan, served)
-    return replace(plan, rows=plan.rows[:planned])
 
 
 def make_plan(

@@ -240,3 +240,12 @@ def grouping_agreement(labels: Int[np.ndarray, " M"], topics: Sequence[str | Non
         "ami": float(adjusted_mutual_info_score(*pair)),
         "ari": float(adjusted_rand_score(*pair)),
     }
+
+
+def cluster_sizes(cluster: Int[np.ndarray, " M"]) -> dict[str, float]:
+    """Computes the number of clusters, and their smallest, median and largest size."""
+    sizes = np.unique(cluster, return_counts=True)[1]
+    if not len(sizes):
+        return {"clusters": 0.0}
+    spread = {"size_min": sizes.min(), "size_median": np.median(sizes), "size_max": sizes.max()}
+    return {"clusters": float(len(sizes)), **{name: float(size) for name, size in spread.items()}}

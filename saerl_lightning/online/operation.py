@@ -105,7 +105,7 @@ class Learner(Online):
         Args:
             plan: Plan as it is before training.
             prompts: Prompts of the pool (N), followed by the reference prompts.
-            features: Their feature rows; None without a signal source.
+            features: Feature rows of the prompts; None without a signal source.
         """
 
     @abstractmethod

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from saerl_lightning.data.resume import ResumePoint
+from saerl_lightning.data.resuming.position import ResumePoint
 from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.mixture import open_prompts
 from saerl_lightning.prompts.source import PromptSource

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from saerl_lightning.cluster import slurm
-from saerl_lightning.data.resume import before_any_step
+from saerl_lightning.data.resuming.position import before_any_step
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import keep_earlier
 from saerl_lightning.ranges import LongCount, require_in_range

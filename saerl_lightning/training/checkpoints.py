@@ -18,7 +18,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from saerl_lightning.data.resume import LoopPosition
+from saerl_lightning.data.resuming.position import LoopPosition
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.files import whole_file, write_whole
 from saerl_lightning.policy.weights import digests_file, known_digests, require_undamaged

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from saerl_lightning.data.resume import before_any_step
+from saerl_lightning.data.resuming.position import before_any_step
 
 
 def test_early_stopping_is_strict_again_after_the_first_validation():
