@@ -146,7 +146,9 @@ class RunCLI(LightningCLI):
         fitting = self.config.subcommand == "fit"
         checkpoint = checkpoint_file(self._settings.ckpt_path, self._settings.run_dir, fitting)
         if checkpoint is not None:
-            require_usable(checkpoint, to_go_on=fitting)
+            strategy = self._settings.trainer.strategy
+            named = str(getattr(strategy, "class_path", strategy))
+            require_usable(checkpoint, fitting, sharded=named == "sharded" or named.endswith("ShardedStrategy"))
 
     def _parse_ckpt_path(self) -> None:
         """Reads no settings from a checkpoint: Lightning would let them win over the flags."""
@@ -199,7 +201,7 @@ class RunCLI(LightningCLI):
         try:
             processes.require_first_machine(self.trainer)
             if isinstance(self.model, PolicyModule):  # before the processes of other ranks are started
-                self.model.require_processes(self.trainer.world_size, self.datamodule)
+                self.model.require_processes(self.trainer, self.datamodule)
             processes.meet(self.trainer, self.model)
             with self._claimed(), self._signals().heeded(), self._children_ended(), self._differences_named():
                 loggers.continue_run(self.trainer.loggers, Path(self._settings.run_dir))

@@ -19,6 +19,7 @@ FOLDERS = (
     "online.rules",
     "policy",
     "prompts",
+    "ranks",
     "reward",
     "rollout",
     "rollout.transfer",

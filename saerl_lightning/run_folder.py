@@ -22,7 +22,6 @@ from saerl_lightning.files import disk_is_full, write_whole
 MARK = ".saerl-run"  # file that marks a folder as a run's; it holds the run's state
 SETTING_UP, TRAINING = "setting up\n", "training\n"
 LOCK = ".lock"
-SHARDED = ("meta.pt", "checkpoint")  # files in checkpoints that are folders, as FSDP and DeepSpeed write them
 LAST = ("last", "hpc")  # values of --ckpt_path that resume the run in the folder
 OLDER, MOVING = ".older-run", ".older-run-moving"  # the older run: moved completely, or partly
 
@@ -89,7 +88,7 @@ def checkpoint_file(given: str | None, run_dir: str, fitting: bool) -> Path | No
     if given == "last":
         last = Path(run_dir, "checkpoints", "last.ckpt")
         return None if fitting and not last.exists() else last
-    return None if any(Path(given, part).exists() for part in SHARDED) else Path(given)
+    return None if Path(given, "checkpoint").exists() else Path(given)
 
 
 class RunFolder:

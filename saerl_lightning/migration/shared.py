@@ -118,7 +118,7 @@ def put_devices(draft: Draft, devices: int, nodes: int, names: Sequence[str]) ->
     batch = draft.settings["data.batch_size"][0]
     fits = isinstance(batch, int) and batch % total == 0
     draft.notes.append(
-        f"{total} GPUs: {only}for all of them {flags}. Each holds the whole policy: no sharding yet (docs/gpus.md)"
+        f"{total} GPUs: {only}for all of them {flags}. Each holds the whole policy; --trainer.strategy sharded shares it out"
         + f"; data.batch_size {batch} must be a multiple of {total}" * (not fits)
     )
 

@@ -184,7 +184,7 @@ REASONS: dict[str, dict[str, object]] = {
     },
     "not here, because all columns are kept for rewards": {"remove_unused_columns": False},
     "write data.train as a mapping of names to sources: a mixture": {"datasets": [], "test_split_size": None},
-    "not here, because each GPU holds the whole policy: there is no sharding and no offloading yet (docs/gpus.md)": {
+    "write --trainer.strategy sharded, which is FSDP2 over all processes: no other layout, and no offloading": {
         "parallelism_config": None,
         "fsdp": None,
         "fsdp_config": None,

@@ -35,7 +35,7 @@ REASONS: dict[str, dict[str, object]] = {
         M + "tiled_mlp.*": None,
     },
     "write --trainer.accelerator cpu, gpu or auto": {"trainer.device": "cuda"},
-    "not here, because each GPU holds the whole policy: there is no sharding and no offloading yet (docs/gpus.md)": {
+    "write --trainer.strategy sharded, which is FSDP2 over all processes: no other layout, and no offloading": {
         A + "strategy": "fsdp",
         A + "fsdp_config.*": None,
         A + "megatron.*": None,

@@ -18,6 +18,7 @@ from torch import Tensor
 from saerl_lightning.hf_attention import relative_distance, why_not_replaced
 from saerl_lightning.policy.modes import in_mode
 from saerl_lightning.policy.prefix_attention import PackedGroup, PackedLayout, attends_packed
+from saerl_lightning.policy.weights import with_whole_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,7 +126,9 @@ def why_not_packed(model: PreTrainedModel, max_tokens: int) -> str | None:
         model: Causal language model, with or without LoRA adapters.
         max_tokens: Largest number of tokens of a prompt plus completion.
     """
-    return why_not_replaced(model.get_decoder(), max_tokens, "packed groups", lambda: _packing_error(model))
+    return why_not_replaced(
+        model.get_decoder(), max_tokens, "packed groups", lambda: with_whole_weights(model, _packing_error, model)
+    )
 
 
 @torch.no_grad()

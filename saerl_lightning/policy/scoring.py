@@ -27,6 +27,7 @@ from saerl_lightning.policy.logprobs import (
 )
 from saerl_lightning.policy.prefix import pack_groups, why_not_packed
 from saerl_lightning.policy.prefix import predicting_states as packed_states
+from saerl_lightning.policy.weights import with_whole_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -172,12 +173,21 @@ class Scorer:
             prompts: Index of each row's prompt; rows of one prompt are neighbours.
             own: True at the completion tokens that are scored; others are seen only. Null scores all of them.
         """
-        scored = mask if own is None else own
+        return with_whole_weights(model, self._score, model, tokens, mask, prompts, mask if own is None else own)
+
+    def _score(
+        self,
+        model: PreTrainedModel,
+        tokens: Int[Tensor, "R T"],
+        mask: Bool[Tensor, "R T"],
+        prompts: Int[Tensor, " R"],
+        scored: Bool[Tensor, "R T"],
+    ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         if not (self.shared_prefix or self.tiled_head):
             return score(model, tokens, scored, self.temperature, self.entropy_gradient)
         positions = completion_positions(scored)  # (N,)
         if self.shared_prefix:
-            hidden = packed_states(model, pack_groups(tokens, mask, prompts, own))  # (N, d)
+            hidden = packed_states(model, pack_groups(tokens, mask, prompts, scored))  # (N, d)
         else:
             hidden = predicting_states(model, tokens, positions)
         logprobs, entropy = self._head(model, hidden, tokens.flatten()[positions])

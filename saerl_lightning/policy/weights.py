@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,45 @@ from saerl_lightning.policy.load import LoRA
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+T = TypeVar("T")
+
 
 def base_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside the adapters' wrapper."""
     unwrap = getattr(model, "get_base_model", None)
     return unwrap() if unwrap else model  # pyright: ignore[reportReturnType]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds a part of the model's weights only."""
+    return hasattr(model, "call_whole")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gathers the whole of a sharded tensor: a collective. Other tensors are returned as they are."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that this process holds. Other tensors are returned as they are."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+
+
+def with_whole_weights(model: nn.Module, function: Callable[..., T], *args: Any) -> T:
+    """Calls a function that uses the model's decoder and head; of a sharded model, within the hooks of its forward.
+
+    All processes must call it equally often, because each layer is gathered from all of them. Calls may be nested.
+    """
+    if not is_sharded(model) or vars(model).get("_within", False):
+        return function(*args)
+    sharded: Any = model
+    sharded._within = True
+    try:
+        return sharded.call_whole(function, *args)
+    finally:
+        sharded._within = False
+        if not torch.is_grad_enabled():  # no backward pass follows that would give the root's weights back
+            sharded.reshard()
 
 
 @torch.no_grad()
@@ -32,10 +66,11 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     A LoRA layer is yielded as W + scaling B A, computed in a new tensor: merging in place and back would change W by a
     rounding error each time. Engines need the tied head: without it vLLM keeps its old copy, and its log-probabilities
-    are wrong by 1.4 to 1.8 nats without a warning.
+    are wrong by 1.4 to 1.8 nats without a warning. The weights of a sharded model are gathered one by one: all processes
+    must go through all of them.
     """
     if not hasattr(model, "get_base_model"):
-        yield from model.state_dict().items()
+        yield from ((name, whole(tensor)) for name, tensor in model.state_dict().items())
         return
     from peft.tuners.lora import LoraLayer
 
@@ -49,12 +84,13 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             layer = deltas[name]
             deltas_of = layer.get_delta_weight  # pyright: ignore[reportAttributeAccessIssue]
             tensor = tensor + sum(deltas_of(adapter) for adapter in layer.active_adapters)
-        yield name, tensor
+        yield name, whole(tensor)
 
 
 def save_adapters(model: nn.Module, folder: Path) -> None:
     """Writes the LoRA adapters alone, in peft's format; the base model is not looked up on any host."""
-    model.save_pretrained(folder, save_embedding_layers=False)  # pyright: ignore[reportCallIssue]
+    adapters = {name: whole(each) for name, each in model.state_dict().items() if ".lora_" in name}
+    model.save_pretrained(folder, state_dict=adapters, save_embedding_layers=False)  # pyright: ignore[reportCallIssue]
 
 
 def without_adapters(model: nn.Module) -> AbstractContextManager[object]:
@@ -65,12 +101,13 @@ def without_adapters(model: nn.Module) -> AbstractContextManager[object]:
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> list[float]:
-    """Computes two numbers for each weight and buffer that change when its values change.
+    """Computes two numbers for each weight and buffer that change when its values change; of this process's part.
 
     They are computed from the values: in-place changes through `.data`, as in Lightning's WeightAveraging, don't raise
     torch's version counters. The exclusive or of the bits does not see a change of all signs; the sum does.
     """
-    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.numel()]
+    tensors = [own_part(t) for t in (*model.parameters(), *model.buffers())]
+    tensors = [t for t in tensors if t.numel()]
     bits = torch.stack([torch.hash_tensor(t).view(torch.int64) for t in tensors])
     sums = torch.stack([t.sum().double() for t in tensors])
     return [*bits.tolist(), *sums.tolist()]
@@ -121,16 +158,21 @@ def require_readable(path: Path) -> None:
     _load(path, mmap=True)
 
 
-def require_usable(path: Path, to_go_on: bool) -> None:
+def require_usable(path: Path, to_go_on: bool, sharded: bool = False) -> None:
     """Refuses a file that Lightning can't start from: unreadable, not from a run, or incomplete for resuming.
 
     Args:
         path: Path of the checkpoint.
         to_go_on: Whether training will resume from it, which needs more than weights.
+        sharded: Whether the run shards its policy over its processes.
 
     Raises:
         InputError: if the file is missing, unreadable, or lacks what is needed.
     """
+    if (path / "meta.pt").is_file():
+        if to_go_on and not sharded:
+            raise InputError(f"'{path}' was saved in shards; go on with --trainer.strategy sharded{FROM_WEIGHTS}")
+        return
     saved = _load(path, mmap=True)
     written_with = saved.get("pytorch-lightning_version")
     if not isinstance(written_with, str) or not re.match(r"\d+\.\d", written_with):
@@ -195,6 +237,10 @@ def require_undamaged(path: Path) -> None:
 
 
 def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
+    if (path / "meta.pt").is_file():
+        from saerl_lightning.policy.sharding import read_shards
+
+        return read_shards(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at '{path}'; write the path of a .ckpt file, e.g. RUN/checkpoints/last.ckpt")
     require_undamaged(path)

@@ -74,6 +74,11 @@ class RolloutEngine(ABC):
         """Replaces the engine's weights by `named_tensors` (the full state dict) and clears cached prefixes."""
 
     @property
+    def samples_by_policy(self) -> bool:
+        """Whether it samples by the policy's own modules, which can't be done where they are sharded over processes."""
+        return False
+
+    @property
     def takes_adapters(self) -> bool:
         """Whether `load_adapters` can replace `load_weights`, as the engine keeps base weights. Known after `start`."""
         return False

@@ -54,6 +54,11 @@ class HFEngine(RolloutEngine):
         self.fallback: str | None = None
         require_in_range(self)
 
+    @property
+    def samples_by_policy(self) -> bool:
+        """True: it decodes by the policy's modules, or by fused copies of their weights."""
+        return True
+
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
         """Stores the policy; nothing is copied."""
         self._model, self._tokenizer, self._max_model_len = model, tokenizer, max_model_len

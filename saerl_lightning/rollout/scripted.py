@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.logprobs import score
+from saerl_lightning.policy.weights import with_whole_weights
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.completion import Reader, check_lengths, end_ids, pack_rollouts
 from saerl_lightning.rollout.engine import RolloutEngine
@@ -78,5 +79,6 @@ class ScriptedEngine(RolloutEngine):
 @torch.no_grad()
 def _with_logprobs(model: PreTrainedModel, rollouts: Rollouts, temperature: float) -> Rollouts:
     """Returns the rollouts with log-probabilities under the model."""
-    logprobs, _ = score(model, rollouts.tokens.to(model.device), rollouts.own.to(model.device), temperature)
+    tokens, own = rollouts.tokens.to(model.device), rollouts.own.to(model.device)
+    logprobs, _ = with_whole_weights(model, score, model, tokens, own, temperature)
     return replace(rollouts, logprobs=logprobs.cpu())

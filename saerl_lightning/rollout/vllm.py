@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -339,12 +340,8 @@ def _trainers_group_kept() -> Iterator[None]:
     from vllm.distributed.parallel_state import destroy_model_parallel
     from vllm.v1.engine import core
 
-    whole = core.cleanup_dist_env_and_memory
-    core.cleanup_dist_env_and_memory = destroy_model_parallel
-    try:
+    with patch.object(core, "cleanup_dist_env_and_memory", destroy_model_parallel):
         yield
-    finally:
-        core.cleanup_dist_env_and_memory = whole
 
 
 def _set_environment(on_cpu: bool) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor
 from saerl_lightning.data.resuming.position import LoopPosition
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.files import whole_file, write_whole
-from saerl_lightning.policy.weights import digests_file, known_digests, require_undamaged
+from saerl_lightning.policy.sharding import read_shards
+from saerl_lightning.policy.weights import digests_file, known_digests, own_part, require_undamaged
 from saerl_lightning.ranks import processes
 from saerl_lightning.run_folder import RunFolder
 from saerl_lightning.training.callbacks import Stopped, StopSignals
@@ -186,7 +187,7 @@ def first_without_numbers(trainer: lightning.Trainer) -> str | None:
     held = [(name, tensor) for name, tensor in _tensors(trainer) if tensor.is_floating_point() and tensor.numel()]
     if not held:
         return None
-    finite = torch.stack([tensor.detach().isfinite().all().cpu() for _, tensor in held]).tolist()
+    finite = torch.stack([own_part(tensor.detach()).isfinite().all().cpu() for _, tensor in held]).tolist()
     return next((name for (name, _), good in zip(held, finite, strict=True) if not good), None)
 
 
@@ -230,6 +231,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             InputError: if its bytes have changed since it was written.
         """
         if "://" not in str(path):
+            if (Path(path) / "meta.pt").is_file():
+                return read_shards(Path(path))
             require_undamaged(Path(path))
         return super().load_checkpoint(path, *args, **kwargs)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
-from saerl_lightning.policy.weights import without_adapters
+from saerl_lightning.policy.weights import is_sharded, without_adapters
 from saerl_lightning.ranks.collectives import gather_objects
 from saerl_lightning.records import Outcomes, PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward, grade
@@ -158,14 +158,21 @@ class GradedGroups:
         )
 
 
+def equal_forwards(model: PreTrainedModel, own: int) -> int:
+    """Number of forward passes that all ranks make: of a sharded model the most that any needs, else this rank's own."""
+    return max(gather_objects(own, torch.distributed.get_world_size())) if is_sharded(model) else own
+
+
 @torch.no_grad()
 def score_step(
     scorer: Scorer, model: PreTrainedModel, step: StepRows, cut: Cut
 ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
     """Computes log-probabilities and entropies of the step's scored rows; zero elsewhere."""
     micro_batches = step.micro_batches(cut)
+    forwards = equal_forwards(model, len(micro_batches))
     parts = [
-        scorer(model, rows.tokens, rows.completion, rows.prompts, rows.own) for rows in map(step.of_rows, micro_batches)
+        scorer(model, rows.tokens, rows.completion, rows.prompts, rows.own)
+        for rows in step.parts(micro_batches, forwards)
     ]
     logprobs, entropies = zip(*parts, strict=True)
     return step.joined(micro_batches, logprobs), step.joined(micro_batches, entropies)
@@ -186,11 +193,18 @@ class Reference:
     """The policy before training: a second copy of its weights, or with LoRA the base weights without adapters.
 
     It is loaded from the policy's original path, also after a resume, and is not in checkpoints.
+
+    Args:
+        policy: Policy to load.
+        model: Policy that is trained.
+        shard: Function that shards a model if the policy is sharded.
     """
 
-    def __init__(self, policy: Policy, model: PreTrainedModel) -> None:
+    def __init__(self, policy: Policy, model: PreTrainedModel, shard: Callable[[PreTrainedModel], None]) -> None:
         self._model = model if policy.lora else policy.load_model()
-        self._model.to(model.device)  # pyright: ignore[reportArgumentType]  # transformers types `self` wrongly
+        if not policy.lora:
+            shard(self._model)
+            self._model.to(model.device)  # pyright: ignore[reportArgumentType]  # transformers types `self` wrongly
 
     def logprobs(self, scorer: Scorer, step: StepRows, cut: Cut) -> Float[Tensor, "R T"]:
         """Log-probabilities of the step's completion tokens under the reference; zero elsewhere."""

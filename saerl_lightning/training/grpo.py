@@ -31,7 +31,14 @@ from saerl_lightning.reward.reward import Reward, no_grades, require_distinct, w
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.arithmetic import BatchArithmetic
 from saerl_lightning.training.dynamic_sampling import DynamicSampling
-from saerl_lightning.training.grading import GradedGroups, Reference, entropy_floor, sample_and_grade, score_step
+from saerl_lightning.training.grading import (
+    GradedGroups,
+    Reference,
+    entropy_floor,
+    equal_forwards,
+    sample_and_grade,
+    score_step,
+)
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
 from saerl_lightning.training.loggers import GRPO
 from saerl_lightning.training.metrics import (
@@ -135,12 +142,13 @@ class GRPOModule(PolicyModule):
         updates: list[dict[str, float]] = []
         for update in range(self.updates_per_batch):
             sums, micro_batches, old = MetricSum(), step.micro_batches(self.cut), []
-            for number, rows in enumerate(map(step.of_rows, micro_batches), 1):
+            forwards = equal_forwards(self.model, len(micro_batches))
+            for number, rows in enumerate(step.parts(micro_batches, forwards), 1):
                 with self.phases("forward"):
                     logprobs, entropy = self.scorer(self.model, rows.tokens, rows.completion, rows.prompts, rows.own)
                     inputs = rows.inputs(logprobs, entropy)
                     loss, terms = self.objective(inputs)
-                with self.phases("backward"), gradient_sync(self.trainer, last=number == len(micro_batches)):
+                with self.phases("backward"), gradient_sync(self.trainer, last=number == forwards):
                     self.manual_backward(loss)
                 sums.add({**terms, "loss": loss, "policy/entropy": rows.mean(entropy)})
                 old.append(inputs.old_logprobs)
@@ -307,7 +315,7 @@ class GRPOModule(PolicyModule):
         if self.shortcuts.lean_layers:
             make_lean(self.model)
         if self.objective.needs_reference:  # in a tuple, so that it is no submodule and in no checkpoint
-            self._reference = (Reference(self.policy, self.model),)
+            self._reference = (Reference(self.policy, self.model, self.shard),)
 
     def planned_batches(self) -> int:
         """Number of batches that this run samples: the plan's, times epochs, limited by `trainer.max_steps`."""

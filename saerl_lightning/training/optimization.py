@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from saerl_lightning.errors import InputError, RunStopped, shown
+from saerl_lightning.policy.weights import whole
 
 if TYPE_CHECKING:
     import lightning
@@ -189,7 +190,7 @@ def warm_up(optimizer: Optimizer, step: int, warmup_steps: int) -> Iterator[None
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
     """Scales the gradients down to a total norm of `max_norm`, if set; returns the norm before."""
-    return float(torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm))
+    return float(whole(torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)))
 
 
 class Gradients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -19,8 +20,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.plan import require_even_shares
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.weights import base_model, fingerprint, named_weights, save_adapters
+from saerl_lightning.policy.sharding import shard
+from saerl_lightning.policy.weights import base_model, fingerprint, is_sharded, named_weights, save_adapters
 from saerl_lightning.ranks.collectives import agreed, gather_objects, mean_over_ranks
+from saerl_lightning.ranks.sharded import ShardedStrategy, require_strategy
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
@@ -95,7 +98,7 @@ class PolicyModule(lightning.LightningModule, ABC):
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Checks settings in the first hook of a run, before data or weights are loaded; adds the run's clean end."""
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        self.require_processes(self.trainer.world_size, self.prompts if fitting else None)
+        self.require_processes(self.trainer, self.prompts if fitting else None)
         if self.trainer.state.fn != TrainerFn.PREDICTING:
             for reward in self.rewards:
                 reward.check()
@@ -106,19 +109,20 @@ class PolicyModule(lightning.LightningModule, ABC):
                 require_monitored(self.trainer, names)
         return [CleanEnd(self.close)]
 
-    def require_processes(self, processes: int, prompts: object) -> None:
-        """Refuses an engine that can't sample here, or not for so many processes, and batches they can't share.
+    def require_processes(self, trainer: lightning.Trainer, prompts: object) -> None:
+        """Refuses an engine that can't sample under these processes, and batches they can't share.
 
         Args:
-            processes: Number of training processes on all machines.
-            prompts: Datamodule of the run; its `batch_size`, if it has one, is the number of prompts of a step.
+            trainer: Trainer with its processes.
+            prompts: Datamodule of the run, if it trains.
 
         Raises:
             InputError: saying what to write instead.
         """
-        self.engine.require_processes(processes)
+        require_strategy(trainer, self.engine.samples_by_policy)
+        self.engine.require_processes(trainer.world_size)
         self.engine.check()
-        require_even_shares(getattr(prompts, "batch_size", processes), processes)
+        require_even_shares(getattr(prompts, "batch_size", trainer.world_size), trainer.world_size)
 
     def logged_names(self) -> LoggedNames | None:
         """Names that the run will log; None if a user's own class may log others."""
@@ -145,7 +149,14 @@ class PolicyModule(lightning.LightningModule, ABC):
         if not hasattr(self, "model"):
             with agreed():  # the folder may be missing on one machine
                 self.model = self.policy.load_model()
+            self.shard(self.model)
             self.model.train()
+
+    def shard(self, model: PreTrainedModel) -> None:
+        """Shards a model over the processes, under a strategy that does so."""
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            mesh = self.trainer.strategy.device_mesh["data_parallel"]
+            shard(model, mesh, torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None)
 
     def configure_optimizers(self) -> Any:
         """Builds the optimiser over the trained weights, and its schedule if there is one."""
@@ -187,7 +198,9 @@ class PolicyModule(lightning.LightningModule, ABC):
             longest = max(each.max_tokens for each in self.samplings())
             self.start_engine(self.prompts.chat.max_prompt_tokens, longest)
         present = fingerprint(self.model)
-        if self._engine_holds == present:
+        # Sharded weights are gathered from all processes, and each sees whether its own part has changed.
+        ranks = self.trainer.world_size if is_sharded(self.model) else 1
+        if all(gather_objects(self._engine_holds == present, ranks)):
             return
         self.weight_version += 1
         self.engine.wake()
@@ -203,7 +216,11 @@ class PolicyModule(lightning.LightningModule, ABC):
                 self.engine.load_adapters(Path(folder), self.weight_version)
         else:
             with self.trainer.precision_plugin.forward_context():
-                self.engine.load_weights(named_weights(self.model), self.weight_version)
+                weights = named_weights(self.model)
+                try:
+                    self.engine.load_weights(weights, self.weight_version)
+                finally:
+                    deque(weights, maxlen=0)  # sharded ones are gathered by all processes, also if one fails here
 
     def rest(self) -> None:
         """Frees the engine's memory for the update; the next `sync` loads its weights again."""
@@ -302,7 +319,8 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         """Samples completions of one batch, and returns a row for each: uid, set, prompt, answer, completion, truncated."""
-        self.sync()
+        if not is_sharded(self.model):
+            self.sync()
         rollouts = self._sample(batch, self.prompts.test_set(dataloader_idx))
         name = self.prompts.test_names[dataloader_idx]
         asked = [prompt for prompt in batch.prompts for _ in range(rollouts.group_size)]
@@ -329,7 +347,9 @@ class PolicyModule(lightning.LightningModule, ABC):
             return self.engine.generate(batch.ids, sampling.placed(batch.places, sampling.seed))
 
     def _evaluate(self, batch: PromptBatch, sampling: Sampling, index: int) -> None:
-        self.sync()  # callbacks may replace the weights after `on_validation_start`
+        # Callbacks may replace the weights after `on_validation_start`; shards are synced by all processes at once.
+        if not is_sharded(self.model):
+            self.sync()
         if self.evaluation.failure is not None:
             return
         try:
@@ -361,21 +381,19 @@ class PolicyModule(lightning.LightningModule, ABC):
             InputError: naming both models and the first weight that differs, weights that are NaN or infinite, or the
                 states of the two optimisers.
         """
-        saved = {n.removeprefix("model."): t.shape for n, t in checkpoint["state_dict"].items()}
-        own = {n: t.shape for n, t in self.model.state_dict().items()}
+        if "state_dict" not in checkpoint:  # sharded: the strategy has compared and loaded the weights
+            return
+        saved = {n.removeprefix("model."): tuple(t.shape) for n, t in checkpoint["state_dict"].items()}
+        own = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
         differing = sorted(n for n in saved.keys() | own.keys() if saved.get(n) != own.get(n))
         if differing:
             name = differing[0]
             raise InputError(
                 f"the checkpoint is of another model: it was trained from '{checkpoint.get('policy', {}).get('path')}', "
-                f"policy.path is '{self.policy.path}', and {name} is {_shape(saved.get(name))} there and "
-                f"{_shape(own.get(name))} here; give the policy (and lora) it was trained with"
+                f"policy.path is '{self.policy.path}', and {name} is {saved.get(name, 'missing')} there and "
+                f"{own.get(name, 'missing')} here; give the policy (and lora) it was trained with"
             )
         require_finite_weights(checkpoint["state_dict"], "the checkpoint")
         if self.trainer.state.fn == TrainerFn.FITTING:
             trained = [each for each in self.model.parameters() if each.requires_grad]
             require_same_optimiser(checkpoint, self.optimizer, self.lr_scheduler is not None, trained)
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "missing" if shape is None else str(tuple(shape))

@@ -14,6 +14,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.hf_attention import TOLERANCE
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.modes import apart_in_training, switch_off_dropout
+from saerl_lightning.policy.weights import with_whole_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,7 +88,7 @@ def score_as_sampled(model: PreTrainedModel) -> None:
         rank_zero_info(
             f"the policy's own dropout is off, so that the policy that is scored is the one that sampled: {', '.join(off)}"
         )
-    apart = apart_in_training(model)
+    apart = with_whole_weights(model, apart_in_training, model)
     if not apart <= TOLERANCE[model.get_decoder().dtype]:
         raise InputError(
             f"{type(model).__name__} computes something else in training mode than when it samples (hidden states differ by "

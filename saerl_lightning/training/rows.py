@@ -198,6 +198,19 @@ class StepRows:
             return packed_cut(self.scored, prompts, self.starts, self.lengths, cut.budget, cut.by_length)
         return padded_cut(self.scored, self.lengths, cut.budget, cut.by_length)
 
+    def parts(self, micro_batches: Sequence[Sequence[int]], forwards: int) -> Iterator[StepRows]:
+        """Yields the rows of each micro-batch; then the last ones again, without any token in the loss.
+
+        Args:
+            micro_batches: Positions of the rows of each micro-batch.
+            forwards: Number of parts, at least that of the micro-batches: what the rank that has the most needs.
+        """
+        last = self
+        for last in map(self.of_rows, micro_batches):
+            yield last
+        for _ in range(forwards - len(micro_batches)):
+            yield replace(last, mask=torch.zeros_like(last.mask))
+
     def of_rows(self, positions: Sequence[int]) -> StepRows:
         """Selects rows by position, trimmed to the longest of them; the sizes stay those of the whole step."""
         rows = torch.tensor(positions, device=self.tokens.device)
@@ -216,7 +229,7 @@ class StepRows:
     ) -> Float[Tensor, "R T"]:
         """Joins the values of all micro-batches into an array over the step's rows; 0 for rows without a value."""
         out = torch.zeros_like(self.sampler_logprobs)
-        for positions, part in zip(micro_batches, values, strict=True):
+        for positions, part in zip(micro_batches, values, strict=False):  # repeated parts follow them
             out[torch.tensor(positions, device=out.device), : part.shape[1]] = part.float()
         return out
 

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from saerl_lightning.objective.losses import token_mean
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.logprobs import score
+from saerl_lightning.policy.weights import with_whole_weights
 from saerl_lightning.ranges import CountFrom0, Positive, require_in_range
 from saerl_lightning.ranks.collectives import agreed, mean_over_ranks
 from saerl_lightning.records import PromptBatch, Rollouts
@@ -91,7 +92,7 @@ class SFTModule(PolicyModule):
         """
         rows = self.rows(batch)
         tokens, mask = rows.tokens.to(self.device), rows.own.to(self.device)
-        logprobs, _ = score(self.model, tokens, mask, temperature=1.0)
+        logprobs, _ = with_whole_weights(self.model, score, self.model, tokens, mask)
         count = mean_over_ranks(self.trainer, mask.sum().float())
         loss = -token_mean(logprobs, mask, count.item())
         self.manual_backward(loss)

@@ -214,7 +214,7 @@ def test_several_gpus_are_one_note_and_the_file_asks_for_what_its_engine_takes()
     [note] = [each for each in draft.notes if "GPUs" in each]
     assert note.startswith("16 GPUs: the file says trainer.devices: 1, to be tried on one; for all")
     assert "--trainer.devices 8 --trainer.strategy ddp --trainer.num_nodes 2." in note
-    assert "no sharding yet" in note and draft.settings["trainer.devices"][0] == 1
+    assert "--trainer.strategy sharded shares it out" in note and draft.settings["trainer.devices"][0] == 1
     assert not {"trainer.n_gpus_per_node", "trainer.nnodes"} & draft.lost.keys()
     draft = convert(VERL, {R + "name": "hf", "data.train_batch_size": 12, "trainer.n_gpus_per_node": 8})
     [note] = [each for each in draft.notes if "GPUs" in each]

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 UNLIKE = ("time/", "throughput/")  # seconds
 
 
-def ran(policy: str, folder: Path, engine: str, strategy: str) -> None:
+def ran(policy: str, folder: Path, *how: str, script: Path = SCRIPT) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), policy, str(folder), engine, strategy]
+    command = [sys.executable, str(script), policy, str(folder), *how]
     done = subprocess.run(command, env=environment, cwd=ROOT, timeout=300, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -43,7 +43,7 @@ def assert_equal(folder: Path, engine: str, strategy: str, policy: str) -> None:
             for key, value in alone.items():
                 if not key.startswith(UNLIKE) and not key.endswith("/seconds"):
                     assert shared[key] == pytest.approx(value, abs=2e-5, nan_ok=True), (name, key)
-        assert logs[0][-1]["val/five/avg@3"] >= 0
+        assert engine == "scripted" or logs[0][-1]["val/five/avg@3"] >= 0
 
 
 @pytest.mark.slow
@@ -57,6 +57,40 @@ def test_two_processes_draw_what_one_draws(tiny, tmp_path):
 @pytest.mark.vllm
 def test_an_engine_of_vllm_in_each_process_draws_what_one_draws(tiny, tmp_path):
     """Closing an engine leaves the processes connected: a second run follows in each."""
-    for strategy in ("one", "ddp"):
+    for strategy in ("one", "ddp", "sharded"):
         ran(tiny, tmp_path, "vllm", strategy)
-    assert_equal(tmp_path, "vllm", "ddp", tiny)
+    for strategy in ("ddp", "sharded"):
+        assert_equal(tmp_path, "vllm", strategy, tiny)
+
+
+def passes(folder: Path, name: str, strategy: str) -> list[list[list[int]]]:
+    """Of each process: the number of micro-batches and of forward passes of every pass over a step's rows."""
+    files = [folder / f"{name}-scripted-{strategy}-{rank}.counts" for rank in (0, 1)]
+    return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.mark.slow
+def test_shards_of_two_processes_take_the_steps_of_one(tiny, tmp_path):
+    """The processes have unequal numbers of micro-batches, and make equally many forward passes."""
+    for strategy in ("one", "sharded", "last"):
+        ran(tiny, tmp_path, "scripted", strategy)
+    for strategy in ("sharded", "last"):
+        assert_equal(tmp_path, "scripted", strategy, tiny)
+        for name in ("grpo", "dapo"):
+            first, second = passes(tmp_path, name, strategy)
+            assert (
+                [made for _, made in first]
+                == [made for _, made in second]
+                == [max(pair) for pair in zip([own for own, _ in first], [own for own, _ in second], strict=True)]
+            )
+            assert [own for own, _ in first] != [own for own, _ in second], name
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_bit_for_bit(tiny, tmp_path):
+    ran(tiny, tmp_path, script=SCRIPT.with_name("sharded_resume_ranks.py"))
+    whole, parted, half = (
+        torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole-4", "parted-4", "parted-2")
+    )
+    assert largest_difference(whole, parted) == 0 and largest_difference(whole, half) > 1e-3
+    assert sorted(each.name for each in (tmp_path / "parted").iterdir()) == ["last-000004.shards", "last.ckpt"]
