@@ -104,7 +104,7 @@ def _sampled(engine: RolloutEngine, name: str, place: Place) -> dict[str, float]
     from saerl_lightning.records import Sampling
 
     work, policy = place.work, Policy(str(build_policy(place.work.model, place.folder / name)))
-    model = policy.load_model().to(dtype=torch.bfloat16 if place.gpu else torch.float32)
+    model = policy.load_model().to(dtype=torch.bfloat16 if place.gpu else torch.float32)  # pyright: ignore[reportCallIssue]  # as below
     model.to(torch.device(place.device))  # pyright: ignore[reportArgumentType]  # the stub takes `self` for an argument
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(5, model.config.vocab_size, (work.prompts, work.prompt_tokens), generator=rng).tolist()
