@@ -11,7 +11,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from saerl_lightning.data.callback import Curriculum
+import numpy as np
+
+from saerl_lightning.data.callback import Curriculum, Online
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.errors import InputError
 from saerl_lightning.signals.random_signals import RandomSignals
@@ -39,6 +41,14 @@ class ByProcess(Curriculum):
         return {"score": self.score}
 
 
+class ArrangesByProcess(Online):
+    """Serves what is left in an order that depends on the process."""
+
+    def revise(self, plan, served):
+        rest = plan.rows[served:]
+        return plan.go_on(served, np.random.default_rng([rank(), served]).permutation(rest))
+
+
 def rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
@@ -57,6 +67,10 @@ def main(out: str) -> None:
             told["calls"] = data.signals.calls
         except InputError as error:
             told["refused"] = str(error)
+    data = PromptDataModule(ListPrompts(prompts(14)), batch_size=4, online=ArrangesByProcess(), shuffle_seed=None)
+    run, module = trainer(devices=2, strategy="ddp"), Recorder()
+    run.fit(module, datamodule=data)
+    told |= {"arranged": module.served}
     Path(out, f"{rank()}.json").write_text(json.dumps(told))
 
 

@@ -233,3 +233,9 @@ def test_the_first_process_plans_for_all_and_refuses_for_all(tmp_path):
     assert first["metrics"] == second["metrics"] == {"data/curriculum/score": 1.0}
     assert (first["calls"], second["calls"]) == (1, 0)
     assert first["refused"] == second["refused"] == "no prompt has the label 'difficulty'"
+    left, batches = np.arange(14), []
+    for step in range(3):  # as the first process draws
+        order = np.random.default_rng([0, 4 * step]).permutation(left)
+        batches.append([*order[:4:2].tolist(), *order[1:4:2].tolist()])
+        left = np.array([row for row in left.tolist() if row not in batches[-1]])
+    assert [a + b for a, b in zip(first["arranged"], second["arranged"], strict=True)] == batches
