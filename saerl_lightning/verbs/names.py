@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LIGHTNINGS = ("fit", "validate", "test", "predict")
-COMPOSED = ("plan", "label", "show", "memory", "serve")  # read the same configs and flags as a run
+COMPOSED = ("plan", "label", "show", "memory", "serve", "simulate")  # read the same configs and flags as a run
 TOOLS = {  # with a parser of their own; imported when asked for: a tool may itself run the composition
     "demo": "saerl_lightning.tools.demo:demo",
     "dashboard": "saerl_lightning.tools.dashboard:dashboard",

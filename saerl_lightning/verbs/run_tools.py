@@ -123,6 +123,34 @@ class ToolTrainer(lightning.Trainer):
 
         tell_memory(cast("GRPOModule", model), cast("PromptDataModule", datamodule), self, card, cards)
 
+    def simulate(
+        self,
+        model: lightning.LightningModule,
+        datamodule: lightning.LightningDataModule,
+        steps: int = 100,
+        seeds: int = 8,
+        label: str = "difficulty",
+        offset: float = 0.0,
+        shift: float = 0.0,
+        out: str | None = None,
+    ) -> None:
+        """Plays data.online over prompts with known pass rates, beside the plan as it is and an oracle. Nothing learns.
+
+        Args:
+            model: Module of the run; its tokenizer and group size are read.
+            datamodule: Datamodule of the run.
+            steps: Number of steps of each play.
+            seeds: Number of plays, each with a starting order and answers of its own.
+            label: Label from 0 (always right) to 100 (always wrong) that gives the true pass rates.
+            offset: Number added to the logits of all pass rates; below 0 the prompts are harder.
+            shift: Number that each step adds to the logits, as a policy that gets better.
+            out: File for the numbers of every play, as JSON; null writes none.
+        """
+        from saerl_lightning.verbs.simulate import simulate
+
+        policy, data = cast("PolicyModule", model), cast("PromptDataModule", datamodule)
+        simulate(policy, data, self, steps, seeds, label, offset, shift, out)
+
     def serve(
         self,
         model: lightning.LightningModule,
