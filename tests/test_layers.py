@@ -45,7 +45,7 @@ ORDER = [
 ]
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
 KNOW_LIGHTNING = {"parser", "ranks", "training", "sae", "verbs", "cli", "tools"}
-KNOW_LIGHTNING_TOO = {"data.module", "data.pool", "data.serving", "data.validation", "study.folder"}
+KNOW_LIGHTNING_TOO = {"data.module", "data.prompt_pool", "data.serving", "data.validation", "study.folder"}
 SLOW_TO_IMPORT = {"vllm", "sae_lens", "ray"}  # seconds and more, or not there: inside functions only
 
 

@@ -27,7 +27,7 @@ from saerl_lightning.data.planning import (
     in_slots,
     made_once,
 )
-from saerl_lightning.data.pool import PromptPool
+from saerl_lightning.data.prompt_pool import PromptPool
 from saerl_lightning.data.resuming.position import ResumePoint
 from saerl_lightning.data.revision import revise, revising
 from saerl_lightning.data.serving import PlannedPool, PromptLoader

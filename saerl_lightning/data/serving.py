@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 
 from saerl_lightning.data.planning import plan_digest
-from saerl_lightning.data.pool import PromptPool
+from saerl_lightning.data.prompt_pool import PromptPool
 from saerl_lightning.data.resuming.other_plan import OtherPlan
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan, require_even_shares

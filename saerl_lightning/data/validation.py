@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import lightning
 from lightning.pytorch.utilities import rank_zero_warn
 
-from saerl_lightning.data.pool import PromptPool
+from saerl_lightning.data.prompt_pool import PromptPool
 from saerl_lightning.data.serving import PromptLoader
 from saerl_lightning.errors import InputError, require_name
 from saerl_lightning.prompts.chat import ChatTemplate

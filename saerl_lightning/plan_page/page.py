@@ -48,6 +48,7 @@ SLOT_NOTES = {
     "clustering": "No clusters: batches are cut from one stream, and there are no cluster cards.",
     "curriculum": "No curriculum: nothing rates difficulty, and prompts keep the shuffled order.",
     "mixing": "No mixing: batches stay as they were laid.",
+    "online": "Nothing decides while training runs: prompts are served in this order.",
 }
 
 

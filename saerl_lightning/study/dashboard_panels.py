@@ -80,6 +80,7 @@ PLAN = {
         "Spearman with length": "spearman_length",
     },
     "mixing": {"share moved to another batch": "share"},
+    "online": {"chance to vary, predicted": "effective_predicted", "share that varies": "effective", "Brier": "brier"},
 }
 
 

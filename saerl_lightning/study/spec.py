@@ -33,6 +33,7 @@ RANDOM_PARTS = {
     "clustering": "where k-means starts, random clusters",
     "curriculum": "which labels the curriculum's probe sees, its folds, shuffled orders",
     "mixing": "what full mixing deals",
+    "online": "what rules draw while training runs",
     "extra": "what further operations draw",
     "rewards": "what random rewards draw",
 }

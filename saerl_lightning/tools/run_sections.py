@@ -27,6 +27,7 @@ SCORES = {
     "clustering": {"AMI with topics": "ami"},
     "curriculum": {"labels of the probe": "probe/labels", "features it uses": "probe/nonzero"},
     "mixing": {},
+    "online": {"error of pass rates": "pass_rate_error", "never served": "unseen"},
 }
 STEPS_OF_TABLES = 3  # completions are shown of the first step that has a table, of the middle one and of the last
 

@@ -153,8 +153,8 @@ class PolicyModule(lightning.LightningModule, ABC):
             self.model.train()
 
     def shard(self, model: PreTrainedModel) -> None:
-        """Shards a model over the processes, under a strategy that does so."""
-        if isinstance(self.trainer.strategy, ShardedStrategy):
+        """Shards a model over the processes, under a strategy that does so; commands such as `label` have no trainer."""
+        if self._trainer is not None and isinstance(self.trainer.strategy, ShardedStrategy):
             mesh = self.trainer.strategy.device_mesh["data_parallel"]
             shard(model, mesh, torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None)
 

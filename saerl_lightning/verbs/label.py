@@ -21,7 +21,7 @@ import torch
 from saerl_lightning import lock
 from saerl_lightning.cluster.ray_actors import RayActors
 from saerl_lightning.data.module import PromptDataModule
-from saerl_lightning.data.pool import PromptPool
+from saerl_lightning.data.prompt_pool import PromptPool
 from saerl_lightning.errors import InputError
 from saerl_lightning.policy.weights import named_weights
 from saerl_lightning.progress import Bar

@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from saerl_lightning.data.module import PromptDataModule
-from saerl_lightning.data.pool import PromptPool
+from saerl_lightning.data.prompt_pool import PromptPool
 from saerl_lightning.errors import InputError, did_you_mean
 from saerl_lightning.records import Message, Rollouts
 from saerl_lightning.reward.reward import Reward, grade

@@ -63,7 +63,7 @@ def test_what_a_file_system_refuses_is_one_line(monkeypatch, door, number):
     def refuse(*args, **more):
         raise OSError(number, os.strerror(number), "/there/run")
 
-    monkeypatch.setattr(cli, "run", refuse)
+    monkeypatch.setattr(cli, "_composed", refuse)
     said = door(["fit"]).error
     assert said.startswith(f"'/there/run' can't be used: {os.strerror(number)}; name another place")
 

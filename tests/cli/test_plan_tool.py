@@ -60,7 +60,7 @@ def test_the_plan_is_printed_and_written_and_is_the_one_that_a_run_serves(workpl
     for row in (
         "prompts in the pool 12",
         "random 0.1 of the prompts (seed 0) 1 8.3 %",
-        "slots that are off none",
+        "slots that are off online",
         "clustering KMeansClusters clusters 2 –",
     ):
         assert row in rows_of(printed)

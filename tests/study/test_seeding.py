@@ -36,6 +36,10 @@ SLOTS = {  # every operation here draws something, some at two depths, one in a 
     },
     "curriculum": {"class_path": "EasyToHard", "init_args": {"label": "difficulty", "labels": 60}},
     "mixing": {"class_path": "FullMixing", "init_args": {"window": 2}},
+    "online": {
+        "class_path": "Selection",
+        "init_args": {"belief": {"class_path": "PromptBeta"}, "rule": {"class_path": "Nearest"}},
+    },
     "extra": [{"class_path": "DiverseBatches", "init_args": {"window": 2, "components": 4}}],
 }
 
@@ -101,7 +105,10 @@ def drawn(data) -> dict[str, object]:
         "order": data.shuffle_seed,
         "signals": (seeds_in(data.signals), data.signals.features(pool[:3]).tolist()),
         "reference": (seeds_in(data.reference), [(each.uid, each.text) for each in data.reference.prompts(pool)]),
-        **{name: seeds_in(data.operations[name]) for name in ("filtering", "clustering", "curriculum", "mixing")},
+        **{
+            name: seeds_in(data.operations[name])
+            for name in ("filtering", "clustering", "curriculum", "mixing", "online")
+        },
         "extra": seeds_in(data.operations["extra.0"]),
     }
 
