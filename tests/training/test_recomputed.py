@@ -191,7 +191,9 @@ def test_every_batch_is_sampled_with_a_seed_of_its_own(tiny, tmp_path):
     assert len({asked.seed for asked in training}) == len(training) == 4
     assert {(asked.temperature, asked.max_tokens) for asked in validation} == {(0.5, 3)}
     half = len(validation) // 2
-    first, second = ([asked.seed for asked in part] for part in (validation[:half], validation[half:]))
+    first, second = (
+        [(asked.seed, tuple(asked.places)) for asked in part] for part in (validation[:half], validation[half:])
+    )
     assert first == second and len(set(first)) == half > 1
     assert float(run.callback_metrics["val/sums/avg@2"]) == 0.5  # the first reward grades, not the sum nor the second
 
