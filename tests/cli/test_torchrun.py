@@ -109,6 +109,8 @@ def test_a_killed_process_takes_the_others_along(workplace, tmp_path, launcher):
     os.kill(others.pop() if "torchrun" in launcher else job.pid, signal.SIGKILL)
     began = time.monotonic()
     ended(job)
-    assert job.returncode != 0 and time.monotonic() - began < 60
-    assert len(others) == 1 and not Path(f"/proc/{others[0]}").exists()
+    assert job.returncode != 0 and len(others) == 1
+    while Path(f"/proc/{others[0]}").exists() and time.monotonic() - began < 60:
+        time.sleep(0.1)
+    assert time.monotonic() - began < 60
     assert torch.load(workplace.last, weights_only=True)["global_step"] > 0
