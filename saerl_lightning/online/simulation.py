@@ -45,7 +45,7 @@ class World:
         return expit(logit(np.clip(self.rates, EDGE, 1 - EDGE)) + self.offset + self.shift * step)
 
 
-class Oracle(Online):
+class _Oracle(Online):
     """Serves next the groups that most probably vary, by the true pass rates: the most that any belief could reach.
 
     Args:
@@ -61,6 +61,11 @@ class Oracle(Online):
         p = self.world.at(served // plan.batch_size)[rest]
         chance = 1 - p**self.world.group_size - (1 - p) ** self.world.group_size
         return plan.go_on(served, rest[best_first(chance, plan.batch_size)])
+
+
+def oracle(world: World) -> Online:
+    """Returns the operation that knows a world's pass rates. It is no part of a config."""
+    return _Oracle(world)
 
 
 def play(

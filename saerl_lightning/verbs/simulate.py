@@ -19,7 +19,7 @@ from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.planning import Planner
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import write_whole
-from saerl_lightning.online.simulation import Oracle, World, play
+from saerl_lightning.online.simulation import World, oracle, play
 from saerl_lightning.progress import Bar
 from saerl_lightning.ranges import Count, Finite, require_arguments
 from saerl_lightning.records import Prompt
@@ -119,7 +119,7 @@ def _played(datamodule: PromptDataModule, world: World, steps: int, seeds: int) 
         planner = Planner(datamodule.batch_size, seed, signals, operations, datamodule.reference)
         plan, _ = planner.plan(pool.prompts, pool.too_long)
         fixed = {slot: each for slot, each in operations.items() if slot != "online"}
-        for name, arm in zip(plays, (fixed, operations, {"online": Oracle(world)}), strict=True):
+        for name, arm in zip(plays, (fixed, operations, {"online": oracle(world)}), strict=True):
             plays[name].append(play(arm, plan, pool.prompts, world, steps, seed))
     return plays
 

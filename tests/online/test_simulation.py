@@ -7,7 +7,7 @@ from saerl_lightning.data.planning import make_plan
 from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.rules.highest_chance import HighestChance
 from saerl_lightning.online.selection import Selection
-from saerl_lightning.online.simulation import Oracle, World, play
+from saerl_lightning.online.simulation import World, oracle, play
 from saerl_lightning.records import Prompt
 
 
@@ -39,8 +39,8 @@ def test_an_oracle_serves_what_varies_first_and_a_belief_learns_it_in_a_second_e
     prompts, world = pool(40), World(rates, 8)
     fixed = play({}, plan(prompts, {}), prompts, world, 2, 0)["effective"]
     assert fixed < 0.6
-    oracle = {"online": Oracle(world)}
-    assert play(oracle, plan(prompts, oracle), prompts, world, 2, 0)["effective"] > 0.95
+    knowing = {"online": oracle(world)}
+    assert play(knowing, plan(prompts, knowing), prompts, world, 2, 0)["effective"] > 0.95
     counts = {"online": Selection(PromptBeta(), HighestChance())}
     made = plan(prompts, counts)
     first = play(counts, made, prompts, world, 10, 0)
