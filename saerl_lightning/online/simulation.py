@@ -19,6 +19,7 @@ from saerl_lightning.data.callback import DataCallback, Online
 from saerl_lightning.data.revision import revise, revising
 from saerl_lightning.online.rules.rule import best_first
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.ranges import Count, Finite, require_in_range
 from saerl_lightning.records import Outcomes, Prompt
 
 EDGE = 0.002  # known rates of 0 and 1 are of finite samples: the true ones are this far inside
@@ -36,9 +37,12 @@ class World:
     """
 
     rates: Float[np.ndarray, " N"]
-    group_size: int
-    offset: float = 0.0
-    shift: float = 0.0
+    group_size: Count
+    offset: Finite = 0.0
+    shift: Finite = 0.0
+
+    def __post_init__(self) -> None:
+        require_in_range(self)
 
     def at(self, step: int) -> Float[np.ndarray, " N"]:
         """Returns the pass rates at a step."""

@@ -35,7 +35,7 @@ from saerl_lightning.sae.architecture import (
     save,
     threshold_for,
 )
-from saerl_lightning.sae.batch_top_k import join_ranks
+from saerl_lightning.sae.batch_top_k import choose_over_ranks
 from saerl_lightning.sae.harvest import TokenRows
 from saerl_lightning.sae.metrics import FeatureActivity, HeldOutText, Reconstruction, firing_counts
 from saerl_lightning.training.callbacks import CleanEnd
@@ -174,8 +174,8 @@ class SAEModule(lightning.LightningModule):
         _, _, width = self.data.model.config()
         features = self.expansion * width if self.d_sae is None else self.d_sae
         self.sae: TrainingSAE[Any] = build(self.architecture, width, features, self.options, self.seed)
-        if active_on_average(self.sae) is not None and self.trainer.world_size > 1:
-            join_ranks(self.sae)
+        if active_on_average(self.sae) is not None:
+            choose_over_ranks(self.sae, self.trainer.world_size)
         self.sae.W_dec.requires_grad_(not self.freeze_decoder)
         self.activity = FeatureActivity(features, self.dead_after)
         self.window = Reconstruction(width)  # sums since the last log line

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NOTE = "nothing learns in a simulation: it tells how many groups vary, and says nothing of accuracy"
 
 
-class Remembered(SignalSource):
+class _Remembered(SignalSource):
     """Feature rows of another source, computed once."""
 
     def __init__(self, source: SignalSource) -> None:
@@ -109,7 +109,7 @@ def _played(datamodule: PromptDataModule, world: World, steps: int, seeds: int) 
     pool, signals = datamodule.pool, datamodule.signals
     if signals is not None:
         cached = signals if datamodule.signal_cache is None else CachedSignals(signals, datamodule.signal_cache)
-        signals = Remembered(cached)
+        signals = _Remembered(cached)
     operations = datamodule.operations
     for operation in operations.values():
         if isinstance(operation, Online):

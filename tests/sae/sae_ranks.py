@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.sae.small_sae import data, module
+from tests.sae.small_sae import DoubleSAEModule, data, module
 from tests.training.conftest import fit, trainer
 
 STEPS = 6
@@ -16,7 +16,7 @@ STEPS = 6
 
 def main(model: str, out: str, ranks: int, architecture: str) -> None:
     warnings.simplefilter("ignore")
-    sae = module(architecture=architecture, save_to=f"{out}-sae", dead_after=100)
+    sae = module(DoubleSAEModule, architecture=architecture, save_to=f"{out}-sae", dead_after=100)
     served = data(model)
     run = trainer(Path(out), STEPS, devices=ranks, strategy="ddp", log_every_n_steps=2)
     fit(sae, served, run)

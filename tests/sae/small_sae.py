@@ -29,9 +29,17 @@ def adam(params):
     return torch.optim.Adam(params, lr=3e-3)
 
 
-def module(**changes) -> SAEModule:
+class DoubleSAEModule(SAEModule):
+    """Trains in float64, so that rounding flips no activation at the edge of a batch's top-k."""
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        self.double()
+
+
+def module(kind: type[SAEModule] = SAEModule, **changes) -> SAEModule:
     settings = {"d_sae": 96, "options": {"k": 4}, "optimizer": adam, "warmup_steps": 2}
-    return SAEModule(**{**settings, **changes})
+    return kind(**{**settings, **changes})
 
 
 def data(model: str, **changes) -> ActivationDataModule:

@@ -50,7 +50,7 @@ def test_a_report_of_an_old_study_has_the_numbers_that_the_old_version_gave(old)
 def test_a_report_of_an_old_study_says_what_its_seeds_had_in_common(old):
     report(str(old))
     text = (old / "report/report.md").read_text()
-    parts = "cold start, signals, reference, filtering, clustering, curriculum, mixing, extra, rewards"
+    parts = "cold start, signals, reference, filtering, clustering, curriculum, mixing, online, extra, rewards"
     assert f"- common to all seeds: the pool and the questions, {parts}\n" in text
 
 
