@@ -8,14 +8,15 @@ from __future__ import annotations
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import torch
+from jaxtyping import Int
 
 from saerl_lightning.data.callback import Online
 from saerl_lightning.errors import RunStopped
+from saerl_lightning.online.history import Groups, Prediction, ServedHistory
 from saerl_lightning.online.rules.rule import Arrangement
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Outcomes, Prompt
@@ -23,24 +24,15 @@ from saerl_lightning.records import Outcomes, Prompt
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
-
-@dataclass(frozen=True)
-class Groups:
-    """The groups of one step that have a graded answer, each of another prompt."""
-
-    rows: Int[np.ndarray, " P"]  # pool rows of their prompts
-    right: Float[np.ndarray, " P"]  # number of right answers; a fraction where the first reward gives one
-    graded: Float[np.ndarray, " P"]  # number of graded answers, at least 1
-    tokens: Float[np.ndarray, " P"]  # number of tokens that the policy wrote
-    varied: Bool[np.ndarray, " P"]  # whether the answers differ
+NONE = np.zeros(0, dtype=np.int64)
 
 
 class Learner(Online):
     """Learns from the groups of each step, and arranges what is left of the epoch before the next one.
 
     A subclass implements `begin`, `learn` and `arrange`, and extends both state methods. Groups without a graded answer
-    teach nothing. Random draws depend on the seed, the class, the number of steps, and the number of prompts served, so
-    that a resumed run draws the same.
+    teach nothing. What waits is counted on the first process, which decides. Random draws depend on the seed, the class,
+    the number of steps, and the number of prompts served, so that a resumed run draws the same.
 
     Args:
         repeats: Whether a prompt may be served again before the epoch ends; its whole pool can then be chosen from.
@@ -51,7 +43,10 @@ class Learner(Online):
         self._repeats = repeats
         self.seed = seed
         self.steps = 0  # number of steps learned from
+        self.history = ServedHistory(0)
         self._row: dict[str, int] = {}
+        self._waiting = NONE  # pool rows that wait while the next batch is served
+        self._why = ""  # why they wait
 
     @property
     def repeats(self) -> bool:
@@ -61,7 +56,7 @@ class Learner(Online):
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
         """Begins with what is known before training, and returns the plan as it is."""
         self._row = {prompt.uid: row for row, prompt in enumerate(prompts)}
-        self.steps = 0
+        self.steps, self.history, self._waiting, self._report = 0, ServedHistory(len(prompts)), NONE, {}
         self.begin(plan, prompts, features)
         return plan
 
@@ -80,11 +75,15 @@ class Learner(Online):
                 f"'{outcomes.uids[group]}' got {right[group] / graded[group]:.4g} on average; put a reward from 0 to 1 first",
                 everywhere=True,
             )
-        known = graded > 0
+        known, rows = graded > 0, np.array([self._row[uid] for uid in outcomes.uids])
         if known.any():
-            rows = np.array([self._row[uid] for uid in outcomes.uids])
             tokens, varied = outcomes.tokens.double().numpy(), outcomes.varied.numpy()
-            self.learn(Groups(*(each[known] for each in (rows, right, graded, tokens, varied))))
+            groups = Groups(*(each[known] for each in (rows, right, graded, tokens, varied)))
+            self._report = self.history.add(groups, self.predict(groups.rows))
+            self.learn(groups)
+        waited = np.setdiff1d(self._waiting, rows)  # some may have been served, as nothing else was left
+        self.history.wait(waited, self._why)
+        self._report = {**self._report, "waiting": float(len(waited))}
         self.steps += 1
 
     def revise(self, plan: SamplePlan, served: int) -> SamplePlan:
@@ -93,6 +92,7 @@ class Learner(Online):
         random = np.random.default_rng([self.seed, zlib.crc32(type(self).__name__.encode()), self.steps, served])
         made = self.arrange(plan, rest, random)
         order = rest[made.order]
+        self._waiting, self._why = NONE if made.waits is None else rest[made.waits], made.reason
         if made.excluded is None or not made.excluded.any():
             return plan.go_on(served, order)
         gone = dict.fromkeys(rest[made.excluded].tolist(), made.reason)
@@ -107,6 +107,14 @@ class Learner(Online):
             prompts: Prompts of the pool (N), followed by the reference prompts.
             features: Feature rows of the prompts; None without a signal source.
         """
+
+    def predict(self, rows: Int[np.ndarray, " n"]) -> Prediction | None:
+        """Predicts prompts: mean and standard deviation of the pass rate, chance that a group varies. By default nothing.
+
+        Args:
+            rows: Pool rows of the prompts.
+        """
+        return None
 
     @abstractmethod
     def learn(self, groups: Groups) -> None:
@@ -123,9 +131,11 @@ class Learner(Online):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the number of steps."""
-        return {"steps": self.steps}
+        """Returns the number of steps, what was served so far, and what waits now."""
+        waiting = torch.from_numpy(self._waiting.copy())
+        return {"steps": self.steps, "history": self.history.state_dict(), "waiting": waiting, "why": self._why}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the number of steps."""
-        self.steps = state["steps"]
+        """Restores what `state_dict` returned."""
+        self.steps, self._waiting, self._why = state["steps"], state["waiting"].numpy().copy(), state["why"]
+        self.history.load_state_dict(state["history"])

@@ -10,8 +10,8 @@ from jaxtyping import Int
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.online.beliefs.belief import Belief, mean_and_sd
-from saerl_lightning.online.history import Prediction, ServedHistory
-from saerl_lightning.online.operation import Groups, Learner
+from saerl_lightning.online.history import Groups, Prediction
+from saerl_lightning.online.operation import Learner
 from saerl_lightning.online.rules.rule import Arrangement, Candidates, Rule
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.ranges import Seed, require_in_range
@@ -41,7 +41,6 @@ class Selection(Learner):
         super().__init__(repeats, seed)
         self.belief = belief
         self.rule = rule
-        self.history = ServedHistory(0)
         require_in_range(self, repeats=repeats)
 
     @property
@@ -56,20 +55,13 @@ class Selection(Learner):
     def begin(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> None:
         """Sets every prompt to the belief's prior."""
         self.belief.begin(prompts, features)
-        self.history = ServedHistory(len(prompts))
-        self._report = {}
 
     def learn(self, groups: Groups) -> None:
-        """Compares a step's groups with what was predicted of them, then learns from them."""
-        self._report = self.history.add(groups, self.predict(groups.rows))
+        """Learns from a step's groups."""
         self.belief.learn(groups.rows, groups.right, groups.graded)
 
     def predict(self, rows: Int[np.ndarray, " n"]) -> Prediction:
-        """Predicts prompts: mean and standard deviation of the pass rate, and the chance that a group varies.
-
-        Args:
-            rows: Pool rows of the prompts.
-        """
+        """Predicts prompts by the belief."""
         return *mean_and_sd(*self.belief.beta(rows)), self.belief.chance_to_vary(rows, self.group_size)
 
     def arrange(self, plan: SamplePlan, rest: Int[np.ndarray, " n"], random: np.random.Generator) -> Arrangement:
@@ -93,8 +85,7 @@ class Selection(Learner):
     def state_dict(self) -> dict[str, Any]:
         """Returns what was learned and served so far."""
         kinds = {"belief": type(self.belief).__name__, "rule": type(self.rule).__name__}
-        learned = {"belief_state": self.belief.state_dict(), "history": self.history.state_dict()}
-        return super().state_dict() | kinds | learned
+        return super().state_dict() | kinds | {"belief_state": self.belief.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what was learned and served.
@@ -110,4 +101,3 @@ class Selection(Learner):
                 )
         super().load_state_dict(state)
         self.belief.load_state_dict(state["belief_state"])
-        self.history.load_state_dict(state["history"])
