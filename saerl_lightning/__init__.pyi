@@ -115,8 +115,8 @@ from .training.dynamic_sampling import DynamicSampling as DynamicSampling
 from .training.grpo import GRPOModule as GRPOModule
 from .training.guard import MismatchGuard as MismatchGuard
 from .training.sft import SFTModule as SFTModule
-from .training.tables import CompletionTable as CompletionTable
-from .training.tables import PlanTable as PlanTable
-from .training.tables import QuestionTable as QuestionTable
+from .training.tables.completions import CompletionTable as CompletionTable
+from .training.tables.plan import PlanTable as PlanTable
+from .training.tables.questions import QuestionTable as QuestionTable
 
 __version__: str
