@@ -15,6 +15,7 @@ from saerl_lightning.plan_page.ledger import COLUMNS, FILE, Ledger
 from saerl_lightning.plan_page.planned import MadePlan, OperationReport
 from saerl_lightning.plan_page.tables import summary
 from saerl_lightning.ranges import Count, require_in_range
+from saerl_lightning.training.tables.served import write_served
 
 if TYPE_CHECKING:
     from saerl_lightning.data.module import PromptDataModule
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 class PlanTable(lightning.Callback):
     """Writes the plan's ledger to the run folder, and its tables to W&B if it is used.
+
+    With an online operation, what was served so far follows after every validation and at the end: `served.parquet` and
+    the page `served.html`.
 
     Args:
         rows: Number of prompts of the ledger that are sent to W&B, evenly spaced over the pool; the file always has
@@ -52,6 +56,18 @@ class PlanTable(lightning.Callback):
         datamodule = planning(trainer)
         if datamodule is not None:  # every time: Lightning logs a value again until the next one comes
             pl_module.log("time/plan", datamodule.plan_seconds if trainer.global_step == 0 else 0.0)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Writes what was served so far, on the first process."""
+        datamodule = planning(trainer)
+        if trainer.is_global_zero and trainer.state.fn == "fit" and trainer.global_step > 0 and datamodule is not None:
+            write_served(Path(trainer.default_root_dir), datamodule)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Writes what was served, also to W&B."""
+        datamodule = planning(trainer)
+        if trainer.is_global_zero and datamodule is not None:
+            write_served(Path(trainer.default_root_dir), datamodule, trainer.loggers)
 
 
 def planning(trainer: lightning.Trainer) -> PromptDataModule | None:
