@@ -115,8 +115,8 @@ from .training.dynamic_sampling import DynamicSampling as DynamicSampling
 from .training.grpo import GRPOModule as GRPOModule
 from .training.guard import MismatchGuard as MismatchGuard
 from .training.sft import SFTModule as SFTModule
-from .training.tables.completions import CompletionTable as CompletionTable
-from .training.tables.plan import PlanTable as PlanTable
-from .training.tables.questions import QuestionTable as QuestionTable
+from .training.tables.completion_table import CompletionTable as CompletionTable
+from .training.tables.plan_table import PlanTable as PlanTable
+from .training.tables.question_table import QuestionTable as QuestionTable
 
 __version__: str

@@ -47,7 +47,7 @@ from saerl_lightning.training.checkpoints import RunCheckpoint, WholeCheckpoints
 from saerl_lightning.training.feedback import RunLimits, ending, lines_in_place_of_bar
 from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.rng import RandomStates
-from saerl_lightning.training.tables.questions import accuracy_of_sets
+from saerl_lightning.training.tables.question_table import accuracy_of_sets
 from saerl_lightning.verbs.names import DESCRIPTION, TOOLS
 from saerl_lightning.verbs.needed_memory import needed_memory
 from saerl_lightning.verbs.quick import answered

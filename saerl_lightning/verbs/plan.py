@@ -27,7 +27,7 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.training.arithmetic import BatchArithmetic
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
-from saerl_lightning.training.tables.plan import log_tables, planned_run
+from saerl_lightning.training.tables.plan_table import log_tables, planned_run
 from saerl_lightning.verbs.needed_memory import needed_memory
 
 LEDGER_ROWS = 1000  # largest number of rows that are sent to W&B

@@ -29,7 +29,7 @@ from saerl_lightning.plan_page.tables import overview
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import SignalSource
-from saerl_lightning.training.tables.plan import planned_run
+from saerl_lightning.training.tables.plan_table import planned_run
 from tests.data.served_prompts import TOKENIZER
 
 N = 24

@@ -7,7 +7,7 @@ import torch
 
 from saerl_lightning.evaluation.metrics import SampledAccuracy
 from saerl_lightning.records import Prompt, Rollouts
-from saerl_lightning.training.tables.questions import add_rows, question_rows
+from saerl_lightning.training.tables.question_table import add_rows, question_rows
 
 
 def prompt(uid: str, topic: str | None = None, **labels: float) -> Prompt:

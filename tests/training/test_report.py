@@ -27,7 +27,7 @@ from saerl_lightning.training.metrics import (
     over_ranks,
     throughput_metrics,
 )
-from saerl_lightning.training.tables.completions import CompletionTable
+from saerl_lightning.training.tables.completion_table import CompletionTable
 from tests.objective.test_conformance import SHIPPED
 from tests.training.conftest import ParityReward, data, fit, module, trainer
 from tests.training.test_grpo_module import Record

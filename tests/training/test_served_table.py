@@ -10,7 +10,7 @@ from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.rules.admit import Admit
 from saerl_lightning.online.selection import Selection
 from saerl_lightning.plan_page.served import Served
-from saerl_lightning.training.tables.plan import PlanTable
+from saerl_lightning.training.tables.plan_table import PlanTable
 from tests.training.conftest import Sums, data, fit, module, trainer
 
 

@@ -15,7 +15,7 @@ from saerl_lightning.plan_page.ledger import COLUMNS, FILE, Ledger
 from saerl_lightning.plan_page.planned import MadePlan, OperationReport
 from saerl_lightning.plan_page.tables import summary
 from saerl_lightning.ranges import Count, require_in_range
-from saerl_lightning.training.tables.served import write_served
+from saerl_lightning.training.tables.served_table import write_served
 
 if TYPE_CHECKING:
     from saerl_lightning.data.module import PromptDataModule
