@@ -26,6 +26,7 @@ FOLDERS = (
     "sae",
     "signals",
     "training",
+    "training.tables",
 )
 
 # They define no class that YAML can name, and must import transformers at their top; HFEngine imports them when it starts.
