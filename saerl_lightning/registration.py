@@ -16,6 +16,7 @@ FOLDERS = (
     "objective",
     "online",
     "online.beliefs",
+    "online.mixers",
     "online.rules",
     "policy",
     "prompts",

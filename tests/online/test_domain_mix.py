@@ -1,0 +1,179 @@
+"""DomainMix: what is served follows the mixer, each prompt once, and a resumed run goes on to the last bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from saerl_lightning.data.clustering import TopicClusters
+from saerl_lightning.data.planning import make_plan
+from saerl_lightning.data.revision import revise
+from saerl_lightning.errors import InputError
+from saerl_lightning.online.domain_mix import DomainMix, places_within
+from saerl_lightning.online.domains import LabelDomains, RandomDomains
+from saerl_lightning.online.mixers.dads import DADS
+from saerl_lightning.online.mixers.dump import DUMP
+from saerl_lightning.online.mixers.reward_gap import RewardGap
+from saerl_lightning.online.mixers.static_weights import StaticWeights
+from saerl_lightning.online.mixers.tscl import TSCL
+from saerl_lightning.records import Prompt
+from tests.data.served_prompts import Recorder, Refilling, SaveEverywhere, a_quiet_trainer, fit, make, outcomes, trainer
+
+__all__ = ["a_quiet_trainer"]
+
+MIXERS = {
+    "StaticWeights": lambda: StaticWeights({"a": 1, "b": 2}),
+    "RewardGap": lambda: RewardGap(temperature=0.2, warmup=2, window=3),
+    "DUMP": lambda: DUMP(warmup=1),
+    "TSCL": lambda: TSCL(warmup=1, window=4),
+    "DADS": DADS,
+}
+
+
+class Graded(Recorder):
+    """Topic a is right two times of three, topic b one time of five; the first is later the harder one."""
+
+    def rewards(self, rows):
+        step = self.trainer.global_step
+        often, seldom = (lambda row: (row * 7 + step) % 3 > 0), (lambda row: (row + step) % 5 == 0)
+        right = torch.tensor([(often if row % 2 == step // 6 % 2 else seldom)(row) for row in rows])
+        return torch.stack([right.float(), torch.zeros(len(rows))], 1)
+
+
+class RefillingGraded(Refilling, Graded):
+    """Takes further prompts into its steps."""
+
+
+def operation(name: str = "DADS", **arguments) -> DomainMix:
+    return DomainMix(MIXERS[name](), **{"domains": LabelDomains("topic")} | arguments)
+
+
+def of_topic(batch: list[int]) -> int:
+    """Number of prompts of the topic b."""
+    return sum(row % 2 for row in batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("module", [Graded, RefillingGraded])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_resuming_anywhere_serves_the_same(tmp_path, name, module, repeats):
+    def run(ckpt_path=None, **more):
+        made = module()
+        data = make(25, online=operation(name, repeats=repeats), mixing=None)
+        trainer(max_epochs=2, **more).fit(made, datamodule=data, ckpt_path=ckpt_path)
+        return made
+
+    whole = run(callbacks=[SaveEverywhere(tmp_path)])
+    for checkpoint in sorted(tmp_path.iterdir()):
+        resumed = run(checkpoint)
+        assert resumed.served == whole.served[int(checkpoint.stem.split("-")[0]) :], checkpoint.name
+        assert resumed.weight.item() == whole.weight.item()
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_every_prompt_is_served_once_an_epoch_and_the_plan_is_another(name):
+    plain = fit(make(40, mixing=None), max_epochs=2).served
+    mixed = fit_graded(make(40, online=operation(name), mixing=None), max_epochs=2)
+    assert mixed.served != plain
+    for epoch in (mixed.served[:10], mixed.served[10:]):
+        assert sorted(row for batch in epoch for row in batch) == list(range(40))
+
+
+def fit_graded(data, **arguments) -> Graded:
+    module = Graded()
+    trainer(**arguments).fit(module, datamodule=data)
+    return module
+
+
+def test_fixed_weights_are_kept_over_batches_that_are_too_small_for_them():
+    """A third of 4 places is 1.33: the batches have 3, 3, 2, 3, 3, 2, … of topic b, while it lasts."""
+    served = fit_graded(
+        make(60, online=operation("StaticWeights"), clustering=None, curriculum=None, mixing=None)
+    ).served
+    counts = np.cumsum([of_topic(batch) for batch in served[:9]])
+    assert np.abs(counts - 8 / 3 * np.arange(1, 10)).max() < 1
+    assert sum(of_topic(batch) for batch in served) == 30
+
+
+def test_the_order_inside_a_domain_is_the_plans():
+    data = make(40, online=operation("DADS"), mixing=None)
+    served = [row for batch in fit_graded(data).served for row in batch]
+    planned = data.plan.rows.tolist()
+    for topic in (0, 1):
+        assert [row for row in served if row % 2 == topic] == [row for row in planned if row % 2 == topic]
+
+
+def test_a_weak_domain_is_served_more_and_a_random_one_of_its_size_is_not():
+    """DADS with rates of 1 and 0: (1.1, e^4 + .1) / (e^4 + 1.2): 1.97 and 98.03 percent."""
+    prompts = [Prompt.asking(f"p{i}", f"{i}", topic="ab"[i % 2]) for i in range(200)]
+
+    def share_of_b(domains) -> float:
+        online = DomainMix(DADS(), domains)
+        plan = make_plan(prompts, {}, 10, None, None, {"online": online})
+        handed_out = plan.rows[:0]
+        for _ in range(6):
+            rows = revise([online], plan, handed_out).rows[len(handed_out) :][:10]
+            handed_out = np.concatenate([handed_out, rows])
+            rewards = torch.tensor([[1.0 - row % 2] * 4 for row in rows])
+            online.observe(outcomes([f"p{row}" for row in rows], rewards))
+        named = online.metrics()
+        assert named["share/a"] + named["share/b"] == pytest.approx(1)
+        assert named["served/a"] + named["served/b"] == pytest.approx(1)
+        return named["share/b"]
+
+    assert share_of_b(LabelDomains()) == pytest.approx(0.9803, abs=1e-4)
+    assert share_of_b(RandomDomains(LabelDomains())) < 0.8
+
+
+def test_clusters_are_domains_too():
+    data = make(40, online=DomainMix(StaticWeights({"0": 3, "1": 1})), clustering=TopicClusters(), mixing=None)
+    assert [4 - of_topic(batch) for batch in fit_graded(data).served[:5]] == [3] * 5
+    with pytest.raises(InputError, match=r"ClusterDomains needs clusters"):
+        fit(make(40, online=DomainMix(DADS()), clustering=None, curriculum=None))
+
+
+def test_repeats_serve_those_first_that_were_served_least():
+    served = fit_graded(make(24, online=operation("StaticWeights", repeats=True), curriculum=None, mixing=None)).served
+    rows = [row for batch in served for row in batch]
+    b = [row for row in rows if row % 2]
+    assert len(b) == 16 > 12 == len(set(b))
+    assert len({row for row in rows if not row % 2}) == 8
+    assert all(len(set(batch)) == 4 for batch in served)
+
+
+def test_members_are_numbered_by_how_often_they_were_served():
+    assert places_within(np.array([1, 0, 1, 1, 0]), np.array([2, 0, 0, 0, 0])).tolist() == [2, 0, 0, 1, 1]
+    assert places_within(np.zeros(0, dtype=int), np.zeros(0, dtype=int)).tolist() == []
+
+
+def test_the_advantage_is_that_of_the_graded_answers():
+    """Three graded of four, 1, 1, 0: mean 2/3, deviation .5774: (1/3 + 1/3 + 2/3) / 3 / .5775 = .7696; a failed group: 0."""
+    online = operation("DUMP")
+    data = make(11, online=online)
+    data.tokenizer = Recorder().tokenizer
+    data.set_up_plan()
+    nan = torch.nan
+    online.observe(outcomes(["p3", "p4"], torch.tensor([[1.0, nan, 1.0, 0.0], [nan] * 4])))
+    assert online._results.advantage[1, -1] == pytest.approx(0.7696, abs=1e-3)
+    assert online._results.groups.tolist() == [0, 1]
+
+
+def test_a_checkpoint_of_another_mix_is_refused(tmp_path):
+    online = operation("DADS")
+    fit_graded(make(24, online=online))
+    for other, says in (
+        (operation("DUMP"), r"data\.online has mixer DUMP, and the checkpoint was made with DADS"),
+        (DomainMix(DADS(keep=0.1), LabelDomains("topic")), r"has window 12, and the checkpoint was made with 40"),
+    ):
+        data = make(24, online=other)
+        data.tokenizer = Recorder().tokenizer
+        data.set_up_plan()
+        with pytest.raises(InputError, match=says):
+            other.load_state_dict(online.state_dict())
+
+
+def test_a_single_domain_is_told_of():
+    online = DomainMix(DADS(), LabelDomains("source"))
+    prompts = [Prompt.asking(f"p{i}", f"{i}", source="one") for i in range(8)]
+    make_plan(prompts, {}, 2, None, None, {"online": online})
+    assert online.idle() == "all prompts are in one domain"
