@@ -6,6 +6,7 @@ need it.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -20,6 +21,7 @@ from saerl_lightning.verbs.quick import answered
 def main() -> None:
     """Runs the command line. After invalid input, prints one line and exits with code 2."""
     args = sys.argv[1:]
+    atexit.register(_say_no_more)  # the first to be registered is the last to run
     launcher.follow()
     try:
         if answered(args):
@@ -54,6 +56,16 @@ def main() -> None:
 def _end(said: str) -> None:
     print(f"error: {printed(said)}", file=sys.stderr)
     sys.exit(2)
+
+
+def _say_no_more() -> None:
+    """Closes stderr before the interpreter is taken down.
+
+    Triton then counts the objects that `gc.freeze` has kept, and would print 40 lines below a one-line error. To give
+    them back to the garbage collector takes more than a second.
+    """
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 if __name__ == "__main__":
