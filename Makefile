@@ -78,6 +78,7 @@ bench: install models/smollm2-135m ## speed beside the peers as ratios of median
 	@$(BIN)/python benchmarks/long_completions.py
 	@$(BIN)/python benchmarks/extraction.py
 	@$(BIN)/python benchmarks/plan_scale.py
+	@$(BIN)/python benchmarks/online_overhead.py
 	@$(BIN)/python benchmarks/interval_coverage.py
 	@$(BIN)/python benchmarks/target_reach.py
 	@$(BIN)/python benchmarks/grading.py

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.special import betaln, expit
+from scipy.special import betaln
 
 from saerl_lightning.data.features import dense
 from saerl_lightning.data.kmeans import reduced_units
@@ -69,11 +69,28 @@ class Gaussian:
     def beta(self, columns: Float[np.ndarray, "n k"]) -> Beta:
         """Returns the Beta distributions with the mean and variance of the pass rates, by 20-point Gauss-Hermite."""
         spread = np.sqrt(((columns @ self.covariance) * columns).sum(1) + self.residual)
-        rates = expit((columns @ self.mean)[:, None] + spread[:, None] * NODES)  # (n, 20)
-        mean = np.clip(rates @ WEIGHTS, 1e-6, 1 - 1e-6)
-        size = mean * (1 - mean) / np.maximum(rates**2 @ WEIGHTS - mean**2, 1e-9) - 1
+        mean, square = _moments(columns @ self.mean, spread)
+        mean = np.clip(mean, 1e-6, 1 - 1e-6)
+        size = mean * (1 - mean) / np.maximum(square - mean**2, 1e-9) - 1
         size = np.maximum(size, 1e-3)
         return mean * size, (1 - mean) * size
+
+
+def _moments(
+    logit: Float[np.ndarray, " n"], spread: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Returns the means of sigmoids of normal logits, and of their squares.
+
+    Node by node, as (n, 20) numbers fit in no cache, and by `exp`, which is faster than `expit`: 10 ms in place of 24 at
+    100,000 rows.
+    """
+    mean, square = np.zeros(len(logit)), np.zeros(len(logit))
+    with np.errstate(over="ignore"):  # the sigmoid is 0 there
+        for node, weight in zip(NODES, WEIGHTS, strict=True):
+            rate = 1 / (1 + np.exp(-(logit + spread * node)))
+            mean += weight * rate
+            square += weight * rate**2
+    return mean, square
 
 
 class FeaturePosterior(Belief):
