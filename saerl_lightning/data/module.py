@@ -277,6 +277,17 @@ class PromptDataModule(EvaluationDataModule):
         """
         return self.planned.take_next(counts)
 
+    def draw_ahead(self) -> PromptBatch | None:
+        """Settles the epoch's next batch before its turn, so that it can be sampled while the present one is trained.
+
+        Operations that arrange the plan while training runs therefore decide on it one step earlier. All processes must
+        call this together.
+
+        Returns:
+            This process's share; None if no whole batch is left in the epoch.
+        """
+        return self.planned.draw_ahead()
+
     def advance(self) -> None:
         """Counts one batch as trained, with the prompts that its step took in addition.
 

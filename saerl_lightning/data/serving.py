@@ -36,7 +36,8 @@ class PlanSampler:
     """Yields this rank's share of each batch of the plan, first from the given progress, later from the first prompt.
 
     A step may take further prompts (`take_next`). The next batch then starts after them, and the epoch ends when no
-    whole batch is left. Prompts at the end that fill no batch are not served, but a step may take them.
+    whole batch is left. Prompts at the end that fill no batch are not served, but a step may take them. A step may
+    also look at the next batch before its turn (`draw_ahead`), which settles its prompts.
 
     Its length is always the whole epoch, because Lightning counts the batches done before a checkpoint against it. Each
     rank takes every world-th prompt of a batch, so that all ranks get easy and hard prompts.
@@ -72,10 +73,12 @@ class PlanSampler:
         self._batches = len(plan.rows) // plan.batch_size
         self._revise = revise
         self._frozen = frozen
+        self._settled = NO_ROWS  # rows of the running epoch that were handed out before the start
         self._start = start
         self._trained = start
         self._handed_out = start.prompts  # position in the plan after the prompts handed out, trained or not
         self._untrained: deque[int] = deque()  # number of prompts of each batch handed out and not yet trained
+        self._ahead: Int[np.ndarray, " P"] | None = None  # batch that was handed out before its turn
         self._over = False  # whether a batch was requested when none was left
 
     def __len__(self) -> int:
@@ -85,13 +88,32 @@ class PlanSampler:
     def __iter__(self) -> Iterator[list[int]]:
         """Iterates over batches. The start is used with the first batch, because Lightning makes iterators it never uses."""
         self._trained, self._start = self._start, EPOCH_START
-        frozen, self._frozen = self._frozen, NO_ROWS
+        self._settled, self._frozen = self._frozen, NO_ROWS
         self._handed_out, self._untrained, self._over = self._trained.prompts, deque(), False
-        while self._left(frozen) >= self.plan.batch_size:
-            batch = self._hand_out(self.plan.batch_size)
-            self._untrained.append(len(batch))
-            yield batch[self.rank :: self.world].tolist()
+        self._ahead = None
+        while (batch := self._batch() if self._ahead is None else self._ahead) is not None:
+            self._ahead = None
+            yield self._share(batch)
         self._over = True
+
+    def draw_ahead(self) -> list[int] | None:
+        """Hands out the next batch before its turn and returns this rank's share; None if no whole batch is left.
+
+        The iteration yields the same batch next. All ranks must call this together.
+        """
+        if self._ahead is None:
+            self._ahead = self._batch()
+        return None if self._ahead is None else self._share(self._ahead)
+
+    def _share(self, batch: Int[np.ndarray, " P"]) -> list[int]:
+        return batch[self.rank :: self.world].tolist()
+
+    def _batch(self) -> Int[np.ndarray, " P"] | None:
+        if self._left() < self.plan.batch_size:
+            return None
+        batch = self._hand_out(self.plan.batch_size)
+        self._untrained.append(len(batch))
+        return batch
 
     def places(self, count: int) -> range:
         """Places of this rank's prompts in the batch of all ranks, given their number."""
@@ -135,10 +157,10 @@ class PlanSampler:
         before = sum(counts[: self.rank])
         return taken[before : before + counts[self.rank]].tolist()
 
-    def _left(self, frozen: Int[np.ndarray, " S"]) -> int:
+    def _left(self) -> int:
         """Arranges what is left of the epoch, if that is to be decided now, and returns the number of prompts left."""
         if self._revise is not None:
-            known = frozen if self._handed_out <= len(frozen) else self.handed_out
+            known = self._settled if self._handed_out <= len(self._settled) else self.handed_out
             self.plan = self._revise(known)
         return len(self.plan.rows) - self._handed_out
 
@@ -229,6 +251,11 @@ class PlannedPool:
     def cut_short(self) -> bool:
         """Whether this epoch ended before its last batch, because steps took further prompts."""
         return self._sampler is not None and self._sampler.cut_short_at is not None
+
+    def draw_ahead(self) -> PromptBatch | None:
+        """Hands out the next batch before its turn, and returns this rank's share; None if no whole batch is left."""
+        rows = self.sampler.draw_ahead()
+        return None if rows is None else self.pool.batch(rows, self.sampler.places(len(rows)))
 
     def take_next(self, counts: Sequence[int]) -> PromptBatch | None:
         """Returns this rank's share of the plan's next prompts for the current step; None if it gets none."""

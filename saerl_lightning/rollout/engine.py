@@ -79,6 +79,15 @@ class RolloutEngine(ABC):
         return False
 
     @property
+    def concurrent(self) -> bool:
+        """Whether `stream` may run in a second thread while the policy is trained.
+
+        Such an engine samples by weights of its own, on devices that the trainer does not use, so that `sleep` frees
+        nothing; `close` ends what the second thread waits for.
+        """
+        return False
+
+    @property
     def takes_adapters(self) -> bool:
         """Whether `load_adapters` can replace `load_weights`, as the engine keeps base weights. Known after `start`."""
         return False

@@ -117,6 +117,11 @@ class ServerEngine(RolloutEngine):
                 "(trainer.devices)"
             )
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether it samples while the policy is trained: the servers have weights and devices of their own."""
+        return True
+
     def servers(self) -> list[VLLMServer]:
         """The servers, not asked yet."""
         return [VLLMServer(url) for url in self.urls]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -94,6 +94,8 @@ class GradedGroups:
     rounds: list[int]  # P, the round of dynamic sampling that each group was sampled in; 0 is the batch itself
     masks_truncated: bool = False  # whether completions that `max_tokens` cut off are left out of the loss
     advantages: Float[Tensor, "P G"] | None = None  # once all of the step is graded
+    spent: dict[str, float] = field(default_factory=dict)  # seconds and counts of this rank's grading, by metric
+    parts: dict[str, list[float]] = field(default_factory=dict)  # values of each part of each reward, by metric
 
     @classmethod
     def join(cls, parts: Sequence[GradedGroups]) -> GradedGroups:
@@ -107,10 +109,12 @@ class GradedGroups:
             torch.cat([part.total for part in parts]),
             [number for part in parts for number in part.rounds],
             parts[0].masks_truncated,
+            spent=_summed([part.spent for part in parts], 0.0),
+            parts=_summed([part.parts for part in parts], []),
         )
 
     def of_groups(self, groups: Sequence[int]) -> GradedGroups:
-        """Selects groups by position, in the given order."""
+        """Selects groups by position, in the given order, without what their grading cost."""
         batch, index = self.batch, torch.tensor(groups, dtype=torch.long)
         return GradedGroups(
             PromptBatch(
@@ -156,6 +160,11 @@ class GradedGroups:
             varied=self.varied,
             tokens=self.rollouts.completion_lengths.view(right.shape).sum(1).cpu(),
         )
+
+
+def _summed(each: Sequence[Mapping[str, Any]], start: Any) -> dict[str, Any]:
+    names = dict.fromkeys(name for numbers in each for name in numbers)
+    return {name: sum((numbers.get(name, start) for numbers in each), start) for name in names}
 
 
 def equal_forwards(model: PreTrainedModel, own: int) -> int:

@@ -41,6 +41,9 @@ from saerl_lightning.training.grading import (
 )
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
 from saerl_lightning.training.loggers import GRPO
+from saerl_lightning.training.lookahead.batch_ahead import BatchAhead, refuse_lookahead
+from saerl_lightning.training.lookahead.canary import canary
+from saerl_lightning.training.lookahead.checkpoint import AheadInCheckpoint
 from saerl_lightning.training.metrics import (
     Completions,
     MetricSum,
@@ -88,6 +91,8 @@ class GRPOModule(PolicyModule):
         max_grad_norm: Norm that gradients are scaled down to; null does not scale them.
         guard: Check that the sampler's log-probabilities are the policy's, which otherwise stops the run; null switches
             it off.
+        lookahead: Whether the next batch is sampled and graded while the present one is trained, by weights that are then
+            one batch old. Needs an engine with devices of its own (ServerEngine) and `objective.correction`.
     """
 
     _step_names = GRPO
@@ -108,6 +113,7 @@ class GRPOModule(PolicyModule):
         shortcuts: list[str] | str = "all",
         max_grad_norm: Positive | None = 1.0,
         guard: MismatchGuard | None = MismatchGuard(),  # noqa: B008  # frozen
+        lookahead: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -125,12 +131,16 @@ class GRPOModule(PolicyModule):
         self.shortcuts = Shortcuts.of(shortcuts)
         self.max_grad_norm = max_grad_norm
         self.guard = guard
+        self.lookahead = lookahead
+        self.ahead = BatchAhead() if lookahead else None
         self.phases = Phases()
         self.gradients = Gradients()
         self.last_step: GradedGroups | None = None
         require_makers(type(self).__name__, optimizer, lr_scheduler)
         require_in_range(self)
         refuse_adapter_dropout(policy)
+        if lookahead:
+            refuse_lookahead(engine, objective, dynamic_sampling)
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Samples and grades completions, then updates the policy."""
@@ -138,6 +148,7 @@ class GRPOModule(PolicyModule):
             self.sync()
         version = self.weight_version
         generated, trained = self.sample_and_grade(batch)
+        self.look_ahead(batch, batch_idx)
         step = self.step_rows(trained)
         updates: list[dict[str, float]] = []
         for update in range(self.updates_per_batch):
@@ -154,9 +165,11 @@ class GRPOModule(PolicyModule):
                 old.append(inputs.old_logprobs)
             if step.old_logprobs is None:
                 step = step.with_old(step.joined(micro_batches, old))
-            self.check_sampler(step, update)
+            if self.ahead is None:
+                self.check_sampler(step, update)
             numbers = sums.numbers()
             updates.append(numbers | self.descend(numbers["loss"], batch))
+        self.wait_for_sampling()
         with self.phases("sync"):
             self.sync()
         self.observe(generated)
@@ -185,17 +198,25 @@ class GRPOModule(PolicyModule):
             RunStopped: on every rank, if engine or graders fail on one; that one raises its own error.
         """
         with agreed():
-            return None if batch is None else self.graded(batch, round)
+            if batch is None:
+                return None
+            ahead = None if self.ahead is None else self.ahead.take(batch, self.global_step)
+            return ahead or self.graded(batch, self.global_step, self.phases, round)
 
-    def graded(self, batch: PromptBatch, round: int) -> GradedGroups:
-        """Completes and grades this rank's prompts."""
-        seed = self.sampling.seed + 7919 * self.global_step + 1_000_003 * round
-        sampling = self.sampling.placed(batch.places, seed)
+    def graded(self, batch: PromptBatch, steps: int, phases: Phases, round: int = 0) -> GradedGroups:
+        """Completes and grades this rank's prompts, which are trained after that many optimiser steps."""
+        sampling = self.sampling.placed(batch.places, self.seed_at(steps) + 1_000_003 * round)
         overlap = self.shortcuts.overlap_grading
-        rollouts, rewards = sample_and_grade(self.engine, self.rewards, batch, sampling, self.phases, overlap)
+        rollouts, rewards = sample_and_grade(self.engine, self.rewards, batch, sampling, phases, overlap)
         total = weighted_sum(self.rewards, rewards)
         rounds = [round] * len(batch.prompts)
-        return GradedGroups(batch, rollouts, rewards, total, rounds, self.objective.masks_truncated)
+        spent, parts = reward_costs(self.rewards), reward_parts(self.rewards)
+        masked = self.objective.masks_truncated
+        return GradedGroups(batch, rollouts, rewards, total, rounds, masked, spent=spent, parts=parts)
+
+    def seed_at(self, steps: int) -> int:
+        """Seed of the sampler after that many optimiser steps."""
+        return self.sampling.seed + 7919 * steps
 
     def step_rows(self, sampled: GradedGroups) -> StepRows:
         """Builds the rows of the updates from the graded groups, with everything that the objective needs."""
@@ -230,7 +251,7 @@ class GRPOModule(PolicyModule):
         floor = entropy_floor(entropy, step.mask, self.objective.top_entropy, self.trainer.world_size)
         return step.with_old(logprobs, floor)
 
-    def check_sampler(self, step: StepRows, update: int) -> None:
+    def check_sampler(self, step: StepRows, update: int = 0) -> None:
         """Compares policy and sampler by the guard, only on the first update after a sync."""
         if self.guard is None or update > 0:
             return
@@ -251,19 +272,55 @@ class GRPOModule(PolicyModule):
         version: int,
     ) -> None:
         """Logs the step over all ranks: rewards, groups and lengths of generated and trained completions."""
-        own = updates | {f"time/{phase}": seconds for phase, seconds in self.phases.drain().items()}
-        own |= reward_costs(self.rewards)
+        own = updates | self.phases.metrics() | generated.spent
         own |= refill_metrics(generated, trained) | self.skipped_steps()
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
         completions = Completions.of(generated, self.prompts.plan.difficulty)
-        ranks = gather_objects((own, completions, reward_parts(self.rewards)), self.trainer.world_size)
+        ranks = gather_objects((own, completions, generated.parts), self.trainer.world_size)
         values = over_ranks([numbers for numbers, _, _ in ranks])
         values |= Completions.join([completions for _, completions, _ in ranks]).metrics(version)
         values |= means_over_ranks([parts for _, _, parts in ranks])
         values |= throughput_metrics(values) | self.prompts.metrics()
         self.log("reward", values["reward/mean"], prog_bar=True, logger=False)
         self.log_dict(values)
+
+    # -- one step ahead ------------------------------------------------------------------------------------------------
+
+    def look_ahead(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Begins with the epoch's next batch, by the weights that this one is trained from; only with `lookahead`."""
+        if self.ahead is None:
+            return
+        self.check_canary(batch)
+        following = self.prompts.draw_ahead() if batch_idx + 1 < self.trainer.num_training_batches else None
+        if following is not None:
+            self.ahead.begin(following, self.global_step + self.updates_per_batch, self.graded)
+
+    def check_canary(self, batch: PromptBatch) -> None:
+        """Compares policy and sampler on a few fresh completions: older weights have sampled the batch itself."""
+        if self.guard is None:
+            return
+        with self.phases("guard"):
+            with agreed():
+                step = canary(self.engine, batch, self.sampling, self.seed_at(self.global_step), self.device)
+            self.check_sampler(self._with_old(step))
+
+    def wait_for_sampling(self) -> None:
+        """Waits until nothing is sampled by the engine's present weights."""
+        if self.ahead is not None and self.ahead.busy:
+            with self.phases("wait"):
+                self.ahead.wait()
+
+    def sync(self) -> None:
+        """Loads the present weights into the engine, but never while a batch is sampled: its tokens have one policy."""
+        self.wait_for_sampling()
+        super().sync()
+
+    def close(self) -> None:
+        """Closes the engine and the graders; first ends what a second thread waits for."""
+        if self.ahead is not None:
+            self.ahead.give_up(self.engine, self.rewards)
+        super().close()
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
@@ -273,7 +330,8 @@ class GRPOModule(PolicyModule):
         # Greedy groups are refused later, as what they are.
         if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
             refuse_truncated_support(self.sampling)
-        return super().configure_callbacks()
+        ahead = [] if self.ahead is None else [AheadInCheckpoint()]
+        return [*super().configure_callbacks(), *ahead]
 
     def setup(self, stage: str) -> None:
         """Refuses prompts that the rewards can't grade, those of training included, before weights are loaded.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 OPTIMISER = ("optim/grad_norm", "optim/lr", "optim/skipped_steps")
-PHASES = ("generate", "score", "reference", "old", "forward", "backward", "optimizer", "sync", "plan")
+PHASES = ("generate", "score", "reference", "old", "forward", "backward", "optimizer", "sync", "plan", "wait", "guard")
 GRPO = (
     "loss",
     "reward",  # on the progress bar alone
@@ -33,7 +33,10 @@ GRPO = (
     "completions/truncated_frac",
     "sampler/mismatch_mean",
     "sampler/mismatch_max",
-    *(f"rollouts/{name}" for name in ("staleness", "generated", "generated_tokens", "trained", "refill_rounds")),
+    *(
+        f"rollouts/{name}"
+        for name in ("staleness", "staleness/max", "generated", "generated_tokens", "trained", "refill_rounds")
+    ),
     *(f"rollouts/{name}" for name in ("replaced_frac", "scored_frac", "scored_tokens")),
     "plan/difficulty",
     "plan/pass_rate",

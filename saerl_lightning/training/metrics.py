@@ -25,9 +25,13 @@ class Phases:
     """Sums wall-clock seconds by phase until `drain`.
 
     `listener`, if set, is called with the name of each phase when it begins; the progress bar uses it.
+
+    Args:
+        own_work: Whether the CUDA kernels that run are those of the phases; a second thread must not wait for others'.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own_work: bool = True) -> None:
+        self.own_work = own_work
         self.listener: Callable[[str], None] | None = None
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -41,9 +45,13 @@ class Phases:
             yield
         finally:
             # CUDA kernels run asynchronously; without waiting, their seconds would count for a later phase.
-            if torch.cuda.is_available():
+            if self.own_work and torch.cuda.is_available():
                 torch.cuda.synchronize()
             self._seconds[name] += time.perf_counter() - start
+
+    def metrics(self) -> dict[str, float]:
+        """Returns and resets the seconds as `drain`, by the names of the log."""
+        return {f"time/{phase}": seconds for phase, seconds in self.drain().items()}
 
     def drain(self) -> dict[str, float]:
         """Returns the seconds of each phase since the last call and resets them."""
@@ -149,6 +157,7 @@ class Completions:
             **plan_metrics(self.difficulty, next(iter(self.rewards.values()))),
             "rollouts/generated_tokens": float(tokens),
             "rollouts/staleness": began - self.versions.double().mean().item(),
+            "rollouts/staleness/max": began - self.versions.min().item(),
         }
 
 

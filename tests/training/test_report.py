@@ -110,6 +110,7 @@ def test_completions_of_two_ranks_are_those_of_one():
         "completions/truncated_frac": 2 / 8,
         "rollouts/generated_tokens": 19,
         "rollouts/staleness": 2,
+        "rollouts/staleness/max": 2,
         "plan/difficulty": 1.75 / 3,  # of the three rated prompts
         "plan/pass_rate": (1 + 0.5 + 0 + 0.5) / 4,  # the failed completion has no say in its prompt's rate
     }

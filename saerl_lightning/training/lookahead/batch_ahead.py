@@ -1,0 +1,147 @@
+"""BatchAhead: the batch that a second thread samples and grades while the one before it is trained."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
+
+from saerl_lightning.errors import InputError, shown
+from saerl_lightning.objective.objective import Objective
+from saerl_lightning.records import PromptBatch
+from saerl_lightning.reward.reward import Reward
+from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.grading import GradedGroups
+from saerl_lightning.training.metrics import Phases
+
+PATIENCE_S = 30.0  # for a second thread whose batch is not wanted any more
+
+Graded = Callable[[PromptBatch, int, Phases], GradedGroups]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch that was begun ahead of its step."""
+
+    rows: list[int]  # pool rows of this rank's prompts
+    steps: int  # optimiser steps before it is trained
+    groups: Future[GradedGroups] = field(default_factory=Future)
+
+
+class BatchAhead:
+    """Samples and grades one batch ahead, in a thread of its own, and holds each batch until its step is over.
+
+    The thread calls no collective. What it raises is raised by `take`, in the batch's own step.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[Begun] = []  # the batch of the present step, and the next
+        self._thread: threading.Thread | None = None
+
+    def begin(self, batch: PromptBatch, steps: int, graded: Graded) -> None:
+        """Begins with a batch in the second thread, which is idle.
+
+        Args:
+            batch: This rank's prompts.
+            steps: Optimiser steps before the batch is trained.
+            graded: Function that samples and grades a batch, given these two and a timer.
+        """
+        begun = Begun(batch.rows, steps)
+        self._begun.append(begun)
+        # A daemon: a user's grader that hangs must not keep the process.
+        self._thread = threading.Thread(target=_fulfil, args=(begun, batch, graded), name="ahead", daemon=True)
+        self._thread.start()
+
+    def hold(self, groups: GradedGroups, steps: int) -> None:
+        """Holds a batch that another process sampled ahead.
+
+        Args:
+            groups: Graded groups of the batch.
+            steps: Optimiser steps before the batch is trained.
+        """
+        begun = Begun(groups.batch.rows, steps)
+        begun.groups.set_result(groups)
+        self._begun = [begun]
+
+    @property
+    def busy(self) -> bool:
+        """Whether the second thread is at work."""
+        return any(not each.groups.done() for each in self._begun)
+
+    def wait(self) -> None:
+        """Waits until the second thread is idle, whether it succeeded or not."""
+        wait([each.groups for each in self._begun])
+
+    def take(self, batch: PromptBatch, steps: int) -> GradedGroups | None:
+        """Returns a batch that was begun ahead, as soon as it is there; None if it was not.
+
+        Args:
+            batch: This rank's prompts.
+            steps: Optimiser steps before the batch is trained.
+
+        Raises:
+            Exception: the error that ended the second thread.
+        """
+        self._begun = [each for each in self._begun if (each.rows, each.steps) == (batch.rows, steps)]
+        return self._begun[0].groups.result() if self._begun else None
+
+    def finished(self, steps: int) -> GradedGroups | None:
+        """Waits, and returns the batch to train after that many optimiser steps; None if it failed or was not begun.
+
+        Args:
+            steps: Optimiser steps before the batch is trained.
+        """
+        self.wait()
+        found = [each.groups for each in self._begun if each.steps == steps and each.groups.exception() is None]
+        return found[0].result() if found else None
+
+    def give_up(self, engine: RolloutEngine, rewards: Sequence[Reward]) -> None:
+        """Forgets all batches; ends what the second thread waits for, and waits a little for it.
+
+        Args:
+            engine: Engine that samples, which is closed if the thread is at work.
+            rewards: Rewards that grade.
+        """
+        if self.busy:
+            for reward in rewards:
+                reward.interrupt()
+            engine.close()
+        self._begun, thread, self._thread = [], self._thread, None
+        if thread is not None:
+            thread.join(PATIENCE_S)
+
+
+def _fulfil(begun: Begun, batch: PromptBatch, graded: Graded) -> None:
+    """Samples and grades in the second thread; the seconds are the batch's own."""
+    phases = Phases(own_work=False)
+    try:
+        groups = graded(batch, begun.steps, phases)
+        begun.groups.set_result(replace(groups, spent=groups.spent | phases.metrics()))
+    except BaseException as error:  # whatever ends the thread, the step that waits for it must learn of it
+        begun.groups.set_exception(error)
+
+
+def refuse_lookahead(engine: RolloutEngine, objective: Objective, dynamic_sampling: DynamicSampling | None) -> None:
+    """Refuses parts that can't sample one step ahead.
+
+    Raises:
+        InputError: naming the part and what to write instead.
+    """
+    if not engine.concurrent:
+        raise InputError(
+            f"model.lookahead is true, and {type(engine).__name__} can't sample while the policy is trained; write "
+            "-c configs/engine/lookahead.yaml (ServerEngine: vLLM on devices of its own), or --model.lookahead false"
+        )
+    if not objective.corrects_sampler:
+        raise InputError(
+            "model.lookahead is true, and model.objective.correction is null; completions are one batch old when they are "
+            "trained on, so write --model.objective.correction SamplerCorrection, or --model.lookahead false"
+        )
+    if dynamic_sampling is not None:
+        raise InputError(
+            f"model.lookahead is true, and model.dynamic_sampling is {shown(dynamic_sampling)}, which takes the plan's next "
+            "prompts into a step when the next batch is sampled already; write --model.dynamic_sampling null, or "
+            "--model.lookahead false"
+        )

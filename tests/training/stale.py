@@ -1,0 +1,79 @@
+"""An engine that may sample while the policy is trained, and a run one step ahead on it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from pathlib import Path
+
+import lightning
+
+from saerl_lightning.objective.grpo import GRPO
+from saerl_lightning.objective.terms import SamplerCorrection
+from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.rollout.hf import HFEngine
+from tests.training.conftest import data, fit, module, trainer
+
+
+class CopyEngine(RolloutEngine):
+    """Samples by a copy of the policy, which has the weights of the latest sync, as a server does.
+
+    It refuses to take weights while it samples, and notes what it did: `sample` and `load`, with the version.
+    """
+
+    concurrent = True
+
+    def __init__(self) -> None:
+        self.inner = HFEngine()
+        self.sampling = threading.Lock()
+        self.done: list[tuple[str, int]] = []
+
+    def start(self, model, tokenizer, max_model_len) -> None:
+        self.copy, self.version = copy.deepcopy(model), 0
+        self.inner.start(self.copy, tokenizer, max_model_len)
+
+    def generate(self, prompt_ids, sampling):
+        assert self.sampling.acquire(blocking=False), "two batches are sampled at a time"
+        try:
+            if len(prompt_ids) > 1:  # no canary
+                self.done.append(("sample", self.version))
+            return self.inner.generate(prompt_ids, sampling)
+        finally:
+            self.sampling.release()
+
+    def load_weights(self, named_tensors, version) -> None:
+        assert self.sampling.acquire(blocking=False), "weights change while a batch is sampled"
+        self.done.append(("load", version))
+        self.version = version
+        self.copy.load_state_dict({name: tensor.detach().clone() for name, tensor in named_tensors})
+        self.inner.load_weights(self.copy.state_dict().items(), version)
+        self.sampling.release()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Record(lightning.Callback):
+    """Keeps what was logged at each step, and the rows that it served."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.served: list[list[int]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.rows.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+        self.served.append(batch.rows)
+
+
+def ahead(tiny: str, **changes):
+    """A module that looks ahead, on an engine of its own."""
+    settings = {"engine": CopyEngine(), "objective": GRPO(correction=SamplerCorrection()), "lookahead": True}
+    return module(tiny, **{**settings, **changes})
+
+
+def run(tiny: str, folder: Path, steps: int, *callbacks, datamodule=None, ckpt_path=None, limits=None, **changes):
+    """Fits, and returns the module and what was logged."""
+    record = Record()
+    made = ahead(tiny, **changes)
+    fit(made, datamodule or data(), trainer(folder, steps, (record, *callbacks), **limits or {}), ckpt_path=ckpt_path)
+    return made, record
