@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 
-def read_label(reader: str, label: str, prompts: Sequence[Prompt]) -> Float[np.ndarray, " N"]:
+def read_label(reader: str, label: str, prompts: Sequence[Prompt], argument: str = "label") -> Float[np.ndarray, " N"]:
     """Reads one label of every prompt; NaN for prompts without it.
 
     Args:
         reader: Name of the class that reads the label, for messages.
         label: Name of the label, as in `Prompt.labels`.
         prompts: Prompts of the pool (N).
+        argument: Name of the class's argument that names the label, for messages.
 
     Raises:
         InputError: if no prompt has the label.
@@ -36,8 +37,8 @@ def read_label(reader: str, label: str, prompts: Sequence[Prompt]) -> Float[np.n
     if np.isnan(values).all():
         present = ", ".join(sorted({name for prompt in prompts for name in prompt.labels})) or "none"
         raise InputError(
-            f"{reader}.label is {label!r}, but no prompt has it; labels present: {present}. Name one of them, write a file "
-            f"of labels to data.labels (`{program()} label` measures difficulty), or empty the slot with null"
+            f"{reader}.{argument} is {label!r}, but no prompt has it; labels present: {present}. Name one of them, write a "
+            f"file of labels to data.labels (`{program()} label` measures difficulty), or empty the slot with null"
         )
     return values
 

@@ -87,7 +87,11 @@ class Learner(Online):
         self.steps += 1
 
     def revise(self, plan: SamplePlan, served: int) -> SamplePlan:
-        """Arranges what is left of the epoch by `arrange`."""
+        """Arranges what is left of the epoch by `arrange`.
+
+        Raises:
+            RunStopped: if so many prompts are excluded that an epoch would have no batch.
+        """
         rest = plan.rows[served:]
         random = np.random.default_rng([self.seed, zlib.crc32(type(self).__name__.encode()), self.steps, served])
         made = self.arrange(plan, rest, random)
@@ -95,8 +99,18 @@ class Learner(Online):
         self._waiting, self._why = NONE if made.waits is None else rest[made.waits], made.reason
         if made.excluded is None or not made.excluded.any():
             return plan.go_on(served, order)
+        if not served:
+            self._require_a_batch(int((~made.excluded).sum()), plan, made.reason)
         gone = dict.fromkeys(rest[made.excluded].tolist(), made.reason)
         return plan.go_on(served, order[~made.excluded[made.order]], gone)
+
+    def _require_a_batch(self, left: int, plan: SamplePlan, reason: str) -> None:
+        if left < plan.batch_size:
+            raise RunStopped(
+                f"data.online ({type(self).__name__}) excludes {len(plan.rows) - left} of {len(plan.rows)} prompts "
+                f"({reason}), which leaves no batch of {plan.batch_size} for the next epoch; the run is done with this pool, "
+                "or excludes too much"
+            )
 
     @abstractmethod
     def begin(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> None:

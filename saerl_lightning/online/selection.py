@@ -49,7 +49,8 @@ class Selection(Learner):
         return self.belief.needs_features
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses what the belief refuses."""
+        """Refuses what the belief or the rule refuses."""
+        self.rule.check(self.group_size)
         self.belief.check(prompts, planned)
 
     def begin(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> None:

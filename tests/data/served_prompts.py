@@ -90,6 +90,13 @@ def outcomes(uids: list[str], rewards: torch.Tensor) -> Outcomes:
     return Outcomes(uids, rewards, right, graded, varied, torch.full_like(graded, 3 * rewards.shape[1]))
 
 
+def outcomes_of_counts(uids: list[str], right: list[float], graded: int = 8) -> Outcomes:
+    """Outcomes of groups of which so many answers are right; 20 tokens an answer."""
+    counts = torch.tensor(right, dtype=torch.float32)
+    all_graded, varied = torch.full((len(uids),), graded), (counts > 0) & (counts < 8)
+    return Outcomes(list(uids), torch.zeros(len(uids), 8), counts, all_graded, varied, 20 * all_graded)
+
+
 class Recorder(lightning.LightningModule):
     """A policy of one weight that notes the rows it is given."""
 

@@ -1,67 +1,21 @@
-"""Beliefs and rules: numbers worked by hand, what all of them promise, and that features predict prompts never served."""
+"""Beliefs and rules: numbers worked by hand, and that features predict prompts never served."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
 from scipy.special import expit
 from scipy.stats import betabinom, spearmanr
 from scipy.stats import norm as normal
 
-import saerl_lightning.online.beliefs
-import saerl_lightning.online.rules
 from saerl_lightning.errors import InputError
-from saerl_lightning.online.beliefs.belief import Belief, chance_to_vary, mean_and_sd
+from saerl_lightning.online.beliefs.belief import chance_to_vary, mean_and_sd
 from saerl_lightning.online.beliefs.feature_posterior import FeaturePosterior, Gaussian
 from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.rules.admit import Admit
 from saerl_lightning.online.rules.easiest_first import EasiestFirst
 from saerl_lightning.online.rules.highest_chance import HighestChance
 from saerl_lightning.online.rules.nearest import Nearest
-from saerl_lightning.online.rules.rule import Candidates, Rule
-from saerl_lightning.records import Prompt
-from tests.shipped_classes import shipped
-
-N = 24
-BELIEFS = {"PromptBeta": PromptBeta(keep=0.5), "FeaturePosterior": FeaturePosterior(components=3)}
-RULES = {
-    "Nearest": Nearest(),
-    "HighestChance": HighestChance(),
-    "Admit": Admit(0.6),
-    "EasiestFirst": EasiestFirst(),
-}
-
-
-def pool(count: int = N) -> list[Prompt]:
-    return [Prompt.asking(f"p{i}", f"word {i}", labels={"difficulty": 100.0 * (i % 2)}) for i in range(count)]
-
-
-def features(count: int = N) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((count, 5))
-
-
-def candidates(rates, size=10.0, batch_size=2, cluster=None) -> Candidates:
-    rates = np.array(rates, dtype=float)
-    a, b = size * rates, size * (1 - rates)
-    none = np.full(len(rates), -1)
-    return Candidates(
-        np.arange(len(rates)) + 100,
-        a,
-        b,
-        chance_to_vary(a, b, 8),
-        np.zeros(len(rates), dtype=int),
-        none if cluster is None else np.array(cluster),
-        batch_size,
-    )
-
-
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-def test_every_shipped_belief_and_rule_is_tried_here():
-    assert shipped(Belief, saerl_lightning.online.beliefs).keys() == BELIEFS.keys()
-    assert shipped(Rule, saerl_lightning.online.rules).keys() == RULES.keys()
+from saerl_lightning.online.rules.rule import Candidates
+from tests.online.examples import candidates, features, pool, rng, served
 
 
 @pytest.mark.parametrize(
@@ -128,14 +82,6 @@ def test_only_the_constants_weight_wanders():
     assert later.covariance.tolist() == [[1.25, 0.0], [0.0, 1.0]]
 
 
-def served(belief: Belief, truth: np.ndarray, rows: np.ndarray, group: int = 8) -> None:
-    """Serves rows four at a time, and grades each group by its true pass rate."""
-    random = np.random.default_rng(1)
-    for start in range(0, len(rows), 4):
-        step = rows[start : start + 4]
-        belief.learn(step, random.binomial(group, truth[step]).astype(float), np.full(len(step), float(group)))
-
-
 def test_features_predict_prompts_that_were_never_served_and_counts_alone_do_not():
     rows = features(400)
     truth = expit(3 * rows[:, 0] / np.linalg.norm(rows, axis=1))
@@ -170,58 +116,6 @@ def test_a_policy_that_gets_better_is_followed_by_the_drift():
     after = mean_and_sd(*belief.beta(np.arange(390, 400)))[0].mean()
     assert before < 0.25 < 0.6 < after
     assert belief.metrics()["drift"] > 0
-
-
-@pytest.mark.parametrize("name", BELIEFS)
-def test_a_belief_goes_on_from_its_state_to_the_last_bit(name):
-    belief = BELIEFS[name]
-    belief.begin(pool(), features())
-    truth = np.linspace(0.05, 0.95, N)
-    served(belief, truth, np.arange(12))
-    state = belief.state_dict()
-    served(belief, truth, np.arange(8, 20))
-    expected = belief.beta(np.arange(N))
-    belief.begin(pool(), features())
-    belief.load_state_dict(state)
-    served(belief, truth, np.arange(8, 20))
-    np.testing.assert_array_equal(np.array(belief.beta(np.arange(N))), np.array(expected))
-
-
-@pytest.mark.parametrize("name", BELIEFS)
-@pytest.mark.parametrize(("right", "graded"), [(0, 8), (8, 8), (0, 1), (1, 1), (2.5, 7), (512, 512)])
-def test_a_belief_stays_a_beta_whatever_comes(name, right, graded):
-    belief = BELIEFS[name]
-    belief.begin(pool(), features())
-    for _ in range(30):
-        belief.learn(np.arange(4), np.full(4, float(right)), np.full(4, float(graded)))
-    a, b = belief.beta(np.arange(N))
-    assert np.isfinite([a, b]).all()
-    assert (np.minimum(a, b) > 0).all()
-    chance = belief.chance_to_vary(np.arange(N), 8)
-    assert ((chance >= 0) & (chance <= 1)).all()
-    if right in (0, graded):
-        assert chance[:4].max() < chance[4:].max() + 1e-9
-
-
-@given(
-    some.lists(some.floats(0.01, 0.99), min_size=1, max_size=20), some.integers(1, 6), some.sampled_from(list(RULES))
-)
-def test_a_rule_serves_each_prompt_once_and_those_that_wait_last(rates, batch_size, name):
-    left = candidates(rates, batch_size=batch_size)
-    made = RULES[name].arrange(left, rng())
-    assert sorted(made.order.tolist()) == list(range(len(rates)))
-    if made.waits is not None:
-        waits = made.waits[made.order]
-        assert (np.diff(waits.astype(int)) >= 0).all()
-        assert made.reason
-    again = RULES[name].arrange(left, rng())
-    assert made.order.tolist() == again.order.tolist()
-
-
-@pytest.mark.parametrize("name", sorted(set(RULES) - {"Nearest"}))
-def test_equal_beliefs_keep_the_order_of_the_plan(name):
-    order = RULES[name].arrange(candidates([0.5] * 6), rng()).order
-    assert order.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_nearest_batch_comes_first_and_the_rest_keeps_its_order():

@@ -11,7 +11,8 @@ from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.history import Groups, ServedHistory
 from saerl_lightning.online.rules.admit import Admit
 from saerl_lightning.online.selection import Selection
-from saerl_lightning.records import Outcomes, Prompt
+from saerl_lightning.records import Prompt
+from tests.data.served_prompts import outcomes_of_counts as outcomes
 
 
 def groups(rows, right, varied, graded=8.0) -> Groups:
@@ -19,13 +20,6 @@ def groups(rows, right, varied, graded=8.0) -> Groups:
     return Groups(
         np.array(rows), np.array(right, float), np.full(count, graded), np.full(count, 20.0), np.array(varied)
     )
-
-
-def outcomes(uids, right, graded=8) -> Outcomes:
-    right = torch.tensor(right, dtype=torch.float32)
-    graded = torch.full((len(uids),), graded)
-    rewards = torch.zeros(len(uids), 8)
-    return Outcomes(list(uids), rewards, right, graded, (right > 0) & (right < 8), torch.full((len(uids),), 160))
 
 
 def test_a_step_is_compared_with_what_was_predicted_of_it():

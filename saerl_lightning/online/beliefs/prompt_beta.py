@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
 
-from saerl_lightning.online.beliefs.belief import Belief, Beta
+from saerl_lightning.online.beliefs.counted import Counted
 from saerl_lightning.ranges import Positive, Share, require_in_range
 from saerl_lightning.records import Prompt
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 
-class PromptBeta(Belief):
+class PromptBeta(Counted):
     """Counts right and wrong answers of every prompt for itself; a prompt that was never served keeps the prior.
 
     With each new group the older counts are multiplied by `keep`, since the policy has changed. (Source: MoPPS, arXiv
@@ -36,27 +34,8 @@ class PromptBeta(Belief):
         self.right = right
         self.wrong = wrong
         self.keep = keep
-        self._counts = np.zeros((0, 2))  # (N, 2): right, wrong
         require_in_range(self)
 
     def begin(self, prompts: Sequence[Prompt], features: Features | None) -> None:
         """Sets every prompt to the prior."""
-        self._counts = np.zeros((len(prompts), 2))
-
-    def learn(
-        self, rows: Int[np.ndarray, " P"], right: Float[np.ndarray, " P"], graded: Float[np.ndarray, " P"]
-    ) -> None:
-        """Adds each group to its own prompt's counts."""
-        self._counts[rows] = self.keep * self._counts[rows] + np.stack([right, graded - right], 1)
-
-    def beta(self, rows: Int[np.ndarray, " n"]) -> Beta:
-        """Returns the prior plus the prompts' own counts."""
-        return self.right + self._counts[rows, 0], self.wrong + self._counts[rows, 1]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the counts."""
-        return {"counts": torch.from_numpy(self._counts.copy())}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the counts."""
-        self._counts = state["counts"].numpy().copy()
+        self._begin_with(np.tile([self.right, self.wrong], (len(prompts), 1)))

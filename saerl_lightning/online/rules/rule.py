@@ -40,6 +40,16 @@ class Arrangement:
 class Rule(ABC):
     """Decides which prompts are served next. The constructor only stores its arguments."""
 
+    def check(self, group_size: int) -> None:
+        """Refuses settings that no prompt can meet, before training. By default refuses nothing.
+
+        Args:
+            group_size: Number of completions a prompt (G).
+
+        Raises:
+            InputError: with what is wrong, and what to write instead.
+        """
+
     @abstractmethod
     def arrange(self, left: Candidates, random: np.random.Generator) -> Arrangement:
         """Arranges the prompts that are left.
@@ -63,6 +73,20 @@ def best_first(scores: Float[np.ndarray, " n"], count: int) -> Int[np.ndarray, "
     others = np.ones(len(scores), dtype=bool)
     others[best] = False
     return np.concatenate([best, np.flatnonzero(others)])
+
+
+def drawn_first(logits: Float[np.ndarray, " n"], count: int, random: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """Draws `count` positions one after the other without replacement; the others follow in the order of the plan.
+
+    Each draw takes a position that is left with chance proportional to exp(logit). It is done for all at once by adding
+    Gumbel noise and taking the highest sums (Source: Kool et al., arXiv 1903.06059).
+
+    Args:
+        logits: Logarithms of the chances, up to a constant; minus infinity for never.
+        count: Number of prompts that are served next.
+        random: Generator for the noise.
+    """
+    return best_first(logits + random.gumbel(size=len(logits)), count)
 
 
 def waiting_last(waits: Bool[np.ndarray, " n"], reason: str) -> Arrangement:
