@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import threading
+import time
 from pathlib import Path
 
 import lightning
 
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.terms import SamplerCorrection
+from saerl_lightning.policy.load import Policy
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.rollout.hf import HFEngine
 from tests.training.conftest import data, fit, module, trainer
@@ -23,13 +24,14 @@ class CopyEngine(RolloutEngine):
 
     concurrent = True
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
         self.inner = HFEngine()
+        self.seconds = seconds  # that a batch takes at least
         self.sampling = threading.Lock()
         self.done: list[tuple[str, int]] = []
 
     def start(self, model, tokenizer, max_model_len) -> None:
-        self.copy, self.version = copy.deepcopy(model), 0
+        self.copy, self.version = Policy(model.name_or_path).load_model(), 0
         self.inner.start(self.copy, tokenizer, max_model_len)
 
     def generate(self, prompt_ids, sampling):
@@ -37,6 +39,7 @@ class CopyEngine(RolloutEngine):
         try:
             if len(prompt_ids) > 1:  # no canary
                 self.done.append(("sample", self.version))
+                time.sleep(self.seconds)
             return self.inner.generate(prompt_ids, sampling)
         finally:
             self.sampling.release()

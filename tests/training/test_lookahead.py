@@ -103,6 +103,22 @@ def test_it_samples_while_it_trains(tiny, tmp_path):
     assert trained.is_set()
 
 
+def test_a_sync_in_the_middle_of_a_step_waits_for_the_batch(tiny, tmp_path):
+    """A callback changes weights and syncs while the next batch is sampled; the engine refuses weights meanwhile."""
+    busy = []
+
+    class Synced(lightning.Callback):
+        def on_before_optimizer_step(self, trainer, module, _):
+            busy.append(module.ahead.busy)
+            with torch.no_grad():
+                next(module.parameters()).mul_(1.5)
+            module.sync()
+            busy.append(module.ahead.busy)
+
+    run(tiny, tmp_path, 2, Synced(), engine=CopyEngine(seconds=1.0))
+    assert busy == [True, False] * 2
+
+
 def test_a_sampler_that_keeps_old_weights_is_noticed(tiny, tmp_path):
     class Deaf(CopyEngine):
         def load_weights(self, named_tensors, version):
