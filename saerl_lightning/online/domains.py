@@ -136,11 +136,12 @@ def divided(values: Sequence[str], plan: SamplePlan) -> Division:
         values: Value of every prompt (N).
         plan: Plan, which says what is planned.
     """
-    found = {values[row] for row in plan.rows.tolist()}
+    planned: list[int] = plan.rows.tolist()
+    found = {values[row] for row in planned}
     ordered = sorted(found, key=lambda value: (not value.isdecimal(), int(value) if value.isdecimal() else 0, value))
     number = {value: position for position, value in enumerate(ordered)}
     domain = np.full(len(values), -1, dtype=np.int64)
-    domain[plan.rows] = [number[values[row]] for row in plan.rows.tolist()]
+    domain[plan.rows] = [number[values[row]] for row in planned]
     return Division(metric_names(ordered), domain)
 
 

@@ -63,16 +63,17 @@ class Selection(Learner):
 
     def predict(self, rows: Int[np.ndarray, " n"]) -> Prediction:
         """Predicts prompts by the belief."""
-        return *mean_and_sd(*self.belief.beta(rows)), self.belief.chance_to_vary(rows, self.group_size)
+        a, b, chance = self.belief.believe(rows, self.group_size)
+        return *mean_and_sd(a, b), chance
 
     def arrange(self, plan: SamplePlan, rest: Int[np.ndarray, " n"], random: np.random.Generator) -> Arrangement:
         """Arranges the prompts that are left by the rule."""
-        a, b = self.belief.beta(rest)
+        a, b, chance = self.belief.believe(rest, self.group_size)
         candidates = Candidates(
             rows=rest,
             a=a,
             b=b,
-            varies=self.belief.chance_to_vary(rest, self.group_size),
+            varies=chance,
             seen=self.history.groups[rest],
             cluster=plan.cluster[rest],
             batch_size=plan.batch_size,

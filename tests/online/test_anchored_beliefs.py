@@ -40,7 +40,7 @@ def test_thinkprior_serves_what_its_anchor_was_unsure_of_first():
     """U of Beta(2, 2) is .4 with G = 2; rates of 1 and 0 hardly vary."""
     belief = AnchoredBeta(edge=1e-9)
     belief.begin(hard(50, 0, 100), None)
-    assert belief.chance_to_vary(np.arange(3), 2) == pytest.approx([0.4, 0, 0], abs=1e-6)
+    assert belief.believe(np.arange(3), 2)[2] == pytest.approx([0.4, 0, 0], abs=1e-6)
 
 
 def test_only_the_latest_group_is_believed():

@@ -36,7 +36,7 @@ def test_a_belief_goes_on_from_its_state_to_the_last_bit(make, tmp_path):
     np.testing.assert_array_equal(np.array(resumed.beta(EVERY)), before)
     served(resumed, TRUTH, np.arange(8, 20))
     np.testing.assert_array_equal(np.array(resumed.beta(EVERY)), np.array(belief.beta(EVERY)))
-    np.testing.assert_array_equal(resumed.chance_to_vary(EVERY, 8), belief.chance_to_vary(EVERY, 8))
+    np.testing.assert_array_equal(resumed.believe(EVERY, 8)[2], belief.believe(EVERY, 8)[2])
     assert resumed.metrics() == belief.metrics()
 
 
@@ -74,7 +74,7 @@ def test_the_order_of_what_is_asked_and_of_a_steps_groups_does_not_matter(make):
         other.learn(rows[shuffled], right[shuffled], graded)
     asked = random.permutation(N)
     np.testing.assert_allclose(np.array(other.beta(asked)), np.array(one.beta(EVERY))[:, asked], rtol=1e-9)
-    np.testing.assert_allclose(other.chance_to_vary(asked, 4), one.chance_to_vary(EVERY, 4)[asked], rtol=1e-9)
+    np.testing.assert_allclose(other.believe(asked, 4)[2], one.believe(EVERY, 4)[2][asked], rtol=1e-9)
 
 
 @pytest.mark.parametrize("make", BELIEF_EXAMPLES)
@@ -86,7 +86,7 @@ def test_a_belief_stays_a_beta_whatever_comes(make, right, graded):
     a, b = belief.beta(EVERY)
     assert np.isfinite([a, b]).all()
     assert (np.minimum(a, b) > 0).all()
-    chance = belief.chance_to_vary(EVERY, 8)
+    chance = belief.believe(EVERY, 8)[2]
     assert ((chance >= 0) & (chance <= 1)).all()
     if right in (0, graded) and graded >= 8:
         assert chance[:4].max() < 0.75  # after thirty groups that did not vary

@@ -29,12 +29,12 @@ def test_a_group_that_varies_moves_the_chances_as_worked_by_hand():
     """Equal chances, lambda .7: the row "part" counts 1 + 1/3, so from "part" on the chances are (1, 4/3, 1) / (10/3)."""
     belief = HiddenMarkov(keep=0.7)
     belief.begin(pool(), None)
-    assert belief.chance_to_vary(np.array([4]), 8) == pytest.approx([1 / 3])
+    assert belief.believe(np.array([4]), 8)[2] == pytest.approx([1 / 3])
     learn_one(belief, 4, 3.0)
     state = belief.state_dict()
     assert state["next"][4].tolist() == pytest.approx([0.3, 0.4, 0.3])
     assert state["transitions"][4].ravel().tolist() == pytest.approx([1, 1, 1, *[4 / 3] * 3, 1, 1, 1])
-    assert belief.chance_to_vary(np.array([4, 5]), 8) == pytest.approx([0.4, 1 / 3])
+    assert belief.believe(np.array([4, 5]), 8)[2] == pytest.approx([0.4, 1 / 3])
 
 
 def test_the_whole_pool_is_what_one_prompt_after_another_is():

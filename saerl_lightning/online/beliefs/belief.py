@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 Beta = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]  # its two parameters, one pair a prompt
+Believed = tuple[
+    Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]
+]  # these, and a chance from 0 to 1
 
 
 class Belief(ABC):
@@ -68,9 +71,10 @@ class Belief(ABC):
     def beta(self, rows: Int[np.ndarray, " n"]) -> Beta:
         """Returns the parameters a, b > 0 of the Beta distribution that is believed of each prompt's pass rate."""
 
-    def chance_to_vary(self, rows: Int[np.ndarray, " n"], group_size: int) -> Float[np.ndarray, " n"]:
-        """Returns the chance that the answers of a group are neither all right nor all wrong, from 0 to 1."""
-        return chance_to_vary(*self.beta(rows), group_size)
+    def believe(self, rows: Int[np.ndarray, " n"], group_size: int) -> Believed:
+        """Returns a and b of each pass rate, and the chance that a group's answers are neither all right nor all wrong."""
+        a, b = self.beta(rows)
+        return a, b, chance_to_vary(a, b, group_size)
 
     def metrics(self) -> dict[str, float]:
         """Returns numbers for the logs, by name; none by default."""

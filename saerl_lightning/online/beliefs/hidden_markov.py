@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from saerl_lightning.online.beliefs.belief import Belief, Beta
+from saerl_lightning.online.beliefs.belief import Belief, Believed, Beta
 from saerl_lightning.ranges import Positive, Share, require_in_range
 from saerl_lightning.records import Prompt
 
@@ -72,9 +72,9 @@ class HiddenMarkov(Belief):
         size = np.maximum(mean * (1 - mean) / variance - 1, 1e-3)
         return mean * size, (1 - mean) * size
 
-    def chance_to_vary(self, rows: Int[np.ndarray, " n"], group_size: int) -> Float[np.ndarray, " n"]:
-        """Returns the chance of the state "part", whatever the size of a group."""
-        return self._next[rows, PART]
+    def believe(self, rows: Int[np.ndarray, " n"], group_size: int) -> Believed:
+        """Returns the Beta distributions, and the chance of the state "part", whatever the size of a group."""
+        return *self.beta(rows), self._next[rows, PART]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the transitions, and the chances of the states."""
