@@ -1,4 +1,4 @@
-"""Runs one step ahead over two processes: `python lookahead_ranks.py POLICY FOLDER STRATEGY`. Used by test_lookahead_ranks.py."""
+"""Runs one step ahead over two processes, `python lookahead_ranks.py POLICY FOLDER STRATEGY`, for test_lookahead_ranks.py."""
 
 from __future__ import annotations
 
