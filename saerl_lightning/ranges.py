@@ -59,6 +59,7 @@ ShareBelow1 = Annotated[float, Range(0, 1, open_above=True)]
 PositiveShare = Annotated[float, Range(0, 1, open_below=True)]
 Positive = Annotated[float, Range(0, HUGE, open_below=True)]
 NotNegative = Annotated[float, Range(0, HUGE)]
+Power = Annotated[float, Range(0, 10)]  # of numbers up to HUGE, so that none overflows
 Finite = Annotated[float, Range(-HUGE, HUGE)]
 Workers = Annotated[int, Range(1, 1024)]  # number of processes
 Deadline = Annotated[float, Range(0, 86_400, open_below=True)]  # seconds, at most a day

@@ -14,6 +14,8 @@ import saerl_lightning
 FOLDERS = (
     "data",
     "objective",
+    "objective.keeping",
+    "objective.reweighting",
     "online",
     "online.beliefs",
     "online.mixers",

@@ -10,7 +10,7 @@ from torch import Tensor
 from saerl_lightning.objective import losses
 from saerl_lightning.objective.advantage import group_advantages
 from saerl_lightning.objective.losses import row_mean
-from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.objective import LossInputs, Weighed
 from saerl_lightning.objective.policy_gradient import Clipped, require_all_tokens
 from saerl_lightning.ranges import NotNegative, Share
 
@@ -38,6 +38,11 @@ class GSPO(Clipped):
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Group-relative advantages (eq. 6)."""
         return group_advantages(rewards)
+
+    @property
+    def weighs(self) -> Weighed:
+        """Rows: a completion has one ratio."""
+        return "rows"
 
     def ratio(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
         """The completion's length-normalised ratio, repeated at each of its tokens."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+Weighed = Literal["nothing", "rows", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class LossInputs:
     scored_tokens: float  # those of them that go through the policy
     max_tokens: int  # longest completion that sampling allows
     entropy_floor: float  # tokens of lower entropy get no policy gradient; see `top_entropy`
+    weights: Float[Tensor, "R T"] | None = None  # factors of the gain, with mean 1 over the step; see `weighs`
 
 
 class Objective(ABC):
@@ -75,6 +79,11 @@ class Objective(ABC):
     def masks_truncated(self) -> bool:
         """Whether completions that `max_tokens` cut off are left out of the loss and of every baseline."""
         return False
+
+    @property
+    def weighs(self) -> Weighed:
+        """Whether the loss multiplies its gain by `LossInputs.weights`, and if those may differ between tokens of a row."""
+        return "nothing"
 
     def penalty(
         self, sampler_logprobs: Float[Tensor, "R T"], reference: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective import losses
 from saerl_lightning.objective.losses import token_mean
-from saerl_lightning.objective.objective import LossInputs, Objective
+from saerl_lightning.objective.objective import LossInputs, Objective, Weighed
 from saerl_lightning.objective.terms import EntropyTerm, KLPenalty, SamplerCorrection
 from saerl_lightning.ranges import NotNegative, Positive, Share, require_in_range
 
@@ -26,9 +26,9 @@ class PolicyGradient(Objective):
     """Maximises the weighted gain of each token, minus a KL penalty and plus an entropy bonus if they are set.
 
     loss = - aggregate(weight * gain * top) + kl.weight * aggregate(KL) - entropy.bonus * mean entropy. Here `weight` is
-    the sampler's correction and `top` is 1 for tokens of at least `entropy_floor`, else 0. The normaliser counts all
-    tokens. The mean entropy is over all completion tokens of the step; in TRL it is over the top tokens only, if there
-    is a top share.
+    the sampler's correction times the step's reweighting, and `top` is 1 for tokens of at least `entropy_floor`, else 0.
+    The normaliser counts all tokens. The mean entropy is over all completion tokens of the step; in TRL it is over the top
+    tokens only, if there is a top share.
 
     A subclass stores its own arguments and passes the others on: `super().__init__(**common)`.
 
@@ -78,6 +78,8 @@ class PolicyGradient(Objective):
             weights, outside = self.correction.weights(inputs)
             gain = gain * weights
             metrics |= _means({"policy/correction_mean": weights, "policy/correction_capped_frac": outside}, inputs)
+        if inputs.weights is not None:
+            gain = gain * inputs.weights
         if self.top_entropy < 1:
             gain = gain * (inputs.entropy.detach() >= inputs.entropy_floor)
         loss = -self.aggregate(gain, inputs)
@@ -121,6 +123,11 @@ class PolicyGradient(Objective):
     def top_entropy(self) -> float:
         """Share of tokens, those of highest entropy, that get a policy gradient."""
         return 1.0 if self.entropy is None else self.entropy.top_share
+
+    @property
+    def weighs(self) -> Weighed:
+        """Tokens; rows in a subclass whose ratio is that of the completion."""
+        return "tokens"
 
     def penalty(
         self, sampler_logprobs: Float[Tensor, "R T"], reference: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from saerl_lightning.objective import losses
 from saerl_lightning.objective.advantage import leave_one_out_advantages
 from saerl_lightning.objective.losses import row_mean
-from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.objective import LossInputs, Weighed
 from saerl_lightning.objective.policy_gradient import Clipped, require_all_tokens
 
 
@@ -34,6 +34,11 @@ class RLOO(Clipped):
     def advantages(self, rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
         """Subtracts the mean of the others in the group from each reward."""
         return leave_one_out_advantages(rewards)
+
+    @property
+    def weighs(self) -> Weighed:
+        """Rows: a completion has one ratio."""
+        return "rows"
 
     def ratio(self, inputs: LossInputs) -> Float[Tensor, "R T"]:
         """The completion's ratio, a product over tokens, repeated at each of its tokens."""

@@ -29,6 +29,11 @@ SCORES = {
     "mixing": {},
     "online": {"error of pass rates": "pass_rate_error", "never served": "unseen"},
 }
+WEIGHTS = {
+    "Smallest weight of a token": "policy/weight/min",
+    "Largest weight of a token": "policy/weight/max",
+    "Share of completions that are kept": "rollouts/kept_frac",
+}
 STEPS_OF_TABLES = 3  # completions are shown of the first step that has a table, of the middle one and of the last
 
 
@@ -65,8 +70,9 @@ def run_sections(run: LoggedRun) -> list[DashboardSection]:
         DashboardSection("The plan against the measured pass rates", _plan_by_step(run.metrics)),
         curves("Completions", COMPLETIONS),
         curves("Sampler against policy", {**SAMPLER, **CORRECTED}),
-        curves("Policy", {**POLICY, "KL to the reference": "policy/kl", "Learning rate": "optim/lr"}),
+        curves("Policy", {**POLICY, "KL to the reference": "policy/kl", "Learning rate": "optim/lr", **WEIGHTS}),
         DashboardSection("Operations and probes", [each for slot in SLOTS for each in _scores(slot)]),
+        curves("Domains", _domains(run.metrics)),
         curves("Time and throughput of a step", {**TIME, "Reference (s)": "time/reference"}),
         DashboardSection("Tables", [DashboardPanel(key, key, "table") for key in _shown_tables(run.tables)]),
     ]
@@ -93,6 +99,12 @@ def _accuracy(metrics: Iterable[str]) -> dict[str, str]:
         for name in sorted(metrics)
         if re.fullmatch(r"val/[^/]+/(avg@\w+|pass@\w+|truncated_frac)", name)
     }
+
+
+def _domains(metrics: Iterable[str]) -> dict[str, str]:
+    """The proportion of each domain that was asked for, and served."""
+    matches = [re.fullmatch(r"data/online/(share|served)/(.+)", name) for name in sorted(metrics)]
+    return {f"{match[2]}: {match[1]}": match[0] for match in matches if match}
 
 
 def _plan_by_step(metrics: Collection[str]) -> list[DashboardPanel]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saerl_lightning.objective.keeping.keep import Answers
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.policy.weights import is_sharded, without_adapters
@@ -96,6 +97,7 @@ class GradedGroups:
     advantages: Float[Tensor, "P G"] | None = None  # once all of the step is graded
     spent: dict[str, float] = field(default_factory=dict)  # seconds and counts of this rank's grading, by metric
     parts: dict[str, list[float]] = field(default_factory=dict)  # values of each part of each reward, by metric
+    kept: Bool[Tensor, "P G"] | None = None  # completions that `model.keep` trains on; None for all
 
     @classmethod
     def join(cls, parts: Sequence[GradedGroups]) -> GradedGroups:
@@ -129,8 +131,8 @@ class GradedGroups:
 
     @property
     def in_loss(self) -> Bool[Tensor, "P G"]:
-        """Marks the completions in the loss: graded ones and, with `masks_truncated`, only those that ended."""
-        graded = self.total.isfinite()
+        """Marks the completions in the loss: graded and kept ones and, with `masks_truncated`, only those that ended."""
+        graded = self.total.isfinite() if self.kept is None else self.total.isfinite() & self.kept
         return graded & ~self.rollouts.truncated.view_as(graded) if self.masks_truncated else graded
 
     @property
@@ -147,6 +149,24 @@ class GradedGroups:
         right = next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
         highest, lowest = right.nan_to_num(-torch.inf).amax(1), right.nan_to_num(torch.inf).amin(1)
         return highest - lowest > 1e-6  # none is seen: -inf
+
+    def answers(self, advantages: Float[Tensor, "P G"] | None = None) -> Answers:
+        """Returns what is read to decide which completions are kept.
+
+        Args:
+            advantages: Advantages of the completions; null for 0.
+        """
+        right = next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
+        lengths = self.rollouts.completion_lengths.view(right.shape).to(right)
+        return Answers(self.compared, right, lengths, torch.zeros_like(right) if advantages is None else advantages)
+
+    def keeping(self, kept: Bool[Tensor, "P G"]) -> GradedGroups:
+        """Returns these groups with only the given completions in the loss."""
+        return replace(self, kept=kept)
+
+    def labels(self, name: str | None) -> Float[Tensor, " P"]:
+        """Returns a label of each prompt; NaN for those without it, and without a name."""
+        return torch.tensor([prompt.labels.get(name or "", torch.nan) for prompt in self.batch.prompts])
 
     @property
     def outcomes(self) -> Outcomes:

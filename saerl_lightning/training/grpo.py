@@ -13,13 +13,15 @@ from typing import cast
 
 import lightning
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from saerl_lightning.errors import RunStopped
+from saerl_lightning.objective.keeping.keep import Answers, Keep
 from saerl_lightning.objective.objective import Objective
+from saerl_lightning.objective.reweighting.reweighting import Reweighting
 from saerl_lightning.policy.lean_layers import make_lean
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
@@ -93,6 +95,8 @@ class GRPOModule(PolicyModule):
             it off.
         lookahead: Whether the next batch is sampled and graded while the present one is trained, by weights that are then
             one batch old. Needs an engine with devices of its own (ServerEngine) and `objective.correction`.
+        keep: Choice of the graded completions that are trained on; null trains on all of them.
+        reweighting: Weights of completions or tokens in the gradient, with mean 1; null weighs all alike.
     """
 
     _step_names = GRPO
@@ -114,6 +118,8 @@ class GRPOModule(PolicyModule):
         max_grad_norm: Positive | None = 1.0,
         guard: MismatchGuard | None = MismatchGuard(),  # noqa: B008  # frozen
         lookahead: bool = False,
+        keep: Keep | None = None,
+        reweighting: Reweighting | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -133,6 +139,8 @@ class GRPOModule(PolicyModule):
         self.guard = guard
         self.lookahead = lookahead
         self.ahead = BatchAhead() if lookahead else None
+        self.keep = keep
+        self.reweighting = reweighting
         self.phases = Phases()
         self.gradients = Gradients()
         self.last_step: GradedGroups | None = None
@@ -221,6 +229,8 @@ class GRPOModule(PolicyModule):
     def step_rows(self, sampled: GradedGroups) -> StepRows:
         """Builds the rows of the updates from the graded groups, with everything that the objective needs."""
         self.rest()
+        if self.keep is not None and not self.keep.reads_advantages:
+            sampled = sampled.keeping(self.keep.keep(sampled.answers()))
         step = StepRows.from_rollouts(
             sampled.rollouts, sampled.in_loss.flatten(), self.sampling.max_tokens, self.device
         )
@@ -231,7 +241,13 @@ class GRPOModule(PolicyModule):
             with self.phases("old"):
                 step = self._with_old(step)
         advantages = self.advantages(sampled, step)
+        if self.keep is not None and self.keep.reads_advantages:
+            kept = self.kept_everywhere(self.keep, sampled.answers(advantages))
+            sampled, step = sampled.keeping(kept), step.keeping(kept.flatten())
         self.last_step = replace(sampled, advantages=advantages)
+        if self.reweighting is not None:
+            labels = sampled.labels(self.reweighting.reads)
+            step = step.with_weights(self.reweighting.weights(step.to_weigh(advantages, labels), self.everywhere))
         skip = self.shortcuts.skip_zero_advantage and self.objective.skips_zero_advantage
         return step.with_advantages(advantages, skip, lambda counts: mean_over_ranks(self.trainer, counts))
 
@@ -241,9 +257,19 @@ class GRPOModule(PolicyModule):
         if step.reference is not None:
             penalty = self.objective.penalty(step.sampler_logprobs, step.reference, step.mask)
             total = total if penalty is None else total - penalty.view_as(total).cpu()
-        everywhere = gather_objects(total, self.trainer.world_size)
-        own = sum(len(rewards) for rewards in everywhere[: self.global_rank])
-        return self.objective.advantages(torch.cat(everywhere))[own : own + len(total)]
+        everywhere, own = self.everywhere(total)
+        return self.objective.advantages(everywhere)[own]
+
+    def kept_everywhere(self, keep: Keep, answers: Answers) -> Bool[Tensor, "P G"]:
+        """Marks which of this rank's completions are kept among those of all ranks."""
+        joined, own = self.everywhere(torch.stack([*vars(answers).values()], 2))  # (all P, G, 4)
+        return keep.keep(Answers(*joined.unbind(2)))[own]
+
+    def everywhere(self, own: Tensor) -> tuple[Tensor, slice]:
+        """Joins the values of all ranks, in their order, and says where this rank's are."""
+        parts = gather_objects(own, self.trainer.world_size)
+        start = sum(len(part) for part in parts[: self.global_rank])
+        return torch.cat(parts), slice(start, start + len(own))
 
     def _with_old(self, step: StepRows) -> StepRows:
         """Computes the step's old log-probabilities before its first update."""
@@ -274,6 +300,9 @@ class GRPOModule(PolicyModule):
         """Logs the step over all ranks: rewards, groups and lengths of generated and trained completions."""
         own = updates | self.phases.metrics() | generated.spent
         own |= refill_metrics(generated, trained) | self.skipped_steps()
+        own |= step.weight_range()
+        if self.keep is not None:
+            own["rollouts/kept_frac"] = step.mask.any(1).sum().item() / max(1, int(trained.in_loss.sum()))
         own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
         own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
         completions = Completions.of(generated, self.prompts.plan.difficulty)
@@ -328,8 +357,13 @@ class GRPOModule(PolicyModule):
         """Refuses settings that do not fit each other, before data or weights are loaded."""
         require_distinct(self.rewards)
         # Greedy groups are refused later, as what they are.
-        if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
+        by_tokens = self.reweighting is not None and self.reweighting.level == "tokens"
+        if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler or by_tokens):
             refuse_truncated_support(self.sampling)
+        if self.keep is not None:
+            self.keep.check(self.sampling.group_size)
+        if self.reweighting is not None:
+            self.reweighting.require(self.objective.weighs, type(self.objective).__name__)
         ahead = [] if self.ahead is None else [AheadInCheckpoint()]
         return [*super().configure_callbacks(), *ahead]
 
@@ -346,6 +380,8 @@ class GRPOModule(PolicyModule):
             with agreed():
                 for reward in self.rewards:
                     reward.require(self.prompts.pool.prompts)
+                if self.reweighting is not None:
+                    self.reweighting.check(self.prompts.pool.prompts)
         super().setup(stage)
 
     def on_fit_start(self) -> None:

@@ -131,5 +131,5 @@ def refuse_truncated_support(sampling: Sampling) -> None:
         f"sampling.top_p {sampling.top_p}, top_k {sampling.top_k}: the sampler's log-probabilities are then those of a "
         "truncated distribution, so importance correction and a KL in the reward would be biased by the kept mass and the "
         "guard would see a mismatch; write top_p 1.0 and top_k 0, or --model.guard null and an objective without correction "
-        "and without kl.where reward"
+        "and without kl.where reward, and no reweighting of tokens"
     )

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saerl_lightning.objective.objective import LossInputs
+from saerl_lightning.objective.reweighting.reweighting import WeighedRows
 from saerl_lightning.records import Rollouts
 
 
@@ -122,6 +123,7 @@ class StepRows:
     scored: list[int]  # rows that go through the policy
     old_logprobs: Float[Tensor, "R T"] | None = None  # of the policy before the first update; None while not known
     reference: Float[Tensor, "R T"] | None = None
+    weights: Float[Tensor, "R T"] | None = None  # of the gain; None for 1
     entropy_floor: float = -torch.inf
     step_rows: float = 1.0
     step_tokens: float = 1.0
@@ -174,6 +176,36 @@ class StepRows:
         return replace(
             self, advantages=worth, scored=scored, step_rows=rows, step_tokens=tokens, scored_tokens=scored_tokens
         )
+
+    def keeping(self, kept: Bool[Tensor, " R"]) -> StepRows:
+        """Returns these rows with only the given ones in the loss."""
+        mask = self.mask & kept.to(self.mask.device)[:, None]
+        return replace(self, mask=mask, scored=_at_least_one(mask.any(1).cpu(), self.lengths))
+
+    def to_weigh(self, advantages: Float[Tensor, "P G"], labels: Float[Tensor, " P"]) -> WeighedRows:
+        """Returns what a reweighting reads of these rows.
+
+        Args:
+            advantages: Advantages of the rows.
+            labels: Label of each prompt; NaN without one.
+        """
+        return WeighedRows(
+            advantages=advantages.flatten().to(self.advantages),
+            mask=self.mask,
+            probabilities=self.sampler_logprobs.exp(),
+            labels=labels.to(self.advantages)[self.prompts],
+        )
+
+    def with_weights(self, weights: Float[Tensor, "R T"]) -> StepRows:
+        """Returns these rows with weights of the gain."""
+        return replace(self, weights=weights)
+
+    def weight_range(self) -> dict[str, float]:
+        """Smallest and largest weight of a token in the loss, for the logs; empty without weights or tokens."""
+        if self.weights is None or not self.mask.any():
+            return {}
+        found = self.weights[self.mask]
+        return {"policy/weight/min": found.min().item(), "policy/weight/max": found.max().item()}
 
     @property
     def scored_row_tokens(self) -> int:
@@ -252,6 +284,7 @@ class StepRows:
             scored_tokens=self.scored_tokens,
             max_tokens=self.max_tokens,
             entropy_floor=self.entropy_floor,
+            weights=self.weights,
         )
 
 

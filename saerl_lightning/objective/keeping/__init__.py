@@ -1,0 +1,1 @@
+"""Keeping: which of a step's graded completions are trained on."""

@@ -1,0 +1,107 @@
+"""Which completions are kept: numbers worked by hand, and what all choices promise."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+import saerl_lightning.objective.keeping
+from saerl_lightning.errors import InputError
+from saerl_lightning.objective.keeping.gfpo import GFPO
+from saerl_lightning.objective.keeping.keep import Answers, Keep
+from saerl_lightning.objective.keeping.pass_rate_band import PassRateBand
+from saerl_lightning.objective.keeping.pods import PODS, most_varied
+from saerl_lightning.objective.keeping.top_advantages import TopAdvantages
+from tests.shipped_classes import shipped
+
+NAN = torch.nan
+KEEPS = {"PassRateBand": PassRateBand(), "PODS": PODS(), "GFPO": GFPO(3), "TopAdvantages": TopAdvantages()}
+
+
+def test_every_shipped_choice_is_tried_here():
+    assert shipped(Keep, saerl_lightning.objective.keeping).keys() == KEEPS.keys()
+
+
+def answers(total, right=None, lengths=None, advantages=None) -> Answers:
+    total = torch.tensor(total)
+    given = (total, right, lengths, advantages)
+    return Answers(*(torch.ones_like(total) if each is None else torch.as_tensor(each) for each in given))
+
+
+def kept(keep: Keep, *given, **named) -> list:
+    return keep.keep(answers(*given, **named)).int().tolist()
+
+
+def test_pods_is_the_tables():
+    """Of 0, .2, .9, 1: two are 0 and 1 (variance .25), three are 0, .9 and 1 (.202, against .187 of 0, .2 and 1)."""
+    assert kept(PODS(2), [[0.0, 0.2, 0.9, 1.0]]) == [[1, 0, 0, 1]]
+    assert kept(PODS(3), [[0.2, 1.0, 0.0, 0.9]]) == [[0, 1, 1, 1]]
+    assert kept(PODS(), [[0.0, 0.2, 0.9, 1.0]]) == [[1, 0, 0, 1]]
+    assert kept(PODS(2), [[NAN, 1.0, NAN, NAN], [0.5, NAN, 0.2, 0.9]]) == [[0, 1, 0, 0], [0, 0, 1, 1]]
+
+
+def test_pods_finds_the_largest_variance_of_all_subsets():
+    random = np.random.default_rng(0)
+    for group in [*random.random((40, 7)), *random.integers(0, 2, (20, 7)).astype(float)]:
+        for count in (2, 3, 5):
+            best = max(np.var(group[list(chosen)]) for chosen in combinations(range(7), count))
+            found = most_varied(torch.tensor(group), count).numpy()
+            assert found.sum() == count
+            assert np.var(group[found]) == pytest.approx(best)
+
+
+def test_gfpo_keeps_the_shortest_or_the_highest_reward_a_token():
+    lengths = [[40.0, 10.0, 20.0, 30.0]]
+    assert kept(GFPO(2), [[1.0, 0.0, 1.0, 1.0]], lengths=lengths) == [[0, 1, 1, 0]]
+    # 1/40, 0, 1/20, 1/30
+    assert kept(GFPO(2, by="efficiency"), [[1.0, 0.0, 1.0, 1.0]], lengths=lengths) == [[0, 0, 1, 1]]
+    assert kept(GFPO(2, by="efficiency"), [[0.0, 0.0, 0.0, 0.0]], lengths=lengths) == [[0, 1, 1, 0]]
+    assert kept(GFPO(2), [[1.0, NAN, 1.0, NAN]], lengths=lengths) == [[1, 0, 1, 0]]
+
+
+def test_groups_between_the_bounds_are_kept_and_those_at_them_are_not():
+    right = [[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [1.0, NAN], [NAN, NAN]]
+    assert kept(PassRateBand(0.0, 1.0), right, right) == [[0, 0], [0, 0], [1, 1], [0, 0], [0, 0]]
+    fifths = torch.tensor([[1.0] + [0.0] * 4, [1.0] * 2 + [0.0] * 3, [1.0] * 4 + [0.0]])
+    assert kept(PassRateBand(), fifths.tolist(), fifths) == [[0] * 5, [1] * 5, [0] * 5]
+
+
+def test_the_top_share_is_of_the_whole_step_and_rounded_up():
+    advantages = [[0.1, -2.0, 1.0], [0.0, 0.5, -0.4]]
+    assert kept(TopAdvantages(), [[0.0] * 3] * 2, advantages=advantages) == [[0, 1, 1], [0, 1, 0]]
+    assert kept(TopAdvantages(0.51), [[0.0] * 3] * 2, advantages=advantages) == [[0, 1, 1], [0, 1, 1]]
+    assert kept(TopAdvantages(1.0), [[0.0] * 3] * 2, advantages=advantages) == [[1] * 3] * 2
+    # Two of the four that are graded; of equal ones the first.
+    total, equal = [[0.0, NAN, 0.0], [NAN, 0.0, 0.0]], [[1.0, 9.0, 1.0], [9.0, 1.0, -1.0]]
+    assert kept(TopAdvantages(), total, advantages=equal) == [[1, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("name", KEEPS)
+def test_a_choice_is_pure_and_follows_the_completions_order(name):
+    random = torch.Generator().manual_seed(0)
+    given = Answers(*(torch.rand(3, 6, generator=random) for _ in range(4)))
+    before = [each.clone() for each in vars(given).values()]
+    found = KEEPS[name].keep(given)
+    assert found.dtype == torch.bool and found.shape == (3, 6)
+    turned = KEEPS[name].keep(Answers(*(each.flip(1) for each in vars(given).values())))
+    assert torch.equal(turned.flip(1), found)
+    assert torch.equal(KEEPS[name].keep(given), found)
+    assert all(torch.equal(a, b) for a, b in zip(before, vars(given).values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"),
+    [
+        (PODS(8), r"PODS keeps 8 of 8 completions \(model\.sampling\.group_size\); write a count from 2"),
+        (GFPO(8), r"GFPO keeps 8 of 8 completions \(model\.sampling\.group_size\); write fewer"),
+    ],
+)
+def test_a_count_that_keeps_all_is_refused(keep, says):
+    with pytest.raises(InputError, match=says):
+        keep.check(8)
+    keep.check(9)
+    with pytest.raises(InputError, match="PODS keeps half of 3"):
+        PODS().check(3)
+    with pytest.raises(InputError, match=r"PassRateBand is from 0\.5 to 0\.5; write a high above the low"):
+        PassRateBand(0.5, 0.5)

@@ -1,0 +1,185 @@
+"""Steps that keep some completions, or weigh them: worked anew one row after the other, whatever the split."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saerl_lightning.errors import InputError
+from saerl_lightning.objective.dapo import DAPO
+from saerl_lightning.objective.grpo import GRPO
+from saerl_lightning.objective.gspo import GSPO
+from saerl_lightning.objective.keeping.gfpo import GFPO
+from saerl_lightning.objective.keeping.pass_rate_band import PassRateBand
+from saerl_lightning.objective.keeping.pods import PODS
+from saerl_lightning.objective.keeping.top_advantages import TopAdvantages
+from saerl_lightning.objective.reweighting.ar import AR
+from saerl_lightning.objective.reweighting.label_weights import LabelWeights
+from saerl_lightning.objective.reweighting.per import PER
+from saerl_lightning.policy.load import Policy
+from saerl_lightning.records import Prompt, Sampling
+from tests.training.conftest import ParityReward, Sums, data, fit, largest_difference, module, trainer, weights
+from tests.training.test_grpo_module import Record
+
+
+class Graded(ParityReward):
+    """Half a point for an even first token, a tenth for each even token behind it: rewards differ inside a group."""
+
+    def __call__(self, prompts, rollouts):
+        even = ((rollouts.tokens % 2 == 0) & rollouts.mask).sum(1).float()
+        return 0.5 * super().__call__(prompts, rollouts) + 0.08 * even.view(len(prompts), -1)
+
+
+class Levels(Sums):
+    """Sums with a level."""
+
+    def load(self):
+        known = [vars(prompt) for prompt in super().load()]
+        return [Prompt(**{**each, "labels": {"level": 1.0 + place % 4}}) for place, each in enumerate(known)]
+
+
+LOW, HIGH = 0.3, 0.72  # two of the four groups are between them
+RAGGED = Sampling(group_size=8, max_tokens=12, seed=3, stop=tuple("abcdefghijklm"))
+CASES = {
+    "PER": {"reweighting": PER()},
+    "AR": {"reweighting": AR()},
+    "LabelWeights": {"reweighting": LabelWeights("level")},
+    "PODS": {"keep": PODS(3)},
+    "GFPO": {"keep": GFPO(5)},
+    "PassRateBand": {"keep": PassRateBand(LOW, HIGH)},
+    "TopAdvantages": {"keep": TopAdvantages(0.4)},
+    "both": {"keep": PODS(), "reweighting": AR()},
+    "both by advantages": {"keep": TopAdvantages(), "reweighting": PER()},
+}
+
+
+def stepped(tiny, folder, **changes):
+    record = Record()
+    settings = {"rewards": [Graded()], "sampling": RAGGED, "max_grad_norm": None}
+    run = fit(module(tiny, **{**settings, **changes}), data(train=Levels()), trainer(folder, 1, (record,)))
+    return run, record.rows[0]
+
+
+def kept_by_hand(name: str, step) -> torch.Tensor:
+    """Completions that are kept, by sorting in Python."""
+    rewards, lengths = step.total.tolist(), step.rollouts.mask.sum(1).view(step.total.shape).tolist()
+    kept = torch.ones_like(step.total, dtype=torch.bool)
+    if name in ("PODS", "both"):
+        for group, values in enumerate(rewards):
+            order, count = sorted(range(8), key=lambda i, values=values: values[i]), 3 if name == "PODS" else 4
+            choices = [order[:low] + order[8 - count + low :] for low in range(count + 1)]
+            spread = [torch.tensor([values[i] for i in each]).double().var(correction=0).item() for each in choices]
+            best = next(each for each, s in zip(choices, spread, strict=True) if s > max(spread) - 1e-7)
+            kept[group] = torch.tensor([i in best for i in range(8)])
+    elif name == "GFPO":
+        for group, values in enumerate(lengths):
+            kept[group] = torch.tensor(
+                [sorted(range(8), key=lambda i, v=values: (v[i], i)).index(i) < 5 for i in range(8)]
+            )
+    elif name == "PassRateBand":
+        kept &= torch.tensor([[LOW < sum(values) / 8 < HIGH] for values in rewards])
+    elif name in ("TopAdvantages", "both by advantages"):
+        size = step.advantages.abs().flatten().tolist()
+        order = sorted(range(32), key=lambda i: (-round(size[i], 6), i))
+        count = 13 if name == "TopAdvantages" else 16
+        kept = torch.tensor([order.index(i) < count for i in range(32)]).view(4, 8)
+    return kept
+
+
+def advantages_by_hand(rewards: torch.Tensor, kept: torch.Tensor, among_kept: bool) -> torch.Tensor:
+    found = torch.zeros_like(rewards)
+    for group in range(len(rewards)):
+        chosen = kept[group] if among_kept else torch.ones_like(kept[group])
+        values = rewards[group][chosen]
+        if len(values) > 1:
+            found[group] = (rewards[group] - values.mean()) / (values.std() + 1e-4)
+    return found * kept
+
+
+def weights_by_hand(name: str, step, kept, advantages, logprobs) -> torch.Tensor:
+    """A weight a token, (R, T)."""
+    own = (step.rollouts.mask & kept.flatten()[:, None]).float()
+    weight = torch.ones_like(logprobs)
+    if name in ("PER", "both by advantages"):
+        raw = advantages.abs().flatten().sqrt()
+        weight = (raw / raw[kept.flatten()].mean())[:, None].expand(own.shape)
+    if name in ("AR", "both"):
+        raw = 0.5 * logprobs.exp() + 0.5
+        weight = raw / ((raw * own).sum() / own.sum())
+    if name == "LabelWeights":
+        levels = torch.tensor([prompt.labels["level"] for prompt in step.batch.prompts])
+        weight = (levels / levels.mean()).repeat_interleave(8)[:, None].expand(own.shape)
+    return weight
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("objective", [GRPO(), DAPO()], ids=["rows", "tokens"])
+def test_a_step_is_the_one_worked_anew(tiny, tmp_path, name, objective):
+    """SGD of rate .5 on the gradient of - sum w A log pi, over all 32 rows at once, with padding."""
+    run, logged = stepped(tiny, tmp_path, objective=objective, **CASES[name])
+    step, model = run.last_step, Policy(tiny).load_model()
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    rows = step.rollouts
+    assert len(set(rows.lengths.tolist())) > 4
+    logits = model(
+        rows.tokens, attention_mask=(torch.arange(rows.tokens.shape[1])[None] < rows.lengths[:, None])
+    ).logits
+    logprobs = torch.zeros(rows.tokens.shape)
+    logprobs[:, 1:] = logits[:, :-1].float().log_softmax(-1).gather(2, rows.tokens[:, 1:, None])[..., 0]
+    kept = kept_by_hand(name, step)
+    assert name in ("PER", "AR", "LabelWeights") or 0 < kept.sum() < 32
+    advantages = advantages_by_hand(step.total, kept, "dvantages" not in name)
+    own = (rows.mask & kept.flatten()[:, None]).float()
+    gain = (
+        weights_by_hand(name, step, kept, advantages, logprobs.detach())
+        * advantages.flatten()[:, None]
+        * logprobs
+        * own
+    )
+    by_row = isinstance(objective, GRPO)
+    loss = -(gain.sum(1) / own.sum(1).clamp(min=1)).sum() / kept.sum() if by_row else -gain.sum() / own.sum()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.5 * parameter.grad
+    assert largest_difference(model.state_dict(), start) > 1e-3
+    assert largest_difference(weights(run), model.state_dict()) < 2e-6
+    assert logged.get("rollouts/kept_frac", 1.0) == pytest.approx(kept.float().mean().item())
+    assert logged["rollouts/scored_frac"] <= kept.float().mean().item()
+    assert ("policy/weight/max" in logged) == ("reweighting" in CASES[name])
+    if "policy/weight/max" in logged:
+        assert logged["policy/weight/min"] < 1 < logged["policy/weight/max"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_is_the_same_for_any_split_and_without_shortcuts(tiny, tmp_path, name):
+    whole = weights(stepped(tiny, tmp_path, **CASES[name])[0])
+    plain = weights(stepped(tiny, tmp_path)[0])
+    assert largest_difference(whole, plain) > 1e-4
+    for changes in ({"micro_tokens": 260}, {"shortcuts": "none"}, {"shortcuts": "none", "micro_tokens": 120}):
+        assert largest_difference(weights(stepped(tiny, tmp_path, **CASES[name], **changes)[0]), whole) < 2e-6
+
+
+def test_a_step_that_keeps_nothing_moves_nothing(tiny, tmp_path):
+    run, logged = stepped(tiny, tmp_path, keep=PassRateBand(0.99, 1.0))
+    assert largest_difference(weights(run), Policy(tiny).load_model().state_dict()) == 0
+    assert logged["rollouts/kept_frac"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"reweighting": AR(), "objective": GSPO()}, "AR weighs tokens, and the loss of GSPO weighs rows"),
+        ({"keep": PODS(8)}, "PODS keeps 8 of 8 completions"),
+        (
+            {"reweighting": AR(), "guard": None, "sampling": Sampling(top_p=0.9)},
+            "top_p 0.9.*no reweighting of tokens",
+        ),
+        ({"reweighting": LabelWeights("quality")}, r"label is 'quality', but no prompt has it; labels present: level"),
+        ({"keep": True}, r"GRPOModule\.keep is True; write a Keep, as keep=PODS\(\)"),
+        ({"reweighting": "PER"}, r"GRPOModule\.reweighting is 'PER'; write a Reweighting, as reweighting=PER\(\)"),
+    ],
+)
+def test_what_can_not_be_is_refused(tiny, tmp_path, changes, says):
+    with pytest.raises(InputError, match=says):
+        stepped(tiny, tmp_path, **changes)
