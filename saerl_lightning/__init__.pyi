@@ -37,8 +37,8 @@ from .objective.dr_grpo import DrGRPO as DrGRPO
 from .objective.grpo import GRPO as GRPO
 from .objective.gspo import GSPO as GSPO
 from .objective.keeping.gfpo import GFPO as GFPO
-from .objective.keeping.keep import Answers as Answers
 from .objective.keeping.keep import Keep as Keep
+from .objective.keeping.keep import KnownCompletions as KnownCompletions
 from .objective.keeping.pass_rate_band import PassRateBand as PassRateBand
 from .objective.keeping.pods import PODS as PODS
 from .objective.keeping.top_advantages import TopAdvantages as TopAdvantages

@@ -32,6 +32,13 @@ def gather_objects(value: T, ranks: int) -> list[T]:
     return parts
 
 
+def gather_rows(own: Tensor, ranks: int, rank: int) -> tuple[Tensor, slice]:
+    """Joins the rows of all ranks, in their order, and says where this rank's are."""
+    parts = gather_objects(own, ranks)
+    start = sum(len(part) for part in parts[:rank])
+    return torch.cat(parts), slice(start, start + len(own))
+
+
 def gather_outcomes(outcomes: Outcomes, ranks: int) -> Outcomes:
     """Joins the outcomes of all ranks, so that operations that learn from them stay equal on every rank."""
     return Outcomes.join(gather_objects(outcomes, ranks))

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Sampling
+
+if TYPE_CHECKING:
+    import lightning
+
+
+def planned_batches(trainer: lightning.Trainer, an_epoch: int, updates_per_batch: int) -> int:
+    """Number of batches that a run samples: an epoch's, times epochs, limited by `trainer.max_steps`.
+
+    Args:
+        trainer: Trainer of the run.
+        an_epoch: Number of batches of an epoch.
+        updates_per_batch: Number of optimiser steps on each batch.
+    """
+    epochs = trainer.max_epochs
+    limits = [an_epoch * epochs] if epochs is not None and epochs >= 0 else []
+    if trainer.max_steps >= 0:
+        limits.append(-(-trainer.max_steps // max(1, updates_per_batch)))
+    return min(limits, default=an_epoch)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +13,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saerl_lightning.objective.keeping.keep import Answers
+from saerl_lightning.objective.keeping.keep import KnownCompletions
+from saerl_lightning.objective.reweighting.reweighting import Everywhere
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.policy.weights import is_sharded, without_adapters
-from saerl_lightning.ranks.collectives import gather_objects
+from saerl_lightning.ranks.collectives import gather_objects, gather_rows
 from saerl_lightning.records import Outcomes, PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward, grade
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.rows import Cut, StepRows
 
 if TYPE_CHECKING:
+    import lightning
     from transformers import PreTrainedModel
 
     from saerl_lightning.training.metrics import Phases
@@ -150,7 +153,7 @@ class GradedGroups:
         highest, lowest = right.nan_to_num(-torch.inf).amax(1), right.nan_to_num(torch.inf).amin(1)
         return highest - lowest > 1e-6  # none is seen: -inf
 
-    def answers(self, advantages: Float[Tensor, "P G"] | None = None) -> Answers:
+    def answers(self, advantages: Float[Tensor, "P G"] | None = None) -> KnownCompletions:
         """Returns what is read to decide which completions are kept.
 
         Args:
@@ -158,7 +161,9 @@ class GradedGroups:
         """
         right = next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
         lengths = self.rollouts.completion_lengths.view(right.shape).to(right)
-        return Answers(self.compared, right, lengths, torch.zeros_like(right) if advantages is None else advantages)
+        return KnownCompletions(
+            self.compared, right, lengths, torch.zeros_like(right) if advantages is None else advantages
+        )
 
     def keeping(self, kept: Bool[Tensor, "P G"]) -> GradedGroups:
         """Returns these groups with only the given completions in the loss."""
@@ -185,6 +190,11 @@ class GradedGroups:
 def _summed(each: Sequence[Mapping[str, Any]], start: Any) -> dict[str, Any]:
     names = dict.fromkeys(name for numbers in each for name in numbers)
     return {name: sum((numbers.get(name, start) for numbers in each), start) for name in names}
+
+
+def everywhere(trainer: lightning.Trainer) -> Everywhere:
+    """Returns the function that joins the rows of all ranks, and says where this rank's are."""
+    return partial(gather_rows, ranks=trainer.world_size, rank=trainer.global_rank)
 
 
 def equal_forwards(model: PreTrainedModel, own: int) -> int:

@@ -13,13 +13,13 @@ from typing import cast
 
 import lightning
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from saerl_lightning.errors import RunStopped
-from saerl_lightning.objective.keeping.keep import Answers, Keep
+from saerl_lightning.objective.keeping.keep import Keep
 from saerl_lightning.objective.objective import Objective
 from saerl_lightning.objective.reweighting.reweighting import Reweighting
 from saerl_lightning.policy.lean_layers import make_lean
@@ -31,13 +31,15 @@ from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.reward.function import as_rewards
 from saerl_lightning.reward.reward import Reward, no_grades, require_distinct, weighted_sum
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.training.arithmetic import BatchArithmetic
+from saerl_lightning.training import choices
+from saerl_lightning.training.arithmetic import BatchArithmetic, planned_batches
 from saerl_lightning.training.dynamic_sampling import DynamicSampling
 from saerl_lightning.training.grading import (
     GradedGroups,
     Reference,
     entropy_floor,
     equal_forwards,
+    everywhere,
     sample_and_grade,
     score_step,
 )
@@ -51,12 +53,10 @@ from saerl_lightning.training.metrics import (
     MetricSum,
     Phases,
     averaged,
-    means_over_ranks,
-    over_ranks,
     refill_metrics,
     reward_costs,
     reward_parts,
-    throughput_metrics,
+    step_metrics,
 )
 from saerl_lightning.training.optimization import Gradients, require_makers
 from saerl_lightning.training.policy_module import PolicyModule
@@ -229,11 +229,10 @@ class GRPOModule(PolicyModule):
     def step_rows(self, sampled: GradedGroups) -> StepRows:
         """Builds the rows of the updates from the graded groups, with everything that the objective needs."""
         self.rest()
-        if self.keep is not None and not self.keep.reads_advantages:
-            sampled = sampled.keeping(self.keep.keep(sampled.answers()))
-        step = StepRows.from_rollouts(
-            sampled.rollouts, sampled.in_loss.flatten(), self.sampling.max_tokens, self.device
-        )
+        if self.keep is not None:
+            sampled = choices.kept_by_rewards(self.keep, sampled)
+        trained, joined = sampled.in_loss.flatten(), everywhere(self.trainer)
+        step = StepRows.from_rollouts(sampled.rollouts, trained, self.sampling.max_tokens, self.device)
         if self.objective.needs_reference:
             with self.phases("reference"):
                 step = step.with_reference(self._reference[0].logprobs(self.scorer, step, self.cut))
@@ -241,13 +240,11 @@ class GRPOModule(PolicyModule):
             with self.phases("old"):
                 step = self._with_old(step)
         advantages = self.advantages(sampled, step)
-        if self.keep is not None and self.keep.reads_advantages:
-            kept = self.kept_everywhere(self.keep, sampled.answers(advantages))
-            sampled, step = sampled.keeping(kept), step.keeping(kept.flatten())
+        if self.keep is not None:
+            sampled, step = choices.kept_by_advantages(self.keep, sampled, step, advantages, joined)
         self.last_step = replace(sampled, advantages=advantages)
         if self.reweighting is not None:
-            labels = sampled.labels(self.reweighting.reads)
-            step = step.with_weights(self.reweighting.weights(step.to_weigh(advantages, labels), self.everywhere))
+            step = choices.weighed(self.reweighting, sampled, step, advantages, joined)
         skip = self.shortcuts.skip_zero_advantage and self.objective.skips_zero_advantage
         return step.with_advantages(advantages, skip, lambda counts: mean_over_ranks(self.trainer, counts))
 
@@ -257,19 +254,8 @@ class GRPOModule(PolicyModule):
         if step.reference is not None:
             penalty = self.objective.penalty(step.sampler_logprobs, step.reference, step.mask)
             total = total if penalty is None else total - penalty.view_as(total).cpu()
-        everywhere, own = self.everywhere(total)
-        return self.objective.advantages(everywhere)[own]
-
-    def kept_everywhere(self, keep: Keep, answers: Answers) -> Bool[Tensor, "P G"]:
-        """Marks which of this rank's completions are kept among those of all ranks."""
-        joined, own = self.everywhere(torch.stack([*vars(answers).values()], 2))  # (all P, G, 4)
-        return keep.keep(Answers(*joined.unbind(2)))[own]
-
-    def everywhere(self, own: Tensor) -> tuple[Tensor, slice]:
-        """Joins the values of all ranks, in their order, and says where this rank's are."""
-        parts = gather_objects(own, self.trainer.world_size)
-        start = sum(len(part) for part in parts[: self.global_rank])
-        return torch.cat(parts), slice(start, start + len(own))
+        joined, own = everywhere(self.trainer)(total)
+        return self.objective.advantages(joined)[own]
 
     def _with_old(self, step: StepRows) -> StepRows:
         """Computes the step's old log-probabilities before its first update."""
@@ -300,17 +286,10 @@ class GRPOModule(PolicyModule):
         """Logs the step over all ranks: rewards, groups and lengths of generated and trained completions."""
         own = updates | self.phases.metrics() | generated.spent
         own |= refill_metrics(generated, trained) | self.skipped_steps()
-        own |= step.weight_range()
-        if self.keep is not None:
-            own["rollouts/kept_frac"] = step.mask.any(1).sum().item() / max(1, int(trained.in_loss.sum()))
-        own["rollouts/scored_frac"] = len(step.scored) / len(step.lengths)
-        own["rollouts/scored_tokens"] = float(step.scored_row_tokens)
+        own |= step.metrics() | ({} if self.keep is None else step.kept_share(trained.in_loss))
         completions = Completions.of(generated, self.prompts.plan.difficulty)
         ranks = gather_objects((own, completions, generated.parts), self.trainer.world_size)
-        values = over_ranks([numbers for numbers, _, _ in ranks])
-        values |= Completions.join([completions for _, completions, _ in ranks]).metrics(version)
-        values |= means_over_ranks([parts for _, _, parts in ranks])
-        values |= throughput_metrics(values) | self.prompts.metrics()
+        values = step_metrics(*zip(*ranks, strict=True), began=version) | self.prompts.metrics()
         self.log("reward", values["reward/mean"], prog_bar=True, logger=False)
         self.log_dict(values)
 
@@ -357,13 +336,9 @@ class GRPOModule(PolicyModule):
         """Refuses settings that do not fit each other, before data or weights are loaded."""
         require_distinct(self.rewards)
         # Greedy groups are refused later, as what they are.
-        by_tokens = self.reweighting is not None and self.reweighting.level == "tokens"
-        if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler or by_tokens):
+        if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
             refuse_truncated_support(self.sampling)
-        if self.keep is not None:
-            self.keep.check(self.sampling.group_size)
-        if self.reweighting is not None:
-            self.reweighting.require(self.objective.weighs, type(self.objective).__name__)
+        choices.refuse_unfit(self.keep, self.reweighting, self.objective, self.sampling)
         ahead = [] if self.ahead is None else [AheadInCheckpoint()]
         return [*super().configure_callbacks(), *ahead]
 
@@ -413,11 +388,7 @@ class GRPOModule(PolicyModule):
 
     def planned_batches(self) -> int:
         """Number of batches that this run samples: the plan's, times epochs, limited by `trainer.max_steps`."""
-        an_epoch, epochs = len(self.prompts.plan.batches()), self.trainer.max_epochs
-        limits = [an_epoch * epochs] if epochs is not None and epochs >= 0 else []
-        if self.trainer.max_steps >= 0:
-            limits.append(-(-self.trainer.max_steps // max(1, self.updates_per_batch)))
-        return min(limits, default=an_epoch)
+        return planned_batches(self.trainer, len(self.prompts.plan.batches()), self.updates_per_batch)
 
     def on_train_start(self) -> None:
         """Starts the engine with the present weights; after a resume, these are the checkpoint's."""

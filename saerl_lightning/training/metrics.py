@@ -161,6 +161,24 @@ class Completions:
         }
 
 
+def step_metrics(
+    numbers: Sequence[Mapping[str, float]],
+    completions: Sequence[Completions],
+    parts: Sequence[Mapping[str, Sequence[float]]],
+    began: int,
+) -> dict[str, float]:
+    """Metrics of a step over all ranks.
+
+    Args:
+        numbers: Numbers of each rank, by metric.
+        completions: Completions of each rank.
+        parts: Values of each part of each reward, of each rank.
+        began: Weight version that the step began with.
+    """
+    values = over_ranks(numbers) | Completions.join(completions).metrics(began) | means_over_ranks(parts)
+    return values | throughput_metrics(values)
+
+
 def reward_metrics(rewards: Mapping[str, Float[Tensor, "P G"]], total: Float[Tensor, "P G"]) -> dict[str, float]:
     """Mean, standard deviation and share of failures of each reward and of their weighted sum.
 

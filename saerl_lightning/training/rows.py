@@ -200,12 +200,20 @@ class StepRows:
         """Returns these rows with weights of the gain."""
         return replace(self, weights=weights)
 
-    def weight_range(self) -> dict[str, float]:
-        """Smallest and largest weight of a token in the loss, for the logs; empty without weights or tokens."""
+    def metrics(self) -> dict[str, float]:
+        """How much of these rows the policy scores, and the range of their weights if there are some."""
+        scored = {
+            "rollouts/scored_frac": len(self.scored) / len(self.lengths),
+            "rollouts/scored_tokens": float(self.scored_row_tokens),
+        }
         if self.weights is None or not self.mask.any():
-            return {}
+            return scored
         found = self.weights[self.mask]
-        return {"policy/weight/min": found.min().item(), "policy/weight/max": found.max().item()}
+        return {**scored, "policy/weight/min": found.min().item(), "policy/weight/max": found.max().item()}
+
+    def kept_share(self, trained: Bool[Tensor, "P G"]) -> dict[str, float]:
+        """Share of the completions in the loss among those that would be there without a choice."""
+        return {"rollouts/kept_frac": self.mask.any(1).sum().item() / max(1, int(trained.sum()))}
 
     @property
     def scored_row_tokens(self) -> int:

@@ -9,7 +9,7 @@ import torch
 import saerl_lightning.objective.keeping
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.keeping.gfpo import GFPO
-from saerl_lightning.objective.keeping.keep import Answers, Keep
+from saerl_lightning.objective.keeping.keep import Keep, KnownCompletions
 from saerl_lightning.objective.keeping.pass_rate_band import PassRateBand
 from saerl_lightning.objective.keeping.pods import PODS, most_varied
 from saerl_lightning.objective.keeping.top_advantages import TopAdvantages
@@ -23,10 +23,10 @@ def test_every_shipped_choice_is_tried_here():
     assert shipped(Keep, saerl_lightning.objective.keeping).keys() == KEEPS.keys()
 
 
-def answers(total, right=None, lengths=None, advantages=None) -> Answers:
+def answers(total, right=None, lengths=None, advantages=None) -> KnownCompletions:
     total = torch.tensor(total)
     given = (total, right, lengths, advantages)
-    return Answers(*(torch.ones_like(total) if each is None else torch.as_tensor(each) for each in given))
+    return KnownCompletions(*(torch.ones_like(total) if each is None else torch.as_tensor(each) for each in given))
 
 
 def kept(keep: Keep, *given, **named) -> list:
@@ -80,11 +80,11 @@ def test_the_top_share_is_of_the_whole_step_and_rounded_up():
 @pytest.mark.parametrize("name", KEEPS)
 def test_a_choice_is_pure_and_follows_the_completions_order(name):
     random = torch.Generator().manual_seed(0)
-    given = Answers(*(torch.rand(3, 6, generator=random) for _ in range(4)))
+    given = KnownCompletions(*(torch.rand(3, 6, generator=random) for _ in range(4)))
     before = [each.clone() for each in vars(given).values()]
     found = KEEPS[name].keep(given)
     assert found.dtype == torch.bool and found.shape == (3, 6)
-    turned = KEEPS[name].keep(Answers(*(each.flip(1) for each in vars(given).values())))
+    turned = KEEPS[name].keep(KnownCompletions(*(each.flip(1) for each in vars(given).values())))
     assert torch.equal(turned.flip(1), found)
     assert torch.equal(KEEPS[name].keep(given), found)
     assert all(torch.equal(a, b) for a, b in zip(before, vars(given).values(), strict=True))

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.objective.keeping.keep import Answers, Keep, first_of
+from saerl_lightning.objective.keeping.keep import Keep, KnownCompletions, first_of
 from saerl_lightning.ranges import Count, require_in_range
 
 
@@ -40,7 +40,7 @@ class GFPO(Keep):
                 "larger groups"
             )
 
-    def keep(self, answers: Answers) -> Bool[Tensor, "P G"]:
+    def keep(self, answers: KnownCompletions) -> Bool[Tensor, "P G"]:
         """Marks the best completions of each group."""
         valid = answers.total.isfinite()
         order = answers.lengths.argsort(dim=1, stable=True)

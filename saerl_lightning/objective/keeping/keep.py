@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Answers:
+class KnownCompletions:
     """What is known of a step's completions; NaN in `total` and `right` where one would not be trained on anyway."""
 
     total: Float[Tensor, "P G"]  # weighted sums of all rewards
@@ -42,7 +42,7 @@ class Keep(ABC):
         """
 
     @abstractmethod
-    def keep(self, answers: Answers) -> Bool[Tensor, "P G"]:
+    def keep(self, answers: KnownCompletions) -> Bool[Tensor, "P G"]:
         """Marks the completions to train on. Those with a NaN reward are not, whatever is marked."""
 
 

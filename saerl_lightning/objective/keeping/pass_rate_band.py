@@ -6,7 +6,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.objective.keeping.keep import Answers, Keep
+from saerl_lightning.objective.keeping.keep import Keep, KnownCompletions
 from saerl_lightning.ranges import Share, require_in_range
 
 
@@ -31,7 +31,7 @@ class PassRateBand(Keep):
         if low >= high:
             raise InputError(f"PassRateBand is from {low:g} to {high:g}; write a high above the low")
 
-    def keep(self, answers: Answers) -> Bool[Tensor, "P G"]:
+    def keep(self, answers: KnownCompletions) -> Bool[Tensor, "P G"]:
         """Marks whole groups."""
         rate = answers.right.nanmean(1, keepdim=True)
         # A mean of eight thirds in float32 may miss its bound by the last bit.

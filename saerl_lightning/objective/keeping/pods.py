@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.objective.keeping.keep import Answers, Keep
+from saerl_lightning.objective.keeping.keep import Keep, KnownCompletions
 from saerl_lightning.ranges import CountFrom2, require_in_range
 
 
@@ -37,7 +37,7 @@ class PODS(Keep):
                 "from 2 to less than the group has"
             )
 
-    def keep(self, answers: Answers) -> Bool[Tensor, "P G"]:
+    def keep(self, answers: KnownCompletions) -> Bool[Tensor, "P G"]:
         """Marks the completions of the largest variance."""
         count = self.count or answers.total.shape[1] // 2
         return torch.stack([most_varied(rewards, count) for rewards in answers.total.double()])

@@ -7,7 +7,7 @@ import math
 from jaxtyping import Bool
 from torch import Tensor
 
-from saerl_lightning.objective.keeping.keep import Answers, Keep, first_of
+from saerl_lightning.objective.keeping.keep import Keep, KnownCompletions, first_of
 from saerl_lightning.ranges import PositiveShare, require_in_range
 
 
@@ -33,7 +33,7 @@ class TopAdvantages(Keep):
         """True: advantages are all that counts."""
         return True
 
-    def keep(self, answers: Answers) -> Bool[Tensor, "P G"]:
+    def keep(self, answers: KnownCompletions) -> Bool[Tensor, "P G"]:
         """Marks the completions with the largest |advantage|."""
         size, valid = answers.advantages.abs().view(1, -1), answers.total.isfinite().view(1, -1)
         # Rounded, because advantages of groups that are alike differ in their last bits.
