@@ -38,8 +38,13 @@ def kept_by_advantages(
     """
     if not keep.reads_advantages:
         return sampled, step
-    joined, own = everywhere(torch.stack([*vars(sampled.answers(advantages)).values()], 2))  # (all P, G, 4)
-    kept = keep.keep(KnownCompletions(*joined.unbind(2)))[own]
+    known = torch.stack([*vars(sampled.answers(advantages)).values()], 2).double()  # (P, G, 4)
+    pool_rows, own = everywhere(torch.tensor(sampled.batch.rows))
+    joined, _ = everywhere(known)
+    order = pool_rows.argsort()  # among equal completions it must not matter which rank has which prompts
+    chosen = torch.empty(joined.shape[:2], dtype=torch.bool)
+    chosen[order] = keep.keep(KnownCompletions(*joined[order].unbind(2)))
+    kept = chosen[own]
     return sampled.keeping(kept), step.keeping(kept.flatten())
 
 

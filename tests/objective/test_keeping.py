@@ -72,9 +72,9 @@ def test_the_top_share_is_of_the_whole_step_and_rounded_up():
     assert kept(TopAdvantages(), [[0.0] * 3] * 2, advantages=advantages) == [[0, 1, 1], [0, 1, 0]]
     assert kept(TopAdvantages(0.51), [[0.0] * 3] * 2, advantages=advantages) == [[0, 1, 1], [0, 1, 1]]
     assert kept(TopAdvantages(1.0), [[0.0] * 3] * 2, advantages=advantages) == [[1] * 3] * 2
-    # Two of the four that are graded; of equal ones the first.
+    # Two of the four that are graded; of equal ones the first completion, then the second ones.
     total, equal = [[0.0, NAN, 0.0], [NAN, 0.0, 0.0]], [[1.0, 9.0, 1.0], [9.0, 1.0, -1.0]]
-    assert kept(TopAdvantages(), total, advantages=equal) == [[1, 0, 1], [0, 0, 0]]
+    assert kept(TopAdvantages(), total, advantages=equal) == [[1, 0, 0], [0, 1, 0]]
 
 
 @pytest.mark.parametrize("name", KEEPS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -20,6 +23,7 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.records import Prompt, Sampling
 from tests.training.conftest import ParityReward, Sums, data, fit, largest_difference, module, trainer, weights
 from tests.training.test_grpo_module import Record
+from tests.training.test_ranks import run_on_one_and_two
 
 
 class Graded(ParityReward):
@@ -80,7 +84,7 @@ def kept_by_hand(name: str, step) -> torch.Tensor:
         kept &= torch.tensor([[LOW < sum(values) / 8 < HIGH] for values in rewards])
     elif name in ("TopAdvantages", "both by advantages"):
         size = step.advantages.abs().flatten().tolist()
-        order = sorted(range(32), key=lambda i: (-round(size[i], 6), i))
+        order = sorted(range(32), key=lambda i: (-round(size[i], 6), i % 8, step.batch.rows[i // 8]))
         count = 13 if name == "TopAdvantages" else 16
         kept = torch.tensor([order.index(i) < count for i in range(32)]).view(4, 8)
     return kept
@@ -183,3 +187,22 @@ def test_a_step_that_keeps_nothing_moves_nothing(tiny, tmp_path):
 def test_what_can_not_be_is_refused(tiny, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         stepped(tiny, tmp_path, **changes)
+
+
+@pytest.mark.slow
+def test_two_processes_keep_weigh_and_mix_as_one(tiny, tmp_path):
+    run_on_one_and_two(Path(__file__).with_name("choices_ranks.py"), tiny, tmp_path)
+    start = Policy(tiny).load_model().state_dict()
+    for name in ("advantages", "tokens"):
+        one, two = (torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2))
+        assert largest_difference(one, two) < 2e-6 < 1e-3 < largest_difference(one, start), name
+        (alone, rows), (shared, others) = (
+            json.loads((tmp_path / f"{name}-{ranks}.json").read_text()) for ranks in (1, 2)
+        )
+        assert rows == others
+        assert rows != list(range(20))
+        for first, second in zip(alone, shared, strict=True):
+            for key, value in first.items():
+                if key.startswith(("data/", "policy/weight", "rollouts/kept", "loss")):
+                    assert second[key] == pytest.approx(value, abs=2e-5), (name, key)
+        assert "data/online/share/plus_3" in alone[0]
