@@ -9,8 +9,12 @@ from hypothesis import strategies as some
 import saerl_lightning.online.beliefs
 import saerl_lightning.online.rules
 from saerl_lightning.online.beliefs.belief import Belief
+from saerl_lightning.online.rules.highest_chance import HighestChance
 from saerl_lightning.online.rules.rule import Candidates, Rule
-from tests.online.examples import BELIEFS, DRAWING, RULES, N, begun, candidates, features, pool, rng, served
+from saerl_lightning.online.selection import Selection
+from saerl_lightning.plan import SamplePlan
+from tests.data.served_prompts import outcomes_of_counts
+from tests.online.examples import BELIEFS, DRAWING, RULES, N, begun, candidates, features, learn_one, pool, rng, served
 from tests.shipped_classes import shipped
 
 EVERY = np.arange(N)
@@ -101,6 +105,22 @@ def test_a_belief_learns_of_a_prompt_that_is_served_again_and_again(make):
     a, b = belief.beta(np.array([3, 6]))
     right, wrong = a / (a + b)
     assert right - wrong > 0.2
+
+
+@pytest.mark.parametrize("make", BELIEF_EXAMPLES)
+def test_groups_without_a_grade_teach_nothing(make):
+    """A step of none changes no state, and one of a graded and an ungraded group is one of the graded alone."""
+    operation, alone = Selection(make(), HighestChance()), begun(make)
+    operation.apply(SamplePlan.sequential(N, 4), pool(), features())
+    before = np.array(operation.belief.beta(EVERY))
+    operation.observe(outcomes_of_counts(["p3", "p7"], [0.0, 0.0], graded=0))
+    np.testing.assert_array_equal(np.array(operation.belief.beta(EVERY)), before)
+    half = outcomes_of_counts(["p3", "p7"], [0.0, 5.0])
+    half.graded[0] = 0
+    operation.observe(half)
+    learn_one(alone, 7, 5.0)
+    np.testing.assert_array_equal(np.array(operation.belief.beta(EVERY)), np.array(alone.beta(EVERY)))
+    assert np.isfinite(before).all()
 
 
 @given(

@@ -9,11 +9,16 @@ import pytest
 import torch
 import yaml
 
+import saerl_lightning.online.beliefs
+import saerl_lightning.online.rules
 from saerl_lightning.data.callback import Online
 from saerl_lightning.data.clustering import TopicClusters
+from saerl_lightning.online.beliefs.belief import Belief
+from saerl_lightning.online.rules.rule import Rule
 from saerl_lightning.records import Prompt, Sampling
 from saerl_lightning.registration import register_classes
 from saerl_lightning.signals.random_signals import RandomSignals
+from tests.shipped_classes import shipped
 from tests.training.conftest import Sums, data, fit, module, tiny, trainer, weights
 
 __all__ = ["tiny"]
@@ -81,6 +86,19 @@ def arrays(state):
     if isinstance(state, dict):
         return {name: arrays(value) for name, value in state.items()}
     return state.numpy() if isinstance(state, torch.Tensor) else state
+
+
+def named(given) -> set[str]:
+    """Every class that a config names."""
+    if not isinstance(given, dict):
+        return set()
+    return {given.get("class_path", "")}.union(*(named(each) for each in given.values()))
+
+
+def test_every_shipped_operation_belief_and_rule_has_an_overlay():
+    online, rooms = saerl_lightning.online, (saerl_lightning.online.beliefs, saerl_lightning.online.rules)
+    kinds = {**shipped(Online, online), **shipped(Belief, rooms[0]), **shipped(Rule, rooms[1])}
+    assert {name for name in kinds if not name.startswith("_")} <= named(OVERLAYS)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

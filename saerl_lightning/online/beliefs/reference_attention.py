@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
 EDGE = 1e-4  # rates of 0 and 1 have no logit
+CHUNK = 4096  # prompts at a time: their scores stay in the processor's cache
 
 
 class ReferenceAttention(Belief):
@@ -92,11 +93,14 @@ class ReferenceAttention(Belief):
 
     def beta(self, rows: Int[np.ndarray, " n"]) -> Beta:
         """Returns Beta distributions with the predicted mean; Beta(1, 1) before the first reference."""
-        if not len(self._rows):
+        if not len(self._rows) or not len(rows):
             return np.ones(len(rows)), np.ones(len(rows))
-        similar = self._units[rows] @ self._units[self._rows].T / self.temperature  # (n, K)
-        mean = attended(similar, self._rates, self.scale, self.bias)
+        mean = np.concatenate([self._predict(rows[at : at + CHUNK]) for at in range(0, len(rows), CHUNK)])
         return self.answers * mean, self.answers * (1 - mean)
+
+    def _predict(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        scores = self._units[rows] @ self._units[self._rows].T / self.temperature  # (n, K)
+        return attended(scores, self._rates, self.scale, self.bias)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the references and their rates."""
