@@ -15,6 +15,7 @@ from saerl_lightning.online.rules.easiest_first import EasiestFirst
 from saerl_lightning.online.rules.highest_chance import HighestChance
 from saerl_lightning.online.rules.nearest import Nearest
 from saerl_lightning.online.rules.rule import Candidates
+from saerl_lightning.records import Prompt
 from tests.online.examples import candidates, features, pool, rng, served
 
 
@@ -56,6 +57,35 @@ def test_one_group_moves_the_weights_as_worked_by_hand():
     across = np.array([1.0, -1.0])
     assert across @ after.mean == pytest.approx(0)
     assert across @ after.covariance @ across == pytest.approx(2)
+
+
+def test_a_constant_alone_moves_as_worked_by_hand_and_what_is_known_stays():
+    """Gain 1 / 1.5538 of ln 2.6 for the constant; nothing for a weight that is known, or if all are."""
+    start = Gaussian(np.zeros(2), np.eye(2), 0.0, 0.5)
+    after = start.known("constant").updated(*ONE_GROUP)
+    assert after.mean == pytest.approx([0.6149, 0], abs=1e-4)
+    assert start.known("nothing").later().updated(*ONE_GROUP).mean.tolist() == [0, 0]
+    assert start.known("all") is start
+
+
+@pytest.mark.parametrize("learns", ["constant", "nothing"])
+def test_a_control_keeps_the_weights_that_the_labels_taught(learns):
+    rows = features(200)
+    labels = 100 * (1 - expit(3 * rows[:, 0]))
+    prompts = [Prompt.asking(f"p{i}", f"word {i}", labels={"difficulty": label}) for i, label in enumerate(labels)]
+    belief = FeaturePosterior(components=5, label="difficulty", learns=learns)
+    belief.begin(prompts, rows)
+    before = belief.state_dict()["mean"]
+    belief.learn(np.arange(20), np.zeros(20), np.full(20, 8.0))
+    after = belief.state_dict()["mean"]
+    assert (after[:, 1:] == before[:, 1:]).all() and before[:, 1:].abs().max() > 0.5
+    assert (after[:, 0] < before[:, 0]).all() == (learns == "constant")
+    assert belief.state_dict()["own"].sum() == 0
+
+
+def test_to_learn_nothing_of_no_label_is_refused():
+    with pytest.raises(InputError, match=r"learns is 'nothing' and label is null.* name the label"):
+        FeaturePosterior(learns="nothing").check(pool(), np.arange(3))
 
 
 def test_two_groups_at_once_are_one_after_the_other():

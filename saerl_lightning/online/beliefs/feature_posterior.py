@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from scipy.special import betaln
 from saerl_lightning.data.features import dense
 from saerl_lightning.data.kmeans import reduced_units
 from saerl_lightning.data.labels import read_label, require_features
+from saerl_lightning.errors import InputError
 from saerl_lightning.online.beliefs.belief import Belief, Beta
 from saerl_lightning.ranges import Count, Positive, PositiveShare, Seed, Share, require_in_range
 from saerl_lightning.records import Prompt
@@ -29,6 +30,7 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 RESIDUALS = (0.5, 1.0, 2.0, 4.0, 8.0)  # tried side by side
 DRIFTS = (0.0, 0.02, 0.2)  # likewise
+Learns = Literal["all", "constant", "nothing"]
 CHUNK = 256  # groups of one update: it solves equations of this size
 
 
@@ -45,6 +47,16 @@ class Gaussian:
         """Returns the distribution one step later: the constant's weight has wandered."""
         covariance = self.covariance.copy()
         covariance[0, 0] += self.drift
+        return Gaussian(self.mean, covariance, self.residual, self.drift)
+
+    def known(self, learns: Learns) -> Gaussian:
+        """Returns the distribution with all weights known that are not learned any more."""
+        if learns == "all":
+            return self
+        covariance = np.zeros_like(self.covariance)
+        if learns == "nothing":
+            return Gaussian(self.mean, covariance, self.residual, 0.0)
+        covariance[0, 0] = self.covariance[0, 0]
         return Gaussian(self.mean, covariance, self.residual, self.drift)
 
     def updated(
@@ -105,6 +117,8 @@ class FeaturePosterior(Belief):
     Args:
         components: Number of columns that the feature rows are reduced to.
         label: Label from 0 (all right) to 100 (all wrong) that the weights learn from before training; null for none.
+        learns: What is learned while training runs: "all"; "constant", by which the policy gets better or worse at all
+            prompts; or "nothing" of the weights, so that they stay the labels'. The last two are controls.
         answers: Number of answers that each label counts as.
         variance: Variance of the features' part, and of the constant, before any group.
         keep: Share of a prompt's own counts that its next group keeps.
@@ -119,6 +133,7 @@ class FeaturePosterior(Belief):
         self,
         components: Count = 64,
         label: str | None = None,
+        learns: Learns = "all",
         answers: Positive = 8.0,
         variance: Positive = 1.0,
         keep: Share = 0.5,
@@ -127,6 +142,7 @@ class FeaturePosterior(Belief):
     ) -> None:
         self.components = components
         self.label = label
+        self.learns = learns
         self.answers = answers
         self.variance = variance
         self.keep = keep
@@ -144,7 +160,12 @@ class FeaturePosterior(Belief):
         return True
 
     def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
-        """Refuses prompts of which none has the label."""
+        """Refuses prompts of which none has the label, and to learn nothing at all."""
+        if self.label is None and self.learns == "nothing":
+            raise InputError(
+                f"{type(self).__name__}.learns is 'nothing' and label is null, so that it would predict the same of all "
+                "prompts; name the label to predict from, such as difficulty"
+            )
         if self.label is not None:
             read_label(type(self).__name__, self.label, prompts)
 
@@ -162,6 +183,7 @@ class FeaturePosterior(Belief):
         self._scores = np.zeros(len(self._filters))
         if self.label is not None:
             self._learn_labels(read_label(type(self).__name__, self.label, prompts))
+        self._filters = [each.known(self.learns) for each in self._filters]
 
     def _learn_labels(self, label: Float[np.ndarray, " N"]) -> None:
         known = np.flatnonzero(~np.isnan(label))
@@ -182,7 +204,8 @@ class FeaturePosterior(Belief):
             likelihood = betaln(a + right, b + wrong) - betaln(a, b)
             self._scores[number] = self.memory * self._scores[number] + likelihood.sum()
         self._filters = [each.updated(columns, right, graded) for each in self._filters]
-        self._own[rows] = self.keep * self._own[rows] + np.stack([right, wrong], 1)
+        if self.learns == "all":
+            self._own[rows] = self.keep * self._own[rows] + np.stack([right, wrong], 1)
 
     def beta(self, rows: Int[np.ndarray, " n"]) -> Beta:
         """Returns what the weights predict, plus the prompts' own counts."""
