@@ -142,7 +142,7 @@ class FeaturePosterior(Belief):
     ) -> None:
         self.components = components
         self.label = label
-        self.learns = learns
+        self.learns: Learns = learns
         self.answers = answers
         self.variance = variance
         self.keep = keep
