@@ -1,6 +1,6 @@
 """Which features predict the groups that vary? Online selection is simulated with each: `benchmarks/online_signals.py`.
 
-`saerl simulate` plays the feature posterior over prompts with known pass rates (the label `difficulty`): half the pool, each
+The tool simulate plays the feature posterior over prompts with known pass rates (the label `difficulty`): half the pool, each
 prompt once, so that only features can predict what is served. Every set of features gets the same starting orders and seeds,
 so their differences are paired. Signals are cached, and a set that has its file in `--out` is not played again. Nothing
 learns in it: it says how many groups vary, and nothing of accuracy.
