@@ -83,7 +83,7 @@ class RolloutEngine(ABC):
         """Whether `stream` may run in a second thread while the policy is trained.
 
         Such an engine samples by weights of its own, on devices that the trainer does not use, so that `sleep` frees
-        nothing; `close` ends what the second thread waits for.
+        nothing; `generate` may be called meanwhile, and `close` ends what the second thread waits for.
         """
         return False
 

@@ -299,10 +299,10 @@ class GRPOModule(PolicyModule):
         """Begins with the epoch's next batch, by the weights that this one is trained from; only with `lookahead`."""
         if self.ahead is None:
             return
-        self.check_canary(batch)
         following = self.prompts.draw_ahead() if batch_idx + 1 < self.trainer.num_training_batches else None
         if following is not None:
             self.ahead.begin(following, self.global_step + self.updates_per_batch, self.graded)
+        self.check_canary(batch)  # beside that batch, so that no server waits for it
 
     def check_canary(self, batch: PromptBatch) -> None:
         """Compares policy and sampler on a few fresh completions: older weights have sampled the batch itself."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning
@@ -24,10 +24,11 @@ class CopyEngine(RolloutEngine):
 
     concurrent = True
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, hold: Callable[[], object] = bool) -> None:
         self.inner = HFEngine()
-        self.seconds = seconds  # that a batch takes at least
-        self.sampling = threading.Lock()
+        self.hold = hold  # called in the second thread, before it samples
+        self.one_at_a_time = threading.Lock()
+        self.asked: list = []
         self.done: list[tuple[str, int]] = []
 
     def start(self, model, tokenizer, max_model_len) -> None:
@@ -35,22 +36,23 @@ class CopyEngine(RolloutEngine):
         self.inner.start(self.copy, tokenizer, max_model_len)
 
     def generate(self, prompt_ids, sampling):
-        assert self.sampling.acquire(blocking=False), "two batches are sampled at a time"
+        self.asked.append(prompt_ids)  # by a step's canary and its batch at once
         try:
-            if len(prompt_ids) > 1:  # no canary
+            if len(prompt_ids) > 1:
                 self.done.append(("sample", self.version))
-                time.sleep(self.seconds)
-            return self.inner.generate(prompt_ids, sampling)
+            if threading.current_thread().name == "ahead":
+                self.hold()
+            with self.one_at_a_time:
+                return self.inner.generate(prompt_ids, sampling)
         finally:
-            self.sampling.release()
+            self.asked.remove(prompt_ids)
 
     def load_weights(self, named_tensors, version) -> None:
-        assert self.sampling.acquire(blocking=False), "weights change while a batch is sampled"
+        assert not self.asked, "weights change while a batch is sampled"
         self.done.append(("load", version))
         self.version = version
         self.copy.load_state_dict({name: tensor.detach().clone() for name, tensor in named_tensors})
         self.inner.load_weights(self.copy.state_dict().items(), version)
-        self.sampling.release()
 
     def close(self) -> None:
         self.inner.close()

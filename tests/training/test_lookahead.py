@@ -105,18 +105,23 @@ def test_it_samples_while_it_trains(tiny, tmp_path):
 
 def test_a_sync_in_the_middle_of_a_step_waits_for_the_batch(tiny, tmp_path):
     """A callback changes weights and syncs while the next batch is sampled; the engine refuses weights meanwhile."""
-    busy = []
+    busy, begun = [], threading.Event()
+
+    def hold():
+        assert begun.wait(60)
+        time.sleep(0.5)
 
     class Synced(lightning.Callback):
         def on_before_optimizer_step(self, trainer, module, _):
             busy.append(module.ahead.busy)
+            begun.set()
             with torch.no_grad():
                 next(module.parameters()).mul_(1.5)
             module.sync()
             busy.append(module.ahead.busy)
 
-    run(tiny, tmp_path, 2, Synced(), engine=CopyEngine(seconds=1.0))
-    assert busy == [True, False] * 2
+    run(tiny, tmp_path, 2, Synced(), engine=CopyEngine(hold))
+    assert busy[:2] == [True, False]
 
 
 def test_a_sampler_that_keeps_old_weights_is_noticed(tiny, tmp_path):

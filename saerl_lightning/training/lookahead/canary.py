@@ -10,7 +10,7 @@ from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.rows import StepRows
 
-TOKENS = 16  # of a completion: a group of 8 gives the guard's mean over 128 tokens
+TOKENS = 8  # of a completion: a group of 8 gives the guard's mean over 64 tokens
 
 
 def canary(engine: RolloutEngine, batch: PromptBatch, sampling: Sampling, seed: int, device: torch.device) -> StepRows:
