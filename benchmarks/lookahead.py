@@ -71,13 +71,16 @@ def train(file: str, lookahead: bool, steps: int, prompts: int, tokens: int) -> 
         lookahead=lookahead,
     )
     data = PromptDataModule(train=file, batch_size=prompts, chat=ChatTemplate(max_prompt_tokens=64))
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = lightning.Trainer(accelerator="cpu", devices=1, max_steps=steps, callbacks=[watch], **quiet)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps,
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, data)
     return watch.rows[2:-1]
 
