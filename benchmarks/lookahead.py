@@ -55,7 +55,14 @@ def train(file: str, lookahead: bool, steps: int, prompts: int, tokens: int) -> 
             self.rows: list[dict[str, float]] = []
             self.ended = time.perf_counter()
 
-        def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        def on_train_batch_end(
+            self,
+            trainer: lightning.Trainer,
+            pl_module: lightning.LightningModule,
+            outputs: object,
+            batch: object,
+            batch_idx: int,
+        ) -> None:
             now = time.perf_counter()
             logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.rows.append(logged | {"step": now - self.ended})
