@@ -20,7 +20,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.prompts.mixture import open_prompts
 from saerl_lightning.ranges import CountFrom0, Range, Seed, require_arguments
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.cache import CachedSignals
+from saerl_lightning.signals.cache import cached
 from saerl_lightning.study.report.section import Section
 
 FILES = {"injection": "1-injection", "edits": "2-edits", "zeroing": "3-zeroing", "steering": "4-steering"}
@@ -131,7 +131,7 @@ class CausalTests:
 
     def _labelled(self, pool: Sequence[Prompt], label: str) -> Labelled:
         if pool:
-            return Labelled.of(pool, label, CachedSignals(self.subject.signal, SIGNALS), self.seed)
+            return Labelled.of(pool, label, cached(self.subject.signal, SIGNALS), self.seed)
         fitting = self.fitting
         label_name = f"measured difficulty of {len(fitting.labels)} sums"
         return Labelled(label_name, fitting.features, np.arange(len(fitting.labels)), fitting.labels)

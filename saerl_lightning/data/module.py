@@ -40,7 +40,7 @@ from saerl_lightning.prompts.source import ProbeReference, PromptSource
 from saerl_lightning.ranges import Count, Seed, require_in_range
 from saerl_lightning.ranks.collectives import agreed
 from saerl_lightning.records import Outcomes, PromptBatch, Sampling
-from saerl_lightning.signals.cache import CachedSignals
+from saerl_lightning.signals.cache import cached
 from saerl_lightning.signals.source import Features, SignalSource
 
 log = logging.getLogger(__name__)
@@ -246,7 +246,7 @@ class PromptDataModule(EvaluationDataModule):
     def _plan(self, pool: PromptPool) -> SamplePlan:
         signals = self.signals
         if signals is not None and self.signal_cache is not None:
-            signals = CachedSignals(signals, self.signal_cache)
+            signals = cached(signals, self.signal_cache)
         planner = Planner(self.batch_size, self.shuffle_seed, signals, self.operations, self.reference)
         plan, features = planner.plan(pool.prompts, pool.too_long)
         for slot, why in [*idle_slots(self.operations).items(), *doubtful_slots(self.operations).items()]:

@@ -25,6 +25,7 @@ from saerl_lightning.given import returned
 from saerl_lightning.ranges import require_in_range
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.fingerprint import digest, digest_prompts
+from saerl_lightning.signals.random_signals import ShuffledSignals
 from saerl_lightning.signals.source import Features, Part, SignalSource, features_by, parts_by, stacked
 
 VERSION = 2  # version of the file format
@@ -187,3 +188,15 @@ def grouped(parts: Iterator[Part], prompts: int = SHARD_PROMPTS, seconds: float 
 
 def _joined(group: Sequence[Part]) -> Part:
     return np.concatenate([positions for positions, _ in group]), stacked([rows for _, rows in group])
+
+
+def cached(source: SignalSource, folder: str) -> SignalSource:
+    """Returns a source whose features are cached on disk; of shuffled rows, those before the shuffle, for all its seeds.
+
+    Args:
+        source: Signal source.
+        folder: Folder of the cache.
+    """
+    if isinstance(source, ShuffledSignals):
+        return ShuffledSignals(cached(source.inner, folder), source.seed)
+    return CachedSignals(source, folder)

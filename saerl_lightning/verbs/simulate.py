@@ -23,7 +23,7 @@ from saerl_lightning.online.simulation import World, oracle, play
 from saerl_lightning.progress import Bar
 from saerl_lightning.ranges import Count, Finite, require_arguments
 from saerl_lightning.records import Prompt
-from saerl_lightning.signals.cache import CachedSignals
+from saerl_lightning.signals.cache import cached
 from saerl_lightning.signals.source import SignalSource, features_by
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
@@ -108,8 +108,8 @@ def _played(datamodule: PromptDataModule, world: World, steps: int, seeds: int) 
     """Plays each arm once a seed; the arms of a seed share the plan and the luck of the answers."""
     pool, signals = datamodule.pool, datamodule.signals
     if signals is not None:
-        cached = signals if datamodule.signal_cache is None else CachedSignals(signals, datamodule.signal_cache)
-        signals = _Remembered(cached)
+        folder = datamodule.signal_cache
+        signals = _Remembered(signals if folder is None else cached(signals, folder))
     operations = datamodule.operations
     for operation in operations.values():
         if isinstance(operation, Online):

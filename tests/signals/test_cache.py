@@ -16,7 +16,7 @@ from scipy.sparse import csr_array, random_array
 from saerl_lightning.errors import InputError
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals import cache
-from saerl_lightning.signals.cache import CachedSignals, grouped
+from saerl_lightning.signals.cache import CachedSignals, cached, grouped
 from saerl_lightning.signals.random_signals import RandomSignals, ShuffledSignals
 from saerl_lightning.signals.sae import SAESignals
 from saerl_lightning.signals.source import SignalSource
@@ -236,3 +236,16 @@ def test_real_features_come_back_whole(tiny, tmp_path):
     first = cached.features(pool(40))
     np.testing.assert_allclose(first.toarray(), signals.features(pool(40)).toarray(), rtol=1e-4, atol=1e-5)
     assert bits(cached.features(pool(40))) == bits(first)
+
+
+def test_shuffled_rows_are_read_once_for_all_seeds(tmp_path):
+    """Each seed's shuffle was cached by itself, so that five seeds of a study read the pool five times."""
+    prompts, inner = pool(120), Streaming()
+    plain = inner.features(prompts).toarray()
+    for seed in (0, 1, 2):
+        rows = cached(ShuffledSignals(inner, seed), str(tmp_path)).features(prompts).toarray()
+        assert (rows == ShuffledSignals(Streaming(), seed).features(prompts).toarray()).all()
+        assert not (rows == plain).all()
+    assert sum(inner.asked) == 120
+    assert (cached(inner, str(tmp_path)).features(prompts).toarray() == plain).all()
+    assert sum(inner.asked) == 120
