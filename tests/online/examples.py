@@ -12,6 +12,7 @@ from saerl_lightning.online.beliefs.interpolated_beta import InterpolatedBeta
 from saerl_lightning.online.beliefs.last_rate import LastRate
 from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.beliefs.reference_attention import ReferenceAttention
+from saerl_lightning.online.beliefs.sparse_posterior import SparsePosterior
 from saerl_lightning.online.rules.admit import Admit
 from saerl_lightning.online.rules.easiest_first import EasiestFirst
 from saerl_lightning.online.rules.exclude_solved import ExcludeSolved
@@ -28,6 +29,7 @@ N = 24
 BELIEFS: dict[str, list[Callable[[], Belief]]] = {
     "PromptBeta": [lambda: PromptBeta(keep=0.5), PromptBeta],
     "FeaturePosterior": [lambda: FeaturePosterior(components=3)],
+    "SparsePosterior": [SparsePosterior],
     "AnchoredBeta": [AnchoredBeta, lambda: AnchoredBeta(label="weak", keep=0.9)],
     "LastRate": [LastRate],
     "InterpolatedBeta": [

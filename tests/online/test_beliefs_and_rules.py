@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from scipy.special import expit
 from scipy.stats import betabinom, spearmanr
 from scipy.stats import norm as normal
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.online.beliefs.belief import chance_to_vary, mean_and_sd
-from saerl_lightning.online.beliefs.feature_posterior import FeaturePosterior, Gaussian
+from saerl_lightning.online.beliefs.feature_posterior import FeaturePosterior
 from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
+from saerl_lightning.online.beliefs.sparse_posterior import SparsePosterior
+from saerl_lightning.online.beliefs.weights import Diagonal, Gaussian
 from saerl_lightning.online.rules.admit import Admit
 from saerl_lightning.online.rules.easiest_first import EasiestFirst
 from saerl_lightning.online.rules.highest_chance import HighestChance
@@ -57,6 +60,41 @@ def test_one_group_moves_the_weights_as_worked_by_hand():
     across = np.array([1.0, -1.0])
     assert across @ after.mean == pytest.approx(0)
     assert across @ after.covariance @ across == pytest.approx(2)
+
+
+def test_variances_alone_are_those_of_a_filter_whose_covariances_are_dropped_after_each_group():
+    """The hand-worked group has none to drop before it; several groups are compared with the full filter."""
+    columns, right, graded = ONE_GROUP
+    after = Diagonal(np.zeros(2), np.ones(2)).updated(csr_array(columns), right, graded)
+    assert after.mean == pytest.approx([0.3741, 0.3741], abs=1e-4)
+    assert after.covariance == pytest.approx([0.6084, 0.6084], abs=1e-4)
+    random = np.random.default_rng(0)
+    columns = random.standard_normal((6, 5)) * (random.random((6, 5)) < 0.5)
+    right, graded = random.integers(0, 9, 6).astype(float), np.full(6, 8.0)
+    slow = Gaussian(np.zeros(5), np.eye(5), 0.7)
+    for row in range(6):
+        slow = slow.updated(columns[[row]], right[[row]], graded[[row]])
+        slow = Gaussian(slow.mean, np.diag(np.diag(slow.covariance)), 0.7)
+    fast = Diagonal(np.zeros(5), np.ones(5), 0.7).updated(csr_array(columns), right, graded)
+    assert fast.mean == pytest.approx(slow.mean, abs=1e-12)
+    assert fast.covariance == pytest.approx(np.diag(slow.covariance), abs=1e-12)
+    a, b = fast.beta(csr_array(columns))
+    assert (a, b) == (pytest.approx(slow.beta(columns)[0]), pytest.approx(slow.beta(columns)[1]))
+    assert fast.known("constant").updated(csr_array(columns), right, graded).mean[1:].tolist() == fast.mean[1:].tolist()
+
+
+def test_sparse_features_predict_prompts_that_were_never_served():
+    """Of 40 features, 4 a prompt, two make it easy and two hard."""
+    random = np.random.default_rng(0)
+    rows = np.zeros((600, 40))
+    np.put_along_axis(rows, np.argsort(random.random((600, 40)), 1)[:, :4], 1.0, 1)
+    truth = expit(3 * (rows[:, :2].sum(1) - rows[:, 2:4].sum(1)))
+    belief = SparsePosterior(variance=4.0)
+    belief.begin(pool(600), csr_array(rows))
+    served(belief, truth, np.arange(400))
+    predicted = mean_and_sd(*belief.beta(np.arange(400, 600)))[0]
+    assert spearmanr(predicted, truth[400:]).statistic > 0.55
+    assert np.abs(predicted - truth[400:]).mean() < 0.1
 
 
 def test_a_constant_alone_moves_as_worked_by_hand_and_what_is_known_stays():

@@ -7,102 +7,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.special import betaln
 
-from saerl_lightning.data.features import dense
+from saerl_lightning.data.features import dense, row_count
 from saerl_lightning.data.kmeans import reduced_units
 from saerl_lightning.data.labels import read_label, require_features
 from saerl_lightning.errors import InputError
 from saerl_lightning.online.beliefs.belief import Belief, Beta
+from saerl_lightning.online.beliefs.weights import Gaussian, Learns, Weights
 from saerl_lightning.ranges import Count, Positive, PositiveShare, Seed, Share, require_in_range
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
 
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
 RESIDUALS = (0.5, 1.0, 2.0, 4.0, 8.0)  # tried side by side
 DRIFTS = (0.0, 0.02, 0.2)  # likewise
-Learns = Literal["all", "constant", "nothing"]
 CHUNK = 256  # groups of one update: it solves equations of this size
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """Weights w ~ N(mean, covariance) of a linear model of the pass rate's logit, and the variances beside it."""
-
-    mean: Float[np.ndarray, " k"]
-    covariance: Float[np.ndarray, "k k"]
-    residual: float  # variance of what the columns do not explain of a prompt
-    drift: float  # variance that the constant's weight gains a step, because the policy changes
-
-    def later(self) -> Gaussian:
-        """Returns the distribution one step later: the constant's weight has wandered."""
-        covariance = self.covariance.copy()
-        covariance[0, 0] += self.drift
-        return Gaussian(self.mean, covariance, self.residual, self.drift)
-
-    def known(self, learns: Learns) -> Gaussian:
-        """Returns the distribution with all weights known that are not learned any more."""
-        if learns == "all":
-            return self
-        covariance = np.zeros_like(self.covariance)
-        if learns == "nothing":
-            return Gaussian(self.mean, covariance, self.residual, 0.0)
-        covariance[0, 0] = self.covariance[0, 0]
-        return Gaussian(self.mean, covariance, self.residual, self.drift)
-
-    def updated(
-        self,
-        columns: Float[np.ndarray, "P k"],
-        right: Float[np.ndarray, " P"],
-        graded: Float[np.ndarray, " P"],
-    ) -> Gaussian:
-        """Returns the distribution after graded groups: a Kalman update on their empirical logits.
-
-        The logit of a group is ln((k + 1/2) / (n - k + 1/2)), and its variance 1 / (k + 1/2) + 1 / (n - k + 1/2), plus
-        the residual. The update is exact for these, so groups may come in any order.
-        """
-        logit = np.log((right + 0.5) / (graded - right + 0.5))
-        noise = 1 / (right + 0.5) + 1 / (graded - right + 0.5) + self.residual
-        shared = columns @ self.covariance  # (P, k)
-        gain = np.linalg.solve(shared @ columns.T + np.diag(noise), shared).T  # (k, P)
-        covariance = self.covariance - gain @ shared
-        mean = self.mean + gain @ (logit - columns @ self.mean)
-        return Gaussian(mean, (covariance + covariance.T) / 2, self.residual, self.drift)
-
-    def beta(self, columns: Float[np.ndarray, "n k"]) -> Beta:
-        """Returns the Beta distributions with the mean and variance of the pass rates, by 20-point Gauss-Hermite."""
-        spread = np.sqrt(((columns @ self.covariance) * columns).sum(1) + self.residual)
-        mean, square = _moments(columns @ self.mean, spread)
-        mean = np.clip(mean, 1e-6, 1 - 1e-6)
-        size = mean * (1 - mean) / np.maximum(square - mean**2, 1e-9) - 1
-        size = np.maximum(size, 1e-3)
-        return mean * size, (1 - mean) * size
-
-
-def _moments(
-    logit: Float[np.ndarray, " n"], spread: Float[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Returns the means of sigmoids of normal logits, and of their squares.
-
-    Node by node, as (n, 20) numbers fit in no cache, and by `exp`, which is faster than `expit`: 10 ms in place of 24 at
-    100,000 rows.
-    """
-    mean, square = np.zeros(len(logit)), np.zeros(len(logit))
-    with np.errstate(over="ignore"):  # the sigmoid is 0 there
-        for node, weight in zip(NODES, WEIGHTS, strict=True):
-            rate = 1 / (1 + np.exp(-(logit + spread * node)))
-            mean += weight * rate
-            square += weight * rate**2
-    return mean, square
 
 
 class FeaturePosterior(Belief):
@@ -148,9 +75,9 @@ class FeaturePosterior(Belief):
         self.keep = keep
         self.memory = memory
         self.seed = seed
-        self._columns = np.zeros((0, 1))  # (N, k)
+        self._columns: Any = np.zeros((0, 1))  # (N, k)
         self._own = np.zeros((0, 2))  # (N, 2): right, wrong
-        self._filters: list[Gaussian] = []
+        self._filters: list[Weights] = []
         self._scores = np.zeros(0)  # discounted log-likelihoods of the filters
         require_in_range(self)
 
@@ -171,19 +98,21 @@ class FeaturePosterior(Belief):
 
     def begin(self, prompts: Sequence[Prompt], features: Features | None) -> None:
         """Reduces the feature rows, and learns from the labels, if there are any."""
-        rows = require_features(type(self).__name__, prompts, features)
-        reduced = dense(reduced_units(rows, np.arange(len(prompts)), self.components, self.seed)).astype(np.float64)
-        reduced -= reduced.mean(0)
-        reduced /= max(float(np.sqrt((reduced**2).sum(1).mean())), 1e-12)
-        self._columns = np.hstack([np.ones((len(prompts), 1)), reduced])
+        self._columns, start = self._start(require_features(type(self).__name__, prompts, features))
         self._own = np.zeros((len(prompts), 2))
-        k = self._columns.shape[1]
-        start = np.eye(k) * self.variance
-        self._filters = [Gaussian(np.zeros(k), start, *pair) for pair in itertools.product(RESIDUALS, DRIFTS)]
+        self._filters = [replace(start, residual=u, drift=q) for u, q in itertools.product(RESIDUALS, DRIFTS)]
         self._scores = np.zeros(len(self._filters))
         if self.label is not None:
             self._learn_labels(read_label(type(self).__name__, self.label, prompts))
         self._filters = [each.known(self.learns) for each in self._filters]
+
+    def _start(self, rows: Features) -> tuple[Any, Weights]:
+        """Returns the columns of every prompt, the constant first, and what is believed of their weights at first."""
+        reduced = dense(reduced_units(rows, np.arange(row_count(rows)), self.components, self.seed)).astype(np.float64)
+        reduced -= reduced.mean(0)
+        reduced /= max(float(np.sqrt((reduced**2).sum(1).mean())), 1e-12)
+        columns = np.hstack([np.ones((len(reduced), 1)), reduced])
+        return columns, Gaussian(np.zeros(columns.shape[1]), np.eye(columns.shape[1]) * self.variance)
 
     def _learn_labels(self, label: Float[np.ndarray, " N"]) -> None:
         known = np.flatnonzero(~np.isnan(label))
@@ -215,7 +144,7 @@ class FeaturePosterior(Belief):
     def _best(self) -> int:
         return int(self._scores.argmax())
 
-    def _with_own(self, model: Gaussian, rows: Int[np.ndarray, " n"]) -> Beta:
+    def _with_own(self, model: Weights, rows: Int[np.ndarray, " n"]) -> Beta:
         a, b = model.beta(self._columns[rows])
         return a + self._own[rows, 0], b + self._own[rows, 1]
 
@@ -237,7 +166,6 @@ class FeaturePosterior(Belief):
         """Restores what `state_dict` returned."""
         mean, covariance, scores, own = (state[name].numpy().copy() for name in ("mean", "covariance", "scores", "own"))
         self._filters = [
-            Gaussian(mean[number], covariance[number], each.residual, each.drift)
-            for number, each in enumerate(self._filters)
+            replace(each, mean=mean[number], covariance=covariance[number]) for number, each in enumerate(self._filters)
         ]
         self._scores, self._own = scores, own
