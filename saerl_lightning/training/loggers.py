@@ -21,7 +21,7 @@ PHASES = ("generate", "score", "reference", "old", "forward", "backward", "optim
 GRPO = (
     "loss",
     "reward",  # on the progress bar alone
-    *(f"policy/{name}" for name in ("entropy", "ratio_mean", "ratio/min", "ratio/max")),
+    *(f"policy/{name}" for name in ("entropy", "ratio_mean", "ratio/min", "ratio/max", "weight/min", "weight/max")),
     *(f"policy/{name}" for name in ("clip_low_frac", "clip_high_frac")),
     *(f"policy/{name}" for name in ("kl", "correction_mean", "correction_capped_frac")),
     *OPTIMISER,
@@ -37,7 +37,7 @@ GRPO = (
         f"rollouts/{name}"
         for name in ("staleness", "staleness/max", "generated", "generated_tokens", "trained", "refill_rounds")
     ),
-    *(f"rollouts/{name}" for name in ("replaced_frac", "scored_frac", "scored_tokens")),
+    *(f"rollouts/{name}" for name in ("replaced_frac", "scored_frac", "scored_tokens", "kept_frac")),
     "plan/difficulty",
     "plan/pass_rate",
     *(f"time/{phase}" for phase in PHASES),

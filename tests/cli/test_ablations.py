@@ -45,6 +45,7 @@ EXPECTED = {
     "length_filter": {"filtering": ("LengthFilter", {"fraction": 0.1})},
     "matched_filter": {"filtering": ("MatchedFilter", {"label": "difficulty", "bins": 10})},
     "random_reward": {},
+    "no_operations": dict.fromkeys(("filtering", "clustering", "curriculum", "mixing")),
     **{f"no_{slot}": {slot: None} for slot in SLOTS},
 }
 INNER = {
