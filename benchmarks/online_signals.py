@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,12 @@ def features(model: str, layer: int, sae: str, frozen: str | None) -> dict[str, 
     inner = "--data.signals.init_args.inner"
     sets = {
         "SAE": ["--data.signals=SAESignals", *read, f"--data.signals.sae.path={sae}"],
+        "SAE, a weight for every feature": [
+            "--data.signals=SAESignals",
+            *read,
+            f"--data.signals.sae.path={sae}",
+            "--data.online.belief=SparsePosterior",
+        ],
         "hidden states": ["--data.signals=HiddenSignals", *read],
         "TF-IDF": ["--data.signals=TextSignals"],
         "length": ["--data.signals=LengthSignals"],
@@ -118,7 +125,7 @@ def main() -> None:
     found: dict[tuple[str, str], Plays] = {}
     for name, flags in features(given.model, given.layer, given.sae, given.frozen_sae).items():
         for shift in SHIFTS:
-            file = given.out / f"{name.split()[0].lower()}-{shift}.json"
+            file = given.out / f"{'-'.join(re.findall('[a-z]+', name.lower()))}-{shift}.json"
             play(given, flags, shift, file)
             found[name, shift] = json.loads(file.read_text())
             print(f"{name}, shift {shift}: {interval(effective(found[name, shift]))}", flush=True)
