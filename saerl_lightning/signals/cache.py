@@ -194,7 +194,7 @@ def cached(source: SignalSource, folder: str) -> SignalSource:
     """Returns a source whose features are cached on disk; of shuffled rows, those before the shuffle, for all its seeds.
 
     Args:
-        source: Signal source.
+        source: Signal source whose features are cached.
         folder: Folder of the cache.
     """
     if isinstance(source, ShuffledSignals):
