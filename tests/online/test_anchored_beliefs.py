@@ -126,7 +126,11 @@ def test_labels_that_are_missing_or_no_rate_are_refused(belief, prompts, said):
 
 
 def test_half_of_the_labels_are_enough():
-    make_plan(hard(50, None, 20, None), {}, 1, None, None, {"online": Selection(AnchoredBeta(), HighestChance())})
+    operation = Selection(AnchoredBeta(), HighestChance())
+    plan = make_plan(hard(50, None, 20, None), {}, 1, None, None, {"online": operation})
+    assert plan.rows.tolist() == [0, 1, 2, 3]
+    a, b = operation.belief.beta(plan.rows)
+    assert (a / (a + b))[[0, 2]] == pytest.approx([0.5, 0.8], abs=1e-3)  # as labelled
 
 
 def test_a_checkpoint_of_another_belief_is_refused():

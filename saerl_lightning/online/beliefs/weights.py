@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -28,13 +28,26 @@ class Weights(ABC):
     residual: float = 0.0  # variance of what the columns do not explain of a prompt
     drift: float = 0.0  # variance that the constant's weight gains a step, because the policy changes
 
+    @property
     @abstractmethod
-    def later(self) -> Weights:
-        """Returns the distribution one step later: the constant's weight has wandered."""
+    def constant(self) -> Any:
+        """Place of the variance of the constant's weight in the covariance."""
 
-    @abstractmethod
-    def known(self, learns: Learns) -> Weights:
+    def later(self) -> Self:
+        """Returns the distribution one step later: the constant's weight has wandered."""
+        covariance = self.covariance.copy()
+        covariance[self.constant] += self.drift
+        return replace(self, covariance=covariance)
+
+    def known(self, learns: Learns) -> Self:
         """Returns the distribution with all weights known that are not learned any more."""
+        if learns == "all":
+            return self
+        covariance = np.zeros_like(self.covariance)
+        if learns == "nothing":
+            return replace(self, covariance=covariance, drift=0.0)
+        covariance[self.constant] = self.covariance[self.constant]
+        return replace(self, covariance=covariance)
 
     @abstractmethod
     def updated(self, columns: Any, right: Float[np.ndarray, " P"], graded: Float[np.ndarray, " P"]) -> Weights:
@@ -60,21 +73,10 @@ class Weights(ABC):
 class Gaussian(Weights):
     """Weights with all their covariances, (k, k). Its update is exact, so groups may come in any order."""
 
-    def later(self) -> Gaussian:
-        """Returns the distribution one step later."""
-        covariance = self.covariance.copy()
-        covariance[0, 0] += self.drift
-        return replace(self, covariance=covariance)
-
-    def known(self, learns: Learns) -> Gaussian:
-        """Returns the distribution with all weights known that are not learned any more."""
-        if learns == "all":
-            return self
-        covariance = np.zeros_like(self.covariance)
-        if learns == "nothing":
-            return replace(self, covariance=covariance, drift=0.0)
-        covariance[0, 0] = self.covariance[0, 0]
-        return replace(self, covariance=covariance)
+    @property
+    def constant(self) -> Any:
+        """Place of the constant's variance."""
+        return (0, 0)
 
     def updated(
         self, columns: Float[np.ndarray, "P k"], right: Float[np.ndarray, " P"], graded: Float[np.ndarray, " P"]
@@ -99,21 +101,10 @@ class Diagonal(Weights):
     filter whose covariance is kept diagonal.)
     """
 
-    def later(self) -> Diagonal:
-        """Returns the distribution one step later."""
-        covariance = self.covariance.copy()
-        covariance[0] += self.drift
-        return replace(self, covariance=covariance)
-
-    def known(self, learns: Learns) -> Diagonal:
-        """Returns the distribution with all weights known that are not learned any more."""
-        if learns == "all":
-            return self
-        covariance = np.zeros_like(self.covariance)
-        if learns == "nothing":
-            return replace(self, covariance=covariance, drift=0.0)
-        covariance[0] = self.covariance[0]
-        return replace(self, covariance=covariance)
+    @property
+    def constant(self) -> Any:
+        """Place of the constant's variance."""
+        return 0
 
     def updated(self, columns: Any, right: Float[np.ndarray, " P"], graded: Float[np.ndarray, " P"]) -> Diagonal:
         """Returns the distribution after graded groups, one after the other."""

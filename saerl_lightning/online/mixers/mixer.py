@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import softmax
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, CountFrom0, Positive, ShareBelow1
@@ -140,12 +141,6 @@ class ScoredMixer(Mixer):
     @abstractmethod
     def scores(self, results: DomainResults) -> Float[np.ndarray, " D"]:
         """Scores the domains; those with a higher score are served more."""
-
-
-def softmax(values: Float[np.ndarray, " D"]) -> Float[np.ndarray, " D"]:
-    """Computes e^v / sum e^v."""
-    powers = np.exp(values - values.max())
-    return powers / powers.sum()
 
 
 def floored(shares: Float[np.ndarray, " D"], floor: float) -> Float[np.ndarray, " D"]:
