@@ -3,6 +3,7 @@
 import warnings
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -13,6 +14,9 @@ from saerl_lightning.data.clustering import TopicClusters
 from saerl_lightning.data.curriculum import LabelOrder
 from saerl_lightning.data.mixing import TailMixing
 from saerl_lightning.data.module import PromptDataModule
+from saerl_lightning.online.history import Groups
+from saerl_lightning.online.operation import Learner
+from saerl_lightning.online.rules.rule import Arrangement
 from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.records import Outcomes, Prompt
 from saerl_lightning.signals.random_signals import RandomSignals
@@ -189,3 +193,23 @@ class Refilling(Recorder):
         rows = [row for taken in rounds if taken is not None for row in taken.rows]
         self.batches_seen.append(batch_idx)
         super().training_step(self.trainer.datamodule.pool.batch([*batch.rows, *rows]), batch_idx)
+
+
+class ByResults(Learner):
+    """Serves first what has the fewest right answers so far, plus a random number below 3."""
+
+    def begin(self, plan, prompts, features):
+        self.right = np.zeros(len(prompts))
+
+    def learn(self, groups: Groups) -> None:
+        self.right[groups.rows] += groups.right + 1
+
+    def arrange(self, plan, rest, random):
+        return Arrangement(np.argsort(self.right[rest] + random.integers(0, 3, len(rest)), kind="stable"))
+
+    def state_dict(self):
+        return super().state_dict() | {"right": torch.from_numpy(self.right.copy())}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.right = state["right"].numpy().copy()

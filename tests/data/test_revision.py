@@ -8,9 +8,9 @@ import torch
 
 from saerl_lightning.data.callback import DataCallback, Online
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.online.operation import Groups, Learner
 from saerl_lightning.online.rules.rule import Arrangement
 from tests.data.served_prompts import (
+    ByResults,
     ListPrompts,
     Recorder,
     Refilling,
@@ -36,26 +36,6 @@ class Graded(Recorder):
 
 class RefillingGraded(Refilling, Graded):
     """Takes further prompts into its steps."""
-
-
-class ByResults(Learner):
-    """Serves first what has the fewest right answers so far, plus a random number below 3."""
-
-    def begin(self, plan, prompts, features):
-        self.right = np.zeros(len(prompts))
-
-    def learn(self, groups: Groups) -> None:
-        self.right[groups.rows] += groups.right + 1
-
-    def arrange(self, plan, rest, random):
-        return Arrangement(np.argsort(self.right[rest] + random.integers(0, 3, len(rest)), kind="stable"))
-
-    def state_dict(self):
-        return super().state_dict() | {"right": torch.from_numpy(self.right.copy())}
-
-    def load_state_dict(self, state):
-        super().load_state_dict(state)
-        self.right = state["right"].numpy().copy()
 
 
 class WithoutSolved(ByResults):

@@ -8,16 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from saerl_lightning.online.operation import Groups, Learner
-from saerl_lightning.online.rules.rule import Arrangement
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.training.grading import GradedGroups
 from saerl_lightning.training.lookahead.checkpoint import share_of, stored
-from tests.data.served_prompts import SaveEverywhere
+from tests.data.served_prompts import ByResults, SaveEverywhere
 from tests.training.conftest import ParityReward, Sums, data, weights
 from tests.training.stale import run
 
@@ -30,26 +27,6 @@ class Unseen(Sums):
 
     def load(self):
         return Sums(63).load()[60:]
-
-
-class ByResults(Learner):
-    """Serves first what has the fewest right answers so far, plus a random number below 3."""
-
-    def begin(self, plan, prompts, features):
-        self.right = np.zeros(len(prompts))
-
-    def learn(self, groups: Groups) -> None:
-        self.right[groups.rows] += groups.right + 1
-
-    def arrange(self, plan, rest, random):
-        return Arrangement(np.argsort(self.right[rest] + random.integers(0, 3, len(rest)), kind="stable"))
-
-    def state_dict(self):
-        return super().state_dict() | {"right": torch.from_numpy(self.right.copy())}
-
-    def load_state_dict(self, state):
-        super().load_state_dict(state)
-        self.right = state["right"].numpy().copy()
 
 
 def served(online):
