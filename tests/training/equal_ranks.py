@@ -6,6 +6,7 @@ Each saves the whole weights after three steps, and what was logged. Used by tes
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from functools import partial
@@ -21,6 +22,8 @@ from saerl_lightning.ranks.sharded import ShardedStrategy
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.rollout.scripted import ScriptedEngine
+from saerl_lightning.rollout.server import ServerEngine
+from saerl_lightning.rollout.transfer.broadcast import GlooTransfer
 from saerl_lightning.rollout.vllm import VLLMEngine
 from saerl_lightning.training.callbacks import ValidateAtStart
 from saerl_lightning.training.dynamic_sampling import DynamicSampling
@@ -69,7 +72,13 @@ STRATEGIES = {
     "sharded": partial(ShardedStrategy, process_group_backend="gloo"),
     "last": partial(ShardedStrategy, gradients="last", process_group_backend="gloo"),
 }
-ENGINES = {"scripted": ByLength, "hf": HFEngine, "vllm": lambda: VLLMEngine(kv_cache_gb=0.125, max_num_seqs=16)}
+ENGINES = {
+    "scripted": ByLength,
+    "hf": HFEngine,
+    "vllm": lambda: VLLMEngine(kv_cache_gb=0.125, max_num_seqs=16),
+    "files": lambda: ServerEngine([os.environ["SERVER"]]),
+    "gloo": lambda: ServerEngine([os.environ["SERVER"]], transfer=GlooTransfer(chunk_gb=1e-4)),
+}
 OBJECTIVES = {"grpo": GRPO(), "dapo": DAPO(entropy=EntropyTerm(top_share=0.3))}
 
 
