@@ -130,6 +130,7 @@ class ToolTrainer(lightning.Trainer):
         steps: int = 100,
         seeds: int = 8,
         label: str = "difficulty",
+        rates: str | None = None,
         offset: float = 0.0,
         shift: float = 0.0,
         out: str | None = None,
@@ -142,6 +143,8 @@ class ToolTrainer(lightning.Trainer):
             steps: Number of steps of each play.
             seeds: Number of plays, each with a starting order and answers of its own.
             label: Label from 0 (always right) to 100 (always wrong) that gives the true pass rates.
+            rates: Path of a run's `served.parquet`, whose measured pass rates are taken in place of the label; prompts
+                that it did not measure are left out. Null reads the label.
             offset: Number added to the logits of all pass rates; below 0 the prompts are harder.
             shift: Number that each step adds to the logits, as a policy that gets better.
             out: File for the numbers of every play, as JSON; null writes none.
@@ -149,7 +152,7 @@ class ToolTrainer(lightning.Trainer):
         from saerl_lightning.verbs.simulate import simulate
 
         policy, data = cast("PolicyModule", model), cast("PromptDataModule", datamodule)
-        simulate(policy, data, self, steps, seeds, label, offset, shift, out)
+        simulate(policy, data, self, steps, seeds, label, rates, offset, shift, out)
 
     def serve(
         self,

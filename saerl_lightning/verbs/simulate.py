@@ -14,7 +14,6 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from saerl_lightning.data.callback import Online
-from saerl_lightning.data.labels import read_label
 from saerl_lightning.data.module import PromptDataModule
 from saerl_lightning.data.planning import Planner
 from saerl_lightning.errors import InputError
@@ -27,6 +26,7 @@ from saerl_lightning.signals.cache import cached
 from saerl_lightning.signals.source import SignalSource, features_by
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.training.policy_module import PolicyModule
+from saerl_lightning.verbs.known_rates import KnownRates, labelled_rates, measured_rates
 
 if TYPE_CHECKING:
     from saerl_lightning.signals.source import Features
@@ -59,6 +59,7 @@ def simulate(
     steps: Count,
     seeds: Count,
     label: str,
+    rates: str | None,
     offset: Finite,
     shift: Finite,
     out: str | None,
@@ -72,31 +73,31 @@ def simulate(
         steps: Number of steps of each play.
         seeds: Number of plays, each with a starting order and answers of its own.
         label: Label from 0 (always right) to 100 (always wrong) that gives the true pass rates.
+        rates: Path of a run's `served.parquet`, whose measured pass rates are taken in place of the label; prompts that it
+            did not measure are left out. Null reads the label.
         offset: Number added to the logits of all pass rates.
         shift: Number that each step adds to the logits.
         out: File for the numbers of every play, as JSON; null writes none.
 
     Raises:
-        InputError: if there is no online operation, a prompt lacks the label, or a number is out of range.
+        InputError: if there is no online operation, pass rates are not known, or a number is out of range.
     """
-    require_arguments(
-        simulate, {"steps": steps, "seeds": seeds, "label": label, "offset": offset, "shift": shift, "out": out}
-    )
+    require_arguments(simulate, {"steps": steps, "seeds": seeds, "offset": offset, "shift": shift})
     if "online" not in datamodule.operations:
         raise InputError("data.online is null, so there is nothing to simulate; give -c online/mopps.yaml, for example")
     if not isinstance(model, GRPOModule):
         raise InputError(f"model is {type(model).__name__}, which samples no groups; give the configs of GRPO's run")
     datamodule.tokenizer = model.tokenizer
     pool = datamodule.pool
-    difficulty = read_label("simulate", label, pool.prompts)
-    if (lacking := int(np.isnan(difficulty).sum())) > 0:
-        raise InputError(
-            f"simulate.label is {label!r}, which {lacking} of {len(difficulty)} prompts lack; give prompts with measured "
-            "pass rates"
-        )
-    group_size = model.sampling.group_size
-    world = World(np.clip(1 - difficulty / 100, 0, 1), group_size, offset, shift)
-    plays = _played(datamodule, world, steps, seeds)
+    known = (
+        labelled_rates(label, pool.prompts)
+        if rates is None
+        else measured_rates(rates, pool.prompts, datamodule.batch_size)
+    )
+    world = World(known.rates, model.sampling.group_size, offset, shift)
+    plays = _played(datamodule, known, world, steps, seeds)
+    if known.said:
+        print(known.said)
     Console(width=120).print(table(plays, steps, seeds))
     print(NOTE)
     if out is not None:
@@ -104,7 +105,9 @@ def simulate(
         print(f"wrote {out}")
 
 
-def _played(datamodule: PromptDataModule, world: World, steps: int, seeds: int) -> dict[str, list[dict[str, float]]]:
+def _played(
+    datamodule: PromptDataModule, known: KnownRates, world: World, steps: int, seeds: int
+) -> dict[str, list[dict[str, float]]]:
     """Plays each arm once a seed; the arms of a seed share the plan and the luck of the answers."""
     pool, signals = datamodule.pool, datamodule.signals
     if signals is not None:
@@ -117,7 +120,7 @@ def _played(datamodule: PromptDataModule, world: World, steps: int, seeds: int) 
     plays: dict[str, list[dict[str, float]]] = {"the plan as it is": [], "online": [], "oracle": []}
     for seed in Bar(range(seeds), total=seeds, desc="simulating", unit="play"):
         planner = Planner(datamodule.batch_size, seed, signals, operations, datamodule.reference)
-        plan, _ = planner.plan(pool.prompts, pool.too_long)
+        plan, _ = planner.plan(pool.prompts, pool.too_long | known.left_out)
         fixed = {slot: each for slot, each in operations.items() if slot != "online"}
         for name, arm in zip(plays, (fixed, operations, {"online": oracle(world)}), strict=True):
             plays[name].append(play(arm, plan, pool.prompts, world, steps, seed))
