@@ -93,7 +93,7 @@ def told(rates: Float[np.ndarray, " N"], graded: Float[np.ndarray, " N"]) -> str
     # Unbiased for right or wrong answers; a fraction of a point for each varies less.
     luck = float(np.mean(rate[several] * (1 - rate[several]) / (answers[several] - 1))) if several.any() else np.nan
     share = min(1.0, luck / spread) if (spread := float(rate.var(ddof=1))) > 0 else 1.0
-    of_luck = "" if np.isnan(share) else f", and {share:.0%} of the variance between the rates is luck of the answers"
+    of_luck = "" if np.isnan(luck) else f", and {share:.0%} of the variance between the rates is luck of the answers"
     return (
         f"{known.sum():,} of {len(rates):,} prompts have a measured pass rate, by {middle:g} answers in the median "
         f"({answers.min():g} to {answers.max():g}): a rate of 0.5 is ± {np.sqrt(0.25 / middle):.2f} (1 sd){of_luck}. "

@@ -55,7 +55,7 @@ def served(path, uids, right, graded):
     """Writes the file of a run that measured these prompts."""
     zeros, nan = np.zeros(len(uids), dtype=np.int64), np.full(len(uids), np.nan)
     counts = {"right": np.array(right, float), "graded": np.array(graded, float)}
-    columns = {name: zeros for name in WHOLE} | {name: nan for name in RATES} | counts
+    columns = dict.fromkeys(WHOLE, zeros) | dict.fromkeys(RATES, nan) | counts
     texts = {"uid": np.array(uids, object), "why": np.array([""] * len(uids), object)}
     Served(columns | texts, np.zeros((0, 4)), np.zeros((10, 3))).write(path)
     return path
