@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.sharding import read_shards
 from saerl_lightning.policy.weights import PolicyCheckpoint
 from saerl_lightning.ranks.sharded import point
@@ -20,10 +21,16 @@ SCRIPT = "--model.engine.completions=" + json.dumps(["apple", "pear tree", "zoo"
 SHARDED = ["--model.engine=ScriptedEngine", SCRIPT, "--trainer.devices=2", "--trainer.strategy=sharded"]
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def called(*words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-W", "ignore", str(ROOT / "main.py"), *words]
+    return subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)
+
+
 def run(workplace, verb: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-W", "ignore", str(ROOT / "main.py"), *workplace.command(verb, *flags)]
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return called(*workplace.command(verb, *flags))
 
 
 def fitted(workplace, run_dir: Path, steps: int, *flags: str) -> None:
@@ -50,6 +57,16 @@ def test_a_sharded_run_goes_on_bit_for_bit_and_is_read_by_one_process(workplace,
     done = run(workplace, "validate", workplace.with_dev(), f"--run_dir={parted}", "--ckpt_path=last")
     assert done.returncode == 0 and (parted / "accuracy-validate.json").is_file(), done.stderr[-3000:]
     assert PolicyCheckpoint.read(last).step == 4
+    done = run(
+        workplace, "predict", workplace.with_dev().replace("val", "test", 1), f"--run_dir={parted}", "--ckpt_path=last"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (parted / "predictions.jsonl").read_text().splitlines()]
+    assert {row["uid"] for row in rows} == {f"dev-{i}" for i in range(4)}
+    done = called("export", str(last), str(tmp_path / "hf"), f"--policy={workplace.policy}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    exported = Policy(str(tmp_path / "hf")).load_model().state_dict()
+    assert all(torch.equal(value, one["state_dict"][f"model.{name}"]) for name, value in exported.items())
     done = run(workplace, "fit", f"--run_dir={parted}", "--ckpt_path=last", "--trainer.max_steps=5")
     assert done.returncode == 2 and "was saved in shards" in done.stderr, done.stderr[-3000:]
 

@@ -1,4 +1,4 @@
-"""Runs whose samples depend on the weights, over N processes: `python equal_ranks.py POLICY FOLDER ENGINE STRATEGY N`.
+"""Runs whose samples depend on the weights: `python equal_ranks.py POLICY FOLDER ENGINE STRATEGY [PRECISION]`.
 
 Each saves the whole weights after three steps, and what was logged. Used by test_equal_ranks.py.
 """
@@ -82,7 +82,7 @@ ENGINES = {
 OBJECTIVES = {"grpo": GRPO(), "dapo": DAPO(entropy=EntropyTerm(top_share=0.3))}
 
 
-def run(policy: str, out: Path, engine: str, strategy: str, name: str) -> None:
+def run(policy: str, out: Path, engine: str, strategy: str, name: str, precision: str) -> None:
     """One run: refills with DAPO, and a set of five questions, which two processes can't share evenly."""
     record = Record()
     grpo = module(
@@ -98,7 +98,7 @@ def run(policy: str, out: Path, engine: str, strategy: str, name: str) -> None:
     ranks, chosen = 1 if strategy == "one" else 2, STRATEGIES[strategy]
     on = trainer(
         out, 3, (record, ValidateAtStart()), devices=ranks, strategy=chosen if isinstance(chosen, str) else chosen(),
-        limit_val_batches=1.0,
+        limit_val_batches=1.0, precision=precision,
     )  # fmt: skip
     counts = []
     StepRows.parts = counting(counts)
@@ -113,5 +113,6 @@ def run(policy: str, out: Path, engine: str, strategy: str, name: str) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    policy, folder, engine, strategy, *precision = sys.argv[1:]
     for each in OBJECTIVES:
-        run(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4], each)
+        run(policy, Path(folder), engine, strategy, each, *precision or ["32-true"])

@@ -84,13 +84,3 @@ def test_shards_of_two_processes_take_the_steps_of_one(tiny, tmp_path):
                 == [max(pair) for pair in zip([own for own, _ in first], [own for own, _ in second], strict=True)]
             )
             assert [own for own, _ in first] != [own for own, _ in second], name
-
-
-@pytest.mark.slow
-def test_a_sharded_run_goes_on_bit_for_bit(tiny, tmp_path):
-    ran(tiny, tmp_path, script=SCRIPT.with_name("sharded_resume_ranks.py"))
-    whole, parted, half = (
-        torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole-4", "parted-4", "parted-2")
-    )
-    assert largest_difference(whole, parted) == 0 and largest_difference(whole, half) > 1e-3
-    assert sorted(each.name for each in (tmp_path / "parted").iterdir()) == ["last-000004.shards", "last.ckpt"]
