@@ -1,7 +1,7 @@
 """Prints the tables of docs/gpus.md: the estimated memory of a GRPO step for published models on cards of 24, 48 and 80 GB.
 
 Nothing is loaded or measured: the numbers come from `policy/memory.py`, as in the line that `plan` and `fit` print. Each of N
-cards holds the whole policy (DDP) and a share of the batch; vLLM runs beside one process only, so N cards use HFEngine.
+cards has a share of the batch and a vLLM of its own, and holds the whole policy (ddp) or a share of it (sharded).
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from saerl_lightning.policy.decoder_sizes import DecoderSizes
-from saerl_lightning.policy.memory import EngineMemory, MemoryEstimate, StepSetting, decoding, estimate
+from saerl_lightning.policy.memory import EngineMemory, MemoryEstimate, StepSetting, estimate
 from saerl_lightning.policy.scoring import KEPT_BYTES, TILE_BYTES
 
 QKV = ("q", "k", "v")
@@ -23,7 +24,7 @@ MODELS = {
     "Qwen2.5-7B": DecoderSizes(28, 3584, 28, 4, 128, 18_944, 152_064, False, QKV),
     "Llama-3.1-8B": DecoderSizes(32, 4096, 32, 8, 128, 14_336, 128_256, False),
 }
-CARDS = ((24, 1), (48, 1), (80, 1), (80, 8))  # GB, number of cards
+CARDS = ((24, 1), (48, 1), (80, 1), (24, 8), (80, 8))  # GB, number of cards
 RESERVE = 0.9  # share of a card that may be held: the rest is for the CUDA context and the allocator
 CACHE = 2 * 2**30  # bytes of vLLM's cache: kv_cache_gb 2
 PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 16, 8, 1024, 1024  # of configs/grpo.yaml
@@ -31,28 +32,30 @@ PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 16, 8, 1024, 1024  # of confi
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train: which weights, and how micro-batches and activations are held. Lighter ones come later."""
+    """One way to train: which weights, whether cards share them, and how micro-batches and activations are held."""
 
     lora: bool
     micro_tokens: int
     checkpointing: bool
+    sharded: bool = False
 
     def __str__(self) -> str:
         """Writes the settings as a reader types them, shortened."""
         weights = "LoRA 16, bfloat16" if self.lora else "all weights"
-        return f"{weights}, micro_tokens {self.micro_tokens}{', checkpointing' if self.checkpointing else ''}"
+        shared = ", sharded" if self.sharded else ""
+        return f"{weights}{shared}, micro_tokens {self.micro_tokens}{', checkpointing' if self.checkpointing else ''}"
 
 
-# From the fastest to the lightest.
+# From the fastest to the lightest; adapters, which change what is trained, come last.
+HELD = ((False, 16_384), (False, 4096), (True, 16_384), (True, 4096), (True, 2048))
 SETTINGS = tuple(
-    Setting(lora, micro, checkpointing)
-    for lora in (False, True)
-    for checkpointing, micro in ((False, 16_384), (False, 4096), (True, 16_384), (True, 4096), (True, 2048))
+    Setting(lora, micro, checkpointing, sharded)
+    for lora, sharded, (checkpointing, micro) in product((False, True), (False, True), HELD)
 )
 
 
 def memory(sizes: DecoderSizes, setting: Setting, cards: int) -> MemoryEstimate:
-    """The estimate for one of `cards` cards: precision bf16-mixed, AdamW, vLLM asleep in the update on one card."""
+    """The estimate for one of `cards` cards: precision bf16-mixed, AdamW, vLLM asleep in the update."""
     step = StepSetting(
         prompts=PROMPTS // cards,
         group_size=GROUP,
@@ -65,18 +68,15 @@ def memory(sizes: DecoderSizes, setting: Setting, cards: int) -> MemoryEstimate:
         checkpointing=setting.checkpointing,
         tile_bytes=TILE_BYTES["cuda"],
         kept_bytes=KEPT_BYTES["cuda"],
-        copies=cards > 1,
+        copies=cards > 1 and not setting.sharded,
+        shards=cards if setting.sharded else 1,
     )
-    if cards > 1:
-        engine = decoding(sizes, step, 256, fused=False, copies_head=False)
-    else:
-        engine = EngineMemory(2 * sizes.parameters, CACHE)
-    return estimate(sizes, step, engine)
+    return estimate(sizes, step, EngineMemory(2 * sizes.parameters, CACHE))
 
 
 def first_that_fits(sizes: DecoderSizes, card_gb: int, cards: int) -> tuple[Setting, MemoryEstimate] | None:
     """The fastest setting that fits; None if none does."""
-    made = ((setting, memory(sizes, setting, cards)) for setting in SETTINGS)
+    made = ((each, memory(sizes, each, cards)) for each in SETTINGS if cards > 1 or not each.sharded)
     return next(((setting, held) for setting, held in made if held.total <= RESERVE * card_gb * 1e9), None)
 
 

@@ -88,7 +88,8 @@ def _put_engine(given: Given, draft: Draft) -> None:
         draft.put("model.engine", made("HFEngine"), "use_vllm")
         return
     if given.one_of("vllm_mode", ["colocate", "server"]) == "server":
-        draft.lose("vllm_mode", "not here, because vLLM runs in the trainer's process: vllm_server_* are not needed")
+        _put_servers(given, draft)
+        return
     # TRL sleeps at level 2
     settings = {
         "gpu_memory_utilization": given["vllm_gpu_memory_utilization"],
@@ -96,6 +97,17 @@ def _put_engine(given: Given, draft: Draft) -> None:
     }
     draft.put(
         "model.engine", made("VLLMEngine", **settings), "use_vllm", *settings_of(given, "vllm_gpu", "vllm_enable")
+    )
+
+
+def _put_servers(given: Given, draft: Draft) -> None:
+    host = str(given["vllm_server_host"]).replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - TRL's default, no place to ask
+    url = str(given["vllm_server_base_url"] or f"http://{host}:{given['vllm_server_port']}")
+    draft.put(
+        "model.engine", made("ServerEngine", urls=[url]), "vllm_mode", "use_vllm", *settings_of(given, "vllm_server")
+    )
+    draft.notes.append(
+        f"{url} must be a server that this program's command `serve` started: TRL's own speaks another way"
     )
 
 

@@ -43,19 +43,16 @@ REASONS: dict[str, dict[str, object]] = {
         "transformers_continuous_batching_config": None,
         "use_transformers_paged": False,
         "vllm_model_impl": "vllm",
-        "vllm_server_base_url": None,
-        "vllm_server_host": "0.0.0.0",  # noqa: S104 - TRL's default, to compare with
-        "vllm_server_port": 8000,
         "vllm_server_timeout": 240.0,
         "vllm_group_port": 51216,
     },
     "not here, because the context is data.chat.max_prompt_tokens + model.sampling.max_tokens": {
         "vllm_max_model_length": None,
     },
-    "not here, because an engine runs on one GPU, in the trainer's process": {
+    "write --model.engine ServerEngine and its server.tensor_parallel: VLLMEngine runs on one GPU": {
         "vllm_tensor_parallel_size": 1,
-        "ds3_gather_for_generation": True,
     },
+    "not here, because engines get whole weights, a tensor at a time": {"ds3_gather_for_generation": True},
     "write model.objective.correction.cap: this name is TRL's older one for vllm_importance_sampling_clip_max": {
         "vllm_importance_sampling_cap": None,
     },

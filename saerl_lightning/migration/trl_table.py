@@ -130,7 +130,16 @@ CARRIED = (
     *together(
         "engine",
         ("use_vllm", False, "model.engine", flag, "VLLMEngine, else HFEngine"),
-        ("vllm_mode", "colocate", "model.engine", text, "server: not here, because vLLM runs in the trainer's process"),
+        (
+            "vllm_mode",
+            "colocate",
+            "model.engine",
+            text,
+            "server is ServerEngine, whose servers the command serve starts",
+        ),
+        ("vllm_server_base_url", None, "model.engine.urls", text, "before host and port"),
+        ("vllm_server_host", "0.0.0.0", "model.engine.urls", text, "0.0.0.0 is 127.0.0.1"),  # noqa: S104 - TRL's default
+        ("vllm_server_port", 8000, "model.engine.urls", count, ""),
         ("vllm_gpu_memory_utilization", 0.3, "model.engine.gpu_memory_utilization", number, ""),
         ("vllm_enable_sleep_mode", False, "model.engine.sleep_level", flag, "true is 2, as in TRL"),
     ),

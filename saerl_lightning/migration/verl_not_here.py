@@ -53,9 +53,11 @@ REASONS: dict[str, dict[str, object]] = {
         "ray_init.*": None,
         "transfer_queue.*": None,
     },
-    "not here, because an engine runs on one GPU, in the trainer's process": {
+    "write --model.engine ServerEngine and its server.tensor_parallel, server.data_parallel: VLLMEngine runs on one GPU": {
         R + "tensor_model_parallel_size": 2,
         R + "data_parallel_size": 1,
+    },
+    "not here, because engines have no such parts": {
         R + "expert_parallel_size": 1,
         R + "pipeline_model_parallel_size": 1,
         R + "nnodes": 0,

@@ -40,6 +40,8 @@ class StepSetting:
         tile_bytes: Bytes of the logits of a tile.
         kept_bytes: Most bytes of probabilities that are kept for the backward pass.
         copies: Whether gradients stand twice: in their own tensors, and in DDP's buckets.
+        shards: Number of ranks that share out weights, gradients and the optimiser's states (FSDP2); 1 holds them whole.
+        whole_gradients: Whether ranks that share out the rest keep whole gradients until a step's last micro-batch.
     """
 
     prompts: int
@@ -59,6 +61,8 @@ class StepSetting:
     tile_bytes: int = 2**25
     kept_bytes: int = 2**28
     copies: bool = False
+    shards: int = 1
+    whole_gradients: bool = False
 
     @property
     def compute_bytes(self) -> int:
@@ -116,7 +120,8 @@ class MemoryEstimate:
     """Bytes on one rank, by part. Parts are not all held at once: `sampling`, `updating` and `reading` are sums in time.
 
     Args:
-        weights: Weights of the policy, with adapters, and their copies in 16 bits under mixed precision.
+        weights: Weights of the policy, with adapters, and what stands beside them while they are used: copies in 16 bits
+            under mixed precision, or the layers that were gathered from shards.
         reference: Second copy of the weights for the KL term.
         gradients: Gradients of the trained weights.
         optimiser: States of the optimiser.
@@ -234,24 +239,37 @@ def decoding(sizes: DecoderSizes, step: StepSetting, max_rows: int, fused: bool,
     return EngineMemory(copies if fused else 0, cache + 4 * rows * sizes.vocabulary * FLOAT32)
 
 
+def _in_use(sizes: DecoderSizes, step: StepSetting) -> int:
+    """Bytes that stand beside the weights while products read them.
+
+    With shards these are the layer at work and the next one, and embedding and output head, which stay gathered; otherwise
+    the 16-bit copies of mixed precision.
+    """
+    if step.shards > 1:
+        ends = sizes.embedding * (1 if sizes.tied else 2)
+        return step.compute_bytes * (2 * sizes.matrices // sizes.layers + ends)
+    return 2 * (sizes.matrices + sizes.embedding) if step.mixed and step.weight_bytes == FLOAT32 else 0
+
+
 def estimate(
     sizes: DecoderSizes, step: StepSetting, engine: EngineMemory, read_model: int = 0, sae: int = 0
 ) -> MemoryEstimate:
     """Sums the parts of a step: those that stay, with the engine's while sampling, or with the backward pass's.
 
     In a step of one micro-batch, gradients arrive as activations are freed; with several they stand beside each other.
+    Shards send the engine one whole tensor at a time, of which the embedding is the largest.
     """
     adapters = 0 if step.lora is None else sizes.adapters(*step.lora)
     trained = sizes.parameters if step.lora is None else adapters
-    weights = sizes.parameters * step.weight_bytes + adapters * FLOAT32
-    casts = 0
-    if step.mixed and step.weight_bytes == FLOAT32:
-        casts = 2 * (sizes.matrices + sizes.embedding)
-    gradients = trained * FLOAT32 * (2 if step.copies else 1)
+    weights = (sizes.parameters * step.weight_bytes + adapters * FLOAT32) // step.shards
+    casts, sent = _in_use(sizes, step), sizes.embedding * FLOAT32 if step.shards > 1 else 0
+    gradients = trained * FLOAT32 * (2 if step.copies else 1) // step.shards
+    if step.whole_gradients and not step.one_batch:
+        gradients += trained * FLOAT32
     # The head's gradient is made before, and the tied embedding's after, all others.
     ends = sizes.embedding * FLOAT32 if step.lora is None else 0
     reference = weights if step.reference and step.lora is None else 0
-    optimiser = int(trained * FLOAT32 * step.states)
+    optimiser = int(trained * FLOAT32 * step.states) // step.shards
     lasting = weights + reference + optimiser
     kept, logits = activations(sizes, step), head(sizes, step)
     before = ends if step.one_batch and not step.copies else gradients + ends
@@ -268,7 +286,7 @@ def estimate(
         kv_cache=engine.cache,
         read_model=read_model,
         sae=sae,
-        sampling=lasting + engine.weights + engine.cache,
+        sampling=lasting + engine.weights + engine.cache + sent,
         updating=lasting + backward + asleep,
     )
 

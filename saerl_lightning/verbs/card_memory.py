@@ -14,15 +14,17 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.policy.decoder_sizes import DecoderSizes
 from saerl_lightning.policy.memory import MemoryEstimate, StepSetting, estimate
 from saerl_lightning.ranges import Count, Positive, require_arguments
+from saerl_lightning.ranks.sharded import require_strategy
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.verbs.needed_memory import Machine, engine_memory, policy_sizes, signal_bytes, step_setting
 from saerl_lightning.verbs.plan import batch_arithmetic
 
 FREE = 0.1  # share of a card that the CUDA context, the allocator's gaps and libraries take
-# From the one that costs least time to the one that changes what is trained.
-LIGHTER: Mapping[str, dict[str, Any]] = {
+SLOWER: Mapping[str, dict[str, Any]] = {
     "--model.micro_tokens 4096": {"micro_tokens": 4096},
     "--model.policy.gradient_checkpointing true": {"checkpointing": True},
+}
+ADAPTERS: Mapping[str, dict[str, Any]] = {
     "--model.policy.dtype bfloat16 --model.policy.lora '{rank: 16, alpha: 32}'": {
         "weight_bytes": 2,
         "lora": (16, "all-linear"),
@@ -38,13 +40,13 @@ def tell_memory(
     Args:
         model: Module of the run; only its settings are read.
         datamodule: Datamodule of the run; its prompts are not read.
-        trainer: Trainer that gives the precision.
+        trainer: Trainer that gives precision and strategy.
         card: Memory of one GPU in GB.
-        cards: Number of GPUs, each of which holds the whole policy.
+        cards: Number of GPUs, which share the batch, and with the strategy `sharded` the policy too.
 
     Raises:
         InputError: if a number is out of range or the numbers do not fit each other, the run is no GRPO run, its engine
-            runs beside one process only, or the model or engine has no estimate.
+            can't sample under that strategy, or the model or engine has no estimate.
     """
     require_arguments(tell_memory, locals())
     if not isinstance(model, GRPOModule) or not isinstance(datamodule, PromptDataModule):
@@ -52,13 +54,16 @@ def tell_memory(
     batch_arithmetic(model, datamodule, cards)
     if datamodule.batch_size % cards:
         raise InputError(f"data.batch_size is {datamodule.batch_size}, no multiple of {cards} cards; write one")
-    machine = Machine("cuda", cards, trainer.precision, int(card * 1e9))
+    require_strategy(trainer, model.engine.samples_by_policy)
+    machine = Machine.of(trainer, "cuda", cards, int(card * 1e9))
     step, sizes, signals = step_setting(model, datamodule, machine), _sizes(model), signal_bytes(datamodule)
 
     def held(setting: StepSetting) -> MemoryEstimate:
         engine = engine_memory(model.engine, sizes, setting, machine.device, machine.card_bytes)
         if engine is None:
-            raise InputError(f"model.engine {type(model.engine).__name__} has no estimate; give HFEngine or VLLMEngine")
+            raise InputError(
+                f"model.engine {type(model.engine).__name__} has no estimate; give HFEngine, VLLMEngine or ServerEngine"
+            )
         return estimate(sizes, setting, engine, *signals)
 
     made, room = held(step), (1 - FREE) * card * 1e9
@@ -69,14 +74,21 @@ def tell_memory(
     fits = "fits" if made.total <= room else "does not fit"
     print(f"{fits}: at most {made.total / 1e9:.1f} GB of {room / 1e9:.1f}; {FREE:.0%} of a card is left for CUDA")
     if made.total > room:
-        print(_advice(((flags, held(lighter).total) for flags, lighter in _lighter(step)), room))
+        changes = _changes(1 if model.engine.samples_by_policy else cards)
+        print(_advice(((flags, held(lighter).total) for flags, lighter in _lighter(step, changes)), room))
 
 
-def _lighter(step: StepSetting) -> Iterator[tuple[str, StepSetting]]:
+def _changes(shards: int) -> dict[str, dict[str, Any]]:
+    """Flags and what they change in a step, from the one that costs least time to the one that changes what is trained."""
+    between = {"--trainer.strategy sharded": {"shards": shards, "copies": False}} if shards > 1 else {}
+    return {**SLOWER, **between, **ADAPTERS}
+
+
+def _lighter(step: StepSetting, flags: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, StepSetting]]:
     """Yields flags and the step with them, the fastest first."""
     row = step.prompt_tokens + step.completion_tokens  # is never cut
-    for taken in sorted(product((False, True), repeat=len(LIGHTER)), key=lambda each: each[::-1]):
-        changes = dict(compress(LIGHTER.items(), taken))
+    for taken in sorted(product((False, True), repeat=len(flags)), key=lambda each: each[::-1]):
+        changes = dict(compress(flags.items(), taken))
         lighter = replace(step, **{name: value for change in changes.values() for name, value in change.items()})
         differs = all(replace(step, **change) != step for change in changes.values())
         if changes and differs and row <= lighter.micro_tokens <= step.micro_tokens:

@@ -23,6 +23,7 @@ from saerl_lightning.policy.memory import (
     estimate,
 )
 from saerl_lightning.policy.scoring import KEPT_BYTES, TILE_BYTES
+from saerl_lightning.ranks.sharded import ShardedStrategy
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.rollout.server import ServerEngine
@@ -36,8 +37,8 @@ from saerl_lightning.training.optimization import states_of_a_weight
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Strategies of Lightning that hold whole weights, gradients and optimiser states on each rank.
-UNSHARDED = ("SingleDeviceStrategy", "DDPStrategy")
+# Strategies that are understood: whole weights, gradients and optimiser states on each rank, or a share of all three.
+UNDERSTOOD = ("SingleDeviceStrategy", "DDPStrategy", "ShardedStrategy")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -47,15 +48,34 @@ class Machine:
 
     Args:
         device: Type of the device, `cpu` or `cuda`.
-        ranks: Number of processes, each of which holds the whole policy.
+        ranks: Number of processes.
         precision: Precision of the trainer, such as `bf16-mixed`.
         card_bytes: Memory of a GPU in bytes; null if it is not known.
+        shards: Whether the processes share out the policy; otherwise each holds it whole.
+        whole_gradients: Whether processes that share out the policy keep whole gradients until a step's last micro-batch.
     """
 
     device: str
     ranks: int
     precision: str
     card_bytes: int | None = None
+    shards: bool = False
+    whole_gradients: bool = False
+
+    @classmethod
+    def of(cls, trainer: lightning.Trainer, device: str, ranks: int, card_bytes: int | None) -> Machine:
+        """Takes precision and strategy from a trainer.
+
+        Args:
+            trainer: Trainer of the run.
+            device: Type of the device, `cpu` or `cuda`.
+            ranks: Number of processes.
+            card_bytes: Memory of a GPU in bytes; null if it is not known.
+        """
+        strategy = trainer.strategy
+        shards = isinstance(strategy, ShardedStrategy)
+        whole = shards and strategy.gradients == "last"
+        return cls(device, ranks, trainer.precision, card_bytes, shards, whole)
 
 
 def needed_memory(
@@ -69,14 +89,14 @@ def needed_memory(
         trainer: Trainer that gives precision, strategy, device and number of ranks.
 
     Returns:
-        The estimate; None for other modules, for models that are not Llama-like, for strategies that shard, and where a
+        The estimate; None for other modules, models that are not Llama-like and other strategies, and where a
         configuration can't be read.
     """
     if not isinstance(model, GRPOModule) or not isinstance(datamodule, PromptDataModule):
         return None
-    if type(trainer.strategy).__name__ not in UNSHARDED:
+    if type(trainer.strategy).__name__ not in UNDERSTOOD:
         return None
-    machine = Machine(trainer.strategy.root_device.type, trainer.world_size, trainer.precision, _card_bytes())
+    machine = Machine.of(trainer, trainer.strategy.root_device.type, trainer.world_size, _card_bytes())
     try:
         sizes = policy_sizes(model)
         if sizes is None:
@@ -155,7 +175,9 @@ def step_setting(model: GRPOModule, datamodule: PromptDataModule, machine: Machi
         tiled_head=shortcuts.tiled_head,
         tile_bytes=TILE_BYTES[kind],
         kept_bytes=KEPT_BYTES[kind],
-        copies=machine.ranks > 1,
+        copies=machine.ranks > 1 and not machine.shards,
+        shards=machine.ranks if machine.shards else 1,
+        whole_gradients=machine.whole_gradients,
     )
 
 

@@ -117,7 +117,7 @@ class ToolTrainer(lightning.Trainer):
             model: Module of the run; only its settings are read.
             datamodule: Datamodule of the run; its prompts are not read.
             card: Memory of one GPU in GB.
-            cards: Number of GPUs, each of which holds the whole policy.
+            cards: Number of GPUs, which share the batch, and with `--trainer.strategy sharded` the policy too.
         """
         from saerl_lightning.verbs.card_memory import tell_memory
 

@@ -64,9 +64,24 @@ def test_eight_cards_hold_a_share_of_the_prompts_each_and_no_share_of_the_weight
     assert "each of 8 cards of 80 GB" in eight
 
 
+def test_eight_cards_that_share_the_policy_hold_an_eighth_of_its_optimiser(told):
+    shared = told("--cards=8", "--trainer.strategy=sharded")
+    assert gigabytes(shared, "optimiser") == pytest.approx(PARAMETERS / 1e9, abs=0.06)
+    assert gigabytes(shared, "gradients") == pytest.approx(PARAMETERS / 2 / 1e9, abs=0.06)
+
+
+def test_sharing_the_policy_is_advised_before_adapters(told):
+    lighter = ("--cards=8", "--model.micro_tokens=4096", "--model.policy.gradient_checkpointing=true")
+    said = told(*lighter, "--model.engine.sleep_level=1")
+    advised = said.rstrip().partition("it fits with ")[2].rpartition(": ")[0]
+    assert advised == "--trainer.strategy sharded"
+    assert "\nfits: at most" in told(*lighter, "--model.engine.sleep_level=1", *shlex.split(advised))
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
+        (["--cards=8", "--trainer.strategy=sharded", "--model.engine=HFEngine"], "write --model.engine VLLMEngine"),
         (["--cards=3", "--model.engine=HFEngine"], "data.batch_size is 16, no multiple of 3"),
         (["--model.policy.path=nowhere"], "model.policy.path 'nowhere'"),
         (["--card=0"], "--card is 0.0; write a number above 0"),

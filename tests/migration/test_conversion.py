@@ -334,3 +334,18 @@ def test_functions_of_the_users_own_are_carried_with_their_weights():
     draft = convert(VERL, {"custom_reward_function.path": "mine.py", "custom_reward_function.name": "score"})
     function = {"class_path": "FunctionReward", "init_args": {"function": "mine.py:score"}}
     assert draft.settings["model.rewards"][0] == [function]
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({"vllm_server_host": "gpu-7", "vllm_server_port": 9000}, "http://gpu-7:9000"),
+        ({}, "http://127.0.0.1:8000"),  # TRL's default host is every address, which nobody can ask
+        ({"vllm_server_base_url": "https://all:1", "vllm_server_host": "gpu-7"}, "https://all:1"),
+    ],
+)
+def test_a_server_of_trl_is_an_address_of_ours(given, url):
+    draft = convert(TRL, {"use_vllm": True, "vllm_mode": "server", "num_generations": 8, **given})
+    assert draft.settings["model.engine"][0] == {"class_path": "ServerEngine", "init_args": {"urls": [url]}}
+    assert not {name for name in draft.lost if name.startswith("vllm")}
+    assert any("command `serve`" in note for note in draft.notes)

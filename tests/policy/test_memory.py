@@ -115,6 +115,62 @@ def test_settings_change_the_parts_that_they_concern():
     assert estimate(SMALL, replace(STEP, lean_layers=False), engine).activations > full.activations
 
 
+SHARDED = replace(STEP, shards=4)
+
+
+def test_shards_hold_a_fourth_each_beside_two_gathered_layers_and_both_ends():
+    layer = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16
+    made = estimate(SMALL, SHARDED, EngineMemory(100, 30))
+    gathered = 4 * (2 * layer + 2 * 80)  # embedding and head are two weights
+    assert made.weights == 1352 + gathered and made.gradients == 1352 and made.optimiser == 2 * 1352
+    assert made.sampling == 3 * 1352 + 130 + 4 * 80  # one whole tensor on its way to the engine
+    assert made.updating == 3 * 1352 + gathered + made.activations + made.head + 4 * 80
+    tied = estimate(replace(SMALL, tied=True), SHARDED, EngineMemory())
+    assert tied.weights == (1352 - 80) + gathered - 4 * 80
+    assert estimate(SMALL, replace(SHARDED, reference=True), EngineMemory()).reference == 1352
+
+
+@pytest.fixture
+def four_ranks():
+    """The first of four processes, of which the others are only pretended."""
+    from torch import distributed
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    distributed.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    yield distributed.device_mesh.init_device_mesh("cpu", (4,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_shards_of_a_real_model_have_the_bytes_that_are_counted(four_ranks, tied):
+    from saerl_lightning.policy.sharding import shard
+
+    config = Qwen2Config(**NUMBERS, tie_word_embeddings=tied)
+    model = AutoModelForCausalLM.from_config(config)
+    shard(model, four_ranks)
+    held = sum(weight.to_local().numel() * 4 for weight in model.parameters())
+    gathered = estimate(sizes_of(config), SHARDED, EngineMemory()).weights - sizes_of(config).parameters
+    for layer in model.model.layers[:2]:
+        layer.unshard()
+    model.unshard()
+    assert held == pytest.approx(sizes_of(config).parameters, rel=0.01)
+    whole = sum(weight.numel() * 4 for weight in model.parameters() if not hasattr(weight, "to_local"))
+    assert whole == pytest.approx(gathered, rel=0.02)  # norms and biases are not counted
+
+
+def test_shards_gather_layers_in_the_type_that_products_are_computed_in():
+    half, full = (estimate(SMALL, replace(SHARDED, mixed=mixed), EngineMemory()).weights for mixed in (True, False))
+    assert full - 1352 == 2 * (half - 1352)
+
+
+def test_whole_gradients_stand_beside_shards_only_where_micro_batches_are_added():
+    cut = replace(SHARDED, micro_tokens=13)
+    each, last = (estimate(SMALL, replace(cut, whole_gradients=whole), EngineMemory()) for whole in (False, True))
+    assert last.gradients - each.gradients == 4 * 1352 and last.updating - each.updating == 4 * 1352
+    one = replace(SHARDED, whole_gradients=True)
+    assert estimate(SMALL, one, EngineMemory()).gradients == 1352
+
+
 def saved_bytes(model, tokens, mask, prompts) -> tuple[int, int]:
     """Bytes of distinct storages that a forward keeps for its backward pass: of the layers, and of the head."""
     kept: dict[int, int] = {}
