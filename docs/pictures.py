@@ -1,8 +1,8 @@
 """Pictures of README and docs: takes screenshots of a plan's page, a study's report and the site, small enough to commit.
 
 `make pictures` runs it. It needs the package of `requirements/pictures.txt` and a Chromium, on the path or named by the
-variable CHROMIUM. The plan's page is made here, unless one is given; the report and the site are taken where `make demo`
-and `make docs` left them, and left out where they are not there.
+variable CHROMIUM. The plan's page is made here, unless one is given; the report and the site are taken where `make demo` and
+`make docs` left them, what a run served where the study `online_core.yaml` did; what is not there is left out.
 """
 
 from __future__ import annotations
@@ -57,12 +57,15 @@ def pictures(plan: Path) -> list[Picture]:
         plan: The plan's page.
     """
     report, site = ROOT / "runs/demo/report/report.html", ROOT / "site/index.html"
+    served = ROOT / "runs/study/online_core/sae_posterior/seed-0/served.html"
     return [
         Picture("plan", plan, 1160, 700, scroll_to="#order"),
         Picture("plan-map-dark", plan, 1160, 900, "dark", "#map"),
         Picture("plan-phone", plan, 390, 844, scroll_to="#order"),
         Picture("report", report, 1160, 900),
         Picture("report-phone", report, 390, 844, "dark"),
+        Picture("served", served, 1160, 900),
+        Picture("served-phone", served, 390, 844, "dark"),
         Picture("site", site, 1160, 700),
         Picture("site-phone", site, 390, 844, "dark"),
     ]
