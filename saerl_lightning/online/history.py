@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 BINS = 10  # of predicted chances, in the table of reliability
-COUNTS = ("groups", "right", "graded", "tokens", "last_step", "waits", "why")
+COUNTS = ("times_served", "groups", "right", "graded", "tokens", "last_step", "waits", "why")
 PREDICTIONS = ("pass_rate_predicted", "pass_rate_sd", "chance_predicted")
 OF_A_STEP = ("pass_rate_predicted", "pass_rate", "effective_predicted", "effective")
 
@@ -94,6 +94,14 @@ class ServedHistory:
             "pass_rate_error": float(np.abs(rate - measured).mean()),
         }
 
+    def serve(self, rows: Int[np.ndarray, " P"]) -> None:
+        """Counts the prompts of a step as served, also those of which no answer was graded.
+
+        Args:
+            rows: Pool rows of the prompts.
+        """
+        self.columns["times_served"][rows] += 1
+
     def wait(self, rows: Int[np.ndarray, " n"], why: str) -> None:
         """Counts prompts that waited behind the others while a batch was served.
 
@@ -107,7 +115,7 @@ class ServedHistory:
         self.columns["why"][rows] = self.reasons.index(why)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything that `add` and `wait` change."""
+        """Returns everything that `serve`, `add` and `wait` change."""
         return {
             "columns": {name: torch.from_numpy(values.copy()) for name, values in self.columns.items()},
             "reasons": list(self.reasons),

@@ -76,6 +76,7 @@ class Learner(Online):
                 everywhere=True,
             )
         known, rows = graded > 0, np.array([self._row[uid] for uid in outcomes.uids])
+        self.history.serve(rows)
         if known.any():
             tokens, varied = outcomes.tokens.double().numpy(), outcomes.varied.numpy()
             groups = Groups(*(each[known] for each in (rows, right, graded, tokens, varied)))

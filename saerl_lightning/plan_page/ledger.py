@@ -16,6 +16,7 @@ from saerl_lightning.data.planning import plan_digest
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.files import whole_file, whole_folder, write_whole
 from saerl_lightning.plan import NOT_SERVED, SamplePlan
+from saerl_lightning.plan_page.served import SERVED, Served
 from saerl_lightning.records import Prompt
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Ledger:
     mixed_from: Int[np.ndarray, " N"]  # step of the prompt before mixing moved it; -1 if not moved
     topic: np.ndarray  # "" if unknown
     text: np.ndarray  # beginning of the prompt
+    run: Served | None = None  # what a run with data.online served, in the pool's order
 
     @classmethod
     def of(cls, plan: SamplePlan, prompts: Sequence[Prompt], digest: str | None = None) -> Ledger:
@@ -95,11 +97,16 @@ class Ledger:
     def to_pandas(self) -> pd.DataFrame:
         """Returns a frame with one row a prompt, in the pool's order, and the `COLUMNS` that the file has.
 
+        The ledger of a run with `data.online` has the columns of its `served.parquet` too: `times_served`, `groups`, `right`,
+        `graded`, `tokens`, `last_step`, `waits`, `why`, and what was believed at the latest step, `pass_rate_predicted`,
+        `pass_rate_sd` and `chance_predicted`.
+
         `batch` is the step that serves the prompt, -1 for none; `frame.sort_values("batch")` is the order of training.
         """
         import pandas as pd
 
-        return pd.DataFrame({name: self.column(name) for name in COLUMNS})
+        columns = {name: self.column(name) for name in COLUMNS}
+        return pd.DataFrame(columns if self.run is None else columns | self.run.columns)
 
     def write(self, path: str | Path) -> None:
         """Writes the ledger as parquet, atomically, so that readers never see an incomplete file."""
@@ -113,10 +120,11 @@ class Ledger:
 
     @classmethod
     def read(cls, path: str | Path) -> Ledger:
-        """Reads a ledger that `write` wrote.
+        """Reads a ledger that `write` wrote, and `served.parquet` beside it, if there is one.
 
         Raises:
-            InputError: if the file is missing or not readable, or is not a ledger of this format.
+            InputError: if the file is missing or not readable, or is not a ledger of this format, or if what was served is
+                of another pool.
         """
         import pyarrow as pa
         import pyarrow.parquet as parquet
@@ -132,7 +140,7 @@ class Ledger:
             ) from error
         about = _about(table, path)
         columns: dict[str, Any] = {name: _column(table, name) for name in COLUMNS if name != "row"}
-        return cls(about["digest"], about["batch_size"], **columns)
+        return cls(about["digest"], about["batch_size"], **columns, run=_run_beside(path, columns["uid"]))
 
 
 def excerpt(text: str, length: int = EXCERPT) -> str:
@@ -156,6 +164,20 @@ def _about(table: Any, path: Path) -> dict[str, Any]:
     if about.get("format") != FORMAT:
         raise InputError(f"'{path}' is a ledger of format {about.get('format')}, this is {FORMAT}; make the plan again")
     return about
+
+
+def _run_beside(path: Path, uid: np.ndarray) -> Served | None:
+    """Reads what the run of a ledger served, if it had an online operation."""
+    beside = path.with_name(SERVED)
+    if not beside.exists():
+        return None
+    served = Served.read(beside)
+    if not np.array_equal(served.columns["uid"], uid):
+        raise InputError(
+            f"'{beside}' is of another pool ({len(served)} prompts) than '{path}' ({len(uid)} prompts); move it to the run "
+            "that wrote it"
+        )
+    return served
 
 
 def _arrow_type(name: str) -> Any:

@@ -15,7 +15,7 @@ from saerl_lightning.files import whole_file
 
 SERVED = "served.parquet"
 FORMAT = 1  # version of the file; unknown versions are refused
-WHOLE = ("groups", "tokens", "last_step", "waits")
+WHOLE = ("times_served", "groups", "tokens", "last_step", "waits")
 RATES = ("right", "graded", "pass_rate_predicted", "pass_rate_sd", "chance_predicted")
 TEXTS = ("uid", "why")
 COLUMNS = ("uid", *WHOLE, *RATES, "why")
@@ -26,9 +26,9 @@ class Served:
     """What a run served so far, in the pool's order, and how it was predicted.
 
     Args:
-        columns: A value a prompt: `groups` graded, `right` and `graded` answers, `tokens` written, `last_step` that served
-            it (from 0; -1 for never), `waits` (steps that it waited behind the others) and `why`, and what was believed of
-            its pass rate at its latest step (NaN if nothing was).
+        columns: A value a prompt: `times_served`, `groups` with a graded answer, `right` and `graded` answers, `tokens`
+            written, `last_step` that served it (from 0; -1 for never), `waits` (steps that it waited behind the others)
+            and `why`, and what was believed of its pass rate at its latest step (NaN if nothing was).
         steps: A row a step: mean believed and measured pass rate, mean chance to vary, share that varied.
         reliability: A row a tenth of predicted chances: groups, sum of their chances, number that varied.
     """

@@ -65,7 +65,7 @@ def render_served(served: Served, excluded: Sequence[str] = ()) -> str:
 def headline(served: Served) -> str:
     """Says in two sentences how much was served, and how much of it varied."""
     columns = served.columns
-    seen, groups = int((columns["groups"] > 0).sum()), int(columns["groups"].sum())
+    seen, groups = int((columns["times_served"] > 0).sum()), int(columns["times_served"].sum())
     said = f"{tables.count(len(served.steps))} steps served {tables.count(groups)} groups of {tables.count(seen)} prompts; "
     said += f"{tables.count(len(served) - seen)} of {tables.count(len(served))} were never served."
     if not len(served.steps):
@@ -131,7 +131,7 @@ def reliability_table(served: Served) -> tables.Table:
 
 def fates(served: Served, excluded: Sequence[str]) -> tables.Table:
     """Counts prompts by what became of them: never served, served once, twice, …, excluded and why."""
-    often = Counter(np.minimum(served.columns["groups"], 5).tolist())
+    often = Counter(np.minimum(served.columns["times_served"], 5).tolist())
     names = [
         "never served",
         "served once",

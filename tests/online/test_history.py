@@ -70,6 +70,7 @@ def test_what_waits_is_counted_with_its_reason_and_what_is_served_all_the_same_i
     assert revise([operation], plan, np.array([1, 2, 3, 4])).rows.tolist() == [1, 2, 3, 4, 5, 0]
     operation.observe(outcomes(["p5", "p0"], [4.0, 0.0]))
     assert operation.metrics()["waiting"] == 0
+    assert operation.history.columns["times_served"].tolist() == [2, 2, 1, 0, 0, 1]
     assert operation.history.columns["waits"].tolist() == [1, 0, 0, 0, 0, 0]
 
 
@@ -95,5 +96,6 @@ def test_groups_without_a_grade_teach_nothing_and_a_reward_above_1_stops():
     make_plan(prompts, {}, 2, None, None, {"online": operation})
     operation.observe(outcomes(["p0", "p1"], [0.0, 0.0], graded=0))
     assert operation.history.columns["groups"].sum() == 0
+    assert operation.history.columns["times_served"].tolist() == [1, 1, 0, 0, 0, 0]
     with pytest.raises(RunStopped, match=r"'p1' got 1\.5 on average"):
         operation.observe(outcomes(["p0", "p1"], [0.0, 12.0]))

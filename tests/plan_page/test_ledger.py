@@ -10,6 +10,7 @@ import pytest
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.plan_page.ledger import COLUMNS, Ledger, excerpt, require_place, write_plan
+from saerl_lightning.plan_page.served import RATES, WHOLE, Served
 from saerl_lightning.records import Prompt
 
 
@@ -36,6 +37,34 @@ def test_the_file_tells_every_fate_to_any_reader_of_parquet(planned, tmp_path):
     assert (rows["p59"]["fate"], rows["p59"]["batch"]) == ("not served", -1)  # 58 planned prompts fill 14 batches of 4
     about = json.loads(table.schema.metadata[b"saerl_lightning"])
     assert about["digest"] == "0123456789abcdef" and about["batch_size"] == 4 and "numpy" in about["versions"]
+
+
+def served_by(uids) -> Served:
+    """A run's file in which the n-th prompt was served n times, with one of eight answers right each time."""
+    n = np.arange(len(uids))
+    texts = {"uid": np.array(uids, object), "why": np.array(["too easy"] * len(uids), object)}
+    columns = dict.fromkeys(WHOLE, n) | dict.fromkeys(RATES, n / 8) | {"graded": n * 8.0} | texts
+    return Served(columns, np.zeros((0, 4)), np.zeros((10, 3)))
+
+
+def test_the_ledger_of_a_run_tells_what_was_served(planned, tmp_path):
+    planned.ledger.write(tmp_path / "ledger.parquet")
+    assert list(Ledger.read(tmp_path / "ledger.parquet").to_pandas()) == COLUMNS
+    served_by([f"p{i}" for i in range(60)]).write(tmp_path / "served.parquet")
+    frame = Ledger.read(tmp_path / "ledger.parquet").to_pandas().set_index("uid")
+    assert frame.loc["p7", ["fate", "times_served", "groups", "right", "graded", "waits", "why"]].tolist() == [
+        planned.ledger.fate[7], 7, 7, 0.875, 56.0, 7, "too easy",
+    ]  # fmt: skip
+    assert {"tokens", "last_step", "pass_rate_predicted", "pass_rate_sd", "chance_predicted"} < set(frame)
+    assert len(frame) == 60 and frame.index.tolist() == planned.ledger.uid.tolist()
+
+
+@pytest.mark.parametrize("uids", [["p1", "p0"], [f"q{i}" for i in range(60)], [f"p{59 - i}" for i in range(60)]])
+def test_a_ledger_beside_what_another_pool_served_is_refused(planned, tmp_path, uids):
+    planned.ledger.write(tmp_path / "ledger.parquet")
+    served_by(uids).write(tmp_path / "served.parquet")
+    with pytest.raises(InputError, match=rf"is of another pool \({len(uids)} prompts\) than .* \(60 prompts\)"):
+        Ledger.read(tmp_path / "ledger.parquet")
 
 
 def test_texts_that_no_file_can_hold_are_mended(tmp_path):

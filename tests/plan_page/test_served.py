@@ -16,6 +16,7 @@ def served() -> Served:
     nan = np.nan
     columns = {
         "uid": np.array(["p0", "p1", "p2", "<b>p3"], object),
+        "times_served": np.array([1, 0, 2, 0]),
         "groups": np.array([1, 0, 2, 0]),
         "tokens": np.array([160, 0, 300, 0]),
         "last_step": np.array([0, -1, 1, -1]),

@@ -9,6 +9,7 @@ import pytest
 from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.rules.admit import Admit
 from saerl_lightning.online.selection import Selection
+from saerl_lightning.plan_page.ledger import Ledger
 from saerl_lightning.plan_page.served import Served
 from saerl_lightning.training.tables.plan_table import PlanTable
 from tests.training.conftest import Sums, data, fit, module, trainer
@@ -41,6 +42,7 @@ def test_a_run_writes_what_it_served(tiny, tmp_path):
     uids = columns["uid"].tolist()
     assert uids == [prompt.uid for prompt in served.pool.prompts]
     assert columns["groups"].tolist() == [watch.groups[uid] for uid in uids]
+    assert columns["times_served"].tolist() == columns["groups"].tolist()
     assert columns["right"].tolist() == [watch.right[uid] for uid in uids]
     assert columns["graded"].tolist() == [8 * watch.groups[uid] for uid in uids]
     assert len(found.steps) == 7 == len(watch.steps)
@@ -48,6 +50,8 @@ def test_a_run_writes_what_it_served(tiny, tmp_path):
     assert columns["last_step"].tolist() == [last.get(uid, -1) for uid in uids]
     np.testing.assert_allclose(found.steps[:, 1], watch.rates)
     assert columns["waits"].sum() > 0 and set(columns["why"]) == {"", "chance to vary below 0.75"}
+    table = Ledger.read(tmp_path / "ledger.parquet").to_pandas()
+    assert table.groups.tolist() == [watch.groups[uid] for uid in table.uid] and set(table.fate) == {"served"}
     assert "What became of the prompts" in (tmp_path / "served.html").read_text()
 
 
