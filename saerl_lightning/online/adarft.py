@@ -89,7 +89,7 @@ class AdaRFT(Learner):
 
     def arrange(self, plan: SamplePlan, rest: Int[np.ndarray, " n"], random: np.random.Generator) -> Arrangement:
         """Puts the batch nearest to the target first. Draws nothing."""
-        return Arrangement(best_first(-np.abs(self._difficulty[rest] - self.target), plan.batch_size))
+        return Arrangement(best_first(-np.abs(self._difficulty[rest] - self.target), self.count(plan, rest)))
 
     def metrics(self) -> dict[str, float]:
         """Returns what the latest step was, and the target."""

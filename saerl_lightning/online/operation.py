@@ -44,6 +44,9 @@ class Learner(Online):
         self.seed = seed
         self.steps = 0  # number of steps learned from
         self.history = ServedHistory(0)
+        self.orders_all = (
+            False  # whether all that is left is put in order, as where a mix deals the places; else a batch
+        )
         self._row: dict[str, int] = {}
         self._waiting = NONE  # pool rows that wait while the next batch is served
         self._why = ""  # why they wait
@@ -112,6 +115,14 @@ class Learner(Online):
                 f"({reason}), which leaves no batch of {plan.batch_size} for the next epoch; the run is done with this pool, "
                 "or excludes too much"
             )
+
+    def count(self, plan: SamplePlan, rest: Int[np.ndarray, " n"]) -> int:
+        """Returns how many of the prompts that are left are put in order; the others follow in the order of the plan."""
+        return len(rest) if self.orders_all else plan.batch_size
+
+    def waits_as(self, other: Learner) -> None:
+        """Lets the same prompts wait, for the same reason, as another operation that arranged this one's rest."""
+        self._waiting, self._why = other._waiting, other._why
 
     @abstractmethod
     def begin(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> None:

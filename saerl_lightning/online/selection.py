@@ -76,7 +76,7 @@ class Selection(Learner):
             varies=chance,
             seen=self.history.groups[rest],
             cluster=plan.cluster[rest],
-            batch_size=plan.batch_size,
+            batch_size=self.count(plan, rest),
         )
         return self.rule.arrange(candidates, random)
 

@@ -8,6 +8,7 @@ from saerl_lightning.data.clustering import TopicClusters
 from saerl_lightning.data.planning import make_plan
 from saerl_lightning.data.revision import revise
 from saerl_lightning.errors import InputError
+from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.domain_mix import DomainMix, places_within
 from saerl_lightning.online.domains import LabelDomains, RandomDomains
 from saerl_lightning.online.mixers.dads import DADS
@@ -15,7 +16,11 @@ from saerl_lightning.online.mixers.dump import DUMP
 from saerl_lightning.online.mixers.reward_gap import RewardGap
 from saerl_lightning.online.mixers.static_weights import StaticWeights
 from saerl_lightning.online.mixers.tscl import TSCL
-from saerl_lightning.records import Prompt
+from saerl_lightning.online.rules.admit import Admit
+from saerl_lightning.online.rules.exclude_solved import ExcludeSolved
+from saerl_lightning.online.rules.nearest import Nearest
+from saerl_lightning.online.selection import Selection
+from saerl_lightning.records import Outcomes, Prompt
 from tests.data.served_prompts import Recorder, Refilling, SaveEverywhere, a_quiet_trainer, fit, make, outcomes, trainer
 
 __all__ = ["a_quiet_trainer"]
@@ -57,10 +62,23 @@ def of_topic(batch: list[int]) -> int:
 @pytest.mark.parametrize("module", [Graded, RefillingGraded])
 @pytest.mark.parametrize("repeats", [False, True])
 def test_resuming_anywhere_serves_the_same(tmp_path, name, module, repeats):
+    require_same_when_resumed(tmp_path, module, lambda: operation(name, repeats=repeats))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [Graded, RefillingGraded])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_resuming_a_selection_inside_domains_serves_the_same(tmp_path, module, repeats):
+    def mixed() -> DomainMix:
+        return operation("DADS", within=Selection(PromptBeta(), Nearest(), repeats=repeats))
+
+    require_same_when_resumed(tmp_path, module, mixed)
+
+
+def require_same_when_resumed(tmp_path, module, online) -> None:
     def run(ckpt_path=None, **more):
         made = module()
-        data = make(25, online=operation(name, repeats=repeats), mixing=None)
-        trainer(max_epochs=2, **more).fit(made, datamodule=data, ckpt_path=ckpt_path)
+        trainer(max_epochs=2, **more).fit(made, datamodule=make(25, online=online(), mixing=None), ckpt_path=ckpt_path)
         return made
 
     whole = run(callbacks=[SaveEverywhere(tmp_path)])
@@ -139,6 +157,54 @@ def test_repeats_serve_those_first_that_were_served_least():
     assert len(b) == 16 > 12 == len(set(b))
     assert len({row for row in rows if not row % 2}) == 8
     assert all(len(set(batch)) == 4 for batch in served)
+
+
+def mixed_selection(rule, repeats: bool = False) -> tuple[DomainMix, list[Prompt]]:
+    """Three places of four for topic a (even prompts), one for b, each in the order of a selection."""
+    selection = Selection(PromptBeta(keep=1.0), rule, repeats=repeats)
+    online = DomainMix(StaticWeights({"a": 3, "b": 1}), LabelDomains(), within=selection)
+    return online, [Prompt.asking(f"p{i}", f"{i}", topic="ab"[i % 2]) for i in range(12)]
+
+
+def right(counts: dict[str, int]) -> Outcomes:
+    """Groups of eight with so many right answers."""
+    return outcomes([*counts], torch.tensor([[1.0] * k + [0.0] * (8 - k) for k in counts.values()]))
+
+
+def test_the_mix_decides_how_many_of_a_domain_and_the_selection_which():
+    """Target .9: 8, 8, 6 and 0 of 8 make .9, .9, .7 and .1; p6 with .5 is nearer than p4, of topic a though p3 is earlier."""
+    online, prompts = mixed_selection(Nearest(0.9, thompson=False), repeats=True)
+    plan = make_plan(prompts, {}, 4, None, None, {"online": online})
+    online.observe(right({"p0": 8, "p1": 8, "p2": 6, "p4": 0}))
+    rows = revise([online], plan, np.array([0, 1, 2, 4])).rows
+    assert set(rows[4:8]) == {0, 2, 6, 1}  # without the mix: p0, p1, p2 and p3
+    assert set(rows[4:8] % 2) == {0, 1} and (rows[4:8] % 2).sum() == 1
+    assert online.within.metrics()["brier"] == online.metrics()["brier"] < 1  # predicted by the selection
+
+
+def test_what_the_selection_lets_wait_or_excludes_does_so_in_its_domain():
+    """0 of 8 makes Beta(1, 9), which varies with .47 < .6: p4 waits behind the others of a; rate .9 is excluded above .8."""
+    online, prompts = mixed_selection(Admit(0.6))
+    plan = make_plan(prompts, {}, 4, None, None, {"online": online})
+    online.observe(right({"p4": 0}))
+    revised = revise([online], plan, plan.rows[:0])
+    assert [row for row in revised.rows.tolist() if row % 2 == 0] == [0, 2, 6, 8, 10, 4]
+    online.observe(right({"p0": 4, "p2": 4, "p6": 4, "p1": 4}))
+    assert online.metrics()["waiting"] == 1 and online.history.columns["waits"][4] == 1
+    online, prompts = mixed_selection(ExcludeSolved(0.8))
+    plan = make_plan(prompts, {}, 4, None, None, {"online": online})
+    online.observe(right({"p4": 8, "p0": 0, "p2": 0, "p1": 0}))
+    revised = revise([online], plan, plan.rows[:0])
+    assert 4 in revised.dropped and sorted(revised.rows.tolist()) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_a_mix_that_has_no_selection_any_more_refuses_the_checkpoint():
+    online, prompts = mixed_selection(Admit(0.6))
+    make_plan(prompts, {}, 4, None, None, {"online": online})
+    plain = DomainMix(StaticWeights({"a": 3, "b": 1}), LabelDomains())
+    make_plan(prompts, {}, 4, None, None, {"online": plain})
+    with pytest.raises(InputError, match="has within None, and the checkpoint was made with Selection"):
+        plain.load_state_dict(online.state_dict())
 
 
 def test_members_are_numbered_by_how_often_they_were_served():
