@@ -58,7 +58,7 @@ class Ledger:
             digest: Digest of the served prompts and their order, if it is known already.
         """
         columns = {name: values for name, values in plan.ledger().items() if name != "row"}
-        texts = {
+        texts: dict[str, Any] = {
             "uid": _texts(prompt.uid for prompt in prompts),
             "topic": _texts(prompt.topic or "" for prompt in prompts),
             "text": _texts(excerpt(prompt.text) for prompt in prompts),
