@@ -112,6 +112,11 @@ class DomainMix(Learner):
         if self.within is not None:
             self.within.observe(outcomes)
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the operation inside the domains predicts."""
+        return self.within is not None and self.within.predicts
+
     def predict(self, rows: Int[np.ndarray, " n"]) -> Prediction | None:
         """Predicts prompts as the operation inside the domains does."""
         return None if self.within is None else self.within.predict(rows)

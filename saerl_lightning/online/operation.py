@@ -134,6 +134,11 @@ class Learner(Online):
             features: Feature rows of the prompts; None without a signal source.
         """
 
+    @property
+    def predicts(self) -> bool:
+        """Whether `predict` predicts; false by default."""
+        return False
+
     def predict(self, rows: Int[np.ndarray, " n"]) -> Prediction | None:
         """Predicts prompts: mean and standard deviation of the pass rate, chance that a group varies. By default nothing.
 

@@ -61,6 +61,11 @@ class Selection(Learner):
         """Learns from a step's groups."""
         self.belief.learn(groups.rows, groups.right, groups.graded)
 
+    @property
+    def predicts(self) -> bool:
+        """True."""
+        return True
+
     def predict(self, rows: Int[np.ndarray, " n"]) -> Prediction:
         """Predicts prompts by the belief."""
         a, b, chance = self.belief.believe(rows, self.group_size)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saerl_lightning.data.callback import DataCallback
+from saerl_lightning.errors import InputError
 from saerl_lightning.objective.keeping.keep import Keep, KnownCompletions
 from saerl_lightning.objective.objective import Objective
 from saerl_lightning.objective.reweighting.reweighting import Everywhere, Reweighting
+from saerl_lightning.online.history import PREDICTIONS
+from saerl_lightning.online.operation import Learner
 from saerl_lightning.records import Sampling
 from saerl_lightning.training.guard import refuse_truncated_support
 
 if TYPE_CHECKING:
+    import lightning
+
     from saerl_lightning.training.grading import GradedGroups
     from saerl_lightning.training.rows import StepRows
 
@@ -54,6 +62,7 @@ def weighed(
     step: StepRows,
     advantages: Float[Tensor, "P G"],
     everywhere: Everywhere,
+    operations: Mapping[str, DataCallback],
 ) -> StepRows:
     """Returns a step's rows with their weights.
 
@@ -63,13 +72,35 @@ def weighed(
         step: Rows of these groups.
         advantages: Advantages of these groups.
         everywhere: Function that joins the values of all ranks.
+        operations: Data operations by slot, which have not learned from this step yet.
     """
-    labels = sampled.labels(reweighting.reads)
+    read = predicted(operations, sampled.batch.rows) if reweighting.predicted else {}
+    labels = read[str(reweighting.reads)] if read else sampled.labels(reweighting.reads)
     return step.with_weights(reweighting.weights(step.to_weigh(advantages, labels), everywhere))
 
 
-def refuse_unfit(keep: Keep | None, reweighting: Reweighting | None, objective: Objective, sampling: Sampling) -> None:
-    """Refuses a choice or weights that do not fit objective and sampling.
+def predicted(operations: Mapping[str, DataCallback], rows: Sequence[int]) -> dict[str, Float[Tensor, " P"]]:
+    """Returns what `data.online` predicts of prompts, by the names of `PREDICTIONS`; {} if it predicts nothing.
+
+    All ranks come to the same numbers, because all have observed all outcomes.
+
+    Args:
+        operations: Data operations by slot.
+        rows: Pool rows of the prompts (P).
+    """
+    online = operations.get("online")
+    made = online.predict(np.array(rows, dtype=np.int64)) if isinstance(online, Learner) else None
+    return {} if made is None else {n: torch.from_numpy(v).float() for n, v in zip(PREDICTIONS, made, strict=True)}
+
+
+def refuse_unfit(
+    keep: Keep | None,
+    reweighting: Reweighting | None,
+    objective: Objective,
+    sampling: Sampling,
+    trainer: lightning.Trainer,
+) -> None:
+    """Refuses a choice or weights that do not fit objective, sampling and data operations.
 
     Raises:
         InputError: with what to write instead.
@@ -80,3 +111,15 @@ def refuse_unfit(keep: Keep | None, reweighting: Reweighting | None, objective: 
         if reweighting.level == "tokens" and sampling.temperature > 0:
             refuse_truncated_support(sampling)
         reweighting.require(objective.weighs, type(objective).__name__)
+        if reweighting.predicted:
+            _require_predictions(type(reweighting).__name__, getattr(trainer, "datamodule", None))
+
+
+def _require_predictions(name: str, datamodule: object) -> None:
+    online = getattr(datamodule, "operations", {}).get("online")
+    if not (isinstance(online, Learner) and online.predicts):
+        seen = "null" if online is None else f"{type(online).__name__}, which predicts none"
+        raise InputError(
+            f"model.reweighting {name} reads predicted pass rates, and data.online is {seen}; give -c online/mopps.yaml or "
+            "another selection by a belief, or write --model.reweighting null"
+        )

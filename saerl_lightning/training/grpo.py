@@ -244,7 +244,7 @@ class GRPOModule(PolicyModule):
             sampled, step = choices.kept_by_advantages(self.keep, sampled, step, advantages, joined)
         self.last_step = replace(sampled, advantages=advantages)
         if self.reweighting is not None:
-            step = choices.weighed(self.reweighting, sampled, step, advantages, joined)
+            step = choices.weighed(self.reweighting, sampled, step, advantages, joined, self.prompts.operations)
         skip = self.shortcuts.skip_zero_advantage and self.objective.skips_zero_advantage
         return step.with_advantages(advantages, skip, lambda counts: mean_over_ranks(self.trainer, counts))
 
@@ -338,7 +338,7 @@ class GRPOModule(PolicyModule):
         # Greedy groups are refused later, as what they are.
         if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
             refuse_truncated_support(self.sampling)
-        choices.refuse_unfit(self.keep, self.reweighting, self.objective, self.sampling)
+        choices.refuse_unfit(self.keep, self.reweighting, self.objective, self.sampling, self.trainer)
         ahead = [] if self.ahead is None else [AheadInCheckpoint()]
         return [*super().configure_callbacks(), *ahead]
 

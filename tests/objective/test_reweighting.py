@@ -17,6 +17,7 @@ from saerl_lightning.objective.reweighting.advantage_softmax import AdvantageSof
 from saerl_lightning.objective.reweighting.ar import AR
 from saerl_lightning.objective.reweighting.label_weights import LabelWeights
 from saerl_lightning.objective.reweighting.per import PER
+from saerl_lightning.objective.reweighting.predicted_weights import PredictedWeights
 from saerl_lightning.objective.reweighting.reweighting import Reweighting, WeighedRows
 from saerl_lightning.objective.rloo import RLOO
 from saerl_lightning.records import Prompt
@@ -28,6 +29,7 @@ REWEIGHTINGS = {
     "PER": PER(),
     "AR": AR(),
     "LabelWeights": LabelWeights(power=2.0),
+    "PredictedWeights": PredictedWeights("learnability"),
 }
 
 
@@ -81,6 +83,22 @@ def test_a_label_weighs_and_a_prompt_without_it_counts_as_the_others_do():
     assert torch.tensor(weights_of(LabelWeights(power=2.0), known))[:, 0].tolist() == pytest.approx([0.2, 1.8, 1.0])
     assert torch.tensor(weights_of(LabelWeights(power=0.0), known))[:, 0].tolist() == [1, 1, 1]
     assert torch.tensor(weights_of(LabelWeights(), rows([1.0, 2.0])))[:, 0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("reweighting", "predicted", "expected"),
+    [
+        (PredictedWeights(), [0.3, 0.9], [0.5, 1.5]),
+        (PredictedWeights("learnability"), [0.5, 0.1], [25 / 17, 9 / 17]),  # .25 and .09, with mean .17
+        (PredictedWeights("difficulty"), [0.25, 0.75], [1.5, 0.5]),
+        (PredictedWeights("difficulty", 2.0), [0.25, 0.75], [1.8, 0.2]),  # .5625 and .0625, with mean .3125
+        (PredictedWeights("chance", 0.0), [0.3, 0.9], [1, 1]),
+        (PredictedWeights(), [0.0, 0.0], [1, 1]),
+    ],
+)
+def test_a_prediction_weighs_as_worked_by_hand(reweighting, predicted, expected):
+    found = torch.tensor(weights_of(reweighting, rows([1.0, -2.0], labels=predicted)))[:, 0]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_labels_that_can_not_weigh_are_refused():
@@ -167,7 +185,7 @@ def slow_gradient(step, objective) -> torch.Tensor:
 @pytest.mark.parametrize("name", REWEIGHTINGS)
 def test_the_gradient_is_the_slow_one_in_1_and_in_3_micro_batches(name, objective, make_step, micro_batch):
     step = make_step()
-    given = WeighedRows(step.advantages, step.mask, step.sampler_logprobs.exp(), torch.linspace(0.5, 3, 8))
+    given = WeighedRows(step.advantages, step.mask, step.sampler_logprobs.exp(), torch.linspace(0.1, 0.9, 8))
     step = replace(step, weights=REWEIGHTINGS[name].weights(given, alone))
     plain = torch.autograd.grad(objective(replace(step, weights=None))[0], step.logprobs)[0]
     expected = slow_gradient(step, objective)

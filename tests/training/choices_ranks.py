@@ -15,9 +15,13 @@ from saerl_lightning.objective.keeping.pods import PODS
 from saerl_lightning.objective.keeping.top_advantages import TopAdvantages
 from saerl_lightning.objective.reweighting.advantage_band import AdvantageBand
 from saerl_lightning.objective.reweighting.ar import AR
+from saerl_lightning.objective.reweighting.predicted_weights import PredictedWeights
+from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.domain_mix import DomainMix
 from saerl_lightning.online.domains import LabelDomains
 from saerl_lightning.online.mixers.dads import DADS
+from saerl_lightning.online.rules.nearest import Nearest
+from saerl_lightning.online.selection import Selection
 from saerl_lightning.reward.reward import Reward
 from tests.training.conftest import data, fit, module, trainer
 from tests.training.test_grpo_module import Record
@@ -26,6 +30,7 @@ from tests.training.test_kept_and_weighted import Levels
 CASES = {
     "advantages": {"objective": GRPO(), "keep": TopAdvantages(0.6), "reweighting": AdvantageBand()},
     "tokens": {"objective": DAPO(), "keep": PODS(5), "reweighting": AR()},
+    "predicted": {"objective": GRPO(), "reweighting": PredictedWeights("difficulty")},
 }
 
 
@@ -40,7 +45,8 @@ class EvenShare(Reward):
 def run(policy: str, out: Path, ranks: int, name: str) -> None:
     record = Record()
     grpo = module(policy, rewards=[EvenShare()], micro_tokens=90, **CASES[name])
-    prompts = data(train=Levels(60), online=DomainMix(DADS(), LabelDomains()))
+    within = Selection(PromptBeta(), Nearest(), repeats=True) if name == "predicted" else None
+    prompts = data(train=Levels(60), online=DomainMix(DADS(), LabelDomains(), within=within))
     on = trainer(out, 5, (record,), devices=ranks, strategy="ddp" if ranks > 1 else "auto")
     fit(grpo, prompts, on)
     if on.is_global_zero:

@@ -19,6 +19,13 @@ from saerl_lightning.objective.keeping.top_advantages import TopAdvantages
 from saerl_lightning.objective.reweighting.ar import AR
 from saerl_lightning.objective.reweighting.label_weights import LabelWeights
 from saerl_lightning.objective.reweighting.per import PER
+from saerl_lightning.objective.reweighting.predicted_weights import PredictedWeights
+from saerl_lightning.online.adarft import AdaRFT
+from saerl_lightning.online.beliefs.anchored_beta import AnchoredBeta
+from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
+from saerl_lightning.online.rules.admit import Admit
+from saerl_lightning.online.rules.nearest import Nearest
+from saerl_lightning.online.selection import Selection
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.records import Prompt, Sampling
 from tests.training.conftest import ParityReward, Sums, data, fit, largest_difference, module, trainer, weights
@@ -57,10 +64,12 @@ CASES = {
 }
 
 
-def stepped(tiny, folder, **changes):
+def stepped(tiny, folder, online=None, **changes):
     record = Record()
     settings = {"rewards": [Graded()], "sampling": RAGGED, "max_grad_norm": None}
-    run = fit(module(tiny, **{**settings, **changes}), data(train=Levels()), trainer(folder, 1, (record,)))
+    run = fit(
+        module(tiny, **{**settings, **changes}), data(train=Levels(), online=online), trainer(folder, 1, (record,))
+    )
     return run, record.rows[0]
 
 
@@ -164,6 +173,36 @@ def test_a_step_is_the_same_for_any_split_and_without_shortcuts(tiny, tmp_path, 
         assert largest_difference(weights(stepped(tiny, tmp_path, **CASES[name], **changes)[0]), whole) < 2e-6
 
 
+def by_belief() -> Selection:
+    """Levels 1 to 4 of 100: with four answers that count, p = 1 - (4 level/100 + .001)/4.002."""
+    return Selection(AnchoredBeta("level"), Admit(0.0))
+
+
+def test_a_belief_weighs_as_the_same_numbers_in_a_label_do(tiny, tmp_path):
+    """The weight of a label is worked anew above. Levels are 1 to 4, so 1 - p goes with 4 level + .1."""
+
+    class Hard(Levels):
+        def load(self):
+            known = [vars(prompt) for prompt in super().load()]
+            return [Prompt(**{**each, "labels": {"hard": 4 * each["labels"]["level"] + 0.1}}) for each in known]
+
+    believed = weights(stepped(tiny, tmp_path, by_belief(), reweighting=PredictedWeights("difficulty"))[0])
+    told = {"rewards": [Graded()], "sampling": RAGGED, "max_grad_norm": None, "reweighting": LabelWeights("hard")}
+    labelled = fit(module(tiny, **told), data(train=Hard()), trainer(tmp_path, 1))
+    plain = weights(stepped(tiny, tmp_path, by_belief())[0])
+    assert largest_difference(believed, weights(labelled)) < 2e-6 < 1e-4 < largest_difference(believed, plain)
+
+
+def test_what_is_predicted_is_of_before_the_step(tiny, tmp_path):
+    """All prompts are as unknown at first, and weigh alike; prompts served again differ by what the first step said."""
+    record, online = Record(), Selection(PromptBeta(), Nearest(thompson=False), repeats=True)
+    settings = {"rewards": [Graded()], "sampling": RAGGED, "reweighting": PredictedWeights("difficulty")}
+    fit(module(tiny, **settings), data(train=Levels(4), online=online, batch_size=4), trainer(tmp_path, 2, (record,)))
+    first, second = record.rows[:2]
+    assert first["policy/weight/min"] == first["policy/weight/max"] == 1
+    assert second["policy/weight/min"] < 1 < second["policy/weight/max"]
+
+
 def test_a_step_that_keeps_nothing_moves_nothing(tiny, tmp_path):
     run, logged = stepped(tiny, tmp_path, keep=PassRateBand(0.99, 1.0))
     assert largest_difference(weights(run), Policy(tiny).load_model().state_dict()) == 0
@@ -180,6 +219,14 @@ def test_a_step_that_keeps_nothing_moves_nothing(tiny, tmp_path):
             "top_p 0.9.*no reweighting of tokens",
         ),
         ({"reweighting": LabelWeights("quality")}, r"label is 'quality', but no prompt has it; labels present: level"),
+        (
+            {"reweighting": PredictedWeights()},
+            r"PredictedWeights reads predicted pass rates, and data\.online is null; give -c online/mopps\.yaml",
+        ),
+        (
+            {"reweighting": PredictedWeights(), "online": AdaRFT("level")},
+            r"and data\.online is AdaRFT, which predicts none; give -c online",
+        ),
         ({"keep": True}, r"GRPOModule\.keep is True; write a Keep, as keep=PODS\(\)"),
         ({"reweighting": "PER"}, r"GRPOModule\.reweighting is 'PER'; write a Reweighting, as reweighting=PER\(\)"),
     ],
@@ -193,7 +240,7 @@ def test_what_can_not_be_is_refused(tiny, tmp_path, changes, says):
 def test_two_processes_keep_weigh_and_mix_as_one(tiny, tmp_path):
     run_on_one_and_two(Path(__file__).with_name("choices_ranks.py"), tiny, tmp_path)
     start = Policy(tiny).load_model().state_dict()
-    for name in ("advantages", "tokens"):
+    for name in ("advantages", "tokens", "predicted"):
         one, two = (torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2))
         assert largest_difference(one, two) < 2e-6 < 1e-3 < largest_difference(one, start), name
         (alone, rows), (shared, others) = (

@@ -52,6 +52,11 @@ class LabelWeights(RowReweighting):
 
     def raw(self, sizes: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Computes the powers; the mean of the others where there is no label."""
-        powers = labels**self.power
-        mean = powers.nanmean() if powers.isfinite().any() else torch.ones(())
-        return torch.where(labels.isnan(), mean.to(powers), powers)
+        return powers(labels, self.power)
+
+
+def powers(values: Float[Tensor, " n"], power: float) -> Float[Tensor, " n"]:
+    """Computes powers of values, which are not negative; the mean of the others for NaN, and 1 if all are NaN."""
+    found = values**power
+    mean = found.nanmean() if found.isfinite().any() else torch.ones(())
+    return torch.where(values.isnan(), mean.to(found), found)

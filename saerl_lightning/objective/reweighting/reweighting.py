@@ -30,7 +30,7 @@ class WeighedRows:
     advantages: Float[Tensor, " R"]
     mask: Bool[Tensor, "R T"]  # tokens in the loss
     probabilities: Float[Tensor, "R T"]  # of the tokens, under the sampler
-    labels: Float[Tensor, " R"]  # of the rows' prompts, by the name that the reweighting reads; NaN without
+    labels: Float[Tensor, " R"]  # or predictions of the rows' prompts, by the name that is read; NaN without
 
 
 class Reweighting(ABC):
@@ -46,8 +46,13 @@ class Reweighting(ABC):
 
     @property
     def reads(self) -> str | None:
-        """Name of the label that weights are computed from; None for none."""
+        """Name of the label, or of the prediction, that weights are computed from; None for none."""
         return None
+
+    @property
+    def predicted(self) -> bool:
+        """Whether `reads` names what `data.online` predicts of a prompt before the step, in place of a label."""
+        return False
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuses training prompts that can't be weighted so. By default refuses nothing.
@@ -84,7 +89,7 @@ class Reweighting(ABC):
 
 
 class RowReweighting(Reweighting):
-    """Weighs whole completions, by their advantages or by a label of their prompts."""
+    """Weighs whole completions, by their advantages, or by a label or a prediction of their prompts."""
 
     @property
     def level(self) -> Literal["rows", "tokens"]:
@@ -97,7 +102,7 @@ class RowReweighting(Reweighting):
 
         Args:
             sizes: Absolute advantage of each row, over all ranks.
-            labels: Label of each row's prompt; NaN without one.
+            labels: Label of each row's prompt, or what was predicted of it; NaN without one.
         """
 
     def weights(self, rows: WeighedRows, everywhere: Everywhere) -> Float[Tensor, "R T"]:
