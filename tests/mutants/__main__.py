@@ -34,7 +34,7 @@ PAGE = ROOT / "docs" / "mutants.md"
 def main() -> int:
     """Draws the mutants, lets two processes judge them, and writes the page."""
     options = _options()
-    modules = {module: tests for module, tests in _modules().items() if fnmatch(module, options.only)}
+    modules = {module: tests for module, tests in _modules().items() if _chosen(module, options.only)}
     if options.judge:
         return _judge(modules, [Mutant(**fields) for fields in json.load(sys.stdin)])
     equivalent = _equivalent()
@@ -67,12 +67,18 @@ def main() -> int:
     return 0
 
 
+def _chosen(module: str, patterns: str) -> bool:
+    return any(fnmatch(module, pattern) for pattern in patterns.split(","))
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=400, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument(
-        "--only", default="*", help="pattern of module paths; others are left out, and no page is written"
+        "--only",
+        default="*",
+        help="patterns of module paths, separated by commas; others are left out, and no page is written",
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes that judge at once")
     parser.add_argument(

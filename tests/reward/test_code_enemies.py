@@ -155,10 +155,11 @@ def test_a_function_that_cheats_gets_nothing(name, reward):
 
 
 def test_what_the_docs_say_it_does_not_protect_from(reward):
-    """Code that knows the grader finds the checks in its own process. Of a literal's value it learns nothing there."""
+    """Code that knows the grader finds asserts in its own process, but neither a literal's value nor HumanEval's check."""
     knows = "import sys\nframe = sys._getframe()\nwhile frame.f_back: frame = frame.f_back\n"
     knows += "import __main__\n__main__.spelled = lambda value: 'True'\n__main__._ran = lambda code, scope: 'True'"
-    assert grade(reward, FUNCTION, knows + "\ndef f(x): return 0") == 1
+    assert grade(reward, OTHER, knows + "\ndef f(x): return 0") == 1
+    assert grade(reward, FUNCTION, knows + "\ndef f(x): return 0") == 0
     assert grade(reward, ASSERTS, knows + "\ndef f(x): return 0") == 0
 
 

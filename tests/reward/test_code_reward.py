@@ -24,6 +24,15 @@ MBPP = {"test_list": ["assert add(1, 2) == 3", "assert add(b=2, a=2) == 4", "ass
 APPS = {"fn_name": "add", "inputs": [[1, 2], ["3\n", "4"]], "outputs": [3, [7]]}
 
 
+ROOTS = {  # as HumanEval's 32nd: the test calls another function of the program, and a module that it does not import
+    "test": "def check(candidate):\n    for low in [[-1, 0.5], [2, 1]]:\n        found = candidate(low)\n"
+    "        assert math.fabs(line(low, x=found)) < 1e-6\n        assert low == sorted(low, key=low.index)",
+    "entry_point": "root",
+}
+LINE = "def line(low, x):\n    return low[0] + low[1] * x\n"
+CHANGES = "    low[:] = [0, 0]\n    return 7.0"  # its own copy of the argument
+
+
 @pytest.fixture(scope="module")
 def reward():
     made = CodeReward(workers=2)
@@ -57,6 +66,11 @@ SOLUTION = "class Solution:\n    def add(self, a, b):\n        return int(a) + i
         (prompt("assert add(1, 2) == 3"), ADD, WRONG),
         (prompt("x", **MBPP, test_setup_code="", test_imports=["import math"]), ADD, "add = 3"),
         (prompt("x", **HUMAN_EVAL), ADD, WRONG),
+        (
+            prompt("x", **ROOTS),
+            f"{LINE}def root(low):\n    return -low[0] / low[1]",
+            f"{LINE}def root(low):\n{CHANGES}",
+        ),
     ],
 )
 def test_every_form_of_tests_tells_right_from_wrong(reward, asked, right, wrong):

@@ -153,7 +153,53 @@ class LibraryTests:
         return Verdict([*passed, *[False] * (len(self) - len(passed))], program.missing)
 
 
-Tests = ScriptTests | LibraryTests
+@dataclass(frozen=True)
+class FunctionTest:
+    """A test that defines `check`, which is called with a function and raises where it is wrong.
+
+    Args:
+        code: Source of the test.
+        name: Name of the function.
+    """
+
+    code: str
+    name: str
+
+    def __len__(self) -> int:
+        """Returns 1: all that `check` asserts is one test."""
+        return 1
+
+    def verdict(self, code: str, limits: Limits, every: bool) -> Verdict:
+        """Runs the test in a process that the code can't reach; only calls and their results, as literals, go to and fro.
+
+        Args:
+            code: Source of the function.
+            limits: Limits of each of the two processes.
+            every: Has no meaning for one test.
+        """
+        key = secrets.token_hex(8)
+        with Program(limits) as program, Program(limits) as test:
+            program.send({"library": code})
+            if program.heard() != {"loaded": True}:
+                return Verdict([False], program.missing)
+            test.send({"test": self.code, "name": self.name})
+            while isinstance(said := test.heard(), dict) and "call" in said:
+                program.send({"key": key, "setup": "", "checks": [{"value": said["call"]}]})
+                test.send(_answer(program.heard(), key))
+            return Verdict([isinstance(said, dict) and said.get("held") is True], program.missing)
+
+
+def _answer(said: Any, key: str) -> dict[str, str]:
+    """What the test is told of a call: a literal, or that there is none."""
+    value = said.get("value") if isinstance(said, dict) and said.get("key") == key else None
+    try:
+        ast.literal_eval(value if isinstance(value, str) else "")
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return {"error": "the call has no result"}
+    return {"value": str(value)}
+
+
+Tests = ScriptTests | LibraryTests | FunctionTest
 
 
 def graded(code: str, tests: Tests, limits: Limits, every: bool) -> Verdict:
@@ -265,14 +311,13 @@ def _checked(text: str) -> ValueCheck | StatementCheck:
     return StatementCheck(_guarded(tree))
 
 
-def _function(test: str, name: str) -> LibraryTests:
+def _function(test: str, name: str) -> FunctionTest:
     """HumanEval's form: `test` defines `check`, which is called with the function."""
     try:
-        guarded = _guarded(ast.parse(test))
+        ast.parse(test)
     except SyntaxError as error:
         raise ValueError(f"the column `test` is no Python: {error}") from error
-    call = f"check(lambda *given, **named: plain_({name}(*given, **named)))"
-    return LibraryTests("", (StatementCheck(f"{guarded}\n{call}"),))
+    return FunctionTest(test, name)
 
 
 def _guarded(tree: ast.Module) -> str:

@@ -1,4 +1,4 @@
-"""A script that runs code of a model behind walls which its process puts up itself. It imports nothing of ours.
+"""A script that runs code of a model, or a test of it, behind walls which its process puts up. It imports nothing of ours.
 
 It is started for one program, isolated, with two arguments: CHANNEL and LIMITS. CHANNEL is the number of a socket, on
 which lines of JSON go to and fro; LIMITS are numbers, as JSON.
@@ -6,8 +6,11 @@ which lines of JSON go to and fro; LIMITS are numbers, as JSON.
 
 from __future__ import annotations
 
+import ast
+import builtins
 import ctypes
 import errno
+import importlib
 import json
 import os
 import platform
@@ -153,7 +156,7 @@ def _filter(machine: str) -> Iterator[tuple[int, int, int, int]]:
 
 
 def main() -> None:
-    """Puts the walls up, then runs a program, or a library and the checks of it."""
+    """Puts the walls up, then runs a program, or a library and the checks of it, or a test of another process's library."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     lines = channel.makefile("rb")
     missing = confine(json.loads(sys.argv[2]))
@@ -162,6 +165,8 @@ def main() -> None:
     _say(channel, {"missing": missing})
     if "library" in task:
         _check(task["library"], lines, channel)
+    elif "test" in task:
+        _test(task["test"], task["name"], lines, channel)
     else:
         lines.close()
         channel.close()
@@ -169,25 +174,58 @@ def main() -> None:
 
 
 def _check(code: str, lines: Any, channel: socket.socket) -> None:
-    """Runs the code, and only then reads what it is checked by."""
+    """Runs the code, and only then reads what it is checked by, a line of checks after the other."""
     scope: dict[str, Any] = {"__name__": "solution"}
     exec(compile(code, "solution.py", "exec"), scope)  # noqa: S102
     _say(channel, {"loaded": True})
-    asked = json.loads(lines.readline())
     scope["plain_"] = plain
-    exec(compile(asked["setup"], "setup.py", "exec"), scope)  # noqa: S102
-    for check in asked["checks"]:
-        try:
-            said = spelled(eval(check["value"], scope)) if "value" in check else _ran(check["run"], scope)  # noqa: S307
-        except BaseException as error:  # SystemExit too
-            _say(channel, {"key": asked["key"], "error": f"{type(error).__name__}: {error}"[:200]})
-        else:
-            _say(channel, {"key": asked["key"], "value": said})
+    for line in lines:
+        asked = json.loads(line)
+        exec(compile(asked["setup"], "setup.py", "exec"), scope)  # noqa: S102
+        for check in asked["checks"]:
+            try:
+                said = spelled(eval(check["value"], scope)) if "value" in check else _ran(check["run"], scope)  # noqa: S307
+            except BaseException as error:  # SystemExit too
+                _say(channel, {"key": asked["key"], "error": f"{type(error).__name__}: {error}"[:200]})
+            else:
+                _say(channel, {"key": asked["key"], "value": said})
 
 
 def _ran(code: str, scope: dict[str, Any]) -> str:
     exec(compile(code, "check.py", "exec"), scope)  # noqa: S102
     return "True"
+
+
+def _test(code: str, name: str, lines: Any, channel: socket.socket) -> None:
+    """Runs a test that defines `check`, and calls it with a function that another process has. Says whether it held.
+
+    Names that the test uses and does not define are modules of Python, or functions of the other process too. Arguments and
+    results go between the processes as literals.
+    """
+
+    def there(function: str) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            keywords = "".join(f", {key}={spelled(value)}" for key, value in named.items())
+            _say(channel, {"call": f"{function}(*{spelled(given)}{keywords})"})
+            said = json.loads(lines.readline())
+            if "value" not in said:
+                raise AssertionError(said["error"])
+            return ast.literal_eval(said["value"])
+
+        return call
+
+    tree = ast.parse(code)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - vars(builtins).keys()
+    scope: dict[str, Any] = {"__name__": "test"}
+    for each in used:
+        scope[each] = importlib.import_module(each) if each in sys.stdlib_module_names else there(each)
+    try:
+        exec(compile(tree, "test.py", "exec"), scope)  # noqa: S102
+        scope["check"](there(name))
+    except BaseException as error:
+        _say(channel, {"held": False, "error": f"{type(error).__name__}: {error}"[:200]})
+    else:
+        _say(channel, {"held": True})
 
 
 def _say(channel: socket.socket, message: dict[str, Any]) -> None:
