@@ -15,15 +15,15 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from saerl_lightning import cli, lock
+from saerl_lightning import cli, lock, shipped
 from saerl_lightning.errors import InputError
-from saerl_lightning.files import read_json, read_mapping, write_whole
+from saerl_lightning.files import read_json, read_mapping, read_yaml, write_whole
 from saerl_lightning.parser import Refused
 from saerl_lightning.study.include import self_contained
 from saerl_lightning.study.plan import OWN_FLAGS, arm_arguments, budget_flags
 from saerl_lightning.study.results import RECORD, SPEC, run_folder
 from saerl_lightning.study.run_record import now
-from saerl_lightning.study.seeding import with_seed
+from saerl_lightning.study.seeding import fixed_inputs, with_seed
 from saerl_lightning.study.software import software
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.training.loggers import GRPO, SFT, LoggedNames
@@ -83,6 +83,20 @@ def resolve(spec: StudySpec, root: Path) -> dict[str, Resolved]:
         _refuse_unlogged_metric(spec, arm, config)
     _refuse_uneven_validation(spec, resolved[spec.baseline])
     return resolved
+
+
+def common_inputs(spec: StudySpec, resolved: Mapping[str, Resolved]) -> list[str]:
+    """Lists the weights and labels that all seeds read from one place, also by configs that stages name."""
+    return fixed_inputs(resolved, spec.shared, _content)
+
+
+def _content(config: str) -> Resolved:
+    """Returns what a config holds; nothing if it can't be read, which its stage will tell."""
+    try:
+        found = read_yaml(shipped.find(config), "a stage's config")
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def digests(spec: StudySpec, resolved: Mapping[str, Resolved]) -> dict[str, str]:

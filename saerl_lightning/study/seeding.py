@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from saerl_lightning.study.spec import Stage, StudySpec
@@ -59,42 +59,51 @@ def product_name(stage: Stage, seed: int | None) -> str:
     return stage.name if seed is None else f"{stage.name}, seed {seed}"
 
 
-def fixed_inputs(arms: Mapping[str, Config], stages: Sequence[Stage] = ()) -> list[str]:
+def fixed_inputs(
+    arms: Mapping[str, Config], stages: Sequence[Stage] = (), read: Callable[[str], Config] = lambda _: {}
+) -> list[str]:
     """Lists the weights and labels that all seeds read from one place: setting and value, each once.
 
     Products of shared stages are none of them: each seed has its own, or `share` names the stage.
 
     Args:
         arms: Configuration of each arm, in which paths of stages' products begin with `{shared}`.
-        stages: Stages of the study, whose own command lines may read further ones by a flag.
+        stages: Stages of the study, whose own command lines may read further ones by a flag or a config.
+        read: Function that returns the content of a config that a stage's line names behind `-c`.
     """
-    found = [
-        f"{part}.{name} {value}"
-        for config in arms.values()
-        for part in ("model", "data")
-        for name, value in _inputs((config.get(part) or {}).get("init_args", {}))
-        if not (part == "data" and name.partition(".")[0] in QUESTIONS) and not value.startswith("{shared}")
-    ]
-    found += [each for stage in stages for line in stage.run for each in _flags_of_inputs(shlex.split(line))]
+    found = [f"{name} {value}" for config in arms.values() for name, value in _fixed(config)]
+    for line in (line for stage in stages for line in stage.run):
+        found += [f"{name} {value}" for name, value in _of_line(shlex.split(line), read).items() if value[:1] != "{"]
     return list(dict.fromkeys(found))
 
 
-def _flags_of_inputs(words: Sequence[str]) -> Iterator[str]:
-    """Yields setting and value of every flag that names weights or labels at a fixed place."""
+def _fixed(config: Config) -> Iterator[tuple[str, str]]:
+    """Yields setting and value of the weights and labels that a configuration names, but for stages' products."""
+    for part in ("model", "data"):
+        for name, value in _inputs(config.get(part) or {}):
+            if not (part == "data" and name.partition(".")[0] in QUESTIONS) and not value.startswith("{shared}"):
+                yield f"{part}.{name}", value
+
+
+def _of_line(words: Sequence[str], read: Callable[[str], Config]) -> dict[str, str]:
+    """Weights and labels that a command line names, by setting; of several values the last one holds."""
+    found: dict[str, str] = {}
     for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.removeprefix("--").partition("=")
-        part, _, inner = name.partition(".")
+        name, equals, value = word.partition("=")
         value = value if equals else following
-        fixed = value and not value.startswith(("{", "--"))
-        asked = part == "data" and inner.partition(".")[0] in QUESTIONS
-        if (
-            word.startswith("--")
+        part, _, inner = name.removeprefix("--").replace(".init_args", "").partition(".")
+        if name in ("-c", "--config"):
+            found |= dict(_fixed(read(value)))
+        elif (
+            name.startswith("--")
             and part in ("model", "data")
-            and name.rpartition(".")[2] in INPUTS
-            and fixed
-            and not asked
+            and inner.rpartition(".")[2] in INPUTS
+            and not (part == "data" and inner.partition(".")[0] in QUESTIONS)
+            and value
+            and not value.startswith("--")
         ):
-            yield f"{name} {value}"
+            found[f"{part}.{inner}"] = value
+    return found
 
 
 def _inputs(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

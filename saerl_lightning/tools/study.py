@@ -24,6 +24,7 @@ from saerl_lightning.study.folder import (
     check_folder,
     check_runs,
     claim,
+    common_inputs,
     digests,
     listed,
     note_software,
@@ -34,7 +35,7 @@ from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExe
 from saerl_lightning.study.questions import refuse_trained_questions
 from saerl_lightning.study.results import RunResult, StudyResults
 from saerl_lightning.study.run_record import RunRecord
-from saerl_lightning.study.seeding import fixed_inputs, product_name, product_path, stage_products
+from saerl_lightning.study.seeding import product_name, product_path, stage_products
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.training.loggers import require_key
@@ -155,9 +156,9 @@ def run_study(
         if isinstance(executor, SubprocessExecutor):
             for arm, config in arms.items():
                 require_key(listed(config, "trainer.logger"), f"the arm '{arm}' has")
-        claim(spec, source, root, digests(spec, arms), fixed_inputs(arms, spec.shared))
+        claim(spec, source, root, digests(spec, arms), common_inputs(spec, arms))
         results = StudyResults.read(root)
-        print(plan_text(results, jobs, fixed_inputs(arms, spec.shared)), flush=True)
+        print(plan_text(results, jobs, common_inputs(spec, arms)), flush=True)
         unfinished = {(run.arm, run.seed) for run in results.runs if run.state != "finished"}
         left = [run for run in planned_runs(spec, root, arms) if (run.arm, run.seed) in unfinished and not shared_only]
         with _interruptible(executor):
@@ -171,7 +172,7 @@ def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
     """Prints one command line for each run; `study run` and `study report` find these runs in the folder."""
     arms = checked(spec, root)
     with alone(root):
-        claim(spec, source, root, digests(spec, arms), fixed_inputs(arms, spec.shared))
+        claim(spec, source, root, digests(spec, arms), common_inputs(spec, arms))
     places = {product_name(stage, seed): product_path(spec, stage, seed or 0) for stage, seed in stage_products(spec)}
     if missing := [name for name, place in places.items() if not (root / "shared" / place).exists()]:
         print(

@@ -14,6 +14,7 @@ from scipy.stats import kendalltau
 from saerl_lightning import cli
 from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import InputError
+from saerl_lightning.study.folder import common_inputs
 from saerl_lightning.study.processes import SubprocessExecutor
 from saerl_lightning.study.report.gather import write_report
 from saerl_lightning.study.seeding import fixed_inputs
@@ -216,6 +217,23 @@ def test_inputs_are_found_at_any_depth_and_the_questions_are_none():
     lines.append("main.py label --data.labels own.jsonl --model.policy.path={shared}/cold --data.val x --seed={seed}")
     stage = Stage("SAE", "sae", lines)
     assert fixed_inputs({"one": one}, [stage]) == [*found[:2], "data.model.path only/here", "data.labels own.jsonl"]
+
+
+def test_inputs_of_a_stages_configs_are_named_unless_the_line_gives_another(tmp_path):
+    """A file here, and a shipped one, whose policy a flag behind it replaces by a product of a stage."""
+    own = {"data": {"init_args": {"labels": "l.jsonl", "train": {"path": "pool"}, "signals": {"sae": {"path": "s"}}}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    line = f"main.py label -c grpo.yaml -c model/smollm2_135m.yaml --config={tmp_path}/own.yaml -c gone.yaml --out {{made}}"
+    policy, base = "model.policy.path models/smollm2-135m", "data.signals.model.path models/smollm2-135m"
+
+    def named(*flags: str) -> list[str]:
+        stages = [{"name": "labels", "makes": "l", "run": [" ".join([line, "--seed_everything {seed}", *flags])]}]
+        return sorted(common_inputs(study(tmp_path, shared=stages, share=[]), {}))
+
+    assert named() == sorted([policy, base, "data.labels l.jsonl", "data.signals.sae.path s"])
+    assert named("--model.policy.path={shared}/cold") == named()[:-1]
+    assert "data.labels other.jsonl" in named("--data.init_args.labels other.jsonl")
+    assert "data.labels l.jsonl" not in named("--data.init_args.labels other.jsonl")
 
 
 @pytest.mark.parametrize(
