@@ -85,7 +85,7 @@ def test_public_names_are_documented():
     assert len(found) > 1000 and all(found.values()), [name for name, said in found.items() if not said]
 
 
-def test_no_two_modules_have_one_name_but_where_the_folder_makes_it_plain():
+def test_module_names_that_stand_twice_are_few():
     names = Counter(file.stem for file in FILES if file.stem != "__init__")
     repeated = {name: count for name, count in names.items() if count > 1}
     print(

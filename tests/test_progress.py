@@ -42,7 +42,7 @@ def test_parts_are_counted_as_they_are_taken(clock, capsys):
     ]
 
 
-def test_what_is_short_or_not_to_be_shown_says_nothing(clock, capsys):
+def test_a_short_or_disabled_bar_prints_nothing(clock, capsys):
     for disable, seconds in ((False, 29), (True, 500)):
         with Bar(total=10, desc="signals", unit="token", disable=disable) as bar:
             clock[0] += seconds

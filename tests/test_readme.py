@@ -49,7 +49,7 @@ def test_it_is_read_in_minutes():
     assert len(README.splitlines()) <= 130
 
 
-def test_its_map_leads_to_every_folder():
+def test_the_readmes_map_leads_to_every_folder():
     rows = re.findall(r"^\| (`[^|]*) \|", README.partition("## The map")[2], re.MULTILINE)
     paths = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
     found = {

@@ -65,7 +65,7 @@ def killed(task, at: int) -> int:
         os._exit(1)
 
 
-def test_killed_anywhere_the_older_run_is_there_again(tmp_path, capfd):
+def test_wherever_it_is_killed_the_older_run_is_restored(tmp_path, capfd):
     """A kill at each of the six renames of moving aside and, after it, of putting back; and one in training."""
     before = content(older_run(tmp_path / "run").path)
     assert set(before) == {MARK, "checkpoints/last.ckpt", "config.yaml", "csv/metrics.csv"}
@@ -164,7 +164,7 @@ def test_a_checkpoint_is_gone_on_with_in_its_own_folder_or_a_new_one(tmp_path):
         pass
 
 
-def test_last_begins_a_run_in_an_empty_folder_and_refuses_one_that_is_no_run(tmp_path):
+def test_ckpt_path_last_begins_in_an_empty_folder_and_refuses_one_that_is_no_run(tmp_path):
     with RunFolder(tmp_path / "new").claimed(overwrite=False, checkpoint=None, last=True):
         pass
     (tmp_path / "home").mkdir()

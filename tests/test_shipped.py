@@ -83,7 +83,7 @@ def test_what_names_no_shipped_config_is_left_to_the_parser(tmp_path, monkeypatc
         ("../grpo.yaml", "none is shipped under that name"),
     ],
 )
-def test_a_name_of_nothing_is_refused_with_the_nearest(tmp_path, monkeypatch, given, says):
+def test_a_name_of_no_shipped_config_is_refused_with_the_nearest(tmp_path, monkeypatch, given, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=re.escape(says)):
         shipped.at_their_places(["-c", given])

@@ -158,7 +158,7 @@ def test_reading_a_command_line_imports_no_engine(workplace):
     assert not imported & {"vllm", "sae_lens", "transformers.modeling_utils", "sklearn.linear_model"}
 
 
-def test_vllm_asked_for_but_not_installed(workplace, door, monkeypatch):
+def test_vllm_that_is_not_installed_is_refused(workplace, door, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     ended = door(workplace.command("fit", "--model.engine=VLLMEngine"))
     assert ended.code == 2 and "vllm, which is not installed" in ended.error

@@ -70,7 +70,7 @@ def changed(trained, workplace, change) -> str:
         for place, (name, each) in enumerate(NEVER.items())
     ],
 )
-def test_what_no_run_wrote_is_refused_by_every_verb(trained, workplace, door, change, says):
+def test_a_file_that_no_run_wrote_is_refused_by_every_verb(trained, workplace, door, change, says):
     file = changed(trained, workplace, change)
     for verb in ("fit", "validate", "test", "predict"):
         assert re.search(says, the_line(door(workplace.command(verb, workplace.with_dev(), f"--ckpt_path={file}"))))
@@ -81,7 +81,7 @@ def test_what_no_run_wrote_is_refused_by_every_verb(trained, workplace, door, ch
 
 
 @pytest.mark.parametrize(("change", "says"), [*NOT_TO_GO_ON.values(), *LATER.values()], ids=[*NOT_TO_GO_ON, *LATER])
-def test_what_lacks_something_is_not_gone_on_with(trained, workplace, door, change, says):
+def test_a_checkpoint_that_lacks_a_part_is_not_gone_on_with(trained, workplace, door, change, says):
     file = changed(trained, workplace, change)
     ended = door(workplace.command("fit", f"--ckpt_path={file}"))
     assert ended.code == 2 and re.search(says, ended.error)

@@ -42,7 +42,7 @@ def first_column(page: str, begin: str, end: str) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell) if "<" not in name}
 
 
-def test_the_names_are_those_of_the_pages():
+def test_logged_names_are_those_that_the_pages_define():
     assert set(GRPO) - {"reward"} == first_column("metrics.md", "## A GRPO step", "### Data")
     measured = {name for name in SAE if name.startswith(("sae/", "val/"))}
     assert measured == first_column("howto/sae.md", "| `sae/l0`", "| `optim/lr`, ")

@@ -117,7 +117,7 @@ def test_a_measurement_that_was_killed_goes_on_to_the_same_labels(measured, work
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_batch(measured, workplace, door, monkeypatch):
+def test_a_label_run_killed_in_the_middle_of_a_batch_goes_on_to_the_same_labels(measured, workplace, door, monkeypatch):
     again = workplace.folder / "again.jsonl"
     generate, calls = HFEngine.generate, []
 
@@ -151,7 +151,7 @@ def test_it_says_what_came_out_and_the_flag_that_uses_it(measured, workplace, do
     assert known["train-3"] == 3  # not measured: the data's own
 
 
-def test_more_prompts_than_there_are_and_only_those_that_are_served(workplace, door):
+def test_label_takes_all_prompts_that_are_not_too_long_if_more_are_asked_for(workplace, door):
     records = [json.loads(line) for line in workplace.train.read_text().splitlines()]
     records[4]["prompt"] = "why? " * 90
     workplace.train.write_text("".join(json.dumps(each) + "\n" for each in records))

@@ -53,7 +53,7 @@ def test_a_configuration_of_version_0_1_is_parsed_into_what_its_files_say_today(
     assert in_full(then.as_dict()) == in_full(today.as_dict())
 
 
-def test_an_old_path_on_the_command_line_and_in_a_recorded_run(parsed, tmp_path):
+def test_an_old_path_on_the_command_line_or_in_a_recorded_run_is_read_as_todays(parsed, tmp_path):
     given = "--data.curriculum=saerl_lightning.data.curriculum_controls.LengthOrder"
     config = parsed(["fit", "-c", "configs/grpo.yaml", given])
     assert config["data"]["init_args"]["curriculum"]["class_path"] == "saerl_lightning.data.curriculum.LengthOrder"

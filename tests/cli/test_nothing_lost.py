@@ -93,7 +93,7 @@ def test_last_in_a_folder_that_is_no_run_is_refused(workplace, door):
         ("plan", ["--out={folder}/plan"], ".plan.lock"),
     ],
 )
-def test_two_at_once_are_refused_with_the_holders_process_and_machine(workplace, door, verb, flags, place):
+def test_two_runs_at_once_are_refused_with_the_holders_process_and_machine(workplace, door, verb, flags, place):
     """Also across machines: a lock file is all that the other process left here."""
     path = workplace.folder / place
     path.parent.mkdir(exist_ok=True)

@@ -83,7 +83,7 @@ def test_every_panel_is_of_a_name_that_the_run_logged_and_that_is_documented(run
     assert run.ids == (offline.run.run_id,) and run.project == "saerl_lightning"
 
 
-def test_what_the_issue_of_a_run_is_has_a_section(run_folder):
+def test_the_dashboard_has_a_section_for_each_question_about_a_run(run_folder):
     titles = [section.title for section in run_sections(of_folder(run_folder))]
     assert titles == [
         "Rewards and groups",

@@ -67,7 +67,7 @@ def test_after_a_signal(workplace, door, uninterrupted, number, step):
     assert resumed(workplace, door) == uninterrupted
 
 
-def test_after_a_signal_in_a_validation(workplace, door, uninterrupted, monkeypatch):
+def test_logged_rows_are_whole_after_a_signal_in_a_validation(workplace, door, uninterrupted, monkeypatch):
     evaluate = PolicyModule._evaluate
 
     def signalled(self, *given):
@@ -81,7 +81,9 @@ def test_after_a_signal_in_a_validation(workplace, door, uninterrupted, monkeypa
     assert resumed(workplace, door) == uninterrupted
 
 
-def test_after_two_signals_while_a_checkpoint_is_written(workplace, door, uninterrupted, monkeypatch):
+def test_logged_rows_are_whole_after_two_signals_while_a_checkpoint_is_written(
+    workplace, door, uninterrupted, monkeypatch
+):
     """The second does not wait; the checkpoint is whole by then, so its step counts."""
     save = WholeCheckpoints.save_checkpoint
 
@@ -112,7 +114,7 @@ def test_after_an_exception_in_a_step(workplace, door, uninterrupted):
     assert sorted(set(together)) == uninterrupted and len(together) > len(uninterrupted)
 
 
-def test_after_an_exception_at_the_end_of_a_step(workplace, door, uninterrupted, monkeypatch):
+def test_logged_rows_are_whole_after_an_exception_at_the_end_of_a_step(workplace, door, uninterrupted, monkeypatch):
     """Behind the callbacks, so the step is in the checkpoint already."""
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="a fault"):
         patch.setattr(PolicyModule, "on_train_batch_end", lambda self, *_: self.global_step == AT and fail())

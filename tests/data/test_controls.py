@@ -143,7 +143,7 @@ def test_a_label_that_some_planned_prompts_lack_is_refused_and_one_that_dropped_
     assert set(operation.apply(labelled, prompts, None).rows.tolist()) <= set(range(5))
 
 
-def test_controls_break_what_they_are_there_to_break():
+def test_each_control_destroys_what_it_controls_for():
     random = np.random.default_rng(0)
     prompts = [Prompt.asking(f"p{i}", "?", "1", labels={"difficulty": i % 3}) for i in range(3000)]
     plan, inner = SamplePlan.sequential(3000, 10), random.integers(4, size=3000)

@@ -82,7 +82,7 @@ def test_the_order_loses_what_the_dose_takes_and_little_by_random_columns():
     assert np.corrcoef(whole, difficulty)[0, 1] > 0.99
 
 
-def test_an_order_of_nothing_has_a_tau_of_zero_and_trees_are_refused():
+def test_a_constant_rating_has_a_tau_of_zero_and_tree_probes_are_refused():
     prompts, rows, _ = world()
     plan = SamplePlan.sequential(300, 8)
     left, metrics = rated(40)

@@ -122,7 +122,7 @@ def test_an_operation_that_does_nothing_says_why(why, operation):
     assert idle(operation, pool(), rows()) == why
 
 
-def test_the_data_or_the_batch_decide_too():
+def test_an_operation_may_be_idle_because_of_the_data_or_the_batch():
     assert idle(TopicClusters(), pool(alike=True), rows()) == "all prompts are in one cluster"
     assert idle(LabelOrder(), pool(alike=True), rows()) == idle(LengthOrder(), pool(alike=True), rows()) == ALIKE
     for mixing in (FullMixing(), DiverseBatches()):

@@ -203,7 +203,7 @@ def test_numbers_of_numpy_are_numbers():
 
 
 @pytest.mark.parametrize("part", EXAMPLES)
-def test_what_is_written_instead_is_a_part(part):
+def test_the_part_that_a_refusal_tells_to_write_is_of_the_right_kind(part):
     made = eval(EXAMPLES[part], {**vars(sl), **{name: getattr(sl, name) for name in sl.__all__}})
     kinds = {each.__name__ for each in type(made).__mro__}
     assert part in kinds
@@ -256,7 +256,7 @@ def test_a_path_may_be_an_object(tmp_path):
             make()
 
 
-def test_what_is_not_made_yet_says_what_makes_it():
+def test_reading_a_plan_or_tokenizer_too_early_says_what_makes_it():
     with pytest.raises(InputError, match=r"no plan yet: trainer\.fit\(module, data\) .* data\.set_up_plan\(\)"):
         data().plan  # noqa: B018
     with pytest.raises(InputError, match=r"no tokenizer: .* data\.tokenizer = policy\.load_tokenizer\(\)"):

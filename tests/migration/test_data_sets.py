@@ -66,7 +66,7 @@ def test_a_name_on_the_hub_stays_one(desk):
     assert settings["data.train"] == {"class_path": "HubPrompts", "init_args": expected}
 
 
-def test_a_home_that_is_written_short_is_found(desk, monkeypatch):
+def test_a_path_in_the_home_folder_is_found(desk, monkeypatch):
     monkeypatch.setenv("HOME", str(desk))
     for name in ("~/data/one", "$HOME/data/one", "${HOME}/data/one"):
         assert prompts(converted(TRL, dataset_name=name)[0]["data.train"]) == ROWS["prompt"]

@@ -104,7 +104,7 @@ def test_references_lead_to_arguments_of_the_file(value, leads_to):
     assert followed(value, "a.c", {"data.seed": 3, "a.b": "y", "a.loop": "${a.loop}"}) == leads_to
 
 
-def test_references_that_grow_or_go_on_and_on_end():
+def test_references_that_grow_or_lead_on_without_end_are_cut_off():
     grown = {f"a.{row}": f"${{a.{row + 1}}}" * 4 for row in range(40)}
     assert len(str(followed("${a.0}", "a.x", grown | {"a.40": "x"}))) < 10**5
     long = {f"a.{row}": f"${{a.{row + 1}}}" for row in range(5000)}

@@ -77,7 +77,7 @@ def test_a_composed_file_of_defaults_loses_none_of_them(tmp_path):
     assert "run_dir" not in draft.settings
 
 
-def test_every_default_that_is_known_is_a_default():
+def test_no_default_of_verl_counts_as_a_change():
     assert len(VERL.defaults) > 1000
     first = {name: each[0] for name, each in VERL.defaults.items() if each[0] != "???"}
     resolved = {name: followed(value, name, first) for name, value in first.items()}
@@ -98,7 +98,7 @@ def test_every_default_that_is_known_is_a_default():
     }
 
 
-def test_what_was_changed_in_a_part_that_there_is_not_is_one_line(tmp_path):
+def test_changes_of_a_part_that_ours_lacks_are_told_in_one_line(tmp_path):
     critic = "critic: {optim: {lr: 3.0e-05}, ppo_epochs: 7, shuffle: true, strategy: fsdp2, grad_clip: 1.0}"
     said = listing(of_verl(tmp_path, f"{critic}\ndistillation: {{enabled: true}}\nalgorithm: {{adv_estimator: grpo}}"))
     assert "  critic.* (optim.lr, ppo_epochs, shuffle and 1 more): not here, because there is no critic\n" in said
@@ -268,7 +268,7 @@ def test_the_name_of_a_run_goes_to_the_logger_that_has_names():
 
 
 @pytest.mark.parametrize("trainer", [TRL, VERL], ids=["trl", "verl"])
-def test_what_it_can_do_that_this_cannot_stands_above_its_table_by_arguments_that_are_not_here(trainer):
+def test_the_page_lists_what_the_other_trainer_can_do_and_ours_can_not(trainer):
     page = (Path(__file__).parents[2] / "docs/coming_from.md").read_text()
     above = page.partition(f"\n## {trainer.title}\n")[2].partition(f"<!-- {trainer.title} -->")[0]
     said = above.partition("### What it can do that this cannot\n")[2]

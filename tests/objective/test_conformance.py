@@ -144,7 +144,7 @@ def test_rows_without_advantage_have_no_gradient_where_they_are_skipped(objectiv
 
 
 @EVERY
-def test_what_it_says_of_itself_is_what_it_reads(objective, make_step):
+def test_an_objective_reads_just_what_its_properties_name(objective, make_step):
     """Entropy gets a gradient, the reference and the sampler have a say, just where the properties tell so."""
     step = make_step()
     grad = gradient(objective, step)

@@ -23,6 +23,12 @@ def test_every_shipped_choice_is_tried_here():
     assert shipped(Keep, saerl_lightning.objective.keeping).keys() == KEEPS.keys()
 
 
+def test_only_the_choice_by_advantages_waits_for_them():
+    assert {name: keep.reads_advantages for name, keep in KEEPS.items()} == {
+        **dict.fromkeys(KEEPS, False), "TopAdvantages": True
+    }  # fmt: skip
+
+
 def answers(total, right=None, lengths=None, advantages=None) -> KnownCompletions:
     total = torch.tensor(total)
     given = (total, right, lengths, advantages)
@@ -101,6 +107,8 @@ def test_a_count_that_keeps_all_is_refused(keep, says):
     with pytest.raises(InputError, match=says):
         keep.check(8)
     keep.check(9)
+    for fits in (PODS(2), PODS()):
+        fits.check(4)
     with pytest.raises(InputError, match="PODS keeps half of 3"):
         PODS().check(3)
     with pytest.raises(InputError, match=r"PassRateBand is from 0\.5 to 0\.5; write a high above the low"):

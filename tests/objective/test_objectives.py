@@ -194,7 +194,7 @@ class Bare(Objective):
         return inputs.logprobs.sum(), {}
 
 
-def test_an_objective_that_says_nothing_wants_nothing():
+def test_an_objective_needs_nothing_more_by_default():
     bare = Bare()
     wants = ("needs_reference", "corrects_sampler", "reads_sampler", "skips_zero_advantage", "entropy_gradient")
     assert [getattr(bare, name) for name in (*wants, "masks_truncated")] == [False] * 6

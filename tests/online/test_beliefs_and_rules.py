@@ -121,7 +121,7 @@ def test_a_control_keeps_the_weights_that_the_labels_taught(learns):
     assert belief.state_dict()["own"].sum() == 0
 
 
-def test_to_learn_nothing_of_no_label_is_refused():
+def test_a_posterior_that_learns_nothing_needs_a_label():
     with pytest.raises(InputError, match=r"learns is 'nothing' and label is null.* name the label"):
         FeaturePosterior(learns="nothing").check(pool(), np.arange(3))
 
@@ -145,7 +145,7 @@ def test_a_normal_logit_becomes_the_beta_of_equal_mean_and_variance():
     assert (mean[0], sd[0]) == pytest.approx((drawn.mean(), drawn.std()), abs=1e-4)
 
 
-def test_only_the_constants_weight_wanders():
+def test_only_the_constants_variance_grows_between_steps():
     later = Gaussian(np.zeros(2), np.eye(2), 1.0, 0.25).later()
     assert later.covariance.tolist() == [[1.25, 0.0], [0.0, 1.0]]
 
@@ -211,7 +211,7 @@ def test_the_highest_chance_to_vary_is_served_first():
     assert made.order.tolist() == [1, 3, 0, 2]
 
 
-def test_those_that_would_hardly_vary_wait():
+def test_prompts_whose_groups_would_hardly_vary_wait():
     made = Admit(0.6).arrange(candidates([0.01, 0.5, 0.99, 0.4], size=50.0), rng())
     assert made.order.tolist() == [1, 3, 0, 2]
     assert (made.waits.tolist(), made.reason) == ([True, False, True, False], "chance to vary below 0.6")

@@ -162,7 +162,7 @@ def test_which_prompts_come_next_does_not_depend_on_their_order_before(name):
 
 
 @pytest.mark.parametrize("rule", RULE_EXAMPLES)
-def test_a_rule_leaves_what_it_is_given(rule):
+def test_a_rule_does_not_change_its_candidates(rule):
     left = candidates([0.1, 0.5, 0.9, 0.4], seen=[0, 1, 2, 0])
     for array in (left.rows, left.a, left.b, left.varies, left.seen, left.cluster):
         array.setflags(write=False)

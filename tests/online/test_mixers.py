@@ -238,7 +238,7 @@ def test_random_domains_have_the_sizes_of_the_others_and_other_members():
     assert made.domain.tolist() != inner.domain.tolist()
 
 
-def test_what_divides_nothing_is_refused():
+def test_domains_without_labels_or_clusters_are_refused():
     with pytest.raises(InputError, match=r"LabelDomains\.label is 'subject', and no prompt has it"):
         RandomDomains(LabelDomains("subject")).check(pool())
     with pytest.raises(InputError, match=r"ClusterDomains needs clusters, and data\.clustering is null"):

@@ -112,7 +112,7 @@ def test_a_resumed_run_serves_and_learns_the_same(tiny, tmp_path, name):
         np.testing.assert_equal(restored, state)  # NaN equals NaN here
 
 
-def test_the_runs_tell_operations_apart(tiny, tmp_path):
+def test_other_online_operations_serve_other_prompts(tiny, tmp_path):
     """A few that should differ do, so that equal runs above are no accident."""
     names = ("mopps", "dps", "adarft", "procurl", "greso")
     runs = {name: run(tiny, tmp_path / name, operation(name))[0] for name in names}

@@ -37,7 +37,7 @@ def test_a_group_that_varies_moves_the_chances_as_worked_by_hand():
     assert belief.believe(np.array([4, 5]), 8)[2] == pytest.approx([0.4, 1 / 3])
 
 
-def test_the_whole_pool_is_what_one_prompt_after_another_is():
+def test_a_step_moves_the_pool_as_one_prompt_after_another_would():
     """Three prompts with histories of their own, among others that are never served."""
     belief = HiddenMarkov(prior=0.5, keep=0.7)
     belief.begin(pool(), None)

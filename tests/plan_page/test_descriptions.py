@@ -170,7 +170,7 @@ def test_the_map_keeps_groups_together_and_is_the_same_every_time():
 
 
 @pytest.mark.parametrize("rows", [np.zeros((5, 3)), np.ones((3, 1)), np.eye(4), np.ones((200, 4))])
-def test_the_map_of_too_little_is_still_a_map(rows):
+def test_a_map_of_too_few_rows_has_finite_points(rows):
     for features in (rows, csr_array(rows)):
         points = map_points(features)
         assert points.shape == (len(rows), 2) and np.isfinite(points).all()

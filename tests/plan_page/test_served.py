@@ -43,6 +43,10 @@ def test_the_file_holds_everything(served, tmp_path):
     np.testing.assert_array_equal(again.reliability, served.reliability)
 
 
+def test_a_notebook_shows_one_line(served):
+    assert repr(served) == "<Served: 2 of 4 prompts in 2 steps>"
+
+
 def test_other_files_are_refused_in_one_line(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as parquet

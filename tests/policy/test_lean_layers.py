@@ -67,7 +67,7 @@ def test_the_norm_by_hand():
     assert (x.grad * x).sum().abs() < 1e-6
 
 
-def test_other_models_stay_as_they_are():
+def test_models_of_other_architectures_are_not_made_lean():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     assert make_lean(make(Gemma2Config, Gemma2ForCausalLM, head_dim=8)) == 0

@@ -70,7 +70,7 @@ def test_export_takes_the_weights_of_the_checkpoint_and_the_folder_of_the_comman
     assert all(torch.equal(made[name], start[name]) for name in start)
 
 
-def test_the_trap_works_once_the_command_line_says_so(tmp_path, checkpoint, planted):
+def test_planted_code_runs_if_trust_remote_code_is_given(tmp_path, checkpoint, planted):
     export(str(checkpoint), str(tmp_path / "hf"), policy=str(planted), trust_remote_code=True)
     assert (tmp_path / "mark").read_text() == "ran"
 

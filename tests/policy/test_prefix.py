@@ -91,7 +91,7 @@ def test_states_and_gradients_are_those_of_padded_rows(family, layout, block, mo
     assert_same_as_padded(family, lay_out(LAYOUTS[layout]))
 
 
-def test_the_models_own_scale_of_scores():
+def test_packed_states_use_the_models_own_scale_of_scores():
     assert_same_as_padded(make("Granite", attention_multiplier=0.7), lay_out(LAYOUTS["mixed"]))
 
 
@@ -128,7 +128,7 @@ def test_packed_states_hold_with_adapters(llama, checkpointing):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_what_the_model_had_is_there_again(llama, attention):
+def test_the_models_own_attention_is_restored(llama, attention):
     llama.set_attn_implementation(attention)
     packed = pack_groups(*lay_out(LAYOUTS["equal"]))
     predicting_states(llama, packed)

@@ -333,7 +333,7 @@ def test_a_split_is_named_or_obvious(tmp_path):
         read(tmp_path, *SUMS, split="x")
 
 
-def test_no_path_comes_out_of_a_saved_data_set(tmp_path):
+def test_a_saved_data_set_can_not_name_files_outside_itself(tmp_path):
     """A state that names a file elsewhere is refused, folders of splits are looked for, and no link is read."""
     secret, pool = saved(SUMS, tmp_path / "secret"), saved(SUMS, tmp_path / "pool")
     file, state = pool / "data-00000-of-00001.arrow", json.loads((pool / "state.json").read_text())

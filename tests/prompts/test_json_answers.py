@@ -22,7 +22,7 @@ GRADED = [
 
 
 @pytest.mark.parametrize(("answer", "text", "right"), GRADED)
-def test_an_answer_in_json_is_what_it_says(tmp_path, answer, text, right):
+def test_a_json_answer_is_graded_by_its_spelling_in_the_file(tmp_path, answer, text, right):
     prepare_symbolic()
     file = tmp_path / "prompts.jsonl"
     file.write_text(f'{{"prompt": {json.dumps("q")}, "answer": {answer}}}\n')

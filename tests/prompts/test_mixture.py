@@ -83,7 +83,7 @@ def test_a_mixture_of_nothing_is_refused(case):
         Mixture(parts, **settings).load()
 
 
-def test_shares_that_cannot_be_are_refused(pools):
+def test_impossible_shares_are_refused(pools):
     with pytest.raises(InputError, match=r"Part\.weight is 1, with a count of 2; write one of the two"):
         Part("x", weight=1, count=2)
     with pytest.raises(InputError, match=r"weight is -1"):

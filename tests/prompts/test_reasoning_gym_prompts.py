@@ -30,7 +30,7 @@ def test_the_recipe_rebuilds_the_entry():
         assert (entry["question"], entry["answer"]) == (prompt.text, prompt.answer)
 
 
-def test_a_seed_fixes_everything_and_another_changes_it():
+def test_equal_seeds_give_equal_prompts_and_others_share_none():
     def load(seed):
         return ReasoningGymPrompts({"chain_sum": 1.0, "gcd": 1.0}, 20, seed).load()
 
@@ -66,7 +66,7 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize(("task", "wrong"), [("coin_flip", "0"), ("game_of_life_halting", "junk")])
-def test_a_scorer_called_broken_is_broken(task, wrong):
+def test_a_scorer_on_the_list_of_broken_ones_accepts_a_wrong_answer(task, wrong):
     """When this fails, reasoning-gym has mended the scorer, and the task may come off the list."""
     dataset = create_dataset(task, size=20, seed=0)
     assert any(dataset.score_answer(wrong, entry) == 1.0 for entry in dataset if entry["answer"] != wrong)

@@ -48,7 +48,7 @@ def grades(reward: AnswerReward, asked: Prompt, *texts: str) -> list[float]:
         ("Paris", "Paris</think> ", False),
     ],
 )
-def test_differences_that_do_not_count(answer, text, equal):
+def test_answers_that_differ_in_what_is_ignored_are_equal(answer, text, equal):
     assert grades(AnswerReward(), prompt(answer), text) == [float(equal)]
 
 

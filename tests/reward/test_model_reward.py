@@ -88,7 +88,7 @@ def test_scores_in_bfloat16_are_near_those_in_float32(folders):
     assert not scores.equal(wanted) and torch.allclose(scores, wanted, atol=0.05 * float(wanted.abs().max()))
 
 
-def test_a_label_its_probability_and_a_scale(folders):
+def test_a_score_is_a_labels_logit_or_probability_scaled(folders):
     folder, texts = str(folders["three labels"]), rollouts(*TEXTS)
     logits = slowly(folders["three labels"])
     assert torch.allclose(ModelReward(folder, label="good", dtype="float32")(PROMPTS, texts), logits[..., 2], atol=1e-5)

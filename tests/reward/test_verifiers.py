@@ -109,7 +109,7 @@ def test_arguments_reach_the_tasks_and_their_rewards(prompts):
     reward.close()
 
 
-def test_what_fails_costs_its_own_grade(prompts, caplog):
+def test_a_completion_that_fails_costs_its_own_grade_alone(prompts, caplog):
     """Four are graded side by side: those that lose their process are tried again alone."""
     failing = ["1", "waits", "hangs", "dies", "raises", "nothing"]
     reward = VerifiersReward(SMALL_SUMS, workers=2, together=4, deadline_s=1.0)
@@ -128,7 +128,7 @@ def test_what_fails_costs_its_own_grade(prompts, caplog):
     reward.close()
 
 
-def test_prompts_of_others_are_refused(prompts, reward):
+def test_prompts_of_another_environment_are_refused(prompts, reward):
     other = Prompt.asking("a", "1+1", "2", source="file")
     with pytest.raises(InputError, match=r"^prompt 'a' is not of VerifiersEnv \(its source is 'file'\), and Verifiers"):
         reward.require([other])
@@ -243,7 +243,7 @@ def test_what_one_reply_can_not_play_is_refused_in_a_line(name, tmp_path):
     assert said in str(refused.value) and f"env_{name}.py" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_what_is_not_there_is_refused_in_a_line(tmp_path, monkeypatch):
+def test_an_environment_that_can_not_be_imported_is_refused_in_a_line(tmp_path, monkeypatch):
     def refusal(name, arguments=None):
         with pytest.raises(InputError) as refused:
             VerifiersEnv(name, arguments).load()

@@ -138,7 +138,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupt_leaves_no_one_behind(interruptible):
+def test_an_interrupt_leaves_no_process_behind(interruptible):
     with pool(2) as graders:
         graders.map(math.sqrt, [(1,)])
         ours = threading.main_thread().ident

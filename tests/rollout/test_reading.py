@@ -80,7 +80,7 @@ def test_what_the_generation_prompt_opened_stands_before_the_completion(tokenize
     assert read[1].startswith(opening)
 
 
-def test_an_opening_that_some_questions_get(tokenizer):
+def test_an_opening_that_depends_on_the_question_is_read_with_it(tokenizer):
     tokenizer.chat_template = TEMPLATES["depends on the question"][0]
     prompts = asked(tokenizer) + asked(tokenizer, "A hard one: 2 + 2?")
     assert Reader(tokenizer, ends(tokenizer)).texts(prompts, [[], [], [], []]) == ["", "", "<think>", "<think>"]

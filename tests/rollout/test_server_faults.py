@@ -168,7 +168,7 @@ def test_what_is_no_whole_group_is_never_taken(stand_ins, run, change, said):
         engine.generate(PROMPTS[:1], SAMPLING)
 
 
-def test_none_left_stops_and_names_the_servers(stand_ins, run):
+def test_a_run_without_a_server_left_stops_and_names_them(stand_ins, run):
     servers = stand_ins(2)
     engine = run(servers)
     for each in servers:

@@ -58,7 +58,7 @@ def roomy(load_tiny):
 @pytest.mark.parametrize(
     ("prompts", "group", "tokens"), [(64, 1, 70), (32, 8, 140), (8, 32, 300)], ids=["64", "256", "groups of 32"]
 )
-def test_more_prompt_tokens_than_a_step_takes(roomy, prompts, group, tokens):
+def test_more_prompt_tokens_than_a_step_takes_are_sampled_all_the_same(roomy, prompts, group, tokens):
     engine, model = roomy
     asked, sampling = made_up(prompts, tokens), Sampling(group_size=group, max_tokens=6, seed=3)
     rollouts = engine.generate(asked, sampling)
@@ -69,7 +69,7 @@ def test_more_prompt_tokens_than_a_step_takes(roomy, prompts, group, tokens):
     assert few.tokens.equal(rollouts.tokens[: 3 * group, :width])  # a prompt's draws are its own
 
 
-def test_prompts_that_fill_the_context(roomy):
+def test_prompts_that_fill_the_context_are_sampled_to_its_end(roomy):
     engine, model = roomy
     rollouts = engine.generate(made_up(4, CONTEXT - 9), Sampling(group_size=2, max_tokens=9, seed=1))
     assert rollouts.tokens.shape[1] == CONTEXT

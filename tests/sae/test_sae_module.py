@@ -281,7 +281,7 @@ def test_training_continues_in_the_units_of_the_checkpoint(tiny, tmp_path):
         ),
     ],
 )
-def test_an_sae_that_cannot_be_is_refused(tiny, tmp_path, changes, message):
+def test_impossible_settings_of_an_sae_are_refused(tiny, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         fit(module(**changes), data(tiny), trainer(tmp_path, 1))
 

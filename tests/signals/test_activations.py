@@ -35,7 +35,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_it_is_the_hidden_state_behind_the_layer(tiny, layer):
+def test_an_activation_is_the_hidden_state_behind_its_layer(tiny, layer):
     tokens, mask = rows()
     whole = ReadModel(str(tiny), device="cpu").load_whole()
     with torch.inference_mode():

@@ -32,7 +32,7 @@ def test_words_are_latex_commands_numbers_signs_and_any_letters():
     assert source.names == sorted(["\\frac", "{", "1", "}", "23", "x", "_", "4", "naïve", "straße"])
 
 
-def test_runs_of_words_and_a_bounded_vocabulary():
+def test_n_grams_are_counted_and_the_vocabulary_is_bounded():
     source = TextSignals(max_features=3, ngrams=2)
     assert source.features(pool("a b a b", "a b c")).shape == (2, 3)
     assert source.names == ["a", "a b", "b"]

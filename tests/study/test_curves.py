@@ -109,6 +109,6 @@ def test_a_pseudo_time_of_a_run_that_ended_early_by_hand():
     ("times", "followed", "message"),
     [([], [], "0 times"), ([10], [5], "their unit"), ([10, None], [50], "2 times"), ([None], [40], "horizon of 50")],
 )
-def test_times_that_cannot_be_are_refused(times, followed, message):
+def test_impossible_times_are_refused(times, followed, message):
     with pytest.raises(InputError, match=message):
         restricted_mean(times, followed, 5 if followed == [5] else 50)

@@ -267,7 +267,7 @@ def test_intervals_cover_and_null_studies_stay_silent():
     assert np.mean(rejects) <= 0.05 + slack
 
 
-def test_two_seeds_and_two_questions_are_enough():
+def test_two_seeds_and_two_questions_are_enough_for_an_interval():
     """The smallest study that has an interval: differences 0.5, 0 and 0, 0.5; and a plan of two seeds."""
     arm, baseline = np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.5, 0.0], [0.5, 0.0]])
     estimate, parts = accuracy_difference({"set": arm}, {"set": baseline})

@@ -160,7 +160,7 @@ def test_a_study_in_which_nothing_has_run_says_so(tmp_path):
     assert "Nothing can be said yet: no arm can be held against grpo, as no seed has finished in both." in said
 
 
-def test_names_stay_text_and_nobody_is_asked(tmp_path, monkeypatch):
+def test_the_report_escapes_names_and_loads_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "saerl_lightning.errors.NAME", re.compile(".*", re.DOTALL)
     )  # refused at the door; the page is safe too

@@ -100,7 +100,7 @@ def test_a_run_whose_plan_ran_out_is_not_finished(tmp_path):
     assert "ended by itself after 40 steps" in StudyResults.read(tmp_path / "out").runs[0].error
 
 
-def test_half_a_run_goes_on_if_it_can_and_begins_anew_if_not(tmp_path):
+def test_an_unfinished_run_goes_on_if_it_can_and_begins_anew_if_not(tmp_path):
     out = tmp_path / "out"
     spec = study(tmp_path)
     planned = planned_runs(spec, out, resolve(spec, out))

@@ -31,7 +31,7 @@ def test_it_counts_on_after_a_resume():
     assert step(second, 40.0)
 
 
-def test_what_it_cannot_count_is_refused():
+def test_a_budget_of_no_tokens_or_without_counts_is_refused():
     with pytest.raises(InputError, match=r"TokenBudget\.tokens is 0"):
         TokenBudget(0)
     trainer = SimpleNamespace(callback_metrics={}, world_size=1)

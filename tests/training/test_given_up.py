@@ -138,7 +138,7 @@ def test_a_bar_of_a_later_fit_stays(tiny, tmp_path):
     assert ours.phases.listener == shown.append
 
 
-def test_other_modules_end_cleanly_too(tiny, tmp_path, give_up):
+def test_an_sft_module_that_is_given_up_closes_engine_and_graders(tiny, tmp_path, give_up):
     engine = CountingEngine()
     ours = SFTModule(Policy(tiny), engine, [MathReward(workers=1)], optimizer=partial(torch.optim.SGD, lr=0.1))
     with give_up("rows", kind=SFTModule):

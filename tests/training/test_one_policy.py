@@ -81,7 +81,7 @@ def mixtral():
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["", "recomputed"])
 @pytest.mark.parametrize("make", [gpt2, opt, mixtral])
-def test_every_kind_of_chance_is_found(make, recompute):
+def test_every_layer_that_draws_at_random_is_found(make, recompute):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = make()
@@ -93,7 +93,7 @@ def test_every_kind_of_chance_is_found(make, recompute):
     assert switch_off_dropout(model) == []
 
 
-def test_chance_without_a_name_is_refused():
+def test_random_outputs_that_no_layer_explains_are_refused():
     model = gpt2()
 
     def noise(layer, inputs, output):

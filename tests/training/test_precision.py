@@ -124,7 +124,7 @@ def test_an_overflow_is_a_step_that_is_left_out_and_counted(tiny, tmp_path, opti
         assert moved == 0 if steps == 1 else 0 < moved < 0.1
 
 
-def test_what_no_scale_mends_stops_the_run(tiny, tmp_path):
+def test_gradients_that_are_nan_at_a_small_scale_stop_the_run(tiny, tmp_path):
     """Gradients that are no number at a scale below 1 are no overflow."""
 
     class Broken(SFTModule):

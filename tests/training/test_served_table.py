@@ -5,13 +5,15 @@ from collections import Counter
 import lightning
 import numpy as np
 import pytest
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.rules.admit import Admit
 from saerl_lightning.online.selection import Selection
-from saerl_lightning.plan_page.ledger import Ledger
+from saerl_lightning.plan_page.ledger import COLUMNS, Ledger
 from saerl_lightning.plan_page.served import Served
-from saerl_lightning.training.tables.plan_table import PlanTable
+from saerl_lightning.training.tables.plan_table import PlanTable, ledger_rows, log_tables
+from tests.plan_page.conftest import make_run
 from tests.training.conftest import Sums, data, fit, module, trainer
 
 
@@ -55,7 +57,27 @@ def test_a_run_writes_what_it_served(tiny, tmp_path):
     assert "What became of the prompts" in (tmp_path / "served.html").read_text()
 
 
-def test_a_run_without_one_leaves_none(tiny, tmp_path):
+class Tables(WandbLogger):
+    """Keeps the tables that would be sent."""
+
+    def __init__(self):
+        self.sent = {}
+
+    def log_table(self, key, columns=None, data=None, **_):
+        self.sent[key] = columns, data
+
+
+def test_tables_go_to_wandb_alone_with_a_sample_of_the_ledger(tmp_path):
+    """Ten of 60 rows, evenly spaced; p0 was dropped, and NaN becomes null."""
+    wandb, run = Tables(), make_run()
+    log_tables([CSVLogger(tmp_path), wandb], run, 10)
+    assert {"plan/overview", "plan/not_served", "plan/clusters", "plan/operations", "plan/ledger"} == set(wandb.sent)
+    columns, rows = wandb.sent["plan/ledger"]
+    assert columns == COLUMNS and [row[0] for row in rows] == [0, 6, 13, 19, 26, 32, 39, 45, 52, 59]
+    assert rows[0][1:3] == ["p0", "dropped"] and len(ledger_rows(run.ledger, 1000)) == 60
+
+
+def test_a_run_without_an_online_operation_leaves_no_served_file(tiny, tmp_path):
     fit(module(tiny), data(), trainer(tmp_path, 1, (PlanTable(),)))
     assert (tmp_path / "ledger.parquet").is_file()
     assert not (tmp_path / "served.parquet").exists()

@@ -24,7 +24,7 @@ def graded(golds: list[str], rewrites: list[Rewrite], right: float) -> tuple[int
     return len(pairs), wrong
 
 
-def test_the_answers_are_of_many_forms():
+def test_the_gold_answers_are_different_and_many_have_fractions_or_roots():
     assert len(GOLDS) == len(set(GOLDS)) == 300 and len(SAME) == len(ANOTHER) == KINDS
     assert sum(r"\frac" in gold or r"\sqrt" in gold for gold in GOLDS) > 50
 
