@@ -229,14 +229,14 @@ class GRPOModule(PolicyModule):
     def step_rows(self, sampled: GradedGroups) -> StepRows:
         """Builds the rows of the updates from the graded groups, with everything that the objective needs."""
         self.rest()
-        if self.keep is not None:
-            sampled = choices.kept_by_rewards(self.keep, sampled)
+        sampled = sampled if self.keep is None else choices.kept_by_rewards(self.keep, sampled)
         trained, joined = sampled.in_loss.flatten(), everywhere(self.trainer)
         step = StepRows.from_rollouts(sampled.rollouts, trained, self.sampling.max_tokens, self.device)
         if self.objective.needs_reference:
             with self.phases("reference"):
                 step = step.with_reference(self._reference[0].logprobs(self.scorer, step, self.cut))
-        if self.objective.top_entropy < 1 or not self.shortcuts.reuse_forward:
+        old_first = self.objective.top_entropy < 1 or choices.reads_old(self.reweighting, self.ahead)
+        if old_first or not self.shortcuts.reuse_forward:
             with self.phases("old"):
                 step = self._with_old(step)
         advantages = self.advantages(sampled, step)

@@ -185,6 +185,8 @@ class StepRows:
     def to_weigh(self, advantages: Float[Tensor, "P G"], labels: Float[Tensor, " P"]) -> WeighedRows:
         """Returns what a reweighting reads of these rows.
 
+        Probabilities are the sampler's unless the policy's own are known: one step ahead the sampler is a batch behind.
+
         Args:
             advantages: Advantages of the rows.
             labels: Label of each prompt; NaN without one.
@@ -192,7 +194,7 @@ class StepRows:
         return WeighedRows(
             advantages=advantages.flatten().to(self.advantages),
             mask=self.mask,
-            probabilities=self.sampler_logprobs.exp(),
+            probabilities=(self.sampler_logprobs if self.old_logprobs is None else self.old_logprobs).exp(),
             labels=labels.to(self.advantages)[self.prompts],
         )
 

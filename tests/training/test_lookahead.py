@@ -11,6 +11,7 @@ import torch
 
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.objective.grpo import GRPO
+from saerl_lightning.objective.reweighting.ar import AR
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.hf import HFEngine
@@ -22,11 +23,12 @@ from tests.training.stale import CopyEngine, ahead, run
 SEED, STEPS = 3, 4
 
 
-def replay(tiny: str, batches: list, steps: int) -> dict[str, torch.Tensor]:
+def replay(tiny: str, batches: list, steps: int, alpha: float = 0.0) -> dict[str, torch.Tensor]:
     """Trains batch k by weights k, on completions that weights k - 1 sampled: a plain loop in one thread.
 
     Written without the trainer, its loss and its scorer: GRPO's surrogate at ratio 1 with truncated weights
-    pi_old / pi_sampler (cap 2), advantages (r - mean) / (std + 1e-4), gradient clipped to norm 1, SGD of rate 0.5.
+    pi_old / pi_sampler (cap 2), advantages (r - mean) / (std + 1e-4), gradient clipped to norm 1, SGD of rate 0.5. With
+    alpha, tokens are weighed by alpha pi_old + 1 - alpha over its mean.
     """
     policy = Policy(tiny)
     model, tokenizer = policy.load_model(), policy.load_tokenizer()
@@ -46,6 +48,8 @@ def replay(tiny: str, batches: list, steps: int) -> dict[str, torch.Tensor]:
         mask, old = rollouts.mask[:, 1:], logprobs.detach()
         weight = torch.where(mask, (old - rollouts.logprobs[:, 1:]).exp().clamp(max=2.0), 0.0)
         gain = torch.where(mask, (logprobs - old).exp() * worth.flatten()[:, None] * weight, 0.0)
+        raw = torch.where(mask, alpha * old.exp() + 1 - alpha, 0.0)
+        gain = gain * raw / (raw.sum() / mask.sum())
         loss = -(gain.sum(1) / mask.sum(1)).mean()
         model.zero_grad()
         loss.backward()
@@ -63,6 +67,13 @@ def test_its_steps_are_those_of_a_plain_loop_over_stale_weights(tiny, tmp_path):
     assert largest_difference(weights(made), replay(tiny, batches, STEPS)) < 2e-7
     alternating = weights(fit(ahead(tiny, lookahead=False), data(), trainer(tmp_path / "other", STEPS)))
     assert largest_difference(weights(made), alternating) > 1e-4
+
+
+def test_tokens_are_weighed_by_the_policys_probabilities_not_those_of_the_stale_sampler(tiny, tmp_path):
+    made, record = run(tiny, tmp_path, STEPS, reweighting=AR(0.9))
+    batches = [made.prompts.pool.batch(rows) for rows in record.served]
+    assert largest_difference(weights(made), replay(tiny, batches, STEPS, 0.9)) < 2e-7
+    assert largest_difference(weights(made), replay(tiny, batches, STEPS)) > 1e-4
 
 
 def test_weights_are_never_sent_while_a_batch_is_sampled_and_each_batch_has_those_before_its_last_update(

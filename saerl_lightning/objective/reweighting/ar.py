@@ -12,8 +12,9 @@ from saerl_lightning.ranges import Share, require_in_range
 class AR(TokenReweighting):
     """Advantage reweighting: damps tokens of low probability, whose gradients are large: w = alpha * pi + 1 - alpha.
 
-    pi is the sampler's probability of the token, which the guard compares with the policy's, so that no forward pass is
-    needed before the first. (Source: arXiv 2505.12929; mean 1 over the step's tokens and the default as in the authors'
+    pi is the policy's probability of the token before the step's first update. The sampler's is taken for it, which the
+    guard compares, so that no forward pass is needed before the first; with `lookahead`, where the sampler is a batch
+    behind, there is one. (Source: arXiv 2505.12929; mean 1 over the step's tokens and the default as in the authors'
     code of DataFlex-RL, arXiv 2609.06107; the sampler's probability: ours.)
 
     Args:

@@ -29,7 +29,7 @@ class WeighedRows:
 
     advantages: Float[Tensor, " R"]
     mask: Bool[Tensor, "R T"]  # tokens in the loss
-    probabilities: Float[Tensor, "R T"]  # of the tokens, under the sampler
+    probabilities: Float[Tensor, "R T"]  # of the tokens, before the step's first update
     labels: Float[Tensor, " R"]  # or predictions of the rows' prompts, by the name that is read; NaN without
 
 
@@ -117,7 +117,7 @@ class RowReweighting(Reweighting):
 
 
 class TokenReweighting(Reweighting):
-    """Weighs single tokens by their probabilities under the sampler."""
+    """Weighs single tokens by their probabilities before the step's first update."""
 
     @property
     def level(self) -> Literal["rows", "tokens"]:
