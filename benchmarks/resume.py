@@ -15,13 +15,17 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 from digest import digest
 from transformers.utils.logging import disable_progress_bar
@@ -48,11 +52,13 @@ class Way:
         flags: added to `SETTINGS`.
         updates: optimiser steps a batch.
         saved: whether each step is followed by a checkpoint, or only each epoch.
+        write_seconds: about what a checkpoint of the tiny policy takes.
     """
 
     flags: Sequence[str] = ()
     updates: int = 1
     saved: bool = True
+    write_seconds: float = 0.02
 
     def checkpoints(self, batches: int) -> int:
         """How many a run of some batches writes: one a batch, or one an epoch of five and one in the end."""
@@ -76,8 +82,15 @@ WAYS = {
         ["--model.lr_scheduler=torch.optim.lr_scheduler.CosineAnnealingLR", "--model.lr_scheduler.T_max=12"]
     ),
     "epoch's end": Way(["--checkpoint.every_n_train_steps=1000"], saved=False),
+    # Two processes, all of which are killed at once. A script samples, as shards can't.
+    "shards": Way(
+        [
+            *("--trainer.strategy=sharded", "--trainer.devices=2", "--model.engine=ScriptedEngine"),
+            f"--model.engine.completions={json.dumps(['4', '17 apples', 'a b c', 'no answer at all'])}",
+        ],
+        write_seconds=0.1,
+    ),
 }
-WRITE_SECONDS = 0.02  # about what a checkpoint of the tiny policy takes
 COMPARED = {
     "weights": "state_dict",
     "optimizer": "optimizer_states",
@@ -135,7 +148,7 @@ class Run:
 
     def ending(self) -> dict[str, str]:
         """Digests of what the run ended with."""
-        checkpoint = torch.load(self.last, weights_only=False)
+        checkpoint = load(self.last)
         if checkpoint["global_step"] != self.steps:
             raise SystemExit(f"{self.folder} stopped at step {checkpoint['global_step']}; see its log.txt")
         return {name: digest(checkpoint.get(key)) for name, key in COMPARED.items()}
@@ -145,8 +158,8 @@ class Run:
         if not self.last.exists():
             return 0
         try:
-            return torch.load(self.last, weights_only=False)["global_step"]
-        except (RuntimeError, EOFError):
+            return load(self.last)["global_step"]
+        except (RuntimeError, EOFError, OSError):
             return None
 
     def version(self) -> int | None:
@@ -155,9 +168,34 @@ class Run:
 
     def writing(self) -> bool:
         """Whether a checkpoint is being written: a file that is to become it has appeared."""
+        if (self.last.parent / f".{self.last.name}.writing").is_dir():  # of shards
+            return True
         folders = [self.temporary_files, self.last.parent]
         files = (entry for folder in folders if folder.is_dir() for entry in os.scandir(folder) if entry.is_file())
         return any(entry.name not in (self.last.name, f"{self.last.name}.sha256") for entry in files)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Loads a checkpoint; one that was saved in shards, whole."""
+    if not (path / "meta.pt").is_file():
+        return torch.load(path, weights_only=False)
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    with tempfile.NamedTemporaryFile() as joined:
+        dcp_to_torch_save(path, joined.name)
+        tensors = torch.load(joined.name, weights_only=False)
+    meta = torch.load(path / "meta.pt", weights_only=False)
+    return {**meta, "state_dict": tensors["state_dict"], "optimizer_states": tensors["optimizer_0"]}
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """Kills a run with the processes that it started, without a moment between."""
+    others = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for each in others:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(others, timeout=30)
 
 
 @dataclass(frozen=True)
@@ -215,8 +253,8 @@ def kill_and_resume(kill: Kill, run: Run, pace: Sequence[float], expected: dict[
     came = watch(run, process, kill.step)[-1]
     if kill.aims_at_write:
         wait_until(run.writing, process)
-    time.sleep(kill.share * (WRITE_SECONDS if kill.aims_at_write else pace[kill.step]))
-    process.kill()
+    time.sleep(kill.share * (run.way.write_seconds if kill.aims_at_write else pace[kill.step]))
+    kill_all(process)
     delay = time.perf_counter() - came
     process.wait()
     in_write, resumed = run.writing(), run.saved_step()
@@ -286,7 +324,7 @@ def try_way(name: str, given: argparse.Namespace, root: Path, policy: Path) -> i
 def require_trained(run: Run) -> None:
     """Refuses a run that left its weights as they were: any two such runs are equal."""
     before = Policy(str(run.policy)).load_model().state_dict()
-    after = torch.load(run.last, weights_only=False)["state_dict"]
+    after = load(run.last)["state_dict"]
     adapters = [name for name in after if "lora_B" in name]  # which begin at 0
     still = [name for name in adapters if not after[name].any()]
     if not adapters:
