@@ -93,14 +93,9 @@ def predicted(operations: Mapping[str, DataCallback], rows: Sequence[int]) -> di
     return {} if made is None else {n: torch.from_numpy(v).float() for n, v in zip(PREDICTIONS, made, strict=True)}
 
 
-def reads_old(reweighting: Reweighting | None, ahead: object) -> bool:
-    """Whether weights are computed from the policy's own log-probabilities, as the sampler's are a batch behind.
-
-    Args:
-        reweighting: Weights of completions or tokens.
-        ahead: What samples a batch ahead; None where nothing does.
-    """
-    return ahead is not None and reweighting is not None and reweighting.level == "tokens"
+def weighs_tokens(reweighting: Reweighting | None) -> bool:
+    """Whether weights are computed from the tokens' log-probabilities."""
+    return reweighting is not None and reweighting.level == "tokens"
 
 
 def refuse_unfit(

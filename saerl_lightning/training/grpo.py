@@ -235,8 +235,8 @@ class GRPOModule(PolicyModule):
         if self.objective.needs_reference:
             with self.phases("reference"):
                 step = step.with_reference(self._reference[0].logprobs(self.scorer, step, self.cut))
-        old_first = self.objective.top_entropy < 1 or choices.reads_old(self.reweighting, self.ahead)
-        if old_first or not self.shortcuts.reuse_forward:
+        stale = self.ahead is not None and choices.weighs_tokens(self.reweighting)
+        if stale or self.objective.top_entropy < 1 or not self.shortcuts.reuse_forward:
             with self.phases("old"):
                 step = self._with_old(step)
         advantages = self.advantages(sampled, step)
