@@ -87,6 +87,14 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, whole(tensor)
 
 
+@torch.no_grad()
+def base_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields the weights that LoRA adapters are added to, under transformers' names; gathers shards, as `named_weights`."""
+    for name, tensor in base_model(model).state_dict().items():
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), whole(tensor)
+
+
 def save_adapters(model: nn.Module, folder: Path) -> None:
     """Writes the LoRA adapters alone, in peft's format; the base model is not looked up on any host."""
     adapters = {name: whole(each) for name, each in model.state_dict().items() if ".lora_" in name}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.policy.weights import base_weights
 from saerl_lightning.ranges import Count, CountFrom0, Deadline, Range, require_in_range
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.completion import Reader, check_lengths, end_ids, pack_rollouts
@@ -25,7 +27,7 @@ from saerl_lightning.rollout.serving.ranks import Ranks
 from saerl_lightning.rollout.serving.weights_version import Claim
 from saerl_lightning.rollout.transfer.file_transfer import FileTransfer
 from saerl_lightning.rollout.transfer.transfer import WeightTransfer, synchronise
-from saerl_lightning.rollout.vllm import compute_dtype
+from saerl_lightning.rollout.vllm import adapter_rank, compute_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +43,7 @@ class ServerEngine(RolloutEngine):
     servers with the flags that a run needs, and a run refuses others.
 
     Whoever reaches a server's port can change its weights, whatever the API key: keep servers on loopback or in a network
-    of your own. LoRA adapters are sent merged into the weights.
+    of your own.
 
     Args:
         urls: Addresses of the servers; each run has servers of its own.
@@ -59,6 +61,8 @@ class ServerEngine(RolloutEngine):
         api_key_env: Name of the environment variable that holds the servers' API key; null sends no key. The key itself
             is written nowhere.
         trust_remote_code: Whether code in the model folder may run in the servers that are started.
+        adapters: Whether only the adapters of a LoRA policy, a few megabytes, are sent after the first sync, if the
+            transfer can; false sends the merged weights.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class ServerEngine(RolloutEngine):
         part_rows: Count = 32,
         api_key_env: str | None = None,
         trust_remote_code: bool = False,
+        adapters: bool = True,
     ) -> None:
         self.urls = require_urls(urls)
         self.launch = launch
@@ -86,6 +91,9 @@ class ServerEngine(RolloutEngine):
         self.part_rows = part_rows
         self.api_key_env = api_key_env
         self.trust_remote_code = trust_remote_code
+        self.adapters = adapters
+        self._rank = 0  # of the adapters that are sent alone; 0 if none are
+        self._base: PreTrainedModel | None = None  # whose weights the servers still need before the adapters
         self._fleet: Fleet | None = None
         self._reader: Reader | None = None
         self._processes = ServerProcesses()
@@ -126,17 +134,19 @@ class ServerEngine(RolloutEngine):
         """The servers, not asked yet."""
         return [VLLMServer(url) for url in self.urls]
 
-    def needs(self, model: str, dtype: torch.dtype, max_model_len: int) -> ServerNeeds:
+    def needs(self, model: str, dtype: torch.dtype, max_model_len: int, rank: int = 0) -> ServerNeeds:
         """What a run needs of its servers.
 
         Args:
             model: Folder or hub name of the policy.
             dtype: Type that the policy computes in.
             max_model_len: Largest number of tokens of a row.
+            rank: Rank of the policy's LoRA adapters; 0 if it has none.
         """
+        alone = rank if self.adapters and self.transfer.sends_adapters else 0
         name = str(dtype).removeprefix("torch.") if self.dtype == "auto" else self.dtype
         return ServerNeeds(
-            model, name, max_model_len, self.trust_remote_code, self.transfer.server_flags(), self.api_key_env
+            model, name, max_model_len, self.trust_remote_code, self.transfer.server_flags(), self.api_key_env, alone
         )
 
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
@@ -150,7 +160,8 @@ class ServerEngine(RolloutEngine):
         self.check()
         self._max_model_len, self._ends = max_model_len, end_ids(model, tokenizer)
         self._reader, self._ranks = Reader(tokenizer, self._ends), Ranks.present()
-        needs = self.needs(str(model.name_or_path), compute_dtype(model), max_model_len)
+        needs = self.needs(str(model.name_or_path), compute_dtype(model), max_model_len, adapter_rank(model))
+        self._rank, self._base = needs.adapter_rank, model
         self._weights_dtype = getattr(torch, needs.dtype)
         fleet = Fleet(self.servers(), api_key(self.api_key_env), self.concurrency, self.timeout_s, self.retries)
         self._fleet = fleet
@@ -234,19 +245,48 @@ class ServerEngine(RolloutEngine):
             (name, tensor.to(self._weights_dtype) if tensor.is_floating_point() else tensor)
             for name, tensor in named_tensors
         )
+
+        # Each tensor of a sharded policy is gathered by all processes.
+        self._synchronise(lambda: self.transfer.send(cast, fleet), version, lambda: _exhaust(cast))
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether the policy has adapters, `adapters` is true, and the transfer sends them alone."""
+        return self._rank > 0
+
+    def load_adapters(self, folder: Path, version: int) -> None:
+        """Sends the adapters to all servers; the first time after the weights that they are for.
+
+        Raises:
+            RunStopped: on every process, if no server has taken them.
+        """
+        fleet, _ = self._started()
+        if self._base is not None:
+            base, self._base = self._base, None
+            self.load_weights(base_weights(base), version)
+        name = f"policy-{self._claim.holder.token}-{version}"
+        self._synchronise(lambda: self.transfer.send_adapters(folder, name, fleet), version)
+        for server in fleet.servers:
+            server.adapters = name
+
+    def _synchronise(
+        self, send: Callable[[], None], version: int, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        """Lets the first process send something to all servers, and gives up the servers that any process has given up."""
+        fleet, _ = self._started()
         # Also waits for all processes: a paused server would keep the prompts of one that still samples for later weights.
         self._share_given_up(self._ranks.gather([each.given_up for each in fleet.servers]))
 
-        def send() -> list[str]:
+        def sent() -> list[str]:
             self._sent = True
             try:
-                synchronise(self.transfer, cast, fleet, self._claim.version(version))
+                synchronise(send, fleet, self._claim.version(version))
             finally:
-                _exhaust(cast)  # each tensor of a sharded policy is gathered by all processes
+                meanwhile()
             fleet.require_any()
             return [each.given_up for each in fleet.servers]
 
-        self._share_given_up([self._ranks.by_first(send, lambda: _exhaust(cast))])
+        self._share_given_up([self._ranks.by_first(sent, meanwhile)])
         self._version = version
 
     def _share_given_up(self, reasons: Sequence[Sequence[str]]) -> None:
@@ -259,7 +299,7 @@ class ServerEngine(RolloutEngine):
 
     def close(self) -> None:
         """Lets the servers go, so that another run may have them, and ends those that were started."""
-        fleet, self._fleet, self._reader = self._fleet, None, None
+        fleet, self._fleet, self._reader, self._base = self._fleet, None, None, None
         if fleet is not None:
             if self._sent:
                 fleet.release()

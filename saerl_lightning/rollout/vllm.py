@@ -159,7 +159,7 @@ class VLLMEngine(RolloutEngine):
                 # An engine a process, on the process's device, beside the trainer's process group.
                 distributed_executor_backend="external_launcher" if self._several else None,
                 **(
-                    {"enable_lora": True, "max_loras": 1, "max_lora_rank": _allowed_rank(self._rank)}
+                    {"enable_lora": True, "max_loras": 1, "max_lora_rank": allowed_rank(self._rank)}
                     if self._rank
                     else {}
                 ),
@@ -288,7 +288,7 @@ def adapter_rank(model: PreTrainedModel) -> int:
     return max((config.r for config in configs.values()), default=0)
 
 
-def _allowed_rank(rank: int) -> int:
+def allowed_rank(rank: int) -> int:
     """The smallest rank that vLLM has kernels for and that is large enough for the adapters."""
     allowed = (8, 16, 32, 64, 128, 256, 320, 512)
     if rank > allowed[-1]:

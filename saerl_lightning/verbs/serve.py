@@ -73,7 +73,8 @@ def server_needs(
     longest = max(each.max_tokens for each in samplings)
     mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     dtype = mixed.get(str(trainer.precision)) or getattr(torch, model.policy.dtype)
-    return engine.needs(model.policy.path, dtype, datamodule.chat.max_prompt_tokens + longest)
+    rank = model.policy.lora.rank if model.policy.lora else 0
+    return engine.needs(model.policy.path, dtype, datamodule.chat.max_prompt_tokens + longest, rank)
 
 
 def _keep(engine: ServerEngine, needs: ServerNeeds) -> None:

@@ -37,7 +37,7 @@ class SharedServer:
         from saerl_lightning.rollout.serving.processes import ServerProcesses
         from saerl_lightning.rollout.transfer.broadcast import GlooTransfer
 
-        self.needs = ServerNeeds(model, "float32", 256, transfer_flags=GlooTransfer().server_flags())
+        self.needs = ServerNeeds(model, "float32", 256, transfer_flags=GlooTransfer().server_flags(), adapter_rank=4)
         self.options = ServerOptions(device="cpu", kv_cache_gb=0.25, max_num_seqs=32, logs=logs)
         self.processes = ServerProcesses()
 

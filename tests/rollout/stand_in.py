@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 SETTINGS = {
     "model_config": {
@@ -21,6 +22,7 @@ SETTINGS = {
     "scheduler_config": {"enable_chunked_prefill": False},
     "parallel_config": {"worker_extension_cls": "", "world_size": 1},
     "weight_transfer_config": None,
+    "lora_config": {"max_lora_rank": 8},
 }
 
 
@@ -36,6 +38,7 @@ class StandIn:
         self.settings["model_config"]["model"] = self.settings["model_config"]["model"] or model
         self.version = "default"
         self.paused = False
+        self.adapters: dict[str, str] = {}  # folders by name
         self.asked: list[tuple[str, object]] = []  # path and body
         self.counts: Counter[str] = Counter()
         self.faults: dict = {}
@@ -102,13 +105,27 @@ class StandIn:
             return 200, {"status": path}
         if path == "/collective_rpc":
             return 200, {"results": [None]}
+        if path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+            return self.change_adapters(path, body)
         if path == "/inference/v1/generate":
             return self.generate(body)
         return 404, {"detail": "Not Found"}
 
+    def change_adapters(self, path: str, body) -> tuple[int, object]:
+        if not body:
+            return 400, {"error": {"message": "lora_name: field required"}}
+        if "unload" in path:
+            del self.adapters[body["lora_name"]]
+        else:
+            assert Path(body["lora_path"], "adapter_model.safetensors").is_file()
+            self.adapters[body["lora_name"]] = body["lora_path"]
+        return 200, "Success: so it is."
+
     def generate(self, body) -> tuple[int, object]:
         if not body:
             return 400, {"error": {"message": "token_ids: field required"}}
+        if body["model"] not in ("policy", *self.adapters):
+            return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         n, seed = body["sampling_params"]["n"], body["sampling_params"]["seed"]
         rows = [[body["token_ids"][0], seed % 7, g] for g in range(n)]
         choices = [

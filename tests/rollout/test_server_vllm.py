@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from saerl_lightning.errors import RunStopped
+from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.policy.logprobs import mismatch, score
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.server import ServerEngine
@@ -15,6 +16,7 @@ from saerl_lightning.rollout.transfer.broadcast import GlooTransfer
 from saerl_lightning.rollout.transfer.file_transfer import FileTransfer
 from saerl_lightning.rollout.transfer.transfer import WeightTransfer
 from saerl_lightning.training.guard import MismatchGuard
+from tests.training.conftest import data, fit, largest_difference, module, trainer, weights
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -68,6 +70,39 @@ def test_a_tied_head_that_is_left_out_is_seen_by_the_guard(shared_server, load_t
             MismatchGuard().check(*compared(model, sampler.generate(PROMPTS, SAMPLING)), torch.float32)
         sampler.load_weights(model.state_dict().items(), 3)
         MismatchGuard().check(*compared(model, sampler.generate(PROMPTS, SAMPLING)), torch.float32)
+
+
+class Noting(ServerEngine):
+    """Notes which versions of adapters it sent."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.sent = []
+
+    def load_adapters(self, folder, version):
+        self.sent.append(version)
+        super().load_adapters(folder, version)
+
+
+def test_adapters_alone_train_what_merged_weights_train(shared_server, tiny_folder, load_tiny, tmp_path):
+    """Three steps, each judged by the guard; the server has another run's weights before."""
+    url, trained = shared_server.running().server.url, {}
+    for alone in (True, False):
+        model, tokenizer = load_tiny()
+        with engine(url) as sampler:
+            sampler.start(model, tokenizer, 64)
+            sampler.load_weights(moved(model, 7).state_dict().items(), 1)
+        sampler = Noting([url], timeout_s=300.0, adapters=alone)
+        policy = Policy(str(tiny_folder), lora=LoRA(rank=4))
+        torch.manual_seed(0)  # for the adapters
+        run = fit(module(str(tiny_folder), policy=policy, engine=sampler), data(), trainer(tmp_path, 3))
+        assert sampler.sent == ([1, 2, 3, 4] if alone else [])
+        assert run.trainer.callback_metrics["sampler/mismatch_max"] < 1e-4
+        trained[alone] = weights(run)
+    apart = largest_difference(trained[True], trained[False])
+    print(f"adapters alone and merged weights: largest weight difference {apart:.2g}")
+    assert apart < 2e-6
+    assert max(each.abs().max() for name, each in trained[True].items() if "lora_B" in name) > 1e-3
 
 
 class LostFiles(FileTransfer):

@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 from saerl_lightning.errors import InputError
 from saerl_lightning.ranges import Count, CountFrom0, Deadline, Positive, PositiveShare, Range, require_in_range
 from saerl_lightning.rollout.serving.connection import VLLMServer
-from saerl_lightning.rollout.vllm import CPU_CACHE_GB, FULL_TAILS, whole_prefills
+from saerl_lightning.rollout.vllm import CPU_CACHE_GB, FULL_TAILS, allowed_rank, whole_prefills
 
 Parallel = Annotated[int, Range(1, 1024)]
 NAME = "policy"  # of the model, for requests
+ADAPTER_ROUTES = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"  # environment variable that opens the routes for adapters
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class ServerNeeds:
         trust_remote_code: Whether code in the model folder may run.
         transfer_flags: Flags that the weight transfer needs.
         api_key_env: Environment variable that holds the API key; null starts a server without one.
+        adapter_rank: Rank of the LoRA adapters that it gets; 0 if it gets none.
     """
 
     model: str
@@ -81,6 +83,7 @@ class ServerNeeds:
     trust_remote_code: bool = False
     transfer_flags: tuple[str, ...] = ()
     api_key_env: str | None = None
+    adapter_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,11 @@ def server_command(server: VLLMServer, number: int, needs: ServerNeeds, options:
     for flag, value in (("tensor", options.tensor_parallel), ("data", options.data_parallel)):
         arguments += [f"--{flag}-parallel-size", str(value)] if value > 1 else []
     arguments += ["--trust-remote-code"] if needs.trust_remote_code else []
-    arguments += [*needs.transfer_flags, *options.flags]
     environment = {"VLLM_SERVER_DEV_MODE": "1"}  # the routes that pause a server and give it weights
+    if needs.adapter_rank:
+        arguments += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(allowed_rank(needs.adapter_rank))]
+        environment[ADAPTER_ROUTES] = "1"
+    arguments += [*needs.transfer_flags, *options.flags]
     if options.on_cpu:
         # vLLM would bind its threads to cores that others use too; no warm-up.
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_CI_ENV": "1"}

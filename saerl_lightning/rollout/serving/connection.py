@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "http://127.0.0.1:8000"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOAD_ADAPTERS, UNLOAD_ADAPTERS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"  # which answer by a text
 HEALTH_S = 5.0  # a server that is well answers at once: the route asks the process, not the model
 
 
@@ -50,12 +51,14 @@ class VLLMServer:
     Args:
         url: Base address, as `http://127.0.0.1:8000`.
         model: Name of the model, as the server knows it; set once it was asked.
+        adapters: Name of the adapters that it samples with; "" for none.
         given_up: Reason why it is asked no more; "" while it is.
         running: Requests that are waited for; cancelled when it is given up.
     """
 
     url: str
     model: str = ""
+    adapters: str = ""
     given_up: str = ""
     running: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -98,7 +101,7 @@ class VLLMServer:
             limit_s: Largest time until the last byte of the answer, in seconds.
 
         Returns:
-            The JSON of the answer; None if it is empty.
+            The JSON of the answer, or its text where the route answers by one; None if it is empty.
 
         Raises:
             ServerFault: if there is no whole answer in time, or it is an error or no JSON.
@@ -115,6 +118,8 @@ class VLLMServer:
             raise ServerFault(f"can't be reached, or broke off at {path}: {_root(error)}") from error
         if answer.status_code != 200:
             raise ServerFault(f"answered {path} with {answer.status_code}: {_said(answer.content)}", answer.status_code)
+        if path in (LOAD_ADAPTERS, UNLOAD_ADAPTERS):
+            return answer.text
         try:
             return json.loads(answer.content) if answer.content else None
         except ValueError as error:

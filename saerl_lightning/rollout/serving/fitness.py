@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from saerl_lightning.errors import InputError
-from saerl_lightning.rollout.serving.command import ServerNeeds, ServerOptions, server_command
-from saerl_lightning.rollout.serving.connection import ServerFault, VLLMServer
+from saerl_lightning.rollout.serving.command import ADAPTER_ROUTES, ServerNeeds, ServerOptions, server_command
+from saerl_lightning.rollout.serving.connection import LOAD_ADAPTERS, ServerFault, VLLMServer
 from saerl_lightning.rollout.serving.fleet import ROUTE, Fleet
 from saerl_lightning.rollout.serving.weights_version import Claim
 
@@ -38,7 +38,7 @@ def require_fit(fleet: Fleet, needs: ServerNeeds, options: ServerOptions) -> dic
 def _examined(fleet: Fleet, number: int, needs: ServerNeeds, options: ServerOptions) -> dict[str, Any]:
     server, settings = fleet.servers[number], dict[str, Any]()
     try:
-        settings, version = fleet.run(_asked(fleet, server))
+        settings, version = fleet.run(_asked(fleet, server, needs))
         wrong = _wrong(server, settings, needs, version)
         options = replace(options, device="cpu" if settings["device_config"]["device"] == "cpu" else "cuda")
     except ServerFault as fault:
@@ -52,22 +52,25 @@ def _examined(fleet: Fleet, number: int, needs: ServerNeeds, options: ServerOpti
     )
 
 
-async def _asked(fleet: Fleet, server: VLLMServer) -> tuple[dict[str, Any], str]:
-    """Asks for the model's name, the settings, the route for tokens, and whose weights it has."""
+async def _asked(fleet: Fleet, server: VLLMServer, needs: ServerNeeds) -> tuple[dict[str, Any], str]:
+    """Asks for the model's name, the settings, the routes for tokens and adapters, and whose weights it has."""
     limit = min(LONGEST_S, fleet.timeout_s)
     models = await server.call(fleet.client, "/v1/models", method="GET", limit_s=limit)
     server.model = models["data"][0]["id"]
     info = await server.call(fleet.client, "/server_info?config_format=json", method="GET", limit_s=limit)
-    try:
-        await server.call(fleet.client, ROUTE, {}, limit_s=limit)
-    except ServerFault as fault:
-        if fault.status not in (400, 422):  # of a route that is there, and wants more than an empty request
-            raise
+    for route in (ROUTE, LOAD_ADAPTERS) if needs.adapter_rank else (ROUTE,):
+        try:
+            await server.call(fleet.client, route, {}, limit_s=limit)
+        except ServerFault as fault:
+            if fault.status not in (400, 422):  # of a route that is there, and wants more than an empty request
+                raise
     found = await server.call(fleet.client, "/weight_info", method="GET", limit_s=limit)
     return info["vllm_config"], found["weight_version"]
 
 
 def _missing(fault: ServerFault) -> str:
+    if fault.status == 404 and LOAD_ADAPTERS in str(fault):
+        return f" ({ADAPTER_ROUTES}=1 opens it, and engine.adapters false sends merged weights)"
     if fault.status == 404:
         return " (VLLM_SERVER_DEV_MODE=1 and --enable-scale-out open what a trainer needs)"
     return " (engine.api_key_env names the variable with the key)" if fault.status == 401 else ""
@@ -91,6 +94,10 @@ def _wrong(server: VLLMServer, settings: dict[str, Any], needs: ServerNeeds, ver
             return f"has {name} {seen}, and the run needs {right}"
     if model["max_model_len"] < needs.max_model_len:
         return f"takes rows of {model['max_model_len']} tokens, and the run's have up to {needs.max_model_len}"
+    rank = (settings.get("lora_config") or {"max_lora_rank": 0})["max_lora_rank"]
+    if rank < needs.adapter_rank:
+        merged = "engine.adapters false sends merged weights"
+        return f"takes adapters up to rank {rank}, and the run's have {needs.adapter_rank} ({merged})"
     if not same_model(model["model"], needs.model):
         return f"has the model {model['model']}, and policy.path is {needs.model}"
     claim = Claim.read(version)

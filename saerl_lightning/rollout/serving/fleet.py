@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.rollout.serving.answer import CompletionGroup, ForeignWeights, read_group
-from saerl_lightning.rollout.serving.connection import ServerFault, VLLMServer
+from saerl_lightning.rollout.serving.connection import UNLOAD_ADAPTERS, ServerFault, VLLMServer
 
 if TYPE_CHECKING:
     import httpx2
@@ -147,6 +147,9 @@ class Fleet:
                 except ServerFault as fault:
                     if server.given_up:
                         continue
+                    if fault.status == 404:  # it does not know our model or adapters any more
+                        self.give_up(server, f"{fault}; was it restarted?")
+                        continue
                     if fault.is_refusal:
                         raise RunStopped(f"the server {server.url} {fault}") from fault
                     await self._examine(server, fault)
@@ -161,7 +164,7 @@ class Fleet:
 
     async def _post(self, server: VLLMServer, body: dict[str, Any]) -> Any:
         """One request, which ends as a fault when the server is given up meanwhile."""
-        asked = {**body, "model": server.model}
+        asked = {**body, "model": server.adapters or server.model}
         task = asyncio.ensure_future(server.call(self.client, ROUTE, asked, limit_s=self.timeout_s))
         server.running.add(task)
         try:
@@ -202,6 +205,8 @@ class Fleet:
             with suppress(ServerFault):
                 await server.call(self.client, "/resume")
                 await server.call(self.client, "/update_weight_version", {"new_version": "default"})
+                if server.adapters:
+                    await server.call(self.client, UNLOAD_ADAPTERS, {"lora_name": server.adapters})
 
         async def all_of_them() -> None:
             await asyncio.gather(*map(one, self.alive))

@@ -16,7 +16,7 @@ from torch import Tensor
 from saerl_lightning.errors import InputError, RunStopped, first_line
 from saerl_lightning.files import whole_file
 from saerl_lightning.ranges import Positive, require_in_range
-from saerl_lightning.rollout.serving.connection import VLLMServer
+from saerl_lightning.rollout.serving.connection import LOAD_ADAPTERS, UNLOAD_ADAPTERS, VLLMServer
 from saerl_lightning.rollout.serving.fleet import Fleet
 from saerl_lightning.rollout.transfer.transfer import WeightTransfer
 
@@ -42,7 +42,10 @@ class FileTransfer(WeightTransfer):
         self.folder = folder
         self.file_gb = file_gb
         self._own: Path | None = None  # of this run, in `folder`
+        self._adapters: Path | None = None  # that the servers have
         require_in_range(self)
+
+    sends_adapters = True
 
     def server_flags(self) -> tuple[str, ...]:
         """The worker that says whether it sees a file."""
@@ -79,11 +82,33 @@ class FileTransfer(WeightTransfer):
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
+    def send_adapters(self, folder: Path, name: str, fleet: Fleet) -> None:
+        """Copies the adapters to the run's folder, where the servers read them; the former ones are unloaded.
+
+        Every version has a name of its own, by which vLLM tells cached prefixes apart.
+
+        Raises:
+            RunStopped: if they can't be written, as on a full disk.
+        """
+        former, self._adapters = self._adapters, self._place() / name
+        try:
+            shutil.copytree(folder, self._adapters)
+            _flush(self._adapters)
+        except OSError as error:
+            raise _unwritten(error) from error
+        body = {"lora_name": name, "lora_path": str(self._adapters)}
+        for server, said in fleet.each(LOAD_ADAPTERS, body).items():
+            if not said.startswith("Success"):
+                fleet.give_up(server, f"did not say that it has taken the adapters (it said {said!r:.60})")
+        if former is not None:
+            fleet.each(UNLOAD_ADAPTERS, {"lora_name": former.name})
+            shutil.rmtree(former, ignore_errors=True)
+
     def close(self) -> None:
         """Deletes the run's folder."""
         if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
-        self._own = None
+        self._own = self._adapters = None
 
     def _place(self) -> Path:
         """The run's own folder, made at the first call."""
@@ -114,10 +139,14 @@ def write_weights(named_tensors: Iterable[tuple[str, Tensor]], folder: Path, fil
                 save_file(part, staged)
         _flush(folder)
     except (SafetensorError, OSError) as error:
-        raise RunStopped(
-            f"the weights can't be written for the servers: {first_line(error)}; free some space, or write "
-            "engine.transfer.folder"
-        ) from error
+        raise _unwritten(error) from error
+
+
+def _unwritten(error: Exception) -> RunStopped:
+    return RunStopped(
+        f"the weights can't be written for the servers: {first_line(error)}; free some space, or write "
+        "engine.transfer.folder"
+    )
 
 
 def _parts(named_tensors: Iterable[tuple[str, Tensor]], file_bytes: int) -> Iterator[dict[str, Tensor]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from saerl_lightning.rollout.serving.fleet import Fleet
 
 class WeightTransfer(ABC):
     """Sends weights to all living servers of a fleet, from the training process that commands them (rank 0)."""
+
+    sends_adapters = False  # whether `send_adapters` is there
 
     def server_flags(self) -> tuple[str, ...]:
         """Flags of vLLM that servers need for it; none by default."""
@@ -39,26 +42,33 @@ class WeightTransfer(ABC):
             fleet: Servers that get the weights.
         """
 
+    def send_adapters(self, folder: Path, name: str, fleet: Fleet) -> None:
+        """Gives LoRA adapters to all living servers, which are paused, in place of the former ones.
+
+        Args:
+            folder: Folder in peft's format; it may be deleted afterwards.
+            name: Name of the adapters, which no server has heard before.
+            fleet: Servers that get the adapters.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sends whole weights only")
+
     def close(self) -> None:
         """Frees what `send` claimed; nothing by default. May be called twice."""
 
 
-def synchronise(
-    transfer: WeightTransfer, named_tensors: Iterable[tuple[str, Tensor]], fleet: Fleet, version: str
-) -> None:
+def synchronise(send: Callable[[], None], fleet: Fleet, version: str) -> None:
     """Pauses the servers, sends the weights, clears cached prefixes, sets the version, and lets the servers go on.
 
     A server that fails at any of it is given up: after a failed load vLLM answers as if nothing had happened, and dies
     at the next request.
 
     Args:
-        transfer: How weights are sent.
-        named_tensors: Names and tensors of the full state dict.
-        fleet: Servers that get the weights.
+        send: Function that sends weights or adapters to the servers.
+        fleet: Servers that get them.
         version: Weight version that answers must have from now on.
     """
     fleet.each("/pause?mode=wait")
-    transfer.send(named_tensors, fleet)
+    send()
     for server, answer in fleet.each("/reset_prefix_cache").items():
         if not (isinstance(answer, dict) and answer.get("success") is True):
             fleet.give_up(
