@@ -37,6 +37,14 @@ def test_every_shipped_reweighting_is_tried_here():
     assert shipped(Reweighting, saerl_lightning.objective.reweighting).keys() == REWEIGHTINGS.keys()
 
 
+def test_each_names_the_column_that_it_reads():
+    read = {name: (each.reads, each.predicted) for name, each in REWEIGHTINGS.items()}
+    assert read.pop("LabelWeights") == ("difficulty", False)
+    assert read.pop("PredictedWeights") == ("pass_rate_predicted", True)
+    assert PredictedWeights().reads == "chance_predicted"
+    assert set(read.values()) == {(None, False)}
+
+
 def alone(values):
     """One rank."""
     return values, slice(0, len(values))

@@ -100,6 +100,8 @@ def test_base_chances_move_as_in_the_table():
     half = np.array([0.5, 0.5])
     assert moved_chances(half, np.array([0.10, 0.10]), 0.25) == pytest.approx([0.49, 0.51])
     assert moved_chances(half, np.array([0.05, 0.20]), 0.25) == pytest.approx([0.51, 0.49])
+    assert moved_chances(half, np.array([0.08, 0.16]), 0.25) == pytest.approx([0.51, 0.51])
+    assert moved_chances(half, np.array([0.09, 0.17]), 0.25) == pytest.approx([0.49, 0.49])
     assert moved_chances(np.array([0.05, 0.95]), np.array([1.0, 0.0]), 0.25) == pytest.approx([0.05, 0.95])
 
 
