@@ -18,6 +18,7 @@ from saerl_lightning.plan_page.served import SERVED, Served
 from saerl_lightning.records import Prompt
 
 UNMEASURED = "no pass rate was measured"
+PARTS = "its reward gave parts of a point, which vary less than that, and are played as right or wrong answers"
 BATCHES = 2  # smallest number of batches of measured prompts: with one, nothing could be chosen
 
 
@@ -90,12 +91,14 @@ def told(rates: Float[np.ndarray, " N"], graded: Float[np.ndarray, " N"]) -> str
     rate, answers = rates[known], graded[known]
     middle = float(np.median(answers))
     several = answers > 1
-    # Unbiased for right or wrong answers; a fraction of a point for each varies less.
+    # Unbiased for right or wrong answers; grades between them vary less.
     luck = float(np.mean(rate[several] * (1 - rate[several]) / (answers[several] - 1))) if several.any() else np.nan
     share = min(1.0, luck / spread) if (spread := float(rate.var(ddof=1))) > 0 else 1.0
+    right = rate * answers
+    parts = "" if np.allclose(right, right.round(), atol=1e-6) else f"; {PARTS}"
     of_luck = "" if np.isnan(luck) else f", and {share:.0%} of the variance between the rates is luck of the answers"
     return (
         f"{known.sum():,} of {len(rates):,} prompts have a measured pass rate, by {middle:g} answers in the median "
         f"({answers.min():g} to {answers.max():g}): a rate of 0.5 is ± {np.sqrt(0.25 / middle):.2f} (1 sd){of_luck}. "
-        f"{(~known).sum():,} prompts without one are left out; the run chose which were measured, and when"
+        f"{(~known).sum():,} prompts without one are left out; the run chose which were measured, and when{parts}"
     )

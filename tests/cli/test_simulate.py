@@ -84,6 +84,8 @@ def test_the_luck_of_few_answers_is_told():
     assert "3 of 4 prompts" in said and "± 0.18 (1 sd), and 5% of the variance" in said
     assert "± 0.35 (1 sd), and 75% of" in told(np.array([0.5, 0.0, 1.0, 0.5]), np.full(4, 2.0))
     assert "variance" not in told(np.array([1.0, 0.0]), np.ones(2))
+    assert "parts of a point" not in said
+    assert "its reward gave parts of a point" in told(np.array([0.5, 0.55]), np.full(2, 8.0))
 
 
 @pytest.mark.parametrize(
