@@ -147,9 +147,14 @@ from .signals.text import TextSignals as TextSignals
 from .training.callbacks import PhaseProgressBar as PhaseProgressBar
 from .training.callbacks import TokenBudget as TokenBudget
 from .training.callbacks import ValidateAtStart as ValidateAtStart
-from .training.dynamic_sampling import DynamicSampling as DynamicSampling
 from .training.grpo import GRPOModule as GRPOModule
 from .training.guard import MismatchGuard as MismatchGuard
+from .training.rounds.dynamic_sampling import DynamicSampling as DynamicSampling
+from .training.rounds.knapsack import Knapsack as Knapsack
+from .training.rounds.most_learnable import MostLearnable as MostLearnable
+from .training.rounds.rounds import Rounds as Rounds
+from .training.rounds.rounds import StepSource as StepSource
+from .training.rounds.speed import Speed as Speed
 from .training.sft import SFTModule as SFTModule
 from .training.tables.completion_table import CompletionTable as CompletionTable
 from .training.tables.plan_table import PlanTable as PlanTable

@@ -31,6 +31,7 @@ MOVED = {
     "training.activations": "sae.activations",
     "training.checkpoint": "training.checkpoints",
     "training.checkpoint_io": "training.checkpoints",
+    "training.dynamic_sampling": "training.rounds.dynamic_sampling",
     "training.completions": "training.tables.completion_table",
     "training.logged_names": "training.loggers",
     "training.distributed": "training.metrics",

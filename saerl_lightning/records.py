@@ -91,6 +91,20 @@ class PromptBatch:
         # P, positions in the batch of all processes, or in the evaluation set: the random numbers depend on them.
         self.places = places or range(len(rows))
 
+    def of_prompts(self, positions: Sequence[int], places: Sequence[int] = ()) -> PromptBatch:
+        """Selects prompts by position, in the given order; one may be selected several times.
+
+        Args:
+            positions: Positions of the prompts in this batch.
+            places: Their places in the batch of all processes; without any, those that they have here.
+        """
+        return PromptBatch(
+            [self.prompts[p] for p in positions],
+            [self.ids[p] for p in positions],
+            [self.rows[p] for p in positions],
+            places or [self.places[p] for p in positions],
+        )
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -277,7 +291,9 @@ class Outcomes:
     """
 
     uids: list[str]  # P
-    rewards: Float[Tensor, "P G"]  # weighted sums of all rewards
+    rewards: Float[
+        Tensor, "P G"
+    ]  # weighted sums of all rewards; NaN too where a prompt got fewer completions than others
     right: Float[Tensor, " P"]  # number of right answers by the first reward; a fraction where it gives one
     graded: Int[Tensor, " P"]  # number of answers that the first reward graded
     varied: Bool[Tensor, " P"]  # whether answers that are trained on differ in the first reward
@@ -285,10 +301,12 @@ class Outcomes:
 
     @classmethod
     def join(cls, parts: Sequence[Outcomes]) -> Outcomes:
-        """Concatenates the outcomes of several processes."""
+        """Concatenates the outcomes of several processes, as wide as the largest group; NaN where another has fewer."""
         uids = [uid for part in parts for uid in part.uids]
-        columns = [each.name for each in fields(cls) if each.name != "uids"]
-        return cls(uids, *(torch.cat([getattr(part, name) for part in parts]) for name in columns))
+        widest = max(part.rewards.shape[1] for part in parts)
+        rewards = [pad(part.rewards, (0, widest - part.rewards.shape[1]), value=torch.nan) for part in parts]
+        columns = [each.name for each in fields(cls) if each.name not in ("uids", "rewards")]
+        return cls(uids, torch.cat(rewards), *(torch.cat([getattr(part, name) for part in parts]) for name in columns))
 
     @property
     def pass_rate(self) -> Float[Tensor, " P"]:

@@ -130,7 +130,7 @@ def logged_names() -> set[str]:
     accuracy.update([prompt], rollouts, rewards)
     step = {
         **metrics.Completions(
-            {"<name>": rewards}, rewards, rewards, lengths, rollouts.truncated, lengths, logp[0]
+            {"<name>": rewards}, rewards, rewards, lengths, rollouts.truncated, lengths, logp[0], lengths[:1]
         ).metrics(0),
         **metrics.throughput_metrics(seconds | {"rollouts/generated_tokens": 2.0, "rollouts/scored_tokens": 4.0}),
         **seconds,

@@ -24,7 +24,6 @@ EXAMPLES = {
     "Curriculum": "LengthOrder()",
     "DataCallback": "DiverseBatches()",
     "Domains": "LabelDomains('topic')",
-    "DynamicSampling": "DynamicSampling()",
     "EntropyTerm": "EntropyTerm()",
     "Filtering": "LengthFilter()",
     "Keep": "PODS()",
@@ -39,6 +38,7 @@ EXAMPLES = {
     "Reweighting": "PER()",
     "Reward": "MathReward()",
     "RolloutEngine": "HFEngine()",
+    "Rounds": "DynamicSampling()",
     "SAESource": "SAESource('folder')",
     "Sampling": "Sampling(group_size=8)",
     "ServerOptions": "ServerOptions(data_parallel=2)",
@@ -60,7 +60,7 @@ def require_parts(owner: str, hints: Mapping[str, Any], given: Mapping[str, obje
     """
     for name, hint in hints.items():
         options = set(_options(hint))
-        kinds = [*(options - {type(None)})]
+        kinds = _widest(options - {type(None)})
         if name not in given or len(kinds) != 1 or (given[name] is None and type(None) in options):
             continue
         kind: Any = kinds[0]
@@ -167,9 +167,20 @@ def _options(hint: Any) -> Iterator[Any]:
         yield hint
 
 
+def _widest(kinds: set[Any]) -> list[Any]:
+    """Leaves out classes that another one of the kinds is a base of: they are named first, to be made without a name."""
+    return [
+        kind
+        for kind in kinds
+        if not (
+            isinstance(kind, type) and any(issubclass(kind, o) for o in kinds if isinstance(o, type) and o is not kind)
+        )
+    ]
+
+
 def is_part_or_text(hint: Any) -> bool:
     """Whether an annotation asks for a part, a list of parts or a text, and for nothing else but null."""
-    kinds = [*(set(_options(hint)) - {type(None)})]
+    kinds = _widest(set(_options(hint)) - {type(None)})
     if len(kinds) != 1:
         return False
     listed = typing.get_args(kinds[0])[0] if typing.get_origin(kinds[0]) is list else kinds[0]

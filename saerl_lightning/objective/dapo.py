@@ -1,7 +1,7 @@
 """DAPO: decoupled clip and dynamic sampling policy optimisation.
 
 This module has its clip, its mean over tokens and overlong filtering. Dynamic sampling is in
-`training.dynamic_sampling`, the penalty of overlong completions in `reward.length`.
+`training.rounds.dynamic_sampling`, the penalty of overlong completions in `reward.length`.
 """
 
 from __future__ import annotations

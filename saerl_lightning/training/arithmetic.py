@@ -11,6 +11,8 @@ from saerl_lightning.records import Sampling
 if TYPE_CHECKING:
     import lightning
 
+    from saerl_lightning.training.grpo import GRPOModule
+
 
 def planned_batches(trainer: lightning.Trainer, an_epoch: int, updates_per_batch: int) -> int:
     """Number of batches that a run samples: an epoch's, times epochs, limited by `trainer.max_steps`.
@@ -50,6 +52,20 @@ class BatchArithmetic:
     ranks: int
     batches: int
     context: int | None
+
+    @classmethod
+    def of(cls, module: GRPOModule) -> BatchArithmetic:
+        """Returns the numbers of a module whose trainer has its data."""
+        return cls(
+            prompts=module.prompts.batch_size,
+            sampling=module.sampling,
+            max_prompt_tokens=module.prompts.chat.max_prompt_tokens,
+            micro_tokens=module.micro_tokens,
+            updates_per_batch=module.updates_per_batch,
+            ranks=module.trainer.world_size,
+            batches=module.planned_batches(),
+            context=module.context,
+        )
 
     @property
     def row_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""What `model.keep` and `model.reweighting` make of a step's rows, over all ranks."""
+"""What `model.keep` and `model.reweighting` make of a step's rows, over all ranks, and which parts fit each other."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from saerl_lightning.online.history import PREDICTIONS
 from saerl_lightning.online.operation import Learner
 from saerl_lightning.records import Sampling
 from saerl_lightning.training.guard import refuse_truncated_support
+from saerl_lightning.training.rounds.rounds import Rounds
 
 if TYPE_CHECKING:
     import lightning
@@ -98,20 +99,40 @@ def weighs_tokens(reweighting: Reweighting | None) -> bool:
     return reweighting is not None and reweighting.level == "tokens"
 
 
+def predicted_rates(operations: Mapping[str, DataCallback], rows: Sequence[int]) -> Float[np.ndarray, " n"]:
+    """Returns the pass rates that `data.online` predicts; NaN if it predicts none.
+
+    Args:
+        operations: Data operations by slot.
+        rows: Pool rows of the prompts.
+    """
+    made = predicted(operations, rows)
+    return made[PREDICTIONS[0]].double().numpy() if made else np.full(len(rows), np.nan)
+
+
 def refuse_unfit(
     keep: Keep | None,
     reweighting: Reweighting | None,
     objective: Objective,
     sampling: Sampling,
     trainer: lightning.Trainer,
+    rounds: Rounds | None = None,
 ) -> None:
     """Refuses a choice or weights that do not fit objective, sampling and data operations.
 
     Raises:
         InputError: with what to write instead.
     """
+    if rounds is not None:
+        rounds.check(sampling.group_size)
     if keep is not None:
         keep.check(sampling.group_size)
+        if rounds is not None and not rounds.equal_groups:
+            raise InputError(
+                f"model.keep is {type(keep).__name__}, which chooses within groups of {sampling.group_size}, and "
+                f"model.dynamic_sampling {type(rounds).__name__} makes groups of unequal size; write --model.keep null, or "
+                "--model.dynamic_sampling null"
+            )
     if reweighting is not None:
         if reweighting.level == "tokens" and sampling.temperature > 0:
             refuse_truncated_support(sampling)

@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saerl_lightning.errors import RunStopped
 from saerl_lightning.objective.keeping.keep import KnownCompletions
+from saerl_lightning.objective.objective import Objective
 from saerl_lightning.objective.reweighting.reweighting import Everywhere
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.scoring import Scorer
 from saerl_lightning.policy.weights import is_sharded, without_adapters
 from saerl_lightning.ranks.collectives import gather_objects, gather_rows
 from saerl_lightning.records import Outcomes, PromptBatch, Rollouts, Sampling
-from saerl_lightning.reward.reward import Reward, grade
+from saerl_lightning.reward.reward import Reward, grade, no_grades
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.rows import Cut, StepRows
 
@@ -77,6 +79,21 @@ def sample_and_grade(
             raise
 
 
+def require_grades(rewards: Sequence[Reward], groups: GradedGroups, ranks: int) -> None:
+    """Stops a run of whose first completions none could be graded on any rank; all must call this.
+
+    Args:
+        rewards: Rewards of the run.
+        groups: Graded groups of this rank.
+        ranks: Number of ranks.
+
+    Raises:
+        RunStopped: on every rank, saying why.
+    """
+    if not any(gather_objects(bool(groups.total.isfinite().any()), ranks)):
+        raise RunStopped(no_grades(rewards, groups.rewards), everywhere=True)
+
+
 def _joined(
     early: Sequence[Grades], rewards: Sequence[Reward], batch: PromptBatch, parts: Sequence[Rollouts]
 ) -> Grades:
@@ -89,13 +106,13 @@ def _joined(
 
 @dataclass(frozen=True)
 class GradedGroups:
-    """P prompts with their graded groups of completions."""
+    """P prompts with their graded groups of completions. A prompt that stands several times has one group in parts."""
 
     batch: PromptBatch
     rollouts: Rollouts
     rewards: Grades
     total: Float[Tensor, "P G"]  # their weighted sum
-    rounds: list[int]  # P, the round of dynamic sampling that each group was sampled in; 0 is the batch itself
+    rounds: list[int]  # P, the round of dynamic sampling that each prompt was taken in; 0 is the batch itself
     masks_truncated: bool = False  # whether completions that `max_tokens` cut off are left out of the loss
     advantages: Float[Tensor, "P G"] | None = None  # once all of the step is graded
     spent: dict[str, float] = field(default_factory=dict)  # seconds and counts of this rank's grading, by metric
@@ -106,9 +123,11 @@ class GradedGroups:
     def join(cls, parts: Sequence[GradedGroups]) -> GradedGroups:
         """Joins several groups of prompts into one."""
         prompts = [prompt for part in parts for prompt in part.batch.prompts]
-        ids, rows = [i for part in parts for i in part.batch.ids], [r for part in parts for r in part.batch.rows]
+        ids, rows, places = (
+            [value for part in parts for value in getattr(part.batch, name)] for name in ("ids", "rows", "places")
+        )
         return cls(
-            PromptBatch(prompts, ids, rows),
+            PromptBatch(prompts, ids, rows, places),
             Rollouts.join([part.rollouts for part in parts]),
             {name: torch.cat([part.rewards[name] for part in parts]) for name in parts[0].rewards},
             torch.cat([part.total for part in parts]),
@@ -120,16 +139,27 @@ class GradedGroups:
 
     def of_groups(self, groups: Sequence[int]) -> GradedGroups:
         """Selects groups by position, in the given order, without what their grading cost."""
-        batch, index = self.batch, torch.tensor(groups, dtype=torch.long)
+        index = torch.tensor(groups, dtype=torch.long)
         return GradedGroups(
-            PromptBatch(
-                [batch.prompts[g] for g in groups], [batch.ids[g] for g in groups], [batch.rows[g] for g in groups]
-            ),
+            self.batch.of_prompts(groups),
             self.rollouts.of_groups(groups),
             {name: values[index] for name, values in self.rewards.items()},
             self.total[index],
             [self.rounds[g] for g in groups],
             self.masks_truncated,
+        )
+
+    def in_groups_of(self, size: int) -> GradedGroups:
+        """Returns the same completions in groups of another size: groups are split, or neighbours of a prompt joined."""
+        old = self.rollouts.group_size
+        firsts = [first // old for first in range(0, self.total.numel(), size)]
+        return replace(
+            self,
+            batch=self.batch.of_prompts(firsts),
+            rollouts=replace(self.rollouts, group_size=size),
+            rewards={name: values.reshape(-1, size) for name, values in self.rewards.items()},
+            total=self.total.reshape(-1, size),
+            rounds=[self.rounds[first] for first in firsts],
         )
 
     @property
@@ -149,9 +179,12 @@ class GradedGroups:
 
         Other groups teach at most a length or a format. Completions that are not in the loss are ignored.
         """
-        right = next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
-        highest, lowest = right.nan_to_num(-torch.inf).amax(1), right.nan_to_num(torch.inf).amin(1)
-        return highest - lowest > 1e-6  # none is seen: -inf
+        return differ(self.answered)
+
+    @property
+    def answered(self) -> Float[Tensor, "P G"]:
+        """First reward of the completions in the loss; NaN for the others."""
+        return next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
 
     def answers(self, advantages: Float[Tensor, "P G"] | None = None) -> KnownCompletions:
         """Returns what is read to decide which completions are kept.
@@ -159,15 +192,15 @@ class GradedGroups:
         Args:
             advantages: Advantages of the completions; null for 0.
         """
-        right = next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
+        right = self.answered
         lengths = self.rollouts.completion_lengths.view(right.shape).to(right)
         return KnownCompletions(
             self.compared, right, lengths, torch.zeros_like(right) if advantages is None else advantages
         )
 
     def keeping(self, kept: Bool[Tensor, "P G"]) -> GradedGroups:
-        """Returns these groups with only the given completions in the loss."""
-        return replace(self, kept=kept)
+        """Returns these groups with only the given ones of their completions in the loss."""
+        return replace(self, kept=kept if self.kept is None else kept & self.kept)
 
     def labels(self, name: str | None) -> Float[Tensor, " P"]:
         """Returns a label of each prompt; NaN for those without it, and without a name."""
@@ -176,15 +209,78 @@ class GradedGroups:
     @property
     def outcomes(self) -> Outcomes:
         """Outcomes of the prompts for the data operations; the first reward says which answers are right."""
-        right = next(iter(self.rewards.values()))
+        grid, first = ByPrompt(self.batch.rows), next(iter(self.rewards.values()))
+        right, lengths = grid.joined(first), self.rollouts.completion_lengths.view(first.shape).double()
         return Outcomes(
-            uids=[prompt.uid for prompt in self.batch.prompts],
-            rewards=self.total,
+            uids=[self.batch.prompts[group].uid for group in grid.firsts],
+            rewards=grid.joined(self.total),
             right=right.nansum(1),
             graded=(~right.isnan()).sum(1),
-            varied=self.varied,
-            tokens=self.rollouts.completion_lengths.view(right.shape).sum(1).cpu(),
+            varied=differ(grid.joined(self.answered)),
+            tokens=grid.joined(lengths).nansum(1).long().cpu(),
         )
+
+
+class ByPrompt:
+    """A grid with a row a prompt, in which the groups of a prompt stand side by side.
+
+    Args:
+        rows: Pool row of each group's prompt.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        found: dict[int, list[int]] = {}
+        for group, row in enumerate(rows):
+            found.setdefault(row, []).append(group)
+        self.firsts = [groups[0] for groups in found.values()]  # the first group of each prompt
+        self._repeats = len(found) < len(rows)
+        self._places = torch.empty(len(rows), 2, dtype=torch.long)  # prompt of each group, and place among its groups
+        for prompt, groups in enumerate(found.values()):
+            for place, group in enumerate(groups):
+                self._places[group] = torch.tensor([prompt, place])
+
+    def joined(self, values: Float[Tensor, "U g"]) -> Float[Tensor, "P G"]:
+        """Puts the values of all groups into the grid; NaN where a prompt has fewer groups than others."""
+        if not self._repeats:
+            return values
+        prompts, places = self._places.unbind(1)
+        grid = values.new_full((len(self.firsts), int(places.max()) + 1, values.shape[1]), torch.nan)
+        grid[prompts, places] = values
+        return grid.flatten(1)
+
+    def split(self, grid: Float[Tensor, "P G"], size: int) -> Float[Tensor, "U g"]:
+        """Takes the values of each group out of the grid again, given the size of the groups."""
+        if not self._repeats:
+            return grid
+        prompts, places = self._places.unbind(1)
+        return grid.unflatten(1, (-1, size))[prompts, places]
+
+
+def differ(values: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
+    """Marks rows that hold different values; NaN is none."""
+    highest, lowest = values.nan_to_num(-torch.inf).amax(1), values.nan_to_num(torch.inf).amin(1)
+    return highest - lowest > 1e-6  # without a value: -inf
+
+
+def advantages_of(
+    objective: Objective, sampled: GradedGroups, step: StepRows, everywhere: Everywhere
+) -> Float[Tensor, "P G"]:
+    """Computes this rank's advantages from the rewards of all ranks' trained rows, minus their penalty.
+
+    Args:
+        objective: Objective that compares the completions of each prompt.
+        sampled: Graded groups of this rank.
+        step: Rows of these groups, with the reference if there is one.
+        everywhere: Function that joins the values of all ranks.
+    """
+    total = sampled.compared
+    if step.reference is not None:
+        penalty = objective.penalty(step.sampler_logprobs, step.reference, step.mask)
+        total = total if penalty is None else total - penalty.view_as(total).cpu()
+    joined, own = everywhere(total)
+    rows, _ = everywhere(torch.tensor(sampled.batch.rows))
+    grid = ByPrompt(rows.tolist())
+    return grid.split(objective.advantages(grid.joined(joined)), total.shape[1])[own]
 
 
 def _summed(each: Sequence[Mapping[str, Any]], start: Any) -> dict[str, Any]:

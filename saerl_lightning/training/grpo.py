@@ -13,12 +13,9 @@ from typing import cast
 
 import lightning
 import torch
-from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
-from saerl_lightning.errors import RunStopped
 from saerl_lightning.objective.keeping.keep import Keep
 from saerl_lightning.objective.objective import Objective
 from saerl_lightning.objective.reweighting.reweighting import Reweighting
@@ -29,17 +26,18 @@ from saerl_lightning.ranges import Count, CountFrom0, Positive, require_in_range
 from saerl_lightning.ranks.collectives import agreed, gather_objects, gather_outcomes, gradient_sync, mean_over_ranks
 from saerl_lightning.records import PromptBatch, Sampling
 from saerl_lightning.reward.function import as_rewards
-from saerl_lightning.reward.reward import Reward, no_grades, require_distinct, weighted_sum
+from saerl_lightning.reward.reward import Reward, require_distinct, weighted_sum
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training import choices
 from saerl_lightning.training.arithmetic import BatchArithmetic, planned_batches
-from saerl_lightning.training.dynamic_sampling import DynamicSampling
 from saerl_lightning.training.grading import (
     GradedGroups,
     Reference,
+    advantages_of,
     entropy_floor,
     equal_forwards,
     everywhere,
+    require_grades,
     sample_and_grade,
     score_step,
 )
@@ -61,6 +59,9 @@ from saerl_lightning.training.metrics import (
 from saerl_lightning.training.optimization import Gradients, require_makers
 from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.precision import refuse_adapter_dropout, score_as_sampled
+from saerl_lightning.training.rounds.checkpoint_state import RoundsInCheckpoint
+from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.rounds.rounds import Rounds, StepSource
 from saerl_lightning.training.rows import Cut, StepRows
 from saerl_lightning.training.shortcuts import Shortcuts
 
@@ -86,8 +87,8 @@ class GRPOModule(PolicyModule):
         updates_per_batch: Number of optimiser steps on each sampled batch; 1 is on-policy.
         micro_tokens: Largest number of tokens (padding included) that go through the model at once; changes memory, not
             the gradient.
-        dynamic_sampling: Replacement of groups without variance by groups of the plan's next prompts; null switches it
-            off.
+        dynamic_sampling: Decision how many completions of which prompts a step samples, by the results of its first ones
+            or of earlier steps; `{max_rounds: 10}` is DynamicSampling. Null samples G completions of each prompt.
         shortcuts: Computations that a step skips because they do not change its gradient: `all`, `none`, or a list of
             shared_prefix, lean_layers, tiled_head, skip_zero_advantage, reuse_forward, sort_by_length, overlap_grading.
         max_grad_norm: Norm that gradients are scaled down to; null does not scale them.
@@ -113,7 +114,7 @@ class GRPOModule(PolicyModule):
         warmup_steps: CountFrom0 = 0,
         updates_per_batch: Count = 1,
         micro_tokens: Count = 16384,
-        dynamic_sampling: DynamicSampling | None = None,
+        dynamic_sampling: DynamicSampling | Rounds | None = None,
         shortcuts: list[str] | str = "all",
         max_grad_norm: Positive | None = 1.0,
         guard: MismatchGuard | None = MismatchGuard(),  # noqa: B008  # frozen
@@ -186,34 +187,37 @@ class GRPOModule(PolicyModule):
     # -- the verbs of a step -------------------------------------------------------------------------------------------
 
     def sample_and_grade(self, batch: PromptBatch) -> tuple[GradedGroups, GradedGroups]:
-        """Samples G completions a prompt and grades them; with dynamic sampling, replaces groups without variance.
-
-        Raises:
-            RunStopped: if no completion of any rank could be graded.
-        """
-        first = cast("GradedGroups", self.sample(batch, 0))
-        gather = partial(gather_objects, ranks=self.trainer.world_size)
-        if not any(gather(bool(first.total.isfinite().any()))):
-            raise RunStopped(no_grades(self.rewards, first.rewards), everywhere=True)
+        """Returns all groups that were generated, and those to train on: G completions a prompt, or as rounds decide."""
         if self.dynamic_sampling is None:
+            first = cast("GradedGroups", self.sample(batch, 0, self.sampling.group_size))
             return first, first
-        return self.dynamic_sampling.fill(first, self.sample, self.prompts.next_prompts, gather)
+        gather = partial(gather_objects, ranks=self.trainer.world_size)
+        rates = partial(choices.predicted_rates, self.prompts.operations)
+        source = StepSource(self.sample, self.prompts.next_prompts, gather, rates, self.sampling.group_size)
+        return self.dynamic_sampling.fill(batch, source)
 
-    def sample(self, batch: PromptBatch | None, round: int) -> GradedGroups | None:
-        """Completes and grades prompts, if there are any; round 0 is the batch itself, later rounds are replacements.
+    def sample(self, batch: PromptBatch | None, round: int, size: int) -> GradedGroups | None:
+        """Completes prompts, if there are any, `size` times each, and grades the completions. Round 0 is the first.
 
         Raises:
-            RunStopped: on every rank, if engine or graders fail on one; that one raises its own error.
+            RunStopped: on every rank, if engine or graders fail on one, which raises its own error, or nothing of
+                round 0 could be graded.
         """
+        groups: GradedGroups | None = None
         with agreed():
-            if batch is None:
-                return None
-            ahead = None if self.ahead is None else self.ahead.take(batch, self.global_step)
-            return ahead or self.graded(batch, self.global_step, self.phases, round)
+            if batch is not None:
+                groups = None if self.ahead is None else self.ahead.take(batch, self.global_step)
+                groups = groups or self.graded(batch, self.global_step, self.phases, round, size)
+        if round == 0 and groups is not None:
+            require_grades(self.rewards, groups, self.trainer.world_size)
+        return groups
 
-    def graded(self, batch: PromptBatch, steps: int, phases: Phases, round: int = 0) -> GradedGroups:
+    def graded(
+        self, batch: PromptBatch, steps: int, phases: Phases, round: int = 0, size: int | None = None
+    ) -> GradedGroups:
         """Completes and grades this rank's prompts, which are trained after that many optimiser steps."""
-        sampling = self.sampling.placed(batch.places, self.seed_at(steps) + 1_000_003 * round)
+        seed, size = self.seed_at(steps) + 1_000_003 * round, size or self.sampling.group_size
+        sampling = replace(self.sampling, group_size=size).placed(batch.places, seed)
         overlap = self.shortcuts.overlap_grading
         rollouts, rewards = sample_and_grade(self.engine, self.rewards, batch, sampling, phases, overlap)
         total = weighted_sum(self.rewards, rewards)
@@ -239,7 +243,7 @@ class GRPOModule(PolicyModule):
         if stale or self.objective.top_entropy < 1 or not self.shortcuts.reuse_forward:
             with self.phases("old"):
                 step = self._with_old(step)
-        advantages = self.advantages(sampled, step)
+        advantages = advantages_of(self.objective, sampled, step, joined)
         if self.keep is not None:
             sampled, step = choices.kept_by_advantages(self.keep, sampled, step, advantages, joined)
         self.last_step = replace(sampled, advantages=advantages)
@@ -247,15 +251,6 @@ class GRPOModule(PolicyModule):
             step = choices.weighed(self.reweighting, sampled, step, advantages, joined, self.prompts.operations)
         skip = self.shortcuts.skip_zero_advantage and self.objective.skips_zero_advantage
         return step.with_advantages(advantages, skip, lambda counts: mean_over_ranks(self.trainer, counts))
-
-    def advantages(self, sampled: GradedGroups, step: StepRows) -> Float[Tensor, "P G"]:
-        """Computes this rank's advantages from the rewards of all ranks' trained rows, minus their penalty."""
-        total = sampled.compared
-        if step.reference is not None:
-            penalty = self.objective.penalty(step.sampler_logprobs, step.reference, step.mask)
-            total = total if penalty is None else total - penalty.view_as(total).cpu()
-        joined, own = everywhere(self.trainer)(total)
-        return self.objective.advantages(joined)[own]
 
     def _with_old(self, step: StepRows) -> StepRows:
         """Computes the step's old log-probabilities before its first update."""
@@ -272,8 +267,11 @@ class GRPOModule(PolicyModule):
         self.log_dict(self.guard.check(*seen, self.compute_dtype, self.trainer.world_size))
 
     def observe(self, sampled: GradedGroups) -> None:
-        """Passes the outcomes of the step's prompts to the data operations."""
-        self.prompts.observe(gather_outcomes(sampled.outcomes, self.trainer.world_size))
+        """Passes the outcomes of the step's prompts to the data operations, and to the rounds."""
+        outcomes = gather_outcomes(sampled.outcomes, self.trainer.world_size)
+        self.prompts.observe(outcomes)
+        if self.dynamic_sampling is not None:
+            self.dynamic_sampling.observe(outcomes)
 
     def report(
         self,
@@ -338,9 +336,12 @@ class GRPOModule(PolicyModule):
         # Greedy groups are refused later, as what they are.
         if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
             refuse_truncated_support(self.sampling)
-        choices.refuse_unfit(self.keep, self.reweighting, self.objective, self.sampling, self.trainer)
+        choices.refuse_unfit(
+            self.keep, self.reweighting, self.objective, self.sampling, self.trainer, self.dynamic_sampling
+        )
         ahead = [] if self.ahead is None else [AheadInCheckpoint()]
-        return [*super().configure_callbacks(), *ahead]
+        rounds = [] if self.dynamic_sampling is None else [RoundsInCheckpoint(self.dynamic_sampling)]
+        return [*super().configure_callbacks(), *ahead, *rounds]
 
     def setup(self, stage: str) -> None:
         """Refuses prompts that the rewards can't grade, those of training included, before weights are loaded.
@@ -361,16 +362,7 @@ class GRPOModule(PolicyModule):
 
     def on_fit_start(self) -> None:
         """Checks the batch arithmetic, which is printed."""
-        arithmetic = BatchArithmetic(
-            prompts=self.prompts.batch_size,
-            sampling=self.sampling,
-            max_prompt_tokens=self.prompts.chat.max_prompt_tokens,
-            micro_tokens=self.micro_tokens,
-            updates_per_batch=self.updates_per_batch,
-            ranks=self.trainer.world_size,
-            batches=self.planned_batches(),
-            context=self.context,
-        )
+        arithmetic = BatchArithmetic.of(self)
         arithmetic.check()
         rank_zero_info(arithmetic)
         score_as_sampled(self.model)

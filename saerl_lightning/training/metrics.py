@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saerl_lightning.reward.reward import Reward, abstained
-from saerl_lightning.training.grading import GradedGroups
+from saerl_lightning.training.grading import ByPrompt, GradedGroups
 
 SUMS = ("rollouts/generated", "rollouts/trained", "rollouts/scored_tokens")
 ROUNDS = ("rollouts/refill_rounds",)  # a rank takes part in the first ones, until it has what it needs
@@ -120,6 +120,7 @@ class Completions:
     truncated: Bool[Tensor, " R"]
     versions: Int[Tensor, " R"]  # of the weights that wrote the row
     difficulty: Float[Tensor, " P"]  # the plan's rating of the prompt; NaN without one
+    prompts: Int[Tensor, " P"]  # pool row of each group's prompt
 
     @classmethod
     def of(cls, sampled: GradedGroups, difficulty: Float[np.ndarray, " N"]) -> Completions:
@@ -131,9 +132,15 @@ class Completions:
         """
         rows = sampled.rollouts
         rated = torch.as_tensor(difficulty[sampled.batch.rows])
-        lengths = rows.completion_lengths
         return cls(
-            sampled.rewards, sampled.total, sampled.compared, lengths, rows.truncated, rows.weight_version, rated
+            sampled.rewards,
+            sampled.total,
+            sampled.compared,
+            rows.completion_lengths,
+            rows.truncated,
+            rows.weight_version,
+            rated,
+            torch.tensor(sampled.batch.rows),
         )
 
     @classmethod
@@ -143,18 +150,19 @@ class Completions:
             {name: torch.cat([part.rewards[name] for part in parts]) for name in parts[0].rewards},
             *(
                 torch.cat([getattr(part, name) for part in parts])
-                for name in ("total", "compared", "lengths", "truncated", "versions", "difficulty")
+                for name in ("total", "compared", "lengths", "truncated", "versions", "difficulty", "prompts")
             ),
         )
 
     def metrics(self, began: int) -> dict[str, float]:
         """Metrics of rewards, groups, lengths and staleness; `began` is the step's first weight version."""
-        tokens = int(self.lengths.sum())
+        tokens, grid = int(self.lengths.sum()), ByPrompt(self.prompts.tolist())
+        right = grid.joined(next(iter(self.rewards.values())))
         return {
             **reward_metrics(self.rewards, self.total),
-            **group_metrics(self.compared, tokens),
+            **group_metrics(grid.joined(self.compared), tokens),
             **length_metrics(self.lengths, self.truncated),
-            **plan_metrics(self.difficulty, next(iter(self.rewards.values()))),
+            **plan_metrics(self.difficulty[grid.firsts], right),
             "rollouts/generated_tokens": float(tokens),
             "rollouts/staleness": began - self.versions.double().mean().item(),
             "rollouts/staleness/max": began - self.versions.min().item(),
@@ -262,9 +270,10 @@ def plan_metrics(difficulty: Float[Tensor, " P"], right: Float[Tensor, "P G"]) -
 
 def refill_metrics(generated: GradedGroups, trained: GradedGroups) -> dict[str, float]:
     """Numbers of generated and trained completions and of a rank's rounds, and the share of its replaced groups."""
+    used = trained.total.numel() if trained.kept is None else int(trained.kept.sum())
     return {
         "rollouts/generated": float(generated.total.numel()),
-        "rollouts/trained": float(trained.total.numel()),
+        "rollouts/trained": float(used),
         "rollouts/refill_rounds": float(max(generated.rounds)),
         "rollouts/replaced_frac": sum(number > 0 for number in trained.rounds) / len(trained.rounds),
     }

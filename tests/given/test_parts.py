@@ -156,7 +156,10 @@ def test_a_module_judges_its_parts(given, says, kind):
         ({"objective": "grpo"}, r"GRPOModule\.objective is 'grpo'; write an Objective, as objective=GRPO\(\)"),
         ({"sampling": {"group_size": 4}}, r"GRPOModule\.sampling is a dict; write a Sampling, as sampling=Sampling\("),
         ({"guard": 0.1}, r"GRPOModule\.guard is 0\.1; write a MismatchGuard"),
-        ({"dynamic_sampling": True}, r"GRPOModule\.dynamic_sampling is True; write a DynamicSampling"),
+        (
+            {"dynamic_sampling": True},
+            r"GRPOModule\.dynamic_sampling is True; write a Rounds, as dynamic_sampling=DynamicSampling",
+        ),
         ({"updates_per_batch": "2"}, r"GRPOModule\.updates_per_batch is '2'; write a whole number from 1"),
         ({"max_grad_norm": [None]}, r"GRPOModule\.max_grad_norm is a list; write a number above 0"),
         ({"micro_tokens": 2.5}, r"GRPOModule\.micro_tokens is 2\.5; write a whole number from 1"),

@@ -20,7 +20,7 @@ from saerl_lightning.ranks.collectives import agreed
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.training.callbacks import ValidateAtStart
-from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling
 from tests.training.conftest import ParityReward, Sums, data, fit, module, trainer
 from tests.training.equal_ranks import Unseen
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling
 from tests.training.conftest import Sums, data, fit, module, trainer
 from tests.training.ranks import TEXTS, ByPrompt
 from tests.training.test_dynamic_sampling import SomeNeverVary, Witness

@@ -26,7 +26,7 @@ from saerl_lightning.rollout.server import ServerEngine
 from saerl_lightning.rollout.transfer.broadcast import GlooTransfer
 from saerl_lightning.rollout.vllm import VLLMEngine
 from saerl_lightning.training.callbacks import ValidateAtStart
-from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling
 from saerl_lightning.training.rows import StepRows
 from tests.training.conftest import Sums, data, fit, module, trainer
 from tests.training.test_grpo_module import Record

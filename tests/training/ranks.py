@@ -16,7 +16,7 @@ from saerl_lightning.objective.terms import EntropyTerm
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.scripted import ScriptedEngine
 from saerl_lightning.training.callbacks import TokenBudget
-from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling
 from tests.training.conftest import ParityReward, Sums, data, fit, module, trainer
 from tests.training.test_grpo_module import Record
 

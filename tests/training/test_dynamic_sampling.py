@@ -19,9 +19,10 @@ from saerl_lightning.data.serving import PlanSampler
 from saerl_lightning.errors import InputError
 from saerl_lightning.plan import SamplePlan
 from saerl_lightning.records import Prompt, PromptBatch, Rollouts
-from saerl_lightning.training.dynamic_sampling import DynamicSampling, trained_groups
 from saerl_lightning.training.grading import GradedGroups
 from saerl_lightning.training.metrics import refill_metrics
+from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling, trained_groups
+from saerl_lightning.training.rounds.rounds import StepSource
 from tests.training.conftest import ParityReward, data, fit, largest_difference, module, trainer, weights
 
 SCRIPT = Path(__file__).with_name("dynamic_sampling_ranks.py")
@@ -55,7 +56,8 @@ def run_rank(script: str, sampler: PlanSampler, max_rounds: int, gather) -> tupl
     """Fills every step of an epoch; also tells what each round sampled."""
     rewards, filled, log = rewards_of(script), [], []
 
-    def sample(batch: PromptBatch | None, number: int) -> GradedGroups | None:
+    def sample(batch: PromptBatch | None, number: int, size: int) -> GradedGroups | None:
+        assert size == 2
         if batch is None:
             return None
         log.append((number, *batch.rows))
@@ -65,9 +67,9 @@ def run_rank(script: str, sampler: PlanSampler, max_rounds: int, gather) -> tupl
         rows = sampler.take_next(counts)
         return batch_of(rows) if rows else None
 
+    source = StepSource(sample, next_prompts, gather, None, 2)
     for rows in sampler:
-        first = sample(batch_of(rows), 0)
-        filled.append(DynamicSampling(max_rounds).fill(first, sample, next_prompts, gather))
+        filled.append(DynamicSampling(max_rounds).fill(batch_of(rows), source))
         sampler.advance()
     return filled, log
 
@@ -124,7 +126,8 @@ def test_a_filled_step_holds_its_groups_whole_and_counts_them():
 
 def test_a_step_that_needs_nothing_is_the_step_itself():
     first = graded(batch_of([0, 1]), rewards_of("vv"))
-    generated, trained = DynamicSampling().fill(first, None, None, lambda n: [n])
+    source = StepSource(lambda batch, number, size: first, None, lambda n: [n], None, 2)
+    generated, trained = DynamicSampling().fill(first.batch, source)
     assert trained is generated is first
 
 

@@ -13,7 +13,7 @@ from saerl_lightning.records import Sampling
 from saerl_lightning.reward.procedural import score
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.reward.workers import WorkerPool
-from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling
 from tests.training.conftest import ParityReward, Sums, data, fit, module, trainer
 from tests.training.test_grpo_module import Record
 

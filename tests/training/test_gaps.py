@@ -204,6 +204,7 @@ def test_rows_lengths_and_counts_by_hand():
         rows.truncated,
         rows.weight_version,
         torch.full((len(ADVANTAGES),), torch.nan),
+        torch.arange(len(ADVANTAGES)),
     )
     assert logged.metrics(0)["rollouts/generated_tokens"] == 17.0
     assert logged.metrics(0)["completions/length_mean"] == pytest.approx(17 / 6)

@@ -16,7 +16,7 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.hf import HFEngine
 from saerl_lightning.rollout.server import ServerEngine
-from saerl_lightning.training.dynamic_sampling import DynamicSampling
+from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling
 from tests.training.conftest import ParityReward, data, fit, largest_difference, module, sgd, trainer, weights
 from tests.training.stale import CopyEngine, ahead, run
 

@@ -79,20 +79,27 @@ def test_parts_of_rewards_are_means_over_completions_not_over_ranks():
 
 
 def completions(
-    total: list[list[float]], lengths: list[int], truncated: list[bool], difficulty: list[float]
+    total: list[list[float]], lengths: list[int], truncated: list[bool], difficulty: list[float], first: int = 0
 ) -> Completions:
     rewards, cut = torch.tensor(total), torch.tensor(truncated)
     compared = rewards.masked_fill(cut.view_as(rewards), NAN)
     versions = torch.full_like(torch.tensor(lengths), 3)
     return Completions(
-        {"math": rewards}, rewards, compared, torch.tensor(lengths), cut, versions, torch.tensor(difficulty)
+        {"math": rewards},
+        rewards,
+        compared,
+        torch.tensor(lengths),
+        cut,
+        versions,
+        torch.tensor(difficulty),
+        first + torch.arange(len(total)),
     )
 
 
 def test_completions_of_two_ranks_are_those_of_one():
     """A rank with no group that varies and only cut completions, beside one with two groups that do."""
     idle = completions([[1.0, 1.0]], [4, 4], [True, True], [NAN])
-    busy = completions([[1.0, 0.0], [NAN, 0.0], [0.0, 1.0]], [1, 2, 3, 1, 2, 2], [False] * 6, [0.25, 0.5, 1.0])
+    busy = completions([[1.0, 0.0], [NAN, 0.0], [0.0, 1.0]], [1, 2, 3, 1, 2, 2], [False] * 6, [0.25, 0.5, 1.0], 1)
     found = Completions.join([idle, busy]).metrics(began=5)
     expected = {
         "reward/mean": 4 / 7,

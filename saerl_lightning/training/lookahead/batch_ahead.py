@@ -12,9 +12,9 @@ from saerl_lightning.objective.objective import Objective
 from saerl_lightning.records import PromptBatch
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
-from saerl_lightning.training.dynamic_sampling import DynamicSampling
 from saerl_lightning.training.grading import GradedGroups
 from saerl_lightning.training.metrics import Phases
+from saerl_lightning.training.rounds.rounds import Rounds
 
 PATIENCE_S = 30.0  # for a second thread whose batch is not wanted any more
 
@@ -123,7 +123,7 @@ def _fulfil(begun: Begun, batch: PromptBatch, graded: Graded) -> None:
         begun.groups.set_exception(error)
 
 
-def refuse_lookahead(engine: RolloutEngine, objective: Objective, dynamic_sampling: DynamicSampling | None) -> None:
+def refuse_lookahead(engine: RolloutEngine, objective: Objective, dynamic_sampling: Rounds | None) -> None:
     """Refuses parts that can't sample one step ahead.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Which completions of which prompts a step samples and trains on."""
