@@ -132,16 +132,9 @@ class Completions:
         """
         rows = sampled.rollouts
         rated = torch.as_tensor(difficulty[sampled.batch.rows])
-        return cls(
-            sampled.rewards,
-            sampled.total,
-            sampled.compared,
-            rows.completion_lengths,
-            rows.truncated,
-            rows.weight_version,
-            rated,
-            torch.tensor(sampled.batch.rows),
-        )
+        written = rows.completion_lengths, rows.truncated, rows.weight_version
+        groups = rated, torch.tensor(sampled.batch.rows)
+        return cls(sampled.rewards, sampled.total, sampled.compared, *written, *groups)
 
     @classmethod
     def join(cls, parts: Sequence[Completions]) -> Completions:
