@@ -96,7 +96,7 @@ class PromptBatch:
 
         Args:
             positions: Positions of the prompts in this batch.
-            places: Their places in the batch of all processes; without any, those that they have here.
+            places: Places of the prompts in the batch of all processes; without any, those of this batch.
         """
         return PromptBatch(
             [self.prompts[p] for p in positions],
