@@ -149,6 +149,7 @@ from .training.callbacks import TokenBudget as TokenBudget
 from .training.callbacks import ValidateAtStart as ValidateAtStart
 from .training.grpo import GRPOModule as GRPOModule
 from .training.guard import MismatchGuard as MismatchGuard
+from .training.replay.replay import Replay as Replay
 from .training.rounds.dynamic_sampling import DynamicSampling as DynamicSampling
 from .training.rounds.knapsack import Knapsack as Knapsack
 from .training.rounds.most_learnable import MostLearnable as MostLearnable

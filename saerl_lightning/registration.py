@@ -29,6 +29,7 @@ FOLDERS = (
     "sae",
     "signals",
     "training",
+    "training.replay",
     "training.rounds",
     "training.tables",
 )

@@ -35,6 +35,7 @@ EXAMPLES = {
     "Policy": "Policy('folder or hub name')",
     "Probe": "RidgeProbe()",
     "ReadModel": "ReadModel('folder or hub name')",
+    "Replay": "Replay()",
     "Reweighting": "PER()",
     "Reward": "MathReward()",
     "RolloutEngine": "HFEngine()",

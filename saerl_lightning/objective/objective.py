@@ -53,6 +53,11 @@ class Objective(ABC):
         return False
 
     @property
+    def compares_old(self) -> bool:
+        """Whether the loss takes the policy's ratio to `old_logprobs`, so that rows of earlier weights can be trained on."""
+        return False
+
+    @property
     def reads_sampler(self) -> bool:
         """Whether the sampler's log-probabilities are used, which then must be the policy's own."""
         return self.corrects_sampler

@@ -105,6 +105,11 @@ class PolicyGradient(Objective):
         return self.correction is not None
 
     @property
+    def compares_old(self) -> bool:
+        """Whether gains are made of the ratio: they are."""
+        return True
+
+    @property
     def reads_sampler(self) -> bool:
         """Whether there is a correction, or a KL that is subtracted from the rewards."""
         return self.corrects_sampler or (self.needs_reference and not self._kl_in_loss)

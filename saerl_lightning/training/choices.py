@@ -19,12 +19,16 @@ from saerl_lightning.online.history import PREDICTIONS
 from saerl_lightning.online.operation import Learner
 from saerl_lightning.records import Sampling
 from saerl_lightning.training.guard import refuse_truncated_support
+from saerl_lightning.training.lookahead.checkpoint import AheadInCheckpoint
+from saerl_lightning.training.replay.stored_groups import ReplayInCheckpoint
+from saerl_lightning.training.rounds.checkpoint_state import RoundsInCheckpoint
 from saerl_lightning.training.rounds.rounds import Rounds
 
 if TYPE_CHECKING:
     import lightning
 
     from saerl_lightning.training.grading import GradedGroups
+    from saerl_lightning.training.grpo import GRPOModule
     from saerl_lightning.training.rows import StepRows
 
 
@@ -110,19 +114,14 @@ def predicted_rates(operations: Mapping[str, DataCallback], rows: Sequence[int])
     return made[PREDICTIONS[0]].double().numpy() if made else np.full(len(rows), np.nan)
 
 
-def refuse_unfit(
-    keep: Keep | None,
-    reweighting: Reweighting | None,
-    objective: Objective,
-    sampling: Sampling,
-    trainer: lightning.Trainer,
-    rounds: Rounds | None = None,
-) -> None:
-    """Refuses a choice or weights that do not fit objective, sampling and data operations.
+def refuse_unfit(module: GRPOModule) -> None:
+    """Refuses rounds, replay, a choice or weights that do not fit objective, sampling and data operations.
 
     Raises:
         InputError: with what to write instead.
     """
+    keep, reweighting, rounds = module.keep, module.reweighting, module.dynamic_sampling
+    objective, sampling = module.objective, module.sampling
     if rounds is not None:
         rounds.check(sampling.group_size)
     if keep is not None:
@@ -138,7 +137,41 @@ def refuse_unfit(
             refuse_truncated_support(sampling)
         reweighting.require(objective.weighs, type(objective).__name__)
         if reweighting.predicted:
-            _require_predictions(type(reweighting).__name__, getattr(trainer, "datamodule", None))
+            _require_predictions(type(reweighting).__name__, getattr(module.trainer, "datamodule", None))
+    if module.replay is not None:
+        refuse_replay(objective, sampling, rounds, module.lookahead)
+
+
+def refuse_replay(objective: Objective, sampling: Sampling, rounds: Rounds | None, lookahead: bool) -> None:
+    """Refuses parts that groups of earlier steps do not fit.
+
+    Raises:
+        InputError: naming the part and what to write instead.
+    """
+    if not objective.compares_old:
+        raise InputError(
+            f"model.replay trains on completions of older weights, and {type(objective).__name__} has no ratio to correct "
+            "for them (compares_old); write an objective that has one, or --model.replay null"
+        )
+    if lookahead:
+        raise InputError(
+            "model.lookahead and model.replay are both on, and which step's weights sampled a batch is then not known to "
+            "the replay; write --model.replay null, or --model.lookahead false"
+        )
+    if rounds is not None and not rounds.equal_groups:
+        raise InputError(
+            f"model.replay stores groups of equal size, and model.dynamic_sampling {type(rounds).__name__} makes unequal "
+            "ones; write --model.replay null, or --model.dynamic_sampling null"
+        )
+    refuse_truncated_support(sampling)
+
+
+def in_checkpoints(module: GRPOModule) -> list[lightning.Callback]:
+    """Returns the callbacks that save what a module's steps leave for later ones."""
+    made: list[lightning.Callback] = [] if module.ahead is None else [AheadInCheckpoint()]
+    if module.dynamic_sampling is not None:
+        made.append(RoundsInCheckpoint(module.dynamic_sampling))
+    return made if module.replay is None else [*made, ReplayInCheckpoint(module.replay)]
 
 
 def _require_predictions(name: str, datamodule: object) -> None:

@@ -117,6 +117,7 @@ class GradedGroups:
     advantages: Float[Tensor, "P G"] | None = None  # once all of the step is graded
     spent: dict[str, float] = field(default_factory=dict)  # seconds and counts of this rank's grading, by metric
     parts: dict[str, list[float]] = field(default_factory=dict)  # values of each part of each reward, by metric
+    replayed: Bool[Tensor, " P"] | None = None  # groups that an earlier step sampled; None for none of them
     kept: Bool[Tensor, "P G"] | None = None  # completions that `model.keep` trains on; None for all
 
     @classmethod

@@ -45,7 +45,6 @@ from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_suppo
 from saerl_lightning.training.loggers import GRPO
 from saerl_lightning.training.lookahead.batch_ahead import BatchAhead, refuse_lookahead
 from saerl_lightning.training.lookahead.canary import canary
-from saerl_lightning.training.lookahead.checkpoint import AheadInCheckpoint
 from saerl_lightning.training.metrics import (
     Completions,
     MetricSum,
@@ -59,7 +58,7 @@ from saerl_lightning.training.metrics import (
 from saerl_lightning.training.optimization import Gradients, require_makers
 from saerl_lightning.training.policy_module import PolicyModule
 from saerl_lightning.training.precision import refuse_adapter_dropout, score_as_sampled
-from saerl_lightning.training.rounds.checkpoint_state import RoundsInCheckpoint
+from saerl_lightning.training.replay.replay import Replay
 from saerl_lightning.training.rounds.dynamic_sampling import DynamicSampling
 from saerl_lightning.training.rounds.rounds import Rounds, StepSource
 from saerl_lightning.training.rows import Cut, StepRows
@@ -98,6 +97,7 @@ class GRPOModule(PolicyModule):
             one batch old. Needs an engine with devices of its own (ServerEngine) and `objective.correction`.
         keep: Choice of the graded completions that are trained on; null trains on all of them.
         reweighting: Weights of completions or tokens in the gradient, with mean 1; null weighs all alike.
+        replay: Training on groups of earlier steps beside those of the present one; null switches it off.
     """
 
     _step_names = GRPO
@@ -121,6 +121,7 @@ class GRPOModule(PolicyModule):
         lookahead: bool = False,
         keep: Keep | None = None,
         reweighting: Reweighting | None = None,
+        replay: Replay | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -142,6 +143,7 @@ class GRPOModule(PolicyModule):
         self.ahead = BatchAhead() if lookahead else None
         self.keep = keep
         self.reweighting = reweighting
+        self.replay = replay
         self.phases = Phases()
         self.gradients = Gradients()
         self.last_step: GradedGroups | None = None
@@ -157,6 +159,9 @@ class GRPOModule(PolicyModule):
             self.sync()
         version = self.weight_version
         generated, trained = self.sample_and_grade(batch)
+        trained = (
+            trained if self.replay is None else self.replay.mix(trained, self.global_step, self.trainer.world_size)
+        )
         self.look_ahead(batch, batch_idx)
         step = self.step_rows(trained)
         updates: list[dict[str, float]] = []
@@ -235,7 +240,9 @@ class GRPOModule(PolicyModule):
         self.rest()
         sampled = sampled if self.keep is None else choices.kept_by_rewards(self.keep, sampled)
         trained, joined = sampled.in_loss.flatten(), everywhere(self.trainer)
-        step = StepRows.from_rollouts(sampled.rollouts, trained, self.sampling.max_tokens, self.device)
+        step = StepRows.from_rollouts(
+            sampled.rollouts, trained, self.sampling.max_tokens, self.device, sampled.replayed
+        )
         if self.objective.needs_reference:
             with self.phases("reference"):
                 step = step.with_reference(self._reference[0].logprobs(self.scorer, step, self.cut))
@@ -283,7 +290,11 @@ class GRPOModule(PolicyModule):
     ) -> None:
         """Logs the step over all ranks: rewards, groups and lengths of generated and trained completions."""
         own = updates | self.phases.metrics() | generated.spent
-        own |= refill_metrics(generated, trained) | self.skipped_steps()
+        own |= (
+            refill_metrics(generated, trained)
+            | self.skipped_steps()
+            | ({} if self.replay is None else self.replay.report)
+        )
         own |= step.metrics() | ({} if self.keep is None else step.kept_share(trained.in_loss))
         completions = Completions.of(generated, self.prompts.plan.difficulty)
         ranks = gather_objects((own, completions, generated.parts), self.trainer.world_size)
@@ -336,12 +347,8 @@ class GRPOModule(PolicyModule):
         # Greedy groups are refused later, as what they are.
         if self.sampling.temperature > 0 and (self.guard or self.objective.reads_sampler):
             refuse_truncated_support(self.sampling)
-        choices.refuse_unfit(
-            self.keep, self.reweighting, self.objective, self.sampling, self.trainer, self.dynamic_sampling
-        )
-        ahead = [] if self.ahead is None else [AheadInCheckpoint()]
-        rounds = [] if self.dynamic_sampling is None else [RoundsInCheckpoint(self.dynamic_sampling)]
-        return [*super().configure_callbacks(), *ahead, *rounds]
+        choices.refuse_unfit(self)
+        return [*super().configure_callbacks(), *choices.in_checkpoints(self)]
 
     def setup(self, stage: str) -> None:
         """Refuses prompts that the rewards can't grade, those of training included, before weights are loaded.

@@ -38,6 +38,7 @@ GRPO = (
         for name in ("staleness", "staleness/max", "generated", "generated_tokens", "trained", "refill_rounds")
     ),
     *(f"rollouts/{name}" for name in ("replaced_frac", "scored_frac", "scored_tokens", "kept_frac")),
+    *(f"replay/{name}" for name in ("share", "age", "age/max", "stored")),
     "plan/difficulty",
     "plan/pass_rate",
     *(f"time/{phase}" for phase in PHASES),

@@ -124,6 +124,7 @@ class StepRows:
     old_logprobs: Float[Tensor, "R T"] | None = None  # of the policy before the first update; None while not known
     reference: Float[Tensor, "R T"] | None = None
     weights: Float[Tensor, "R T"] | None = None  # of the gain; None for 1
+    replayed: Bool[Tensor, " R"] | None = None  # rows that an earlier step sampled; None for none of them
     entropy_floor: float = -torch.inf
     step_rows: float = 1.0
     step_tokens: float = 1.0
@@ -131,7 +132,12 @@ class StepRows:
 
     @classmethod
     def from_rollouts(
-        cls, rollouts: Rollouts, trained: Bool[Tensor, " R"], max_tokens: int, device: torch.device
+        cls,
+        rollouts: Rollouts,
+        trained: Bool[Tensor, " R"],
+        max_tokens: int,
+        device: torch.device,
+        replayed: Bool[Tensor, " P"] | None = None,
     ) -> StepRows:
         """Builds the rows, without advantages yet; the loss uses those that are `trained`, all of which are scored."""
         lengths, count = rollouts.lengths.tolist(), len(rollouts.texts)
@@ -148,6 +154,7 @@ class StepRows:
             sampler_logprobs=rollouts.logprobs.to(device),
             advantages=torch.zeros(count, device=device),
             scored=_at_least_one(trained, lengths),
+            replayed=None if replayed is None else replayed.repeat_interleave(rollouts.group_size).to(device),
         )
 
     def with_reference(self, reference: Float[Tensor, "R T"]) -> StepRows:
@@ -228,10 +235,10 @@ class StepRows:
 
     @property
     def scored_mask(self) -> Bool[Tensor, "R T"]:
-        """True at tokens that the loss uses and the policy scores."""
+        """True at tokens that the loss uses and the policy scores, and that no earlier step sampled."""
         kept = torch.zeros_like(self.prompts, dtype=torch.bool)
         kept[self.scored] = True
-        return self.mask & kept[:, None]
+        return self.mask & (kept if self.replayed is None else kept & ~self.replayed)[:, None]
 
     def micro_batches(self, cut: Cut) -> list[list[int]]:
         """Splits the scored rows into micro-batches of row positions."""
@@ -279,11 +286,15 @@ class StepRows:
         """Inputs of the objective for these rows.
 
         If the old log-probabilities are not known, this is the first update. Its forward uses the weights that sampled,
-        so `logprobs` are also the old ones, and an on-policy step needs no second forward.
+        so `logprobs` are also the old ones, and an on-policy step needs no second forward. Those of replayed rows are
+        the log-probabilities that they were sampled with.
         """
+        old = logprobs.detach().float() if self.old_logprobs is None else self.old_logprobs
+        if self.replayed is not None:
+            old = torch.where(self.replayed[:, None], self.sampler_logprobs, old)
         return LossInputs(
             logprobs=logprobs,
-            old_logprobs=logprobs.detach().float() if self.old_logprobs is None else self.old_logprobs,
+            old_logprobs=old,
             sampler_logprobs=self.sampler_logprobs,
             entropy=entropy,
             mask=self.mask,

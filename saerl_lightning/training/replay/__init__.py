@@ -1,0 +1,1 @@
+"""Groups of earlier steps that a step trains on again."""
