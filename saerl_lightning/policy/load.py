@@ -86,6 +86,19 @@ class Policy:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return self._with_adapters(model) if self.lora else model
 
+    def build(self) -> PreTrainedModel:
+        """Builds the model by its configuration, with weights that are not set, and without adapters."""
+        from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+        config = AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
+        settings = {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention}
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code, **settings)
+        if (Path(self.path) / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(self.path)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Loads the tokenizer from the model's folder.
 

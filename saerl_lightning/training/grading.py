@@ -333,13 +333,12 @@ class Reference:
     Args:
         policy: Policy to load.
         model: Policy that is trained.
-        shard: Function that shards a model if the policy is sharded.
+        load: Function that loads it, sharded if the policy is.
     """
 
-    def __init__(self, policy: Policy, model: PreTrainedModel, shard: Callable[[PreTrainedModel], None]) -> None:
-        self._model = model if policy.lora else policy.load_model()
+    def __init__(self, policy: Policy, model: PreTrainedModel, load: Callable[[], PreTrainedModel]) -> None:
+        self._model = model if policy.lora else load()
         if not policy.lora:
-            shard(self._model)
             self._model.to(model.device)  # pyright: ignore[reportArgumentType]  # transformers types `self` wrongly
 
     def logprobs(self, scorer: Scorer, step: StepRows, cut: Cut) -> Float[Tensor, "R T"]:

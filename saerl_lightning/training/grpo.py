@@ -383,7 +383,7 @@ class GRPOModule(PolicyModule):
         if self.shortcuts.lean_layers:
             make_lean(self.model)
         if self.objective.needs_reference:  # in a tuple, so that it is no submodule and in no checkpoint
-            self._reference = (Reference(self.policy, self.model, self.shard),)
+            self._reference = (Reference(self.policy, self.model, self.load_policy),)
 
     def planned_batches(self) -> int:
         """Number of batches that this run samples: the plan's, times epochs, limited by `trainer.max_steps`."""

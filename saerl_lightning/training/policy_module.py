@@ -20,15 +20,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.plan import require_even_shares
 from saerl_lightning.policy.load import Policy
-from saerl_lightning.policy.sharding import shard
 from saerl_lightning.policy.weights import base_model, fingerprint, is_sharded, named_weights, save_adapters
 from saerl_lightning.ranks.collectives import agreed, gather_objects, mean_over_ranks
-from saerl_lightning.ranks.sharded import ShardedStrategy, require_strategy
+from saerl_lightning.ranks.sharded import require_strategy
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.callbacks import CleanEnd
 from saerl_lightning.training.evaluation import SetGrades
+from saerl_lightning.training.loading import load_for
 from saerl_lightning.training.loggers import LoggedNames, is_shipped, require_monitored
 from saerl_lightning.training.metrics import Phases
 from saerl_lightning.training.optimization import Gradients, not_finite, require_same_optimiser, require_steps, warm_up
@@ -147,16 +147,12 @@ class PolicyModule(lightning.LightningModule, ABC):
     def configure_model(self) -> None:
         """Loads the policy's weights, once."""
         if not hasattr(self, "model"):
-            with agreed():  # the folder may be missing on one machine
-                self.model = self.policy.load_model()
-            self.shard(self.model)
+            self.model = self.load_policy()
             self.model.train()
 
-    def shard(self, model: PreTrainedModel) -> None:
-        """Shards a model over the processes, under a strategy that does so; commands such as `label` have no trainer."""
-        if self._trainer is not None and isinstance(self.trainer.strategy, ShardedStrategy):
-            mesh = self.trainer.strategy.device_mesh["data_parallel"]
-            shard(model, mesh, torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None)
+    def load_policy(self) -> PreTrainedModel:
+        """Loads the policy, sharded over the processes under a strategy that does so."""
+        return load_for(self.policy, self._trainer)
 
     def configure_optimizers(self) -> Any:
         """Builds the optimiser over the trained weights, and its schedule if there is one."""

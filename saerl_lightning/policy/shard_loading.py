@@ -1,0 +1,169 @@
+"""Loads a policy in shards: it is built without weights, and each process reads its own part of every tensor.
+
+No process ever holds the whole model. Folders that this can't be done for are loaded whole by each process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from saerl_lightning.errors import InputError, first_line
+from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.weights import own_part
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+INDEX, ONE = "model.safetensors.index.json", "model.safetensors"
+
+
+def load_sharded(
+    policy: Policy, shard: Callable[[PreTrainedModel], None], device: torch.device
+) -> PreTrainedModel | None:
+    """Loads a policy so that each process reads its own part; None if that can't be done, as with adapters.
+
+    Args:
+        policy: Policy to load.
+        shard: Function that shards a model.
+        device: Device of this process.
+
+    Raises:
+        InputError: if a part can't be read, or holds NaN or infinity.
+    """
+    files = {} if policy.lora else weight_files(policy.path)
+    if not files:
+        return None
+    try:
+        with weightless():
+            model = policy.build()
+    except (OSError, ValueError, RuntimeError, ImportError):
+        return None  # loading whole says what is wrong with it
+    if not has_tensors(model, files):
+        return None
+    shard(model)
+    load_parts(model, files, device)
+    return model.eval()
+
+
+def weight_files(path: str) -> dict[str, Path]:
+    """Finds the safetensors file of each tensor of a local folder; {} for a hub name, or a folder with other files.
+
+    Args:
+        path: HF folder, or name on the hub.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(path)
+    try:
+        if (folder / INDEX).is_file():
+            named: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            return {name: folder / file for name, file in named.items()}
+        if (folder / ONE).is_file():
+            with safe_open(folder / ONE, framework="pt") as file:
+                return dict.fromkeys(file.keys(), folder / ONE)
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+        pass  # loading whole says what is wrong with it
+    return {}
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Registers parameters on the meta device inside the block; buffers, such as rotary frequencies, are computed."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+        register(module, name, parameter)
+
+    with patch.object(nn.Module, "register_parameter", on_meta):
+        yield
+
+
+def has_tensors(model: nn.Module, files: dict[str, Path]) -> bool:
+    """Whether the files have just the model's tensors by their own names, without those that are tied to others.
+
+    Args:
+        model: Model without weights.
+        files: File of each tensor.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    wanted |= {name: tuple(tensor.shape) for name, tensor in model.named_buffers() if name in model.state_dict()}
+    tied = model.state_dict().keys() - wanted.keys()
+    named = files.keys() - tied
+    return named == wanted.keys() and all(_shape(files[name], name) == shape for name, shape in wanted.items())
+
+
+def load_parts(model: nn.Module, files: dict[str, Path], device: torch.device) -> None:
+    """Gives a sharded model without weights its own part of every tensor.
+
+    Args:
+        model: Model whose parameters are sharded on the meta device.
+        files: File of each tensor.
+        device: Device of this process.
+
+    Raises:
+        InputError: if a part can't be read, or holds NaN or infinity.
+    """
+    ties = _ties(model)
+    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    for first, *others in ties:
+        for module, name in others:
+            setattr(module, name, getattr(*first))
+    held: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, file in files.items():
+            if name in held:
+                _read(held[name], name, file)
+
+
+def _ties(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Places of each parameter in the model, in the order of its modules."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            places.setdefault(id(parameter), []).append((module, name))
+    return list(places.values())
+
+
+def _read(tensor: Tensor, name: str, file: Path) -> None:
+    """Reads this process's part. The file is opened for each tensor, so that no page of another one stays in memory."""
+    from safetensors import SafetensorError, safe_open
+
+    own = own_part(tensor)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = opened.get_slice(name)
+            own.copy_(slices[_rows(tensor)] if tensor.dim() else opened.get_tensor(name))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{name} can't be read from '{file}': {first_line(error)}; take another copy") from error
+    if own.is_floating_point() and not bool(own.isfinite().all()):
+        raise InputError(f"'{file}' has NaN or infinity in {name}; take another copy, or an earlier checkpoint")
+
+
+def _rows(tensor: Any) -> slice:
+    """Rows of the whole tensor that this process holds."""
+    if not hasattr(tensor, "to_local"):
+        return slice(None)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return slice(offset[0], offset[0] + shape[0])
+
+
+def _shape(file: Path, name: str) -> tuple[int, ...] | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return tuple(opened.get_slice(name).get_shape())
+    except (OSError, SafetensorError):
+        return None
