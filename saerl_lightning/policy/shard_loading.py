@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -17,22 +18,46 @@ from torch import Tensor, nn
 
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.sharding import shard
 from saerl_lightning.policy.weights import own_part
+from saerl_lightning.ranks.collectives import agreed
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
 INDEX, ONE = "model.safetensors.index.json", "model.safetensors"
 
 
+def load_over(policy: Policy, mesh: DeviceMesh, device: torch.device, compute: torch.dtype | None) -> PreTrainedModel:
+    """Loads a policy in shards, part by part where that can be done. All processes call it.
+
+    Args:
+        policy: Policy to load.
+        mesh: Processes that share the weights.
+        device: Device of this process.
+        compute: Floating-point type that layers are gathered and computed in; null for that of the weights.
+
+    Raises:
+        InputError: on the processes that can't load it; the others stop with them.
+    """
+    over = partial(shard, mesh=mesh, compute=compute)
+    with agreed():  # the folder may be missing on one machine
+        if (model := load_sharded(policy, over, device)) is not None:
+            return model
+        model = policy.load_model()
+    over(model)
+    return model
+
+
 def load_sharded(
-    policy: Policy, shard: Callable[[PreTrainedModel], None], device: torch.device
+    policy: Policy, over: Callable[[PreTrainedModel], None], device: torch.device
 ) -> PreTrainedModel | None:
     """Loads a policy so that each process reads its own part; None if that can't be done, as with adapters.
 
     Args:
         policy: Policy to load.
-        shard: Function that shards a model.
+        over: Function that shards a model.
         device: Device of this process.
 
     Raises:
@@ -48,7 +73,7 @@ def load_sharded(
         return None  # loading whole says what is wrong with it
     if not has_tensors(model, files):
         return None
-    shard(model)
+    over(model)
     load_parts(model, files, device)
     return model.eval()
 

@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.plan import require_even_shares
 from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.shard_loading import load_over
 from saerl_lightning.policy.weights import base_model, fingerprint, is_sharded, named_weights, save_adapters
 from saerl_lightning.ranks.collectives import agreed, gather_objects, mean_over_ranks
 from saerl_lightning.ranks.sharded import require_strategy
@@ -28,7 +29,6 @@ from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.callbacks import CleanEnd
 from saerl_lightning.training.evaluation import SetGrades
-from saerl_lightning.training.loading import load_for
 from saerl_lightning.training.loggers import LoggedNames, is_shipped, require_monitored
 from saerl_lightning.training.metrics import Phases
 from saerl_lightning.training.optimization import Gradients, not_finite, require_same_optimiser, require_steps, warm_up
@@ -152,7 +152,12 @@ class PolicyModule(lightning.LightningModule, ABC):
 
     def load_policy(self) -> PreTrainedModel:
         """Loads the policy, sharded over the processes under a strategy that does so."""
-        return load_for(self.policy, self._trainer)
+        strategy = None if self._trainer is None else self.trainer.strategy
+        if not isinstance(strategy, ShardedStrategy):
+            with agreed():  # the folder may be missing on one machine
+                return self.policy.load_model()
+        compute = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+        return load_over(self.policy, strategy.device_mesh["data_parallel"], strategy.root_device, compute)
 
     def configure_optimizers(self) -> Any:
         """Builds the optimiser over the trained weights, and its schedule if there is one."""
