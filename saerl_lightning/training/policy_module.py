@@ -23,7 +23,7 @@ from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.shard_loading import load_over
 from saerl_lightning.policy.weights import base_model, fingerprint, is_sharded, named_weights, save_adapters
 from saerl_lightning.ranks.collectives import agreed, gather_objects, mean_over_ranks
-from saerl_lightning.ranks.sharded import require_strategy
+from saerl_lightning.ranks.sharded import ShardedStrategy, require_strategy
 from saerl_lightning.records import PromptBatch, Rollouts, Sampling
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
