@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import warnings
 from functools import partial
@@ -23,7 +22,9 @@ from saerl_lightning.policy.weights import whole, with_whole_weights
 
 
 def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    """Highest resident memory of this process in KiB; what `getrusage` tells may be its parent's."""
+    (line,) = (each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM"))
+    return int(line.split()[1])
 
 
 def main(path: str, out: Path, rank: int, port: str, how: str) -> None:
