@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.dapo import DAPO
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.gspo import GSPO
 from saerl_lightning.objective.keeping.gfpo import GFPO
+from saerl_lightning.objective.keeping.keep import KnownCompletions
 from saerl_lightning.objective.keeping.pass_rate_band import PassRateBand
 from saerl_lightning.objective.keeping.pods import PODS
 from saerl_lightning.objective.keeping.top_advantages import TopAdvantages
@@ -253,3 +255,13 @@ def test_two_processes_keep_weigh_and_mix_as_one(tiny, tmp_path):
                 if key.startswith(("data/", "policy/weight", "rollouts/kept", "loss")):
                     assert second[key] == pytest.approx(value, abs=2e-5), (name, key)
         assert "data/online/share/plus_3" in alone[0]
+
+
+def test_vcrls_drop_is_a_band_of_pass_rates():
+    """Groups of 8: 2 right have 4 p (1 - p) = .75 and go, 3 right have .9375 and stay."""
+    overlay = yaml.safe_load((Path(__file__).parents[2] / "configs/keep/vcrl.yaml").read_text())
+    keep = PassRateBand(**overlay["model"]["init_args"]["keep"]["init_args"])
+    right = torch.tensor([[float(g < k) for g in range(8)] for k in range(9)])
+    kept = keep.keep(KnownCompletions(right, right, torch.ones_like(right), torch.zeros_like(right))).any(1)
+    assert kept.tolist() == [4 * k / 8 * (1 - k / 8) >= 0.8 for k in range(9)]
+    assert kept.nonzero().flatten().tolist() == [3, 4, 5]
