@@ -159,9 +159,7 @@ class GRPOModule(PolicyModule):
             self.sync()
         version = self.weight_version
         generated, trained = self.sample_and_grade(batch)
-        trained = (
-            trained if self.replay is None else self.replay.mix(trained, self.global_step, self.trainer.world_size)
-        )
+        trained = choices.replayed(self.replay, trained, self.global_step, self.trainer.world_size)
         self.look_ahead(batch, batch_idx)
         step = self.step_rows(trained)
         updates: list[dict[str, float]] = []

@@ -76,7 +76,8 @@ def found(rollouts) -> list[tuple[int, int]]:
 def test_prompts_go_round_and_come_back_in_their_order(stand_ins, run):
     servers = stand_ins(3)
     rollouts = run(servers).generate(PROMPTS, SAMPLING)
-    assert [each.prompts() for each in servers] == [[20, 23, 26], [21, 24, 27], [22, 25]]
+    # Requests to one server are under way together, so they arrive in any order.
+    assert [sorted(each.prompts()) for each in servers] == [[20, 23, 26], [21, 24, 27], [22, 25]]
     assert found(rollouts) == expected()
     assert (rollouts.weight_version == 3).all()
     assert rollouts.truncated.all()
