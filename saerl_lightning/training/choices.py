@@ -29,20 +29,7 @@ if TYPE_CHECKING:
 
     from saerl_lightning.training.grading import GradedGroups
     from saerl_lightning.training.grpo import GRPOModule
-    from saerl_lightning.training.replay.replay import Replay
     from saerl_lightning.training.rows import StepRows
-
-
-def replayed(replay: Replay | None, fresh: GradedGroups, step: int, ranks: int) -> GradedGroups:
-    """Puts groups of earlier steps behind the fresh ones, if the run replays any.
-
-    Args:
-        replay: Replay of the run.
-        fresh: Graded groups of this rank.
-        step: Optimiser steps done before this one.
-        ranks: Number of processes.
-    """
-    return fresh if replay is None else replay.mix(fresh, step, ranks)
 
 
 def kept_by_rewards(keep: Keep, sampled: GradedGroups) -> GradedGroups:

@@ -159,7 +159,8 @@ class GRPOModule(PolicyModule):
             self.sync()
         version = self.weight_version
         generated, trained = self.sample_and_grade(batch)
-        trained = choices.replayed(self.replay, trained, self.global_step, self.trainer.world_size)
+        if self.replay is not None:
+            trained = self.replay.mix(trained, self.global_step, self.trainer.world_size)
         self.look_ahead(batch, batch_idx)
         step = self.step_rows(trained)
         updates: list[dict[str, float]] = []
