@@ -291,9 +291,8 @@ class Outcomes:
     """
 
     uids: list[str]  # P
-    rewards: Float[
-        Tensor, "P G"
-    ]  # weighted sums of all rewards; NaN too where a prompt got fewer completions than others
+    # Weighted sums of all rewards; NaN too where a prompt got fewer completions than others.
+    rewards: Float[Tensor, "P G"]
     right: Float[Tensor, " P"]  # number of right answers by the first reward; a fraction where it gives one
     graded: Int[Tensor, " P"]  # number of answers that the first reward graded
     varied: Bool[Tensor, " P"]  # whether answers that are trained on differ in the first reward

@@ -44,9 +44,8 @@ class Learner(Online):
         self.seed = seed
         self.steps = 0  # number of steps learned from
         self.history = ServedHistory(0)
-        self.orders_all = (
-            False  # whether all that is left is put in order, as where a mix deals the places; else a batch
-        )
+        # Whether all that is left is put in order, as where a mix deals the places; otherwise a batch is.
+        self.orders_all = False
         self._row: dict[str, int] = {}
         self._waiting = NONE  # pool rows that wait while the next batch is served
         self._why = ""  # why they wait

@@ -11,6 +11,7 @@ from saerl_lightning.records import Sampling
 if TYPE_CHECKING:
     import lightning
 
+    from saerl_lightning.data.module import PromptDataModule
     from saerl_lightning.training.grpo import GRPOModule
 
 
@@ -54,17 +55,27 @@ class BatchArithmetic:
     context: int | None
 
     @classmethod
-    def of(cls, module: GRPOModule) -> BatchArithmetic:
-        """Returns the numbers of a module whose trainer has its data."""
+    def of(
+        cls, module: GRPOModule, data: PromptDataModule, ranks: int, batches: int, context: int | None
+    ) -> BatchArithmetic:
+        """Takes the numbers of the settings.
+
+        Args:
+            module: Module of the run; only its settings are read.
+            data: Datamodule of the run; its prompts are not read.
+            ranks: Number of processes that share a batch.
+            batches: Number of batches that the run samples.
+            context: Context of the model in tokens; null if its configuration does not say.
+        """
         return cls(
-            prompts=module.prompts.batch_size,
+            prompts=data.batch_size,
             sampling=module.sampling,
-            max_prompt_tokens=module.prompts.chat.max_prompt_tokens,
+            max_prompt_tokens=data.chat.max_prompt_tokens,
             micro_tokens=module.micro_tokens,
             updates_per_batch=module.updates_per_batch,
-            ranks=module.trainer.world_size,
-            batches=module.planned_batches(),
-            context=module.context,
+            ranks=ranks,
+            batches=batches,
+            context=context,
         )
 
     @property

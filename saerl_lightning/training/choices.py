@@ -13,16 +13,13 @@ from torch import Tensor
 from saerl_lightning.data.callback import DataCallback
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.keeping.keep import Keep, KnownCompletions
-from saerl_lightning.objective.objective import Objective
 from saerl_lightning.objective.reweighting.reweighting import Everywhere, Reweighting
 from saerl_lightning.online.history import PREDICTIONS
 from saerl_lightning.online.operation import Learner
-from saerl_lightning.records import Sampling
 from saerl_lightning.training.guard import refuse_truncated_support
 from saerl_lightning.training.lookahead.checkpoint import AheadInCheckpoint
 from saerl_lightning.training.replay.stored_groups import ReplayInCheckpoint
 from saerl_lightning.training.rounds.checkpoint_state import RoundsInCheckpoint
-from saerl_lightning.training.rounds.rounds import Rounds
 
 if TYPE_CHECKING:
     import lightning
@@ -139,31 +136,39 @@ def refuse_unfit(module: GRPOModule) -> None:
         if reweighting.predicted:
             _require_predictions(type(reweighting).__name__, getattr(module.trainer, "datamodule", None))
     if module.replay is not None:
-        refuse_replay(objective, sampling, rounds, module.lookahead)
+        refuse_replay(module)
 
 
-def refuse_replay(objective: Objective, sampling: Sampling, rounds: Rounds | None, lookahead: bool) -> None:
+def refuse_replay(module: GRPOModule) -> None:
     """Refuses parts that groups of earlier steps do not fit.
 
     Raises:
         InputError: naming the part and what to write instead.
     """
-    if not objective.compares_old:
+    rounds = module.dynamic_sampling
+    if not module.objective.compares_old:
+        name = type(module.objective).__name__
         raise InputError(
-            f"model.replay trains on completions of older weights, and {type(objective).__name__} has no ratio to correct "
+            f"model.replay trains on completions of older weights, and {name} has no ratio to correct "
             "for them (compares_old); write an objective that has one, or --model.replay null"
         )
-    if lookahead:
+    if module.lookahead:
         raise InputError(
             "model.lookahead and model.replay are both on, and which step's weights sampled a batch is then not known to "
             "the replay; write --model.replay null, or --model.lookahead false"
+        )
+    if weighs_tokens(module.reweighting):
+        raise InputError(
+            f"model.reweighting {type(module.reweighting).__name__} weighs tokens by the policy's present probabilities, and "
+            "groups of model.replay have those of the weights that sampled them; write --model.reweighting null, or "
+            "--model.replay null"
         )
     if rounds is not None and not rounds.equal_groups:
         raise InputError(
             f"model.replay stores groups of equal size, and model.dynamic_sampling {type(rounds).__name__} makes unequal "
             "ones; write --model.replay null, or --model.dynamic_sampling null"
         )
-    refuse_truncated_support(sampling)
+    refuse_truncated_support(module.sampling)
 
 
 def in_checkpoints(module: GRPOModule) -> list[lightning.Callback]:

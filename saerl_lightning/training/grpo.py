@@ -239,9 +239,8 @@ class GRPOModule(PolicyModule):
         self.rest()
         sampled = sampled if self.keep is None else choices.kept_by_rewards(self.keep, sampled)
         trained, joined = sampled.in_loss.flatten(), everywhere(self.trainer)
-        step = StepRows.from_rollouts(
-            sampled.rollouts, trained, self.sampling.max_tokens, self.device, sampled.replayed
-        )
+        width = self.sampling.max_tokens
+        step = StepRows.from_rollouts(sampled.rollouts, trained, width, self.device, sampled.replayed)
         if self.objective.needs_reference:
             with self.phases("reference"):
                 step = step.with_reference(self._reference[0].logprobs(self.scorer, step, self.cut))
@@ -368,7 +367,9 @@ class GRPOModule(PolicyModule):
 
     def on_fit_start(self) -> None:
         """Checks the batch arithmetic, which is printed."""
-        arithmetic = BatchArithmetic.of(self)
+        arithmetic = BatchArithmetic.of(
+            self, self.prompts, self.trainer.world_size, self.planned_batches(), self.context
+        )
         arithmetic.check()
         rank_zero_info(arithmetic)
         score_as_sampled(self.model)

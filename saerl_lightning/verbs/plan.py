@@ -110,16 +110,7 @@ def batch_arithmetic(model: PolicyModule, datamodule: PromptDataModule, ranks: i
     """
     if not isinstance(model, GRPOModule):
         return None
-    arithmetic = BatchArithmetic(
-        prompts=datamodule.batch_size,
-        sampling=model.sampling,
-        max_prompt_tokens=datamodule.chat.max_prompt_tokens,
-        micro_tokens=model.micro_tokens,
-        updates_per_batch=model.updates_per_batch,
-        ranks=ranks,
-        batches=0,
-        context=_context(model.policy),
-    )
+    arithmetic = BatchArithmetic.of(model, datamodule, ranks, batches=0, context=_context(model.policy))
     arithmetic.check()
     model.engine.require_processes(ranks)
     return arithmetic

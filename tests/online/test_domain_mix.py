@@ -62,7 +62,7 @@ def of_topic(batch: list[int]) -> int:
 @pytest.mark.parametrize("module", [Graded, RefillingGraded])
 @pytest.mark.parametrize("repeats", [False, True])
 def test_resuming_anywhere_serves_the_same(tmp_path, name, module, repeats):
-    require_same_when_resumed(tmp_path, module, lambda: operation(name, repeats=repeats))
+    assert_same_when_resumed(tmp_path, module, lambda: operation(name, repeats=repeats))
 
 
 @pytest.mark.slow
@@ -72,10 +72,10 @@ def test_resuming_a_selection_inside_domains_serves_the_same(tmp_path, module, r
     def mixed() -> DomainMix:
         return operation("DADS", within=Selection(PromptBeta(), Nearest(), repeats=repeats))
 
-    require_same_when_resumed(tmp_path, module, mixed)
+    assert_same_when_resumed(tmp_path, module, mixed)
 
 
-def require_same_when_resumed(tmp_path, module, online) -> None:
+def assert_same_when_resumed(tmp_path, module, online) -> None:
     def run(ckpt_path=None, **more):
         made = module()
         trainer(max_epochs=2, **more).fit(made, datamodule=make(25, online=online(), mixing=None), ckpt_path=ckpt_path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from saerl_lightning.assets.tiny import build_tiny_policy
+from tests.rollout.stand_in import StandIn
 
 CORPUS = ["What is 12 + 7? The answer is 19.", "Sort these words: pear, apple, fig.", "Count the letters in banana."]
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16], [17], [18, 19]]  # token ids
@@ -15,6 +16,20 @@ PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16], [17], [18, 19]]  # t
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     return build_tiny_policy(str(tmp_path_factory.mktemp("policy") / "tiny"), CORPUS, seed=1)
+
+
+@pytest.fixture
+def stand_ins(tiny_folder):
+    """Makes servers that answer like vLLM's, and closes them."""
+    made = []
+
+    def make(count=1, **settings):
+        made.extend(new := [StandIn(str(tiny_folder), **settings) for _ in range(count)])
+        return new
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture(scope="session")

@@ -22,19 +22,6 @@ LOAD, UNLOAD, GENERATE = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/i
 
 
 @pytest.fixture
-def stand_ins(tiny_folder):
-    made = []
-
-    def make(count=1, **settings):
-        made.extend(new := [StandIn(str(tiny_folder), **settings) for _ in range(count)])
-        return new
-
-    yield make
-    for each in made:
-        each.close()
-
-
-@pytest.fixture
 def started(tiny_folder, tmp_path):
     """Starts an engine with a LoRA policy over stand-ins; yields it, and a function that sends the next adapters."""
     engines = []

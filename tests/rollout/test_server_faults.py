@@ -13,7 +13,7 @@ from saerl_lightning.records import Sampling
 from saerl_lightning.rollout.server import ServerEngine
 from saerl_lightning.rollout.serving import fleet as fleet_module
 from saerl_lightning.rollout.transfer.file_transfer import FileTransfer
-from tests.rollout.stand_in import StandIn, slowly
+from tests.rollout.stand_in import slowly
 
 GENERATE = "/inference/v1/generate"
 PROMPTS = [[20 + i, 5] for i in range(8)]
@@ -23,19 +23,6 @@ SAMPLING = Sampling(group_size=2, max_tokens=3, seed=4)
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
     monkeypatch.setattr(fleet_module, "FIRST_PAUSE_S", 0.01)
-
-
-@pytest.fixture
-def stand_ins(tiny_folder):
-    made = []
-
-    def make(count=1, **settings):
-        made.extend(new := [StandIn(str(tiny_folder), **settings) for _ in range(count)])
-        return new
-
-    yield make
-    for each in made:
-        each.close()
 
 
 @pytest.fixture

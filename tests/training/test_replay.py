@@ -11,6 +11,7 @@ import torch
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.objective import Objective
+from saerl_lightning.objective.reweighting.ar import AR
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.training.grading import GradedGroups
@@ -146,6 +147,7 @@ class Plain(Objective):
         ({"objective": Plain()}, r"Plain has no ratio to correct for them \(compares_old\)"),
         ({"dynamic_sampling": Knapsack()}, r"model\.dynamic_sampling Knapsack makes unequal ones"),
         ({"guard": None, "sampling": Sampling(top_p=0.9)}, r"top_p 0\.9"),
+        ({"reweighting": AR()}, r"AR weighs tokens by the policy's present probabilities"),
         ({"replay": True}, r"GRPOModule\.replay is True; write a Replay, as replay=Replay\(\)"),
     ],
 )

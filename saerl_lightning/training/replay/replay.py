@@ -78,9 +78,8 @@ class Replay:
     def _store(self, fresh: GradedGroups, step: int, rows: set[int], ranks: int) -> None:
         """Adds this process's groups that vary, and drops what is too old, replaced, or more than the size."""
         keys = [(step, place, row) for place, row in zip(fresh.batch.places, fresh.batch.rows, strict=True)]
-        own = [
-            StoredGroup(keys[group], alone(fresh, group)) for group in fresh.varied.nonzero().flatten().tolist()
-        ]  # fmt: skip
+        varied = fresh.varied.nonzero().flatten().tolist()
+        own = [StoredGroup(keys[group], alone(fresh, group)) for group in varied]
         replaced = {*itertools.chain(*gather_objects([each.key[2] for each in own], ranks))}
         kept = [each for each in self.stored if each.key[2] not in replaced and step - each.key[0] < self.max_age]
         found = sorted(itertools.chain(*gather_objects([each.key for each in (*kept, *own)], ranks)))
