@@ -44,7 +44,7 @@ from saerl_lightning.training.grading import (
 from saerl_lightning.training.guard import MismatchGuard, refuse_truncated_support
 from saerl_lightning.training.loggers import GRPO
 from saerl_lightning.training.lookahead.batch_ahead import BatchAhead, refuse_lookahead
-from saerl_lightning.training.lookahead.canary import canary
+from saerl_lightning.training.lookahead.canary import Canary
 from saerl_lightning.training.metrics import (
     Completions,
     MetricSum,
@@ -178,8 +178,7 @@ class GRPOModule(PolicyModule):
                 old.append(inputs.old_logprobs)
             if step.old_logprobs is None:
                 step = step.with_old(step.joined(micro_batches, old))
-            if self.ahead is None:
-                self.check_sampler(step, update)
+            self.check_sampler(step, update)
             numbers = sums.numbers()
             updates.append(numbers | self.descend(numbers["loss"], batch))
         self.wait_for_sampling()
@@ -264,9 +263,10 @@ class GRPOModule(PolicyModule):
         return step.with_old(logprobs, floor)
 
     def check_sampler(self, step: StepRows, update: int = 0) -> None:
-        """Compares policy and sampler by the guard, only on the first update after a sync."""
+        """Compares policy and sampler by the guard, only before the first update after a sync."""
         if self.guard is None or update > 0:
             return
+        step = step if self.ahead is None else self.canary_rows(self.ahead.canary)
         assert step.old_logprobs is not None
         seen = step.old_logprobs, step.sampler_logprobs, step.scored_mask
         self.log_dict(self.guard.check(*seen, self.compute_dtype, self.trainer.world_size))
@@ -309,16 +309,15 @@ class GRPOModule(PolicyModule):
         following = self.prompts.draw_ahead() if batch_idx + 1 < self.trainer.num_training_batches else None
         if following is not None:
             self.ahead.begin(following, self.global_step + self.updates_per_batch, self.graded)
-        self.check_canary(batch)  # beside that batch, so that no server waits for it
+        if self.guard is not None:
+            self.ahead.canary.begin(self.engine, batch, self.sampling, self.seed_at(self.global_step))
 
-    def check_canary(self, batch: PromptBatch) -> None:
-        """Compares policy and sampler on a few fresh completions: older weights have sampled the batch itself."""
-        if self.guard is None:
-            return
+    def canary_rows(self, canary: Canary) -> StepRows:
+        """Waits for the canary, and scores it by the policy: older weights have sampled the batch itself."""
         with self.phases("guard"):
             with agreed():
-                step = canary(self.engine, batch, self.sampling, self.seed_at(self.global_step), self.device)
-            self.check_sampler(self._with_old(step))
+                rows = canary.rows(self.device)
+            return self._with_old(rows)
 
     def wait_for_sampling(self) -> None:
         """Waits until nothing is sampled by the engine's present weights."""

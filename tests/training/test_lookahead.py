@@ -114,6 +114,28 @@ def test_it_samples_while_it_trains(tiny, tmp_path):
     assert trained.is_set()
 
 
+def test_the_canary_is_sampled_while_it_trains(tiny, tmp_path):
+    """It is sampled only once the gradient of its own step is there, and compared before the weights change."""
+    trained, order = threading.Event(), []
+
+    class Waiting(CopyEngine):
+        def generate(self, prompt_ids, sampling):
+            if len(prompt_ids) == 1:
+                assert trained.wait(60)
+                order.append("canary")
+            return super().generate(prompt_ids, sampling)
+
+    class Told(lightning.Callback):
+        def on_after_backward(self, *_):
+            trained.set()
+
+        def on_before_optimizer_step(self, *_):
+            order.append("update")
+
+    run(tiny, tmp_path, 1, Told(), engine=Waiting())
+    assert order == ["canary", "update"]
+
+
 def test_a_sync_in_the_middle_of_a_step_waits_for_the_batch(tiny, tmp_path):
     """A callback changes weights and syncs while the next batch is sampled; the engine refuses weights meanwhile."""
     busy, begun = [], threading.Event()

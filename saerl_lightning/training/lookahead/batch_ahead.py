@@ -1,11 +1,12 @@
-"""BatchAhead: the batch that a second thread samples and grades while the one before it is trained."""
+"""BatchAhead: the batch that a second thread samples and grades while the one before it is trained, and the canary."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from saerl_lightning.errors import InputError, shown
 from saerl_lightning.objective.objective import Objective
@@ -13,6 +14,8 @@ from saerl_lightning.records import PromptBatch
 from saerl_lightning.reward.reward import Reward
 from saerl_lightning.rollout.engine import RolloutEngine
 from saerl_lightning.training.grading import GradedGroups
+from saerl_lightning.training.lookahead.canary import Canary
+from saerl_lightning.training.lookahead.thread import in_thread
 from saerl_lightning.training.metrics import Phases
 from saerl_lightning.training.rounds.rounds import Rounds
 
@@ -27,7 +30,7 @@ class Begun:
 
     rows: list[int]  # pool rows of this rank's prompts
     steps: int  # optimiser steps before it is trained
-    groups: Future[GradedGroups] = field(default_factory=Future)
+    groups: Future[GradedGroups]
 
 
 class BatchAhead:
@@ -39,6 +42,7 @@ class BatchAhead:
     def __init__(self) -> None:
         self._begun: list[Begun] = []  # the batch of the present step, and the next
         self._thread: threading.Thread | None = None
+        self.canary = Canary()
 
     def begin(self, batch: PromptBatch, steps: int, graded: Graded) -> None:
         """Begins with a batch in the second thread, which is idle.
@@ -48,11 +52,8 @@ class BatchAhead:
             steps: Optimiser steps before the batch is trained.
             graded: Function that samples and grades a batch, given these two and a timer.
         """
-        begun = Begun(batch.rows, steps)
-        self._begun.append(begun)
-        # A daemon: a user's grader that hangs must not keep the process.
-        self._thread = threading.Thread(target=_fulfil, args=(begun, batch, graded), name="ahead", daemon=True)
-        self._thread.start()
+        groups, self._thread = in_thread("ahead", partial(_timed, graded, batch, steps))
+        self._begun.append(Begun(batch.rows, steps, groups))
 
     def hold(self, groups: GradedGroups, steps: int) -> None:
         """Holds a batch that another process sampled ahead.
@@ -61,17 +62,18 @@ class BatchAhead:
             groups: Graded groups of the batch.
             steps: Optimiser steps before the batch is trained.
         """
-        begun = Begun(groups.batch.rows, steps)
-        begun.groups.set_result(groups)
-        self._begun = [begun]
+        sampled: Future[GradedGroups] = Future()
+        sampled.set_result(groups)
+        self._begun = [Begun(groups.batch.rows, steps, sampled)]
 
     @property
     def busy(self) -> bool:
-        """Whether the second thread is at work."""
-        return any(not each.groups.done() for each in self._begun)
+        """Whether a batch or the canary is being sampled."""
+        return self.canary.busy or any(not each.groups.done() for each in self._begun)
 
     def wait(self) -> None:
-        """Waits until the second thread is idle, whether it succeeded or not."""
+        """Waits until nothing is sampled, whether it succeeded or not."""
+        self.canary.wait()
         wait([each.groups for each in self._begun])
 
     def take(self, batch: PromptBatch, steps: int) -> GradedGroups | None:
@@ -113,14 +115,11 @@ class BatchAhead:
             thread.join(PATIENCE_S)
 
 
-def _fulfil(begun: Begun, batch: PromptBatch, graded: Graded) -> None:
-    """Samples and grades in the second thread; the seconds are the batch's own."""
+def _timed(graded: Graded, batch: PromptBatch, steps: int) -> GradedGroups:
+    """Samples and grades; the seconds are the batch's own."""
     phases = Phases(own_work=False)
-    try:
-        groups = graded(batch, begun.steps, phases)
-        begun.groups.set_result(replace(groups, spent=groups.spent | phases.metrics()))
-    except BaseException as error:  # whatever ends the thread, the step that waits for it must learn of it
-        begun.groups.set_exception(error)
+    groups = graded(batch, steps, phases)
+    return replace(groups, spent=groups.spent | phases.metrics())
 
 
 def refuse_lookahead(engine: RolloutEngine, objective: Objective, dynamic_sampling: Rounds | None) -> None:
