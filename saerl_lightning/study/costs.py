@@ -54,7 +54,7 @@ def curves(folder: Path, wanted: Callable[[str], bool]) -> dict[str, list[tuple[
 
 
 def step_costs(row: Mapping[str, float]) -> Row:
-    """Costs of one step: seconds by phase, sampled tokens, and tokens that were used for training."""
+    """Costs of one step: seconds by phase, sampled tokens, tokens that were used for training, and groups with variance."""
     seconds = {name.removeprefix("time/"): value for name, value in row.items() if name.startswith("time/")}
     costs = {"generate_s": 0.0, "train_s": 0.0, "other_s": 0.0}
     for phase, value in seconds.items():
@@ -63,6 +63,8 @@ def step_costs(row: Mapping[str, float]) -> Row:
     training = max(seconds.get("forward", 0.0) + seconds.get("backward", 0.0), 1e-9)  # as `throughput_metrics` divides
     costs["sampled_tokens"] = row.get("throughput/sampled_tokens_per_s", 0.0) * max(seconds.get("generate", 0.0), 1e-9)
     costs["trained_tokens"] = row.get("throughput/trained_tokens_per_s", 0.0) * training
+    if "groups/effective" in row:
+        costs["effective_groups"] = row["groups/effective"]
     return costs
 
 

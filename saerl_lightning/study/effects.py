@@ -1,4 +1,4 @@
-"""Compares each arm with the baseline: the end, the area and the cost to the target, paired by seed.
+"""Compares each arm with the baseline: the end, the area, the cost to the target and of a group, paired by seed.
 
 The formulas are in `curves`, `accuracy_intervals` and `statistics`; this module chooses which numbers they are applied
 to.
@@ -73,6 +73,7 @@ def compare(study: StudyNumbers) -> StudyComparison:
             alpha = ALPHA / len(family) if arm in primary else ALPHA
             effects += [_end(pair, spec.metric, questions, alpha), _area(pair)]
             effects += [_time(pair, measure, spent[measure]) for measure in SPENT]
+            effects += _group(pair, {run.key: run.tokens_per_effective for run in study.runs})
     curves = [curve for arm in spec.arms if (curve := _curve(arm, finished)) is not None]
     caveats = _caveats(study, finished, len(primary))
     return StudyComparison(primary, target, measured, curves, _by_measure(_corrected(effects, family)), caveats)
@@ -142,6 +143,14 @@ def _time(pair: _Pair, measure: Measure, spent: Mapping[Key, Spent]) -> Effect:
     return replace(_effect(pair, measure, shares[0], shares[1], estimate), censored=(censored[0], censored[1]))
 
 
+def _group(pair: _Pair, cost: Mapping[Key, float]) -> list[Effect]:
+    """Estimates the difference in tokens for each group with variance; none if a run of the pair has no such number."""
+    arm, baseline = ([cost[each, seed] for seed in pair.seeds] for each in (pair.arm, pair.baseline))
+    if not np.isfinite([*arm, *baseline]).all():
+        return []
+    return [_effect(pair, "group", arm, baseline, statistics.paired_difference(arm, baseline))]
+
+
 def _at(reached: float, spent: Spent) -> float | None:
     """Amount spent when the target was reached; None if it never was."""
     return spent[int(reached)] if np.isfinite(reached) else None
@@ -175,9 +184,8 @@ def _corrected(effects: Sequence[Effect], family: Sequence[str]) -> list[Effect]
 
 
 def _by_measure(effects: Sequence[Effect]) -> list[Effect]:
-    return [
-        each for measure in ("end", "steps", "area", "tokens", "wall") for each in effects if each.measure == measure
-    ]
+    order: Sequence[Measure] = ("end", "steps", "area", "tokens", "group", "wall")
+    return [each for measure in order for each in effects if each.measure == measure]
 
 
 def _spent(study: StudyNumbers, finished: Mapping[Key, Points], measure: Measure) -> dict[Key, Spent]:
@@ -228,6 +236,12 @@ def _caveats(study: StudyNumbers, finished: Mapping[Key, Points], arms: int) -> 
             "reached when the mean of three evaluations is there for two in a row; a run that never gets there counts with "
             "the whole budget, and is marked; "
             "steps, tokens and seconds are counted up to what the cheaper of the two arms spent in all."
+        )
+    if any(run.key in finished and np.isfinite(run.tokens_per_effective) for run in study.runs):
+        said.append(
+            "Tokens for each group with variance are those of all completions that were sampled in training, screening and "
+            "refills included, over the groups of them that varied, trained on or not; completions of shared stages, such "
+            "as labels, are in neither number of tokens."
         )
     ended = [run.key for run in study.runs if run.state == "finished"]
     if silent := [f"{arm}, seed {seed}" for arm, seed in ended if (arm, seed) not in finished]:

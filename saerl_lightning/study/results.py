@@ -121,7 +121,7 @@ def read_run(root: Path, spec: StudySpec, arm: str, seed: int) -> RunResult:
     """Reads one run's record; missing costs are read from its logged metrics."""
     folder = run_folder(root, arm, seed)
     record = read_record(folder, arm, seed, spec)
-    spent = record.costs or (costs.run_costs(folder) if record.state != "waiting" else {})
+    spent = {**costs.run_costs(folder), **record.costs} if record.state != "waiting" else {}
     seconds = record.seconds or sum(value for name, value in spent.items() if name.endswith("_s"))
     return RunResult(arm, seed, record.state, folder, seconds, record.error, spent)
 

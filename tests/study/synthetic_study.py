@@ -38,6 +38,7 @@ class Arm:
     failed: Mapping[int, str] = field(default_factory=dict)  # error by seed
     running: Sequence[int] = ()  # seeds
     tokens: float = 100.0  # sampled a second, of 2 a step
+    varied: Sequence[float] = ()  # groups with variance in each step, by seed; () logs none
 
 
 def write_study(
@@ -93,7 +94,8 @@ def _write_run(folder: Path, name: str, seed: int, arm: Arm, curve: Sequence[flo
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
     (folder / "config.yaml").write_text(f"seed_everything: {seed}\n")
-    rows = _metrics(curve, arm.tokens, {f"data/{key}": value for key, value in arm.scores.items()})
+    varied = {"groups/effective": arm.varied[seed]} if arm.varied else {}
+    rows = _metrics(curve, arm.tokens, {f"data/{key}": value for key, value in arm.scores.items()}, varied)
     with (folder / "csv" / "version_0" / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
@@ -116,13 +118,17 @@ def _write_run(folder: Path, name: str, seed: int, arm: Arm, curve: Sequence[flo
         Ledger.of(arm.plan, prompts, "plan").write(folder / FILE)
 
 
-def _metrics(curve: Sequence[float], tokens: float, scores: Mapping[str, float]) -> list[dict[str, float]]:
+def _metrics(
+    curve: Sequence[float], tokens: float, scores: Mapping[str, float], varied: Mapping[str, float]
+) -> list[dict[str, float]]:
     """Rows as Lightning's CSV logger writes them: steps count from 0, and validations stand at the step just done."""
     rows: list[dict[str, float]] = [{"step": 0, METRIC: curve[0]}]
     for step in range(EVERY * (len(curve) - 1)):
         times = {f"time/{phase}": seconds for phase, seconds in SECONDS.items()}
         speed = {"throughput/sampled_tokens_per_s": tokens, "throughput/trained_tokens_per_s": 400.0}
-        rows.append({"step": step, "loss": 0.0, "reward/mean": 0.5, **times, **speed, **(scores if step == 0 else {})})
+        rows.append(
+            {"step": step, "loss": 0.0, "reward/mean": 0.5, **times, **speed, **varied, **(scores if step == 0 else {})}
+        )
         if (step + 1) % EVERY == 0:
             rows.append({"step": step, METRIC: curve[(step + 1) // EVERY]})
     return rows

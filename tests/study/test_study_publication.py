@@ -31,9 +31,15 @@ def messy_study(root: Path) -> Path:
     rng = np.random.default_rng(0)
     scores = {"curriculum/probe/spearman": 0.1 + 0.2, "curriculum/probe/spearman_low": 0.2, "filtering/kept": 3.0}
     arms = {
-        "grpo": Arm(uneven(rng, 0.02), "no, operation"),
+        "grpo": Arm(uneven(rng, 0.02), "no, operation", varied=(1.5, 2.5, 3.0, 7.0)),
         "saerl": Arm(
-            uneven(rng, 0.03), "all", ["--data.signals.sae", "{shared}/sae"], scores, small_plan(), tokens=90.1
+            uneven(rng, 0.03),
+            "all",
+            ["--data.signals.sae", "{shared}/sae"],
+            scores,
+            small_plan(),
+            tokens=90.1,
+            varied=(3.0, 1.0, 0.7, 5.0),
         ),
         "random": Arm(uneven(rng, 0.02), failed={3: "out of memory, said\nthe card"}),
     }
@@ -78,7 +84,7 @@ def test_what_is_computed_from_the_files_is_what_is_computed_from_the_runs(messy
     again = gather(read_publication(to))
     for name in ("target", "effects", "costs", "groups", "scores", "runs", "arms", "caveats", "primary", "common"):
         assert repr(getattr(again, name)) == repr(getattr(direct, name)), name
-    assert len(again.effects) == 10 and len({each.measure for each in again.effects}) == 5
+    assert len(again.effects) == 11 and len({each.measure for each in again.effects}) == 6
     printed = [line for line in section(to, tmp_path).splitlines() if line.startswith("|")]
     shown = [line for line in report.splitlines() if line.startswith("|")]
     assert printed == [line for line in shown if line in printed] and len(printed) > 40

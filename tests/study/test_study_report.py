@@ -106,6 +106,42 @@ def test_the_effects_are_those_worked_by_hand(tmp_path):
     assert numbers("wall", "arm_value", "baseline_value") == pytest.approx([170, (70 + 70 + 105) / 3])
 
 
+def test_tokens_for_each_group_with_variance_stand_beside_tokens_to_the_target(tmp_path):
+    """A step has 200 tokens: 2, 4, 5 groups cost 100, 50, 40, and 4, 5, 8 cost 50, 40, 25. The records do not have them.
+
+    Differences are -50, -10, -15: -25 with the error sqrt(475 / 3). grpo's own: 190 / 3, deviations 110, -40, -70 thirds.
+    """
+    arms = {"grpo": Arm(GRPO, varied=(2, 4, 5)), "saerl": Arm(BETTER, varied=(4, 5, 8)), "other": Arm(SAME)}
+    folder = write_study(tmp_path / "tiny", arms, ["saerl"])
+    said = write_report(folder).with_suffix(".md").read_text()
+    found = {(row["measure"], row["arm"]): row for row in rows(folder / "report" / "effects.csv")}
+    values = [
+        float(found["group", "saerl"][name]) for name in ("arm_value", "baseline_value", "difference", "low", "high")
+    ]
+    half = 4.302653 * (475 / 3) ** 0.5
+    assert values == pytest.approx([115 / 3, 190 / 3, -25, -25 - half, -25 + half], rel=1e-6)
+    assert ("group", "other") not in found and found["group", "saerl"]["p_holm"] == ""
+    costs = {row["arm"]: row for row in rows(folder / "report" / "costs.csv")}
+    half = 4.302653 * ((110**2 + 40**2 + 70**2) / 9 / 2 / 3) ** 0.5
+    own = [float(costs["grpo"][name]) for name in ("tokens_per_effective", "low", "high")]
+    assert own == pytest.approx([190 / 3, 190 / 3 - half, 190 / 3 + half], rel=1e-6)
+    runs = {(row["arm"], row["seed"]): row for row in rows(folder / "report" / "runs.csv")}
+    assert [runs["saerl", "2"][name] for name in ("effective_groups", "tokens_per_effective")] == ["480.0", "25.0"]
+    assert [runs["other", "0"][name] for name in ("effective_groups", "tokens_per_effective")] == ["", ""]
+    assert "| saerl | 3 | 38.3 | 63.3 | -25 | -79.1 to +29.1 |" in said and "\n| grpo | 3 | 120 | 75 |" in said
+    assert "- Tokens for each group with variance are those of all completions" in said
+
+
+def test_a_run_without_a_group_with_variance_has_no_cost_of_one(tmp_path):
+    folder = write_study(
+        tmp_path / "tiny", {"grpo": Arm(GRPO, varied=(2, 0, 5)), "saerl": Arm(BETTER, varied=(4, 5, 8))}, ["saerl"]
+    )
+    write_report(folder)
+    assert "group" not in {row["measure"] for row in rows(folder / "report" / "effects.csv")}
+    costs = {row["arm"]: row["tokens_per_effective"] for row in rows(folder / "report" / "costs.csv")}
+    assert costs["grpo"] == "" and float(costs["saerl"]) == pytest.approx(115 / 3)
+
+
 def test_a_null_study_says_so(tmp_path):
     folder = write_study(tmp_path / "tiny", {"grpo": Arm(GRPO), "random": Arm(SAME)}, ["random"])
     write_report(folder)

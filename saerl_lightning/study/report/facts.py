@@ -15,7 +15,8 @@ from saerl_lightning.study.report.section import Section
 from saerl_lightning.study.run_record import State
 
 MISSING = float("nan")
-Measure = Literal["end", "area", "steps", "tokens", "wall"]  # the last three are costs to the target
+# "steps", "tokens" and "wall" are costs to the target, "group" the tokens for each group with variance.
+Measure = Literal["end", "area", "steps", "tokens", "group", "wall"]
 Unit = Literal["steps", "tokens"]  # of a budget
 UNITS: Mapping[Unit, str] = {"steps": "steps", "tokens": "sampled tokens"}
 
@@ -95,6 +96,7 @@ class Cost:
     # A run's own seconds, plus those of every shared stage that the arm uses. Shared seconds count in full for each arm,
     # because the arm alone would need them too.
     wall_s: float = MISSING
+    group: Interval = Interval()  # mean over runs of the sampled tokens for each group with variance
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from saerl_lightning.study.report.tables import sheets as computed_sheets
 from saerl_lightning.study.results import StudyResults, run_folder
 from saerl_lightning.study.seeding import common_parts
 from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.study.statistics import mean_estimate
 
 OUT = "report"  # subfolder of the study's folder
 # What `fit` prints of a slot that did nothing or acted at random, and of a run that served one end of its plan.
@@ -145,8 +146,17 @@ def _costs(study: StudyNumbers) -> list[Cost]:
             names = _names([run.shared for run in runs])
             stages = {f"{name}_s": _mean([run.shared.get(name, 0.0) for run in runs]) for name in names}
             wall = _mean([run.seconds + sum(run.shared.values()) for run in runs])
-            found.append(Cost(arm, len(runs), {**stages, **own}, wall))
+            found.append(Cost(arm, len(runs), {**stages, **own}, wall, _group_cost(runs)))
     return found
+
+
+def _group_cost(runs: Sequence[RunNumbers]) -> Interval:
+    """Mean over runs of the tokens for each group with variance; missing if a run has no such number."""
+    each = [run.tokens_per_effective for run in runs]
+    if not np.isfinite(each).all():
+        return Interval()
+    mean = mean_estimate(each)
+    return Interval(mean.value, mean.low, mean.high)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -36,7 +36,7 @@ class RunNumbers:
 
     Args:
         seconds: Wall-clock seconds over all attempts; 0 if the run has not begun.
-        costs: Seconds by phase ("generate_s") and numbers of tokens ("sampled_tokens").
+        costs: Seconds by phase ("generate_s"), numbers of tokens ("sampled_tokens"), and "effective_groups".
         shared: Seconds of each shared stage that the run uses, by the stage's name.
         questions: Questions of the last evaluation of a finished run, by set and uid.
         scores: Scores that the operations of a finished run logged with the first step, without the prefix "data/".
@@ -57,6 +57,12 @@ class RunNumbers:
     def key(self) -> Key:
         """Arm and seed of the run."""
         return self.arm, self.seed
+
+    @property
+    def tokens_per_effective(self) -> float:
+        """Sampled tokens for each group with variance, over the whole run; NaN if it logged no such group."""
+        groups = self.costs.get("effective_groups", 0.0)
+        return self.costs.get("sampled_tokens", np.nan) / groups if groups > 0 else np.nan
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Steps and values of the evaluations that have the metric."""

@@ -28,6 +28,7 @@ from saerl_lightning.study.spec import StudySpec
 RUN = ["arm", "seed", "state", "error", "seconds"]
 DERIVED = ["steps", "start", "end", "area", "reached", "reached_tokens"]
 SHARED, END = "shared/", "end/"  # prefixes of the columns of stages and of sets
+GROUP = "tokens_per_effective"  # column that follows from the costs, where runs logged groups with variance
 CURVE = ["arm", "seed", "step", "sampled_tokens", "seconds"]
 QUESTION = ["set", "uid", "topic", "level"]
 SCORE = ["arm", "seed", "name", "value"]
@@ -49,13 +50,15 @@ def _runs(study: StudyNumbers) -> str:
     """Builds `runs.csv`, one row a run: state, summary of curve and questions, costs."""
     measured, costs, shared = compare(study).measured, _names(study, "costs"), _names(study, "shared")
     sets = sorted({each.set for run in study.runs for each in run.questions})
-    columns = [*RUN, *DERIVED, *(END + name for name in sets), *costs, *(SHARED + name for name in shared)]
+    group = [GROUP] * ("effective_groups" in costs)
+    columns = [*RUN, *DERIVED, *(END + name for name in sets), *costs, *group, *(SHARED + name for name in shared)]
     rows = [
         [
             run.arm, run.seed, run.state, run.error, run.seconds,
             *_derived(run, measured.get(run.key)),
             *(_end(run, name) for name in sets),
             *(run.costs.get(name) for name in costs),
+            *(run.tokens_per_effective for _ in group),
             *(run.shared.get(name) for name in shared),
         ]
         for run in study.runs
@@ -226,7 +229,7 @@ def _read_questions(rows: list[Row]) -> dict[Key, list[QuestionAccuracy]]:
 
 def _run(row: Row) -> RunNumbers:
     """Reads a row of `runs.csv`; the fields from other files stay empty."""
-    own = {name: cell for name, cell in row.items() if name not in (*RUN, *DERIVED) and not name.startswith(END)}
+    own = {name: cell for name, cell in row.items() if name not in (*RUN, *DERIVED, GROUP) and not name.startswith(END)}
     numbers = _numbers(own)
     costs = {name: value for name, value in numbers.items() if not name.startswith(SHARED)}
     shared = {name.removeprefix(SHARED): value for name, value in numbers.items() if name.startswith(SHARED)}

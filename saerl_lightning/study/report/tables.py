@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page.tables import Table, count, interval, number, share
 from saerl_lightning.study.report.facts import Cost, Effect, Group, Measure, StudyFacts
 from saerl_lightning.study.report.findings import MISSING_RUNS, amount, probability, signed, signed_interval
@@ -17,6 +18,7 @@ MEASURES: dict[Measure, str] = {
     "area": "area under the curve",
     "steps": "steps to the target",
     "tokens": "sampled tokens to the target",
+    "group": "sampled tokens for each group with variance, over the whole run",
     "wall": "seconds to the target, with the shared stages that the arm uses",
 }
 CENSORED = "†"  # marks a cost to a target that at least one run did not reach
@@ -109,9 +111,17 @@ def runs(facts: StudyFacts) -> Table:
 def costs(facts: StudyFacts) -> Table:
     """Table of the mean seconds and tokens of a run; columns without any number are left out."""
     names = cost_names(facts.costs)
-    columns = ("arm", "runs", *map(_cost_title, names), "wall-clock, s")
+    known = any(np.isfinite(cost.group.value) for cost in facts.costs)
+    group = ("tokens for each group with variance",) * known
+    columns = ("arm", "runs", *map(_cost_title, names), *group, "wall-clock, s")
     rows = [
-        (cost.arm, count(cost.runs), *(_cell(cost.amounts.get(name)) for name in names), amount(cost.wall_s))
+        (
+            cost.arm,
+            count(cost.runs),
+            *(_cell(cost.amounts.get(name)) for name in names),
+            *(_with_interval(cost.group) for _ in group),
+            amount(cost.wall_s),
+        )
         for cost in facts.costs
     ]
     return Table("costs", "What a run costs", columns, rows)
@@ -134,8 +144,7 @@ def scores(facts: StudyFacts) -> Table:
         cells = []
         for arm in having:
             estimate = found.get((name, arm))
-            around = f" ({interval(estimate.low, estimate.high)})" if estimate and estimate.known else ""
-            cells.append("–" if estimate is None else f"{number(estimate.value)}{around}")
+            cells.append("–" if estimate is None else _with_interval(estimate))
         rows.append((name, *cells))
     return Table("scores", "What the operations say of themselves", ("number", *having), rows)
 
@@ -209,8 +218,14 @@ def sheets(facts: StudyFacts) -> dict[str, str]:
             ),
         ),
         "costs.csv": sheet(
-            ["arm", "runs", *cost_names(facts.costs), "wall_s"],
-            ((c.arm, c.runs, *(c.amounts.get(name) for name in cost_names(facts.costs)), c.wall_s) for c in facts.costs),
+            ["arm", "runs", *cost_names(facts.costs), "wall_s", "tokens_per_effective", "low", "high"],
+            (
+                (
+                    c.arm, c.runs, *(c.amounts.get(name) for name in cost_names(facts.costs)), c.wall_s, c.group.value,
+                    c.group.low, c.group.high,
+                )
+                for c in facts.costs
+            ),
         ),
     }  # fmt: skip
 
@@ -226,6 +241,15 @@ def sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _blank(cell: object) -> object:
     return "" if cell is None or (isinstance(cell, float) and not np.isfinite(cell)) else cell
+
+
+def _with_interval(estimate: Interval) -> str:
+    """Writes a value and, in brackets, its interval if there is one."""
+    return (
+        f"{number(estimate.value)} ({interval(estimate.low, estimate.high)})"
+        if estimate.known
+        else number(estimate.value)
+    )
 
 
 def _cell(value: float | None) -> str:
