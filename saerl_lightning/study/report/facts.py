@@ -96,7 +96,8 @@ class Cost:
     # A run's own seconds, plus those of every shared stage that the arm uses. Shared seconds count in full for each arm,
     # because the arm alone would need them too.
     wall_s: float = MISSING
-    group: Interval = field(default_factory=Interval)  # mean over runs of the sampled tokens for each group with variance
+    # Mean over runs of the sampled tokens for each group with variance.
+    group: Interval = field(default_factory=Interval)
 
 
 @dataclass(frozen=True)
