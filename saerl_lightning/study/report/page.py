@@ -76,11 +76,11 @@ def markdown(facts: StudyFacts) -> str:
     lines = [f"# {_cell(facts.name)}", "", *_opening(facts, tables.overview(facts))]
     for table in _tables(facts):
         if table.rows:
-            lines += ["", f"## {_cell(table.title)}", "", *_markdown_table(table)]
+            lines += ["", f"## {_cell(table.title)}", "", *markdown_table(table)]
     for section in facts.sections:
         lines += ["", f"## {_cell(section.title)}"]
         lines += [part for paragraph in section.paragraphs for part in ("", _cell(paragraph))]
-        lines += ["", *_markdown_table(_section_table(section))] if section.rows else []
+        lines += ["", *markdown_table(_section_table(section))] if section.rows else []
     return "\n".join(lines) + "\n"
 
 
@@ -94,7 +94,7 @@ def tables_section(facts: StudyFacts, more: Sequence[tuple[str, str]] = ()) -> s
     lines = _opening(facts, [*tables.overview(facts), *more])
     for table in _tables(facts):
         if table.rows and table.key not in ("curves", "runs"):
-            lines += ["", f"**{_cell(table.title)}**", "", *_markdown_table(table)]
+            lines += ["", f"**{_cell(table.title)}**", "", *markdown_table(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -164,7 +164,12 @@ def _maps(facts: StudyFacts) -> list[tuple[Drawn, dict[str, Any]]]:
     ]
 
 
-def _markdown_table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
+    """Lines of a table in Markdown.
+
+    Args:
+        table: Table of texts.
+    """
     rules = [":--" if k < table.left else "--:" for k in range(len(table.columns))]
     rows = [map(_cell, table.columns), rules, *(map(_cell, row) for row in table.rows)]
     return [f"| {' | '.join(row)} |" for row in rows]
