@@ -129,7 +129,7 @@ def seeds_needed(spread: float, difference: float, alpha: float = ALPHA) -> int:
 
     Args:
         spread: Standard deviation of a run's score.
-        difference: True difference.
+        difference: True difference of the two methods, in the unit of the scores.
         alpha: Significance level of the test.
 
     Returns:

@@ -21,7 +21,7 @@ def run_page(table: RunTable, compared: RunComparison) -> str:
 
     Args:
         table: Runs that were compared.
-        compared: Their comparison.
+        compared: Comparison of the methods in this table.
     """
     lines = [" ".join(_sentences(table, compared)), ""]
     lines += [f"- {each}" for each in [*_cautions(table, compared), *table.left_out]]
