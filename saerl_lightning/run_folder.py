@@ -1,4 +1,4 @@
-"""The run folder: where a run writes its files, and how an older run in it is protected.
+"""The run folder: where a run writes its files, how it is locked, and how an older run in it is protected.
 
 A mark in the folder records the state of its run: setting up, or training. An older run that will be replaced is first
 moved into a subfolder, and is deleted once the new run has a checkpoint or has ended. If the new run fails earlier, the

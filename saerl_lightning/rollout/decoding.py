@@ -1,4 +1,4 @@
-"""Decodes groups of completions: one prefill for each prompt, then one token a row at each step.
+"""Decodes groups of completions: one prefill for each prompt, then one token a row is drawn at each step.
 
 Finished rows are removed from the batch, but no new prompts are added: a batch takes as long as its longest completion.
 """

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: when they are saved, and how the files are written atomically with their digests.
+"""Checkpoints of a run: when they are saved, never with NaN, and how the files are written atomically with their digests.
 
 A checkpoint holds the policy and its settings (`training/policy_module.py`), the place in the plan (`data/serving.py`), the
-random states (`training/rng.py`), and Lightning's loops and optimisers, corrected on resume by `data/resume.py`.
+random states (`training/rng.py`), and Lightning's loops and optimisers, corrected on resume by `data/resuming/position.py`.
 """
 
 from __future__ import annotations

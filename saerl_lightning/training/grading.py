@@ -1,4 +1,4 @@
-"""Samples and grades completions, with grading overlapped with generation; log-probabilities of the reference."""
+"""Samples and grades completions, overlapped; holds the frozen reference policy, and scores a step by it."""
 
 from __future__ import annotations
 

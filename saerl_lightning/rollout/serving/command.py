@@ -1,4 +1,4 @@
-"""The command that starts a vLLM server for a run: with the run's model, dtype and context, and the routes of a trainer."""
+"""Command and environment that start a vLLM server for a run: its model, dtype and context, and the routes of a trainer."""
 
 from __future__ import annotations
 

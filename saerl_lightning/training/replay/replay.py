@@ -1,4 +1,4 @@
-"""Replay: a step also trains on groups of earlier steps, whose old log-probabilities are those that sampled them.
+"""Replay: a step also trains on groups of earlier steps, drawn at random until they are too old, with old log-probabilities.
 
 P groups of a step, G completions a prompt.
 """

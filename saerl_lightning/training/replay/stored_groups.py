@@ -1,4 +1,4 @@
-"""The groups that are stored for replay, in checkpoints, as plain values that load with `weights_only`."""
+"""How the groups that replay keeps are stored in checkpoints, as plain values that load with `weights_only`."""
 
 from __future__ import annotations
 
