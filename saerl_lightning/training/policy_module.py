@@ -1,4 +1,4 @@
-"""PolicyModule: loading, optimiser and schedule, sampling, evaluation and checkpoints of every module that trains a policy."""
+"""PolicyModule: loading, optimiser and schedule, sampling, evaluation and checkpoints of all modules that train a policy."""
 
 from __future__ import annotations
 
