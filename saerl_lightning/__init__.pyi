@@ -17,6 +17,7 @@ from .data.curriculum import LengthOrder as LengthOrder
 from .data.curriculum import ShuffledOrder as ShuffledOrder
 from .data.curriculum import WithoutFeatures as WithoutFeatures
 from .data.diverse import DiverseBatches as DiverseBatches
+from .data.filtering import LabelFilter as LabelFilter
 from .data.filtering import LengthFilter as LengthFilter
 from .data.filtering import MatchedFilter as MatchedFilter
 from .data.filtering import QualityFilter as QualityFilter

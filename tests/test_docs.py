@@ -251,6 +251,15 @@ def test_a_setting_that_does_not_exist_is_found():
     assert unknown_settings(text) == ["kl.beta", "data.batch_sise", "model.objective.kl.beta"]
 
 
+def test_the_reference_names_the_file_of_each_operation():
+    """A row of the table names a file of the data folder and classes; each class is in its file."""
+    rows = re.findall(r"^\| `\w+` \| `(\w+)` \| (.*) \|$", (DOCS / "reference" / "data.md").read_text(), re.MULTILINE)
+    named = {(file, name) for file, cells in rows for name in re.findall(r"`(\w+)`", cells)}
+    assert len(named) > 15
+    folder = DOCS.parent / "saerl_lightning" / "data"
+    assert not [(file, name) for file, name in named if f"class {name}(" not in (folder / f"{file}.py").read_text()]
+
+
 def test_the_page_of_the_tree_has_every_file():
     lines = (DOCS / "tree.md").read_text().splitlines()
     named = [line.split("── ")[1].split(" ")[0] for line in lines if "── " in line and ".py " in line]

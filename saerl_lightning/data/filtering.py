@@ -1,4 +1,4 @@
-"""Filters: QualityFilter by a quality probe, and its controls (random, length, matched on difficulty).
+"""Filters: QualityFilter by a quality probe, and its controls (known labels, random, length, matched on difficulty).
 
 The probe learns from all prompts with the label, also from those that are never served, such as corrupted copies. The
 share to drop is computed among the planned prompts.
@@ -140,6 +140,46 @@ class RandomFilter(Filtering):
         return f"random {self.fraction:g} of the prompts (seed {self.seed})"
 
 
+class LabelFilter(Filtering):
+    """Drops the planned prompts of the lowest known label: the filter of an oracle, where the label is the truth.
+
+    Args:
+        label: Name of the label, from the data or the labels file; higher is better. Every planned prompt must have it.
+        fraction: Share to drop, in [0, 1), rounded to whole prompts. Of equal labels, those served later are dropped
+            first.
+
+    Raises:
+        InputError: if `fraction` is out of range.
+    """
+
+    def __init__(self, label: str = "quality", fraction: ShareBelow1 = 0.1) -> None:
+        self.label = label
+        self.fraction = fraction
+        require_in_range(self)
+
+    def check(self, prompts: Sequence[Prompt], planned: Int[np.ndarray, " K"]) -> None:
+        """Refuses planned prompts without the label."""
+        require_label(type(self).__name__, self.label, prompts, planned)
+
+    def quality(
+        self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None
+    ) -> Float[np.ndarray, " N"]:
+        """Reads the label; NaN for unplanned prompts without it.
+
+        Raises:
+            InputError: if a planned prompt does not have the label.
+        """
+        return require_label(type(self).__name__, self.label, prompts, plan.rows)
+
+    def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
+        """Keeps all prompts but those of the lowest label."""
+        return _all_but_lowest(plan, self.fraction)
+
+    def reason(self) -> str:
+        """Describes the label and the share."""
+        return f"{self.label} among the lowest {self.fraction:g} of the prompts"
+
+
 class LengthFilter(Filtering):
     """Drops the longest planned prompts, by number of characters.
 
@@ -163,15 +203,19 @@ class LengthFilter(Filtering):
 
     def keep(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Bool[np.ndarray, " N"]:
         """Keeps all prompts but the longest."""
-        drawn = round(self.fraction * len(plan.rows))
-        shortest_first = plan.rows[np.argsort(-plan.quality[plan.rows], kind="stable")]
-        kept = np.ones(len(prompts), dtype=bool)
-        kept[shortest_first[len(plan.rows) - drawn :]] = False
-        return kept
+        return _all_but_lowest(plan, self.fraction)
 
     def reason(self) -> str:
         """Describes the share."""
         return f"one of the longest {self.fraction:g} of the prompts"
+
+
+def _all_but_lowest(plan: SamplePlan, fraction: float) -> Bool[np.ndarray, " N"]:
+    """Keeps all prompts but the given share of the planned ones, those of the lowest quality."""
+    best_first = plan.rows[np.argsort(-plan.quality[plan.rows], kind="stable")]
+    kept = np.ones(len(plan.quality), dtype=bool)
+    kept[best_first[len(plan.rows) - round(fraction * len(plan.rows)) :]] = False
+    return kept
 
 
 class MatchedFilter(Control[Filtering], Filtering):

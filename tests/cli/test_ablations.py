@@ -42,6 +42,7 @@ EXPECTED = {
     "mixing_20": {"mixing": ("TailMixing", {"fraction": 0.2})},
     "mixing_50": {"mixing": ("TailMixing", {"fraction": 0.5})},
     "random_filter": {"filtering": ("RandomFilter", {"fraction": 0.1})},
+    "oracle_filter": {"filtering": ("LabelFilter", {"label": "quality", "fraction": 0.1})},
     "length_filter": {"filtering": ("LengthFilter", {"fraction": 0.1})},
     "matched_filter": {"filtering": ("MatchedFilter", {"label": "difficulty", "bins": 10})},
     "random_reward": {},

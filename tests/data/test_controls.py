@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from saerl_lightning.data.callback import Clustering, Curriculum, Filtering
 from saerl_lightning.data.clustering import PermutedClusters, SameSizeClusters
 from saerl_lightning.data.curriculum import LabelOrder, ShuffledOrder
-from saerl_lightning.data.filtering import LengthFilter, MatchedFilter
+from saerl_lightning.data.filtering import LabelFilter, LengthFilter, MatchedFilter
 from saerl_lightning.data.labels import bin_by
 from saerl_lightning.data.mixing import FullMixing, TailMixing
 from saerl_lightning.data.ordering import permute_within
@@ -217,6 +217,17 @@ def test_equal_and_duplicate_difficulties_keep_their_order_within_a_cluster(draw
         stream = [row for row in ordered.rows.tolist() if cluster[row] == label]
         rating = ordered.difficulty
         assert stream == sorted(stream, key=lambda row: (rating[row], place[row]))
+
+
+@pytest.mark.parametrize(("fraction", "gone"), [(0.0, []), (0.25, [1]), (0.4, [1, 3]), (0.75, [1, 2, 3])])
+def test_a_label_filter_drops_the_lowest_and_of_equals_those_served_later(fraction, gone):
+    """Served in the order 2, 0, 3, 1 with the labels 2, 3, 1, 1; row 4 is not planned and has none."""
+    labels = [{"truth": value} for value in (3.0, 1.0, 2.0, 1.0)] + [{}]
+    prompts = [Prompt.asking(f"q{i}", f"question {i}", labels=each) for i, each in enumerate(labels)]
+    plan = SamplePlan.sequential(5, 1).drop({4: "elsewhere"}).reorder(np.array([2, 0, 3, 1]))
+    kept = LabelFilter("truth", fraction).apply(plan, prompts, None)
+    assert sorted(kept.dropped.keys() - {4}) == gone  # .4 of four is 1.6, rounded to two
+    assert all(kept.dropped[row] == f"truth among the lowest {fraction:g} of the prompts" for row in gone)
 
 
 @given(POOLS, st.floats(0, 0.9))

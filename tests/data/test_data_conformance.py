@@ -25,6 +25,7 @@ K_MEANS = KMeansClusters(clusters=3)
 EXAMPLES = {
     "QualityFilter": [{}, {"probe": TREES, "threshold": 0.5}, {"labels": 20, "drop": 0.3}],
     "RandomFilter": [{}, {"fraction": 0.5, "seed": 7}, {"fraction": 0.0}],
+    "LabelFilter": [{"label": "level"}, {"label": "level", "fraction": 0.5}],
     "LengthFilter": [{}, {"fraction": 0.3}],
     "MatchedFilter": [{"inner": QualityFilter(drop=0.3)}, {"inner": LengthFilter(), "label": "level", "bins": 3}],
     "KMeansClusters": [{"clusters": 3}, {"clusters": 4, "components": 2}, {"clusters": 3, "minibatch_above": 10}],

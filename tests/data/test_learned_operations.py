@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 from saerl_lightning.data.clustering import KMeansClusters, PermutedClusters
 from saerl_lightning.data.curriculum import EasyToHard
 from saerl_lightning.data.diverse import DiverseBatches, assign_diverse, log_determinant
-from saerl_lightning.data.filtering import LengthFilter, MatchedFilter, QualityFilter
+from saerl_lightning.data.filtering import LabelFilter, LengthFilter, MatchedFilter, QualityFilter
 from saerl_lightning.data.kmeans import largest_first, nearest, spherical_kmeans
 from saerl_lightning.data.mixing import FullMixing
 from saerl_lightning.data.planning import make_plan
@@ -271,6 +271,7 @@ def labelled(values):
         ),
         (KMeansClusters(31), [{}] * 30, "KMeansClusters.clusters is 31, but 30 prompts are planned; write fewer"),
         (PermutedClusters(KMeansClusters(2)), [{}] * 30, "PermutedClusters.label is 'difficulty', but no prompt"),
+        (LabelFilter("truth"), [{}] * 30, "LabelFilter.label is 'truth', but no prompt"),
         (MatchedFilter(LengthFilter()), [{}] * 30, "MatchedFilter.label is 'difficulty', but no prompt"),
     ],
 )
@@ -286,6 +287,7 @@ def test_what_cannot_be_learned_is_refused(operation, labels, said):
         (lambda: QualityFilter(drop=1.0), "QualityFilter.drop is 1.0; write"),
         (lambda: QualityFilter(labels=1), "QualityFilter.labels is 1; write"),
         (lambda: LengthFilter(-0.5), "LengthFilter.fraction is -0.5; write"),
+        (lambda: LabelFilter(fraction=1.0), "LabelFilter.fraction is 1.0; write"),
         (lambda: MatchedFilter(LengthFilter(), bins=0), "MatchedFilter.bins is 0; write"),
         (lambda: KMeansClusters(0), "KMeansClusters.clusters is 0; write"),
         (lambda: KMeansClusters(components=0), "KMeansClusters.components is 0; write"),
