@@ -43,6 +43,7 @@ from .objective.keeping.keep import KnownCompletions as KnownCompletions
 from .objective.keeping.pass_rate_band import PassRateBand as PassRateBand
 from .objective.keeping.pods import PODS as PODS
 from .objective.keeping.top_advantages import TopAdvantages as TopAdvantages
+from .objective.keeping.variance_schedule import VarianceSchedule as VarianceSchedule
 from .objective.objective import Objective as Objective
 from .objective.reinforce_pp import ReinforcePP as ReinforcePP
 from .objective.reweighting.advantage_band import AdvantageBand as AdvantageBand

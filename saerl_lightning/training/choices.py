@@ -29,13 +29,24 @@ if TYPE_CHECKING:
     from saerl_lightning.training.rows import StepRows
 
 
-def kept_by_rewards(keep: Keep, sampled: GradedGroups) -> GradedGroups:
-    """Leaves completions out of the loss before advantages are known; none, if they are chosen by advantages."""
-    return sampled if keep.reads_advantages else sampled.keeping(keep.keep(sampled.answers()))
+def kept_by_rewards(keep: Keep, sampled: GradedGroups, batches: int) -> GradedGroups:
+    """Leaves completions out of the loss before advantages are known; none, if they are chosen by advantages.
+
+    Args:
+        keep: Choice of the completions.
+        sampled: Graded groups of this rank.
+        batches: Number of batches that the run has trained on before.
+    """
+    return sampled if keep.reads_advantages else sampled.keeping(keep.keep(sampled.answers(batches)))
 
 
 def kept_by_advantages(
-    keep: Keep, sampled: GradedGroups, step: StepRows, advantages: Float[Tensor, "P G"], everywhere: Everywhere
+    keep: Keep,
+    sampled: GradedGroups,
+    step: StepRows,
+    advantages: Float[Tensor, "P G"],
+    everywhere: Everywhere,
+    batches: int,
 ) -> tuple[GradedGroups, StepRows]:
     """Leaves completions out of the loss by the advantages of all ranks; none, if they are chosen by rewards.
 
@@ -45,15 +56,18 @@ def kept_by_advantages(
         step: Rows of these groups.
         advantages: Advantages of these groups.
         everywhere: Function that joins the values of all ranks.
+        batches: Number of batches that the run has trained on before.
     """
     if not keep.reads_advantages:
         return sampled, step
-    known = torch.stack([*vars(sampled.answers(advantages)).values()], 2).double()  # (P, G, 4)
+    own_answers = sampled.answers(batches, advantages)
+    parts = own_answers.total, own_answers.right, own_answers.lengths, own_answers.advantages
+    known = torch.stack(parts, 2).double()  # (P, G, 4)
     pool_rows, own = everywhere(torch.tensor(sampled.batch.rows))
     joined, _ = everywhere(known)
     order = pool_rows.argsort()  # among equal completions it must not matter which rank has which prompts
     chosen = torch.empty(joined.shape[:2], dtype=torch.bool)
-    chosen[order] = keep.keep(KnownCompletions(*joined[order].unbind(2)))
+    chosen[order] = keep.keep(KnownCompletions(*joined[order].unbind(2), batches))
     kept = chosen[own]
     return sampled.keeping(kept), step.keeping(kept.flatten())
 

@@ -187,17 +187,17 @@ class GradedGroups:
         """First reward of the completions in the loss; NaN for the others."""
         return next(iter(self.rewards.values())).masked_fill(~self.in_loss, torch.nan)
 
-    def answers(self, advantages: Float[Tensor, "P G"] | None = None) -> KnownCompletions:
+    def answers(self, batches: int, advantages: Float[Tensor, "P G"] | None = None) -> KnownCompletions:
         """Returns what is read to decide which completions are kept.
 
         Args:
+            batches: Number of batches that the run has trained on before.
             advantages: Advantages of the completions; null for 0.
         """
         right = self.answered
         lengths = self.rollouts.completion_lengths.view(right.shape).to(right)
-        return KnownCompletions(
-            self.compared, right, lengths, torch.zeros_like(right) if advantages is None else advantages
-        )
+        advantages = torch.zeros_like(right) if advantages is None else advantages
+        return KnownCompletions(self.compared, right, lengths, advantages, batches)
 
     def keeping(self, kept: Bool[Tensor, "P G"]) -> GradedGroups:
         """Returns these groups with only the given ones of their completions in the loss."""

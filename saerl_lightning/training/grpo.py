@@ -236,7 +236,8 @@ class GRPOModule(PolicyModule):
     def step_rows(self, sampled: GradedGroups) -> StepRows:
         """Builds the rows of the updates from the graded groups, with everything that the objective needs."""
         self.rest()
-        sampled = sampled if self.keep is None else choices.kept_by_rewards(self.keep, sampled)
+        batches = self.global_step // self.updates_per_batch
+        sampled = sampled if self.keep is None else choices.kept_by_rewards(self.keep, sampled, batches)
         trained, joined = sampled.in_loss.flatten(), everywhere(self.trainer)
         width = self.sampling.max_tokens
         step = StepRows.from_rollouts(sampled.rollouts, trained, width, self.device, sampled.replayed)
@@ -249,7 +250,7 @@ class GRPOModule(PolicyModule):
                 step = self._with_old(step)
         advantages = advantages_of(self.objective, sampled, step, joined)
         if self.keep is not None:
-            sampled, step = choices.kept_by_advantages(self.keep, sampled, step, advantages, joined)
+            sampled, step = choices.kept_by_advantages(self.keep, sampled, step, advantages, joined, batches)
         self.last_step = replace(sampled, advantages=advantages)
         if self.reweighting is not None:
             step = choices.weighed(self.reweighting, sampled, step, advantages, joined, self.prompts.operations)

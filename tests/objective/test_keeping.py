@@ -1,10 +1,12 @@
 """Which completions are kept: numbers worked by hand, and what all choices promise."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import saerl_lightning.objective.keeping
 from saerl_lightning.errors import InputError
@@ -13,10 +15,18 @@ from saerl_lightning.objective.keeping.keep import Keep, KnownCompletions
 from saerl_lightning.objective.keeping.pass_rate_band import PassRateBand
 from saerl_lightning.objective.keeping.pods import PODS, most_varied
 from saerl_lightning.objective.keeping.top_advantages import TopAdvantages
+from saerl_lightning.objective.keeping.variance_schedule import VarianceSchedule, variance_share
 from tests.shipped_classes import shipped
 
 NAN = torch.nan
-KEEPS = {"PassRateBand": PassRateBand(), "PODS": PODS(), "GFPO": GFPO(3), "TopAdvantages": TopAdvantages()}
+CONFIGS = Path(__file__).parents[2] / "configs"
+KEEPS = {
+    "PassRateBand": PassRateBand(),
+    "PODS": PODS(),
+    "GFPO": GFPO(3),
+    "TopAdvantages": TopAdvantages(),
+    "VarianceSchedule": VarianceSchedule(),
+}
 
 
 def test_every_shipped_choice_is_tried_here():
@@ -33,6 +43,10 @@ def answers(total, right=None, lengths=None, advantages=None) -> KnownCompletion
     total = torch.tensor(total)
     given = (total, right, lengths, advantages)
     return KnownCompletions(*(torch.ones_like(total) if each is None else torch.as_tensor(each) for each in given))
+
+
+def tensors_of(answers: KnownCompletions) -> list[torch.Tensor]:
+    return [each for each in vars(answers).values() if isinstance(each, torch.Tensor)]
 
 
 def kept(keep: Keep, *given, **named) -> list:
@@ -87,13 +101,43 @@ def test_the_top_share_is_of_the_whole_step_and_rounded_up():
 def test_a_choice_is_pure_and_follows_the_completions_order(name):
     random = torch.Generator().manual_seed(0)
     given = KnownCompletions(*(torch.rand(3, 6, generator=random) for _ in range(4)))
-    before = [each.clone() for each in vars(given).values()]
+    before = [each.clone() for each in tensors_of(given)]
     found = KEEPS[name].keep(given)
     assert found.dtype == torch.bool and found.shape == (3, 6)
-    turned = KEEPS[name].keep(KnownCompletions(*(each.flip(1) for each in vars(given).values())))
+    turned = KEEPS[name].keep(KnownCompletions(*(each.flip(1) for each in tensors_of(given))))
     assert torch.equal(turned.flip(1), found)
     assert torch.equal(KEEPS[name].keep(given), found)
-    assert all(torch.equal(a, b) for a, b in zip(before, vars(given).values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors_of(given), strict=True))
+
+
+def test_shares_of_the_largest_variance_worked_by_hand():
+    """2 of 8: 4 · 2 · 6 / 64; 3 of 8: 4 · 3 · 5 / 64; 2 of 5: 4 · 2 · 3 / 24. Partly graded: 1 of 3: 4 · 1 · 2 / 8."""
+    groups = [[1.0] * right + [0.0] * (count - right) + [NAN] * (8 - count) for right, count in
+              [(2, 8), (3, 8), (2, 5), (1, 3), (0, 8), (8, 8), (1, 1), (0, 0)]]  # fmt: skip
+    assert variance_share(torch.tensor(groups)).tolist() == pytest.approx([0.75, 0.9375, 1, 1, 0, 0, 0, 0], abs=1e-6)
+    # .2, .4 and .9: the squares of .3, .1 and .4 sum to .26, of at most 2/3.
+    assert variance_share(torch.tensor([[0.2, 0.4, 0.9]])).tolist() == pytest.approx([0.39])
+
+
+def test_vcrls_threshold_rises_behind_the_twentieth_batch():
+    """Of 8: 4k(8 - k)/64 is .4375 for 1 and 7, .75 for 2 and 6, .9375 for 3 and 5. Of 5, 1 and 4 have 16/24."""
+    overlay = yaml.safe_load((CONFIGS / "keep/vcrl.yaml").read_text())
+    keep = VarianceSchedule(**overlay["model"]["init_args"]["keep"]["init_args"])
+    right = torch.tensor([[float(g < k) for g in range(8)] for k in range(9)])
+    for batches, left in ((0, [1, 2, 3, 4, 5, 6, 7]), (19, [1, 2, 3, 4, 5, 6, 7]), (20, [3, 4, 5]), (500, [3, 4, 5])):
+        known = KnownCompletions(right, right, torch.ones_like(right), torch.zeros_like(right), batches)
+        marked = keep.keep(known)
+        assert torch.equal(marked.any(1), marked.all(1)) and marked.any(1).nonzero().flatten().tolist() == left
+    exact = torch.tensor([[1.0] * 2 + [0.0] * 6])
+    assert kept(VarianceSchedule(0.75), exact.tolist(), exact) == [[1] * 8]
+
+
+def test_a_schedule_that_can_not_work_is_refused():
+    with pytest.raises(InputError, match=r"VarianceSchedule\.later is 0\.2, below first 0\.3; write 0\.3 or more"):
+        VarianceSchedule(later=0.2)
+    with pytest.raises(InputError, match=r"variance of a group, and sampling\.group_size is 1; write"):
+        VarianceSchedule().check(1)
+    VarianceSchedule().check(2)
 
 
 @pytest.mark.parametrize(

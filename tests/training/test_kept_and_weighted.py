@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.dapo import DAPO
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.gspo import GSPO
 from saerl_lightning.objective.keeping.gfpo import GFPO
-from saerl_lightning.objective.keeping.keep import KnownCompletions
 from saerl_lightning.objective.keeping.pass_rate_band import PassRateBand
 from saerl_lightning.objective.keeping.pods import PODS
 from saerl_lightning.objective.keeping.top_advantages import TopAdvantages
+from saerl_lightning.objective.keeping.variance_schedule import VarianceSchedule
 from saerl_lightning.objective.reweighting.ar import AR
 from saerl_lightning.objective.reweighting.label_weights import LabelWeights
 from saerl_lightning.objective.reweighting.per import PER
@@ -31,6 +30,7 @@ from saerl_lightning.online.selection import Selection
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.records import Prompt, Sampling
 from tests.training.conftest import ParityReward, Sums, data, fit, largest_difference, module, trainer, weights
+from tests.training.test_dynamic_sampling import Witness
 from tests.training.test_grpo_module import Record
 from tests.training.test_ranks import run_on_one_and_two
 
@@ -257,11 +257,23 @@ def test_two_processes_keep_weigh_and_mix_as_one(tiny, tmp_path):
         assert "data/online/share/plus_3" in alone[0]
 
 
-def test_vcrls_drop_is_a_band_of_pass_rates():
-    """Groups of 8: 2 right have 4 p (1 - p) = .75 and go, 3 right have .9375 and stay."""
-    overlay = yaml.safe_load((Path(__file__).parents[2] / "configs/keep/vcrl.yaml").read_text())
-    keep = PassRateBand(**overlay["model"]["init_args"]["keep"]["init_args"])
-    right = torch.tensor([[float(g < k) for g in range(8)] for k in range(9)])
-    kept = keep.keep(KnownCompletions(right, right, torch.ones_like(right), torch.zeros_like(right))).any(1)
-    assert kept.tolist() == [4 * k / 8 * (1 - k / 8) >= 0.8 for k in range(9)]
-    assert kept.nonzero().flatten().tolist() == [3, 4, 5]
+def test_a_threshold_rises_at_its_batch_also_in_a_resumed_run(tiny, tmp_path):
+    """Two updates a batch: the first three batches keep all, the others the groups with four of eight right."""
+    half = VarianceSchedule(first=0.0, later=1.0, batches=3)
+
+    def run(folder: str, ckpt_path: Path | None = None):
+        (tmp_path / folder).mkdir()
+        witness, record = Witness(tmp_path / folder), Record()
+        made = module(tiny, keep=half, updates_per_batch=2, sampling=Sampling(group_size=8, max_tokens=6, seed=3))
+        ran = fit(made, data(), trainer(tmp_path, 10, (witness, record)), ckpt_path=ckpt_path)
+        return ran, witness.steps, [row["rollouts/kept_frac"] for row in record.rows]
+
+    whole, steps, shares = run("whole")
+    by_hand = [float((step.total.sum(1) == 4).double().mean()) for step in steps]
+    assert (
+        shares[:3] == [1, 1, 1] and shares[3:] == pytest.approx(by_hand[3:]) and max(shares[3:]) > 0 < len(shares[3:])
+    )
+    assert min(shares[3:]) < 1 and len(shares) == 5
+    for done in (2, 4):
+        resumed, _, again = run(f"from-{done}", tmp_path / "whole" / f"{2 * done}.ckpt")
+        assert again == shares[done:] and largest_difference(weights(whole), weights(resumed)) == 0

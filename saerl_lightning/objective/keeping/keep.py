@@ -21,6 +21,7 @@ class KnownCompletions:
     right: Float[Tensor, "P G"]  # the first reward, which says which answers are right
     lengths: Float[Tensor, "P G"]  # tokens that the policy wrote
     advantages: Float[Tensor, "P G"]  # 0 unless `reads_advantages`
+    batches: int = 0  # batches that the run has trained on before this one
 
 
 class Keep(ABC):
