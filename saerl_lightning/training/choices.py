@@ -67,7 +67,7 @@ def kept_by_advantages(
     joined, _ = everywhere(known)
     order = pool_rows.argsort()  # among equal completions it must not matter which rank has which prompts
     chosen = torch.empty(joined.shape[:2], dtype=torch.bool)
-    chosen[order] = keep.keep(KnownCompletions(*joined[order].unbind(2), batches))
+    chosen[order] = keep.keep(KnownCompletions(*joined[order].unbind(2), batches=batches))
     kept = chosen[own]
     return sampled.keeping(kept), step.keeping(kept.flatten())
 
