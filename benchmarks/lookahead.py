@@ -16,16 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from workload import ROOT, SMOLLM2
+from serving import served
+from workload import SMOLLM2
 
 URL = "http://127.0.0.1:8017"
 TRAINING = ("time/forward", "time/backward", "time/optimizer", "time/reference", "time/old")
-START_S = 900  # of the server
 
 
 def write_prompts(file: Path, count: int) -> None:
@@ -104,33 +103,14 @@ def trained(arguments: argparse.Namespace, lookahead: bool) -> list[dict[str, fl
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def server(file: str, tokens: int, folder: str) -> subprocess.Popen[str]:
-    """Starts the server on its core by the command `serve`, and waits for it."""
+def server(file: str, tokens: int, folder: str) -> AbstractContextManager[None]:
+    """Keeps the server on its core."""
     configs = [
         part for name in ("grpo", "model/smollm2_135m", "engine/server") for part in ("-c", f"configs/{name}.yaml")
     ]
-    options = ["--model.engine.urls", f"[{URL}]", "--model.sampling.max_tokens", str(tokens), "--data.train", file]
-    options += ["--model.policy.path", str(SMOLLM2), "--model.engine.server.logs", folder]
-    command = [
-        "taskset",
-        "-c",
-        str(max(os.sched_getaffinity(0))),
-        sys.executable,
-        "main.py",
-        "serve",
-        *configs,
-        *options,
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL)
-    began = time.monotonic()
-    while time.monotonic() - began < START_S and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{URL}/health", timeout=5)
-            return process
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(1)
-    process.terminate()
-    sys.exit("the server did not start")
+    options = [f"--model.sampling.max_tokens={tokens}", f"--data.train={file}", f"--model.policy.path={SMOLLM2}"]
+    pinned = ["taskset", "-c", str(max(os.sched_getaffinity(0)))]
+    return served(URL, [*configs, *options], Path(folder), pinned)
 
 
 def row(name: str, steps: list[dict[str, float]]) -> dict[str, float]:
@@ -155,16 +135,12 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments.file = f"{folder}/prompts.jsonl"
         write_prompts(Path(arguments.file), arguments.prompts * (arguments.steps + 1))
-        process = server(arguments.file, arguments.tokens, folder)
         arms: dict[bool, list[dict[str, float]]] = {False: [], True: []}
-        try:
+        with server(arguments.file, arguments.tokens, folder):
             for _ in range(arguments.turns):
                 for ahead in arms:
                     arms[ahead] += trained(arguments, ahead)
                     row("look-ahead" if ahead else "alternating", arms[ahead])
-        finally:
-            process.terminate()
-            process.wait(60)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; of all turns:")
     alone, ahead = row("alternating", arms[False]), row("look-ahead", arms[True])
     best = (alone["g"] + alone["t"] + alone["time/sync"]) / (max(alone["g"], alone["t"]) + alone["time/sync"])

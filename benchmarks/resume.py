@@ -2,8 +2,8 @@
 
 The tiny policy is trained by the command line with a checkpoint every step, once without interruption; then again and
 again with `kill -9` at a random moment and `--ckpt_path last`. Every other kill waits for a checkpoint to be written and
-hits the write itself. Weights, optimiser state, the datamodule's cursor and the random states must be equal in the end.
-So it goes for every way of training in `WAYS`.
+hits the write itself. Weights, optimiser state, the datamodule's cursor, the random states and a batch that was sampled
+ahead must be equal in the end. So it goes for every way of training in `WAYS`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import psutil
 import torch
 from digest import digest
+from serving import free_url, served
 from transformers.utils.logging import disable_progress_bar
 
 from saerl_lightning.assets.tiny import build_tiny_policy
@@ -53,12 +55,14 @@ class Way:
         updates: optimiser steps a batch.
         saved: whether each step is followed by a checkpoint, or only each epoch.
         write_seconds: about what a checkpoint of the tiny policy takes.
+        served: whether a vLLM server samples: one for all its runs, which then take turns.
     """
 
     flags: Sequence[str] = ()
     updates: int = 1
     saved: bool = True
     write_seconds: float = 0.02
+    served: bool = False
 
     def checkpoints(self, batches: int) -> int:
         """How many a run of some batches writes: one a batch, or one an epoch of five and one in the end."""
@@ -90,13 +94,23 @@ WAYS = {
         ],
         write_seconds=0.1,
     ),
+    # A vLLM server of its own, which batches what it is asked and keeps prefixes, and outlives the killed runs.
+    "look-ahead": Way(
+        [
+            *("-c", "configs/engine/lookahead.yaml", "--model.engine.server.device=cpu"),
+            *("--model.engine.server.kv_cache_gb=0.125", "--model.engine.server.max_num_seqs=32"),
+        ],
+        served=True,
+    ),
 }
 COMPARED = {
     "weights": "state_dict",
     "optimizer": "optimizer_states",
     "cursor": "PromptDataModule",
     "random": "random_states",
+    "batch ahead": "ahead",
 }
+UNTIMED = ("rows", "sampling", "rollouts", "rewards")  # entries of the batch ahead that are not seconds
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,8 @@ class Run:
         checkpoint = load(self.last)
         if checkpoint["global_step"] != self.steps:
             raise SystemExit(f"{self.folder} stopped at step {checkpoint['global_step']}; see its log.txt")
+        if ahead := checkpoint.get("ahead"):
+            checkpoint["ahead"] = {name: ahead[name] for name in UNTIMED}
         return {name: digest(checkpoint.get(key)) for name, key in COMPARED.items()}
 
     def saved_step(self) -> int | None:
@@ -293,16 +309,37 @@ def main() -> None:
     shutil.rmtree(given.folder, ignore_errors=True)
     root = given.folder.resolve()
     policy = build_tiny_policy(str(root / "policy"), ["What is 7 + 2? Spell the word: letter by letter."])
-    equal = [
-        try_way(name, given, root / name.replace(" ", "-").replace("'", ""), policy) for name in given.ways or WAYS
-    ]
+    equal = []
+    for name in given.ways or [name for name, way in WAYS.items() if can_run(name, way)]:
+        folder = root / name.replace(" ", "-").replace("'", "")
+        with with_server(WAYS[name], folder, policy) as way:
+            equal.append(try_way(name, way, given, folder, policy))
     print(f"{sum(equal)} of {given.kills * len(equal)} resumed runs equal the uninterrupted ones")
     sys.exit(0 if sum(equal) == given.kills * len(equal) else 1)
 
 
-def try_way(name: str, given: argparse.Namespace, root: Path, policy: Path) -> int:
+def can_run(name: str, way: Way) -> bool:
+    """Whether what a way needs is installed; says so if not."""
+    can = not way.served or find_spec("vllm") is not None
+    if not can:
+        print(f"{name} is left out: vllm is not installed")
+    return can
+
+
+@contextmanager
+def with_server(way: Way, folder: Path, policy: Path) -> Iterator[Way]:
+    """Keeps the server that a way needs inside the block; the way with its address."""
+    if not way.served:
+        yield way
+        return
+    url = free_url()
+    with served(url, [*SETTINGS, *way.flags, f"--model.policy.path={policy}"], folder / "server"):
+        transfer = ["--model.engine.transfer=FileTransfer", f"--model.engine.transfer.folder={folder / 'sent'}"]
+        yield replace(way, flags=[*way.flags, f"--model.engine.urls=[{url}]", *transfer])
+
+
+def try_way(name: str, way: Way, given: argparse.Namespace, root: Path, policy: Path) -> int:
     """Kills and resumes a way of training, prints every verdict, and counts the runs that end equal."""
-    way = WAYS[name]
 
     def a_run(folder: str) -> Run:
         return Run(root / folder, policy, given.steps * way.updates, way, given.temporary)
@@ -312,7 +349,7 @@ def try_way(name: str, given: argparse.Namespace, root: Path, policy: Path) -> i
     kills = plan(given.kills, way.checkpoints(given.steps), given.seed)
     runs = [a_run(f"kill-{kill.number}") for kill in kills]
     verdicts = []
-    with ThreadPoolExecutor(given.jobs) as pool:
+    with ThreadPoolExecutor(1 if way.served else given.jobs) as pool:
         for verdict in pool.map(lambda kill, run: kill_and_resume(kill, run, pace, expected), kills, runs):
             verdicts.append(verdict)
             print(f"{name}: {verdict}", flush=True)

@@ -57,6 +57,7 @@ def test_a_run_resumed_anywhere_ends_on_the_same_bits(tiny, tmp_path, online):
         made, resumed = run(tiny, tmp_path, STEPS, datamodule=served(online), limits=VALIDATED, ckpt_path=checkpoint)
         assert resumed.served == record.served[done:], checkpoint.name
         assert equal(weights(made), weights(whole)), checkpoint.name
+        assert made.weight_version == whole.weight_version, checkpoint.name
         for ours, theirs in zip(resumed.rows, record.rows[done:], strict=True):
             for name, value in ours.items():
                 timed = name.startswith(("time/", "throughput/")) or name.endswith("/seconds")

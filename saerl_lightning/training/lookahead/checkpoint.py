@@ -32,9 +32,10 @@ class AheadInCheckpoint(lightning.Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Waits for the batch, and adds that of all ranks under `ahead`."""
+        """Waits for the batch, and adds that of all ranks under `ahead`; adds the version of the weights."""
         module = cast("GRPOModule", pl_module)
         assert module.ahead is not None
+        checkpoint["weight_version"] = module.weight_version
         parts = gather_objects(module.ahead.finished(module.global_step), trainer.world_size)
         known = [part for part in parts if part is not None]
         saved = stored(known, module.sampling) if len(known) == len(parts) else self._loaded
@@ -44,11 +45,10 @@ class AheadInCheckpoint(lightning.Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps the batch; versions of weights are numbered on from those that sampled it."""
+        """Keeps the batch; the next sync gives the weights the version that they had."""
         self._loaded = checkpoint.get("ahead")
-        if self._loaded is not None:
-            module = cast("GRPOModule", pl_module)
-            module.weight_version = int(self._loaded["rollouts"]["weight_version"].max())
+        if "weight_version" in checkpoint:
+            cast("GRPOModule", pl_module).weight_version = checkpoint["weight_version"] - 1
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: PromptBatch, batch_idx: int
