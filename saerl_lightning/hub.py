@@ -41,6 +41,27 @@ def look_up(name: str) -> None:
         datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True
 
 
+def folder_of(name: str) -> Path | None:
+    """Returns the folder with a model's files: a hub name's is its snapshot in the cache, of the version that is loaded.
+
+    Args:
+        name: Name on the hub, or a local folder.
+
+    Returns:
+        The folder; None if there is no config.json in it. It may lack other files.
+    """
+    from transformers.utils.hub import cached_file
+
+    if Path(name).is_dir():
+        return Path(name)
+    look_up(name)
+    try:
+        config = cached_file(name, "config.json")
+    except (OSError, ValueError):
+        return None
+    return None if config is None else Path(config).parent
+
+
 @cache
 def reachable(endpoint: str, patience_s: float = PATIENCE_S) -> bool:
     """Whether the hub answers in time, with any status. The result is cached.

@@ -5,6 +5,7 @@ Only transformers' own architectures are loaded. Code in a model folder runs onl
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -84,7 +85,7 @@ class Policy:
         )
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        return self._with_adapters(model) if self.lora else model
+        return self.with_adapters(model) if self.lora else model
 
     def build(self) -> PreTrainedModel:
         """Builds the model by its configuration, with weights that are not set, and without adapters."""
@@ -93,11 +94,39 @@ class Policy:
         config = AutoConfig.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         settings = {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention}
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=self.trust_remote_code, **settings)
-        if (Path(self.path) / "generation_config.json").is_file():
+        with suppress(OSError):  # there is none
             model.generation_config = GenerationConfig.from_pretrained(self.path)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
+
+    def with_adapters(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Adds new adapters to the model.
+
+        Args:
+            model: Model without adapters.
+
+        Raises:
+            InputError: if no layer has the name of a target.
+        """
+        from peft import LoraConfig, get_peft_model
+
+        assert self.lora is not None
+        config = LoraConfig(
+            r=self.lora.rank,
+            lora_alpha=self.lora.alpha,
+            lora_dropout=self.lora.dropout,
+            target_modules=self.lora.targets,
+            task_type="CAUSAL_LM",
+        )
+        try:
+            adapted = get_peft_model(model, config)
+        except ValueError as error:
+            raise InputError(_no_targets(self.lora.targets, model)) from error
+        if self.gradient_checkpointing:
+            # Checkpointed layers get a gradient only if their input requires one; frozen embeddings give none.
+            adapted.enable_input_require_grads()
+        return adapted  # pyright: ignore[reportReturnType]  # a PeftModel forwards to the model it wraps
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Loads the tokenizer from the model's folder.
@@ -129,26 +158,6 @@ class Policy:
             raise InputError(f"policy.path '{self.path}' is no folder; write an HF folder or a hub name (owner/model)")
         if folder.is_dir() and not (folder / file).is_file():
             raise InputError(f"policy.path '{self.path}' has no {file}, so it holds no {what.removeprefix('a ')}")
-
-    def _with_adapters(self, model: PreTrainedModel) -> PreTrainedModel:
-        from peft import LoraConfig, get_peft_model
-
-        assert self.lora is not None
-        config = LoraConfig(
-            r=self.lora.rank,
-            lora_alpha=self.lora.alpha,
-            lora_dropout=self.lora.dropout,
-            target_modules=self.lora.targets,
-            task_type="CAUSAL_LM",
-        )
-        try:
-            adapted = get_peft_model(model, config)
-        except ValueError as error:
-            raise InputError(_no_targets(self.lora.targets, model)) from error
-        if self.gradient_checkpointing:
-            # Checkpointed layers get a gradient only if their input requires one; frozen embeddings give none.
-            adapted.enable_input_require_grads()
-        return adapted  # pyright: ignore[reportReturnType]  # a PeftModel forwards to the model it wraps
 
 
 def _why(error: Exception, path: str) -> str:

@@ -1,29 +1,31 @@
 """Loads a policy in shards: it is built without weights, and each process reads its own part of every tensor.
 
-No process ever holds the whole model. Folders that this can't be done for are loaded whole by each process.
+No process ever holds the whole model, with LoRA adapters or without. Folders that this can't be done for are loaded whole
+by each process.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from saerl_lightning import hub
 from saerl_lightning.errors import InputError, first_line
 from saerl_lightning.policy.load import Policy
 from saerl_lightning.policy.sharding import shard
-from saerl_lightning.policy.weights import own_part
+from saerl_lightning.policy.weights import base_model, own_part
 from saerl_lightning.ranks.collectives import agreed
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
 INDEX, ONE = "model.safetensors.index.json", "model.safetensors"
@@ -53,7 +55,7 @@ def load_over(policy: Policy, mesh: DeviceMesh, device: torch.device, compute: t
 def load_sharded(
     policy: Policy, over: Callable[[PreTrainedModel], None], device: torch.device
 ) -> PreTrainedModel | None:
-    """Loads a policy so that each process reads its own part; None if that can't be done, as with adapters.
+    """Loads a policy so that each process reads its own part; None if that can't be done.
 
     Args:
         policy: Policy to load.
@@ -63,7 +65,7 @@ def load_sharded(
     Raises:
         InputError: if a part can't be read, or holds NaN or infinity.
     """
-    files = {} if policy.lora else weight_files(policy.path)
+    files = weight_files(policy.path)
     if not files:
         return None
     try:
@@ -73,21 +75,24 @@ def load_sharded(
         return None  # loading whole says what is wrong with it
     if not has_tensors(model, files):
         return None
+    model = _with_adapters(policy, model) if policy.lora else model
     over(model)
     load_parts(model, files, device)
     return model.eval()
 
 
 def weight_files(path: str) -> dict[str, Path]:
-    """Finds the safetensors file of each tensor of a local folder; {} for a hub name, or a folder with other files.
+    """Finds the safetensors file of each tensor; {} for a folder with other files, or a hub name that is not cached.
 
     Args:
         path: HF folder, or name on the hub.
     """
     from safetensors import SafetensorError, safe_open
 
-    folder = Path(path)
+    folder = hub.folder_of(path)
     try:
+        if folder is None:
+            return {}
         if (folder / INDEX).is_file():
             named: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
             return {name: folder / file for name, file in named.items()}
@@ -99,18 +104,13 @@ def weight_files(path: str) -> dict[str, Path]:
     return {}
 
 
-@contextmanager
-def weightless() -> Iterator[None]:
+def weightless() -> RemovableHandle:
     """Registers parameters on the meta device inside the block; buffers, such as rotary frequencies, are computed."""
-    register = nn.Module.register_parameter
 
-    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
-            parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-        register(module, name, parameter)
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return parameter if parameter.is_meta else nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
-    with patch.object(nn.Module, "register_parameter", on_meta):
-        yield
+    return register_module_parameter_registration_hook(on_meta)  # pyright: ignore[reportArgumentType]
 
 
 def has_tensors(model: nn.Module, files: dict[str, Path]) -> bool:
@@ -127,6 +127,22 @@ def has_tensors(model: nn.Module, files: dict[str, Path]) -> bool:
     return named == wanted.keys() and all(_shape(files[name], name) == shape for name, shape in wanted.items())
 
 
+def _with_adapters(policy: Policy, model: PreTrainedModel) -> PreTrainedModel:
+    """Adds adapters to a model without weights; they are drawn as for one with weights.
+
+    peft puts adapters where the weights are: on the meta device they would lose what was drawn. So empty weights on the
+    CPU stand in meanwhile.
+    """
+    places = _ties(model)
+    weights: list[nn.Parameter] = [getattr(*first) for first, *_ in places]
+    for weight, tied in zip(weights, places, strict=True):
+        _set(tied, nn.Parameter(torch.empty(0, dtype=weight.dtype)))
+    adapted = policy.with_adapters(model)
+    for weight, tied in zip(weights, places, strict=True):
+        _set(tied, weight.requires_grad_(getattr(*tied[0]).requires_grad))
+    return adapted
+
+
 def load_parts(model: nn.Module, files: dict[str, Path], device: torch.device) -> None:
     """Gives a sharded model without weights its own part of every tensor.
 
@@ -141,9 +157,10 @@ def load_parts(model: nn.Module, files: dict[str, Path], device: torch.device) -
     ties = _ties(model)
     model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
     for first, *others in ties:
-        for module, name in others:
-            setattr(module, name, getattr(*first))
-    held: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        _set(others, getattr(*first))
+    base = base_model(model)
+    named: dict[str, Any] = {**dict(base.named_parameters()), **dict(base.named_buffers())}
+    held = {name.replace(".base_layer.", "."): tensor for name, tensor in named.items()}
     with torch.no_grad():
         for name, file in files.items():
             if name in held:
@@ -157,6 +174,11 @@ def _ties(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
         for name, parameter in module.named_parameters(recurse=False):
             places.setdefault(id(parameter), []).append((module, name))
     return list(places.values())
+
+
+def _set(places: list[tuple[nn.Module, str]], parameter: Tensor) -> None:
+    for module, name in places:
+        setattr(module, name, parameter)
 
 
 def _read(tensor: Tensor, name: str, file: Path) -> None:

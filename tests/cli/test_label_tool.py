@@ -209,7 +209,7 @@ def test_weights_of_a_real_size_are_named_to_their_last_value():
 def test_a_policy_with_adapters_is_labelled_with_them(workplace, door, monkeypatch):
     """The other side is a plain policy with the weights of the adapted one, W + B A (alpha / rank), worked out here."""
     lora, adapted = LoRA(rank=2, alpha=16), workplace.folder / "adapted"
-    load = Policy._with_adapters
+    load = Policy.with_adapters
 
     def trained(self, model):
         wrapped = load(self, model)
@@ -220,7 +220,7 @@ def test_a_policy_with_adapters_is_labelled_with_them(workplace, door, monkeypat
                     weight.normal_(std=0.3)
         return wrapped
 
-    monkeypatch.setattr(Policy, "_with_adapters", trained)
+    monkeypatch.setattr(Policy, "with_adapters", trained)
     weights = Policy(str(workplace.policy), lora=lora).load_model().state_dict()
     plain = Policy(str(workplace.policy)).load_model()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Loads a policy in shards and whole: `torchrun`-like, `python shard_loading_ranks.py POLICY FOLDER RANK PORT HOW`.
+"""Loads a policy in shards and whole: `torchrun`-like, `python shard_loading_ranks.py POLICY FOLDER RANK PORT HOW LORA`.
 
 Saves the weights and buffers that two processes together have, logits under the root's hooks, and what memory grew by.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
-from saerl_lightning.policy.load import Policy
+from saerl_lightning.policy.load import LoRA, Policy
 from saerl_lightning.policy.shard_loading import load_sharded
 from saerl_lightning.policy.sharding import shard
 from saerl_lightning.policy.weights import whole, with_whole_weights
@@ -27,17 +27,23 @@ def peak() -> int:
     return int(line.split()[1])
 
 
-def main(path: str, out: Path, rank: int, port: str, how: str) -> None:
+def main(path: str, out: Path, rank: int, port: str, how: str, lora: int) -> None:
     warnings.simplefilter("ignore")
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama
     import transformers.models.qwen2.modeling_qwen2
 
+    if lora:
+        import peft
+
+        del peft
     del transformers
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
     torch.distributed.init_process_group("gloo")
     over = partial(shard, mesh=init_device_mesh("cpu", (2,)))
-    policy, before = Policy(path), peak()
+    policy = Policy(path, lora=LoRA(lora) if lora else None)
+    torch.manual_seed(rank)  # the adapters of the first process are everyone's
+    before = peak()
     if how == "parts":
         model = load_sharded(policy, over, torch.device("cpu"))
         assert model is not None
@@ -52,7 +58,7 @@ def main(path: str, out: Path, rank: int, port: str, how: str) -> None:
         state["logits"] = with_whole_weights(model, lambda: model(torch.arange(5, 25)[None]).logits.clone())
     model.train()
     with_whole_weights(model, lambda: (model(torch.arange(5, 25)[None]).logits.float() ** 2).mean()).backward()
-    state |= {f"gradient {name}": whole(each.grad) for name, each in model.named_parameters()}
+    state |= {f"gradient {name}": whole(each.grad) for name, each in model.named_parameters() if each.requires_grad}
     if rank == 0:
         torch.save(state, out / f"{how}.pt")
     facts = {"grown": grown, "name": model.name_or_path, "eos": model.generation_config.eos_token_id}
@@ -61,4 +67,4 @@ def main(path: str, out: Path, rank: int, port: str, how: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:6], int(sys.argv[6]))

@@ -42,13 +42,15 @@ def untied(tied, tmp_path_factory) -> Path:
     return folder
 
 
-def on_two(folder: Path, out: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def on_two(folder: Path, out: Path, lora: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """What two processes have together, loaded in parts and whole."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for how in ("parts", "whole"):
         port = str(free_port())
         command = [sys.executable, str(SCRIPT), str(folder), str(out)]
-        ranks = [subprocess.Popen([*command, rank, port, how], cwd=ROOT, env=environment) for rank in ("0", "1")]
+        ranks = [
+            subprocess.Popen([*command, rank, port, how, str(lora)], cwd=ROOT, env=environment) for rank in ("0", "1")
+        ]
         assert [each.wait(300) for each in ranks] == [0, 0]
     return tuple(torch.load(out / f"{how}.pt", weights_only=True) for how in ("parts", "whole"))
 
@@ -72,11 +74,23 @@ def test_two_processes_have_what_they_have_of_a_whole_model(kind, request, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_two_processes_have_the_adapters_of_a_whole_model(kind, request, tmp_path):
+    parts, whole = on_two(request.getfixturevalue(kind), tmp_path, lora=4)
+    assert_same(parts, whole)
+    trained = [name for name in parts if name.startswith("gradient")]
+    assert trained and all("lora_" in name for name in trained)
+    assert max(parts[name].abs().max() for name in trained if "lora_B" in name) > 0
+    assert parts["base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight"].abs().max() > 0
+
+
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif(not SMOLLM2.is_dir(), reason="models/smollm2-135m is not here: make smollm2")
-def test_no_process_holds_the_whole_of_a_real_model(tmp_path):
+@pytest.mark.parametrize("lora", [0, 16])
+def test_no_process_holds_the_whole_of_a_real_model(tmp_path, lora):
     """538 MB of weights on two processes: each grows by its half and a little, where it grew by all and more."""
-    assert_same(*on_two(SMOLLM2, tmp_path))
+    assert_same(*on_two(SMOLLM2, tmp_path, lora))
     grown = {
         h: [json.loads((tmp_path / f"{h}-{r}.json").read_text())["grown"] for r in (0, 1)] for h in ("parts", "whole")
     }
@@ -132,11 +146,59 @@ def test_what_is_not_just_the_models_tensors_is_loaded_whole(tied, tmp_path, cha
     assert load_sharded(Policy(str(folder)), print, torch.device("cpu")) is None
 
 
-def test_adapters_hub_names_and_other_files_are_loaded_whole(tied, tmp_path):
-    assert load_sharded(Policy(str(tied), lora=LoRA()), print, torch.device("cpu")) is None
-    assert weight_files("owner/model") == {}
+def test_other_files_are_loaded_whole(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no header")
     assert weight_files(str(tmp_path)) == {}
+
+
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_adapters_are_drawn_as_for_a_whole_model(kind, request):
+    """The base's tensors are frozen and tied as they were, and the adapters are in float32 beside bfloat16 too."""
+    policy = Policy(str(request.getfixturevalue(kind)), "bfloat16", LoRA(rank=3), gradient_checkpointing=True)
+    torch.manual_seed(7)
+    whole = policy.load_model()
+    torch.manual_seed(7)
+    parts = load_sharded(policy, lambda model: None, torch.device("cpu"))
+    assert parts is not None
+    assert_same(parts.state_dict(), whole.state_dict())
+    assert [(n, p.dtype, p.requires_grad) for n, p in parts.named_parameters()] == [
+        (n, p.dtype, p.requires_grad) for n, p in whole.named_parameters()
+    ]
+    base = parts.get_base_model()
+    assert (base.lm_head.weight is base.model.embed_tokens.weight) == (kind == "tied")
+    for model in (parts, whole):
+        model(torch.arange(5, 25)[None]).logits.float().square().mean().backward()
+    grown = [{n: p.grad for n, p in model.named_parameters() if p.grad is not None} for model in (parts, whole)]
+    assert grown[0] and all("lora_" in name for name in grown[0])
+    assert_same(*grown)
+
+
+@pytest.fixture
+def cached(tied, tmp_path, monkeypatch) -> Path:
+    """The snapshot of owner/tiny in a cache of the hub, which can't be reached."""
+    import transformers.utils.hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for module, name in ((constants, "HF_HUB_CACHE"), (transformers.utils.hub, "HF_HUB_CACHE")):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, str(tmp_path))
+    place = tmp_path / "models--owner--tiny"
+    shutil.copytree(tied, place / "snapshots/abc")
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("abc")
+    return place / "snapshots/abc"
+
+
+def test_a_cached_hub_name_is_read_from_its_snapshot(cached):
+    assert {each.parent for each in weight_files("owner/tiny").values()} == {cached}
+    parts, whole = load_sharded(Policy("owner/tiny"), print, torch.device("cpu")), Policy("owner/tiny").load_model()
+    assert parts is not None and parts.name_or_path == whole.name_or_path == "owner/tiny"
+    assert_same(parts.state_dict(), whole.state_dict())
+    assert parts.generation_config.to_dict() == whole.generation_config.to_dict()
+    assert weight_files("owner/other") == weight_files("no/such/folder") == {}
+    (cached / "model.safetensors").unlink()  # a download that was broken off
+    assert weight_files("owner/tiny") == {}
 
 
 def test_a_part_that_is_no_number_is_refused(tied, tmp_path):

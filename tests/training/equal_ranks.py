@@ -1,6 +1,6 @@
 """Runs whose samples depend on the weights: `python equal_ranks.py POLICY FOLDER ENGINE STRATEGY [PRECISION]`.
 
-Each saves the whole weights after three steps, and what was logged. Used by test_equal_ranks.py.
+Each saves the whole weights, adapters merged, after three steps, and what was logged. Used by test_equal_ranks.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from saerl_lightning.objective.dapo import DAPO
 from saerl_lightning.objective.grpo import GRPO
 from saerl_lightning.objective.terms import EntropyTerm
-from saerl_lightning.policy.weights import whole
+from saerl_lightning.policy.load import LoRA, Policy
+from saerl_lightning.policy.weights import named_weights
 from saerl_lightning.ranks.sharded import ShardedStrategy
 from saerl_lightning.records import Rollouts, Sampling
 from saerl_lightning.rollout.hf import HFEngine
@@ -78,15 +79,18 @@ ENGINES = {
     "vllm": lambda: VLLMEngine(kv_cache_gb=0.125, max_num_seqs=16),
     "files": lambda: ServerEngine([os.environ["SERVER"]]),
     "gloo": lambda: ServerEngine([os.environ["SERVER"]], transfer=GlooTransfer(chunk_gb=1e-4)),
+    "adapters": lambda: ServerEngine([os.environ["SERVER"]]),  # of a LoRA policy, alone
 }
 OBJECTIVES = {"grpo": GRPO(), "dapo": DAPO(entropy=EntropyTerm(top_share=0.3))}
 
 
 def run(policy: str, out: Path, engine: str, strategy: str, name: str, precision: str) -> None:
     """One run: refills with DAPO, and a set of five questions, which two processes can't share evenly."""
-    record = Record()
+    record, lora = Record(), LoRA(rank=4) if engine == "adapters" else None
+    torch.manual_seed(0)  # for the adapters
     grpo = module(
         policy,
+        policy=Policy(policy, lora=lora),
         engine=ENGINES[engine](),
         objective=OBJECTIVES[name],
         micro_tokens=90,
@@ -104,7 +108,8 @@ def run(policy: str, out: Path, engine: str, strategy: str, name: str, precision
     StepRows.parts = counting(counts)
     fit(grpo, data(train=Sums(60), **val), on)
     Path(out, f"{name}-{engine}-{strategy}-{on.global_rank}.counts").write_text(json.dumps(counts))
-    weights = {key: whole(value) for key, value in grpo.model.state_dict().items()}
+    assert grpo.engine.takes_adapters == (lora is not None)
+    weights = dict(named_weights(grpo.model))
     if on.is_global_zero:
         logged = {key: float(value) for key, value in on.callback_metrics.items() if key.startswith("val/")}
         torch.save(weights, out / f"{name}-{engine}-{strategy}.pt")

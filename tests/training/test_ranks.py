@@ -30,11 +30,11 @@ def assert_logs_agree(one: list[dict[str, float]], two: list[dict[str, float]]) 
     assert {row["rollouts/generated"] for row in one[:-1]} != {32.0}
 
 
-def run_on_one_and_two(script: Path, policy: str, folder: Path) -> None:
+def run_on_one_and_two(script: Path, policy: str, folder: Path, *more: str) -> None:
     root = script.parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     for ranks in (1, 2):
-        command = [sys.executable, str(script), policy, str(folder), str(ranks)]
+        command = [sys.executable, str(script), policy, str(folder), str(ranks), *more]
         subprocess.run(command, check=True, env=environment, cwd=root, timeout=300, capture_output=True)
 
 

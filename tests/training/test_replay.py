@@ -160,7 +160,7 @@ def test_what_can_not_be_is_refused(tiny, tmp_path, changes, says):
 
 @pytest.mark.slow
 def test_two_processes_replay_as_one(tiny, tmp_path):
-    run_on_one_and_two(Path(__file__).with_name("replay_ranks.py"), tiny, tmp_path)
+    run_on_one_and_two(Path(__file__).with_name("case_ranks.py"), tiny, tmp_path, "replay")
     one, two = (torch.load(tmp_path / f"replay-{ranks}.pt", weights_only=True) for ranks in (1, 2))
     assert largest_difference(one, two) < 3e-6 < 1e-3 < largest_difference(one, Policy(tiny).load_model().state_dict())
     alone, shared = (json.loads((tmp_path / f"replay-{ranks}.json").read_text()) for ranks in (1, 2))

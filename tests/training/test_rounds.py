@@ -373,7 +373,7 @@ def test_numbers_out_of_range_are_refused():
 
 @pytest.mark.slow
 def test_two_processes_sample_and_train_as_one(tiny, tmp_path):
-    run_on_one_and_two(Path(__file__).with_name("rounds_ranks.py"), tiny, tmp_path)
+    run_on_one_and_two(Path(__file__).with_name("case_ranks.py"), tiny, tmp_path, *CASES)
     start = Policy(tiny).load_model().state_dict()
     for name in CASES:
         one, two = (torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2))

@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def server(tiny, tmp_path_factory) -> str:
-    """Address of a server with the tiny policy, which takes weights from files and by gloo."""
-    needs = ServerNeeds(tiny, "float32", 64, transfer_flags=GlooTransfer().server_flags())
+    """Address of a server with the tiny policy, which takes weights from files and by gloo, and adapters."""
+    needs = ServerNeeds(tiny, "float32", 64, transfer_flags=GlooTransfer().server_flags(), adapter_rank=4)
     logs = str(tmp_path_factory.mktemp("servers"))
     processes, fleet = ServerProcesses(), Fleet([VLLMServer(f"http://127.0.0.1:{free_port()}")], "", 1, 5.0, 0)
     try:
@@ -41,3 +41,15 @@ def test_processes_share_a_server(tiny, server, tmp_path, monkeypatch):
         one.with_name(one.name.replace("files", "gloo")).symlink_to(one)
     assert_equal(tmp_path, "files", "ddp", tiny)
     assert_equal(tmp_path, "gloo", "sharded", tiny)
+
+
+def test_processes_send_adapters_alone(tiny, server, tmp_path, monkeypatch):
+    """Of a LoRA policy, after the weights that they are for: the first process writes them, and all sample with them.
+
+    Under FSDP2 each process has read its part of the base, and has drawn the adapters that one process draws.
+    """
+    monkeypatch.setenv("SERVER", server)
+    for strategy in ("one", "ddp", "sharded"):
+        ran(tiny, tmp_path, "adapters", strategy)
+    for strategy in ("ddp", "sharded"):
+        assert_equal(tmp_path, "adapters", strategy, tiny)
