@@ -23,6 +23,9 @@ def main() -> None:
     args = sys.argv[1:]
     atexit.register(_say_no_more)  # the first to be registered is the last to run
     launcher.follow()
+    # Threads of torch that wait for each other by spinning take the time of the one that they wait for, where processes
+    # share the cores: a first run on two busy cores took 76 s, and 10 s so. Read once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if answered(args):
             return

@@ -43,6 +43,8 @@ UNRECOGNISED = re.compile(r"unrecognized arguments: (.*)$")
 INVALID_CHOICE = re.compile(r"argument \w+: invalid choice: '([^']*)' \(choose from (.*)\)$")
 CALLABLE = re.compile(r"expects a function or a callable class: (.*?)(?:\. Got value: Namespace\(.*)?$")
 NO_VALUE = re.compile(r"argument (?:.*/)?--(\S+): expected one argument$")
+REQUIRED = re.compile(r"the following arguments are required: (.*)$")
+NO_VERB = re.compile(r'expected "subcommand" to be one of \{(.*)\}, but it was not provided')
 WRAPPED = re.compile(r"NestedArg|Namespace")
 OURS = re.compile(r"\w+\.\w+ is .+; write ")  # an InputError of one of our classes
 OWNERS = {"saerl_lightning", "torch", "lightning"}  # packages whose classes are suggested
@@ -85,6 +87,10 @@ def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = (
         return f"{found[2]} follows from {source}, so it can't be set by itself; write --{source} instead"
     if found := NO_VALUE.match(message):
         return f"--{_without_value(found[1], given)} has no value; write one behind it"
+    if found := REQUIRED.match(message):
+        return _missing([name.removeprefix(f"{given[0]}." if given else "") for name in found[1].split(", ")])
+    if found := NO_VERB.match(message):
+        return f"no verb is given; write one of {found[1].replace(',', ', ').replace('  ', ' ')}"
     complaints = list(_complaints(message))
     if not complaints:
         return _short(" ".join(message.split()), 600)
@@ -98,6 +104,13 @@ def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = (
     )
     chosen = [each for each in complaints if (each.path, each.owner) == (deepest.path, deepest.owner)]
     return _summary(chosen, [each.lstrip("-") for each in options], given)
+
+
+def _missing(names: Sequence[str]) -> str:
+    """Says what to write for arguments that a command can't do without; a config has those of a run."""
+    if {"model", "data"} & set(names):
+        return f"no {' and no '.join(sorted(names, reverse=True))} is given; write -c CONFIG, as -c grpo.yaml"
+    return f"{' and '.join(names)} must be given"
 
 
 def _without_value(name: str, given: Sequence[str]) -> str:
@@ -158,6 +171,8 @@ def _summary(complaints: Sequence[Complaint], options: list[str], given: Sequenc
     kinds = list(dict.fromkeys(_wanted(found[1]) for each in complaints if (found := EXPECTED.match(each.text))))
     others = [each for each in complaints if not EXPECTED.match(each.text)]
     misspelt = any(did_you_mean(name, shipped_names()) for each in others for name in _class_name(each.text))
+    if value and KINDS["<class 'list'>"] in kinds and re.fullmatch(r"[\w./:-]+", value):
+        kinds = [f"a list, as [{_short(value)}]" if kind.startswith("a list") else kind for kind in kinds]
     if kinds and (not others or (set(kinds) & SCALARS and not misspelt)):
         seen = place if value is None else f"{place} is {_short(value)!r}"
         return f"{seen}; write {' or '.join(kinds)}"

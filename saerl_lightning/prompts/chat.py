@@ -108,7 +108,7 @@ class ChatTemplate:
                 yield one_bos(ids, tokenizer.bos_token_id)  # type: ignore[arg-type]
 
     def _rendered(self, chats: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        from jinja2.exceptions import TemplateError
+        from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
         own = inspect.signature(tokenizer.apply_chat_template).parameters
         variables: dict[str, Any] = dict(self.options or {})
@@ -120,10 +120,16 @@ class ChatTemplate:
         whose = f"of {tokenizer.name_or_path!r}" if self.template is None else f"in '{self.template}'"
         try:
             rendered = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False, **variables)
-        except TemplateError as error:
+        except TemplateSyntaxError as error:
             raise InputError(
-                f"the chat template {whose} refuses the messages: {error}; if it knows no system role, write `system: null`"
+                f"the chat template {whose} is no Jinja, line {error.lineno}: {error.message}; correct it, or name another file"
             ) from error
+        except TemplateError as error:
+            system = any(message["role"] == "system" for chat in chats for message in chat)
+            instead = (
+                "if it knows no system role, write `system: null`" if system else "correct it, or name another file"
+            )
+            raise InputError(f"the chat template {whose} refuses the messages: {error}; {instead}") from error
         return [str(text) for text in rendered]
 
     def too_long(self, ids: Iterable[Sequence[int]]) -> dict[int, str]:

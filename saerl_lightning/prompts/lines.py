@@ -40,12 +40,17 @@ def _json_list(path: Path) -> Iterator[Row]:
         yield Row(place, row, JsonRow(json.dumps(row).encode()))
 
 
-def _cells(path: Path, separator: str) -> Iterator[Row]:
-    """Yields the rows of a table with a header. Every value is a text; an empty cell is null."""
+def _cells(path: Path, separators: str) -> Iterator[Row]:
+    """Yields the rows of a table with a header. Every value is a text; an empty cell is null.
+
+    Args:
+        path: File of the table.
+        separators: Marks that may stand between cells; the first one that parts the header is taken.
+    """
     before, number = csv.field_size_limit(LONGEST_CELL), 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(_decoded(file, path), delimiter=separator, strict=True)
+            reader = csv.reader(_decoded(file, path), delimiter=_separator(path, separators), strict=True)
             header = next(reader, [])
             if len(set(header)) < len(header):
                 twice = next(name for name in header if header.count(name) > 1)
@@ -58,7 +63,7 @@ def _cells(path: Path, separator: str) -> Iterator[Row]:
                 if len(cells) != len(header):
                     raise InputError(
                         f"{place}: {len(cells)} cells under a header of {len(header)}; quote cells that hold "
-                        f"{separator!r}, quotes or line ends"
+                        f"{reader.dialect.delimiter!r}, quotes or line ends"
                     )
                 content = {name: cell or None for name, cell in zip(header, cells, strict=True)}
                 yield Row(place, content, JsonRow(json.dumps(content, ensure_ascii=False).encode()))
@@ -66,6 +71,14 @@ def _cells(path: Path, separator: str) -> Iterator[Row]:
         raise InputError(f"{path.name}: {error} (before line {number}); quote cells as CSV does") from error
     finally:
         csv.field_size_limit(before)
+
+
+def _separator(path: Path, separators: str) -> str:
+    """The mark between the cells of a header; spreadsheets write `;` where a comma is the decimal mark."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = next(_decoded(file, path), "")
+    parted = (each for each in separators if len(next(csv.reader([header], delimiter=each), [])) > 1)
+    return next(parted, separators[0])
 
 
 def _decoded(lines: Iterable[str], path: Path) -> Iterator[str]:
@@ -97,6 +110,6 @@ def _parsed(text: str, place: str) -> object:
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _json_lines,
     ".json": _json_list,
-    ".csv": partial(_cells, separator=","),
-    ".tsv": partial(_cells, separator="\t"),
+    ".csv": partial(_cells, separators=",;\t"),
+    ".tsv": partial(_cells, separators="\t"),
 }

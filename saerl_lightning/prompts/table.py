@@ -111,17 +111,31 @@ def _short(value: object, length: int = 30) -> str:
 
 def _unknown(table: RecordTable, layout: Layout) -> str:
     """Says that the form of a table is not known, with its first row and the flags that map its columns."""
-    spare = [name for name in table.columns if name not in layout.paths.values()] or ["COLUMN"]
+    own = [name for name in table.columns if name not in layout.paths.values()]
+    spare = [path for name in own for path in _texts_in(table.first.get(name), name)] or ["COLUMN"]
     missing = [] if {"prompt", "messages"} & layout.paths.keys() else ["prompt"]
     missing += [] if "answer" in layout.paths else ["answer"]
-    pairs = list(zip(missing, [spare[0], spare[-1]] if len(missing) > 1 else [spare[0]], strict=False))
-    flags = " ".join(f"--data.columns.{field} {_short(name)}" for field, name in pairs)
+    pairs = list(zip(missing, dict.fromkeys([spare[0], spare[-1]]), strict=False))
+    flags = " ".join(f"--data.columns.{field} {_short(path, 60)}" for field, path in pairs)
     shown = ", ".join(f"{_short(name)}='{_short(table.first.get(name))}'" for name in table.columns[:6])
     more = f" and {len(table.columns) - 6} more" if len(table.columns) > 6 else ""
     return (
         f"{table.origin}: no known form (no {' and no '.join(missing)}); its first row: {shown}{more}; say which columns "
-        f"these are, as {flags} (in YAML, columns: {{{', '.join(f'{a}: {_short(b)}' for a, b in pairs)}}})"
+        f"these are, as {flags} (in YAML, columns: {{{', '.join(f'{a}: {_short(b, 60)}' for a, b in pairs)}}})"
     )
+
+
+def _texts_in(value: object, path: str) -> Iterator[str]:
+    """Dotted paths of what can be a prompt or an answer in a value: no containers, and no speakers of a conversation."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if key not in ("role", "from"):
+                yield from _texts_in(each, f"{path}.{key}")
+    elif isinstance(value, list | tuple) and value:
+        for number, each in enumerate(value):
+            yield from _texts_in(each, f"{path}.{number}")
+    else:
+        yield path
 
 
 def _said(table: RecordTable, layout: Layout, known: Sequence[Layout], given: Mapping[str, str], count: int) -> str:

@@ -86,6 +86,7 @@ class FunctionReward(Reward):
         self._name = name or self.signature.name
         grace = GRACE_S if self.signature.is_async else 0.0
         self.pool = WorkerPool(workers, deadline_s + grace, partial(load, self._source))
+        self._graded = False  # whether a batch was
         self._columns: frozenset[str] | None = None  # that some prompt has; None before any was seen
 
     @property
@@ -158,7 +159,17 @@ class FunctionReward(Reward):
                 if isinstance(value, str):
                     self.failures.note(self._shown, value, prompts[row // group].uid, rollouts.texts[row])
                 scores[row] = math.nan if isinstance(value, str) else value
+        self._warn_of_none(scores)
         return torch.tensor(scores).view(len(prompts), group)
+
+    def _warn_of_none(self, scores: Sequence[float]) -> None:
+        """Says once that a function has returned nothing but None so far, as one whose `return` is missing does."""
+        if not self._graded and all(str(score) == str(ABSTAINED) for score in scores):
+            log.warning(
+                f"warning: {self._shown} returned None for all {len(scores)} completions, which says that it does not apply, "
+                "and adds nothing to their rewards; if it should grade them, its `return` is missing"
+            )
+        self._graded = True
 
     def close(self) -> None:
         """Kills the processes."""

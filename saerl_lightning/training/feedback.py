@@ -220,7 +220,8 @@ def ending(trainer: lightning.Trainer, folder: Path, seconds: float) -> str:
     limits = [each for each in callbacks_of(trainer) if isinstance(each, RunLimits)]
     resumed_for_nothing = trainer.global_step and not all(each.took_steps(trainer) for each in limits)
     said = [nothing_left(trainer)] if resumed_for_nothing else []
-    said.append(f"finished: {trainer.global_step:,} steps in {duration(seconds)}; run folder {folder}")
+    steps = f"{trainer.global_step:,} step{'s' * (trainer.global_step != 1)}"
+    said.append(f"finished: {steps} in {duration(seconds)}; run folder {folder}")
     last = folder / "checkpoints" / "last.ckpt"
     config = shlex.quote(str(folder / "config.yaml"))
     if not last.exists():

@@ -32,6 +32,10 @@ LINES = {  # flags of `fit` -> the line, without the hint at the end
     ),
     "int": (["--data.batch_size=many"], "data.batch_size is 'many'; write a whole number "),
     "int of the trainer": (["--trainer.max_steps=many"], "trainer.max_steps is 'many'; write a whole number "),
+    "one in place of a list": (
+        ["--model.rewards=MathReward"],
+        r"model.rewards is 'MathReward'; write a list, as \[MathReward\] ",
+    ),
     "int or null": (["--data.shuffle_seed=x"], "data.shuffle_seed is 'x'; write a whole number or null "),
     "float": (["--model.sampling.temperature=hot"], "model.sampling.temperature is 'hot'; write a number "),
     "float of the optimiser": (["--model.optimizer.lr=fast"], "model.optimizer.lr is 'fast'; write a number "),
@@ -82,6 +86,9 @@ def test_a_mistake_on_the_command_line_is_one_line(workplace, door, flags, says)
 VERBS = {
     "verb": (["fti"], "'fti' is none of fit, .*, init; did you mean 'fit'"),
     "tool": (["exprt"], "did you mean 'export'"),
+    "no verb of a tool": (["study"], "error: no verb is given; write one of run, report, "),
+    "no config": (["fit"], "error: no model and no data is given; write -c CONFIG, as -c grpo.yaml"),
+    "no place of a tool": (["study", "report"], "error: "),
     "verb of a tool": (["study", "rnu"], "'rnu' is none of run, report"),
     "verb of a tool, nearly right": (["study", "reprt"], "did you mean 'report'"),
     "argument of a tool": (["study", "run", "x.yaml", "--jbs=2"], "'jbs' is not accepted; did you mean 'jobs'"),

@@ -1,6 +1,7 @@
 """What needs no Lightning: the list of verbs, `--version`, `configs`, `import`, `init`, and that they answer without it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -129,6 +130,18 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, door, monkeypatch, a
     Path("file").touch()
     assert says in the_line(door(args))
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_leave_the_cores_to_others_before_torch_is_imported(given, kept):
+    script = (
+        "import os, sys; sys.argv = ['saerl', '--version']; from saerl_lightning.__main__ import main; main(); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env = own if given is None else {**own, "OMP_WAIT_POLICY": given}
+    ran = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == f"{kept} False"
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):

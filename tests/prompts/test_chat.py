@@ -67,6 +67,9 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match="refuses the messages: no system here"):
         strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + TEMPLATE
         ChatTemplate(system="be brief").encode([prompt(("user", "hi"))], tokenizer(strict))
+    # A template that fails for another reason is not said to miss a system role.
+    with pytest.raises(InputError, match=r"refuses the messages: never; correct it, or name another file$"):
+        ChatTemplate().encode([prompt(("user", "hi"))], tokenizer("{{ raise_exception('never') }}"))
     with pytest.raises(InputError, match="max_prompt_tokens is 0"):
         ChatTemplate(max_prompt_tokens=0)
 
@@ -80,7 +83,7 @@ def test_a_template_file_replaces_the_tokenizers_own_and_takes_options(tmp_path)
         ChatTemplate(template="nowhere.jinja").fitted(tokenizer(None))
     (tmp_path / "broken.jinja").write_text("{% if %}")
     broken = ChatTemplate(template=str(tmp_path / "broken.jinja"))
-    with pytest.raises(InputError, match=r"the chat template in '.*broken.jinja' refuses the messages"):
+    with pytest.raises(InputError, match=r"the chat template in '.*broken.jinja' is no Jinja, line 1: .*; correct it"):
         broken.encode([prompt(("user", "hi"))], broken.fitted(tokenizer(None)))
     with pytest.raises(InputError, match="options names 'add_generation_prompt', which is a setting"):
         ChatTemplate(options={"add_generation_prompt": False}).encode([prompt(("user", "hi"))], tokenizer(TEMPLATE))

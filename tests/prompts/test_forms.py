@@ -276,7 +276,7 @@ CELLS = {
     "one name twice": ("prompt,answer,answer\na,1,2\n", "two columns have the name 'answer'"),
     "no answer": ("prompt,answer\na,\n", r"pool\.csv:2: no answer in column 'answer'"),
     "only a header": ("prompt,answer\n", "is empty"),
-    "semicolons": ("prompt;answer\na;1\n", r"no known form .*; its first row: prompt;answer='a;1'"),
+    "bars": ("prompt|answer\na|1\n", r"no known form .*; its first row: prompt\|answer='a\|1'"),
 }
 
 
@@ -286,6 +286,33 @@ def test_a_table_of_text_that_is_not_one_is_refused(tmp_path, case):
     (tmp_path / "pool.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         FilePrompts(str(tmp_path / "pool.csv")).load()
+
+
+@pytest.mark.parametrize(("mark", "cell"), [(";", "a, b"), ("\t", "a; b")])
+def test_tables_of_spreadsheets_are_read_whatever_mark_they_write(tmp_path, mark, cell):
+    (tmp_path / "pool.csv").write_text(f"prompt{mark}answer\n{cell}{mark}1,5\n", encoding="utf-8-sig")
+    (prompt,) = FilePrompts(str(tmp_path / "pool.csv")).load()
+    assert (prompt.text, prompt.answer) == (cell, "1,5")
+
+
+def test_a_semicolon_in_a_header_with_commas_is_a_letter(tmp_path):
+    (tmp_path / "pool.csv").write_text('prompt,answer,"more; or less"\na;b,1,2\n')
+    (prompt,) = FilePrompts(str(tmp_path / "pool.csv")).load()
+    assert (prompt.text, prompt.answer, prompt.columns["more; or less"]) == ("a;b", "1", "2")
+
+
+def test_the_flags_of_an_unknown_form_lead_into_conversations_and_read_them(tmp_path):
+    turns = [{"from": "human", "value": "What is 1 + 1?"}, {"from": "gpt", "value": "2"}]
+    with pytest.raises(InputError) as refused:
+        read(tmp_path, {"conversations": turns})
+    flags = "--data.columns.prompt conversations.0.value --data.columns.answer conversations.1.value"
+    assert flags in str(refused.value)
+    columns = {"prompt": "conversations.0.value", "answer": "conversations.1.value"}
+    (prompt,) = read(tmp_path, {"conversations": turns}, columns=columns).prompts
+    assert (prompt.text, prompt.answer) == ("What is 1 + 1?", "2")
+    with pytest.raises(InputError) as refused:
+        read(tmp_path, {"text": "What is 1 + 1?"})
+    assert "--data.columns.prompt text (in YAML" in str(refused.value)  # one column is not both
 
 
 def test_a_cell_may_be_longer_than_csv_allows_by_itself(tmp_path):

@@ -37,6 +37,18 @@ def accuracy(completions, prompts, solution, level, **columns):
     return [Mark(float(c == s)).value + 10 * float(l) for c, s, l in zip(completions, solution, level)]
 
 
+def forgets(data_source, solution_str, ground_truth):
+    float(solution_str == ground_truth)
+
+
+def sometimes(completions):
+    return [None if c == "3" else 1.0 for c in completions]
+
+
+def nothing_right(completions):
+    return [0.0 for _ in completions]
+
+
 def above_mean(completions):
     """Compares the completions of a prompt."""
     numbers = [int(c) for c in completions]
@@ -235,6 +247,15 @@ def test_async_calls_run_together_and_one_that_hangs_costs_itself(desk):
     assert math.isnan(given[1]) and (given[0], given[2]) == (1.0, 0.0)
     assert "ran past its deadline of 3 s for the prompt 'p1' and the completion 'hang'" in reward.last_failure
     assert scores(FunctionReward("my_rewards.py:asleep"), [prompt("1")], ["a", "bc"]) == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(("name", "warned"), [("forgets", 1), ("sometimes", 0), ("nothing_right", 0)])
+def test_a_function_that_forgets_its_return_is_told_once(desk, caplog, name, warned):
+    reward = FunctionReward(f"my_rewards.py:{name}")
+    for _ in range(2):
+        scores(reward, [prompt("3")], ["3", "4"])
+    said = "my_rewards.py:forgets returned None for all 2 completions"
+    assert sum(said in message for message in caplog.messages) == warned == len(caplog.messages)
 
 
 def test_an_exception_costs_the_completion_that_caused_it_and_is_told_with_it(desk, caplog):
