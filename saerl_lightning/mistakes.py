@@ -90,7 +90,7 @@ def one_line(message: str, options: Iterable[str] = (), given: Sequence[str] = (
     if found := REQUIRED.match(message):
         return _missing([name.removeprefix(f"{given[0]}." if given else "") for name in found[1].split(", ")])
     if found := NO_VERB.match(message):
-        return f"no verb is given; write one of {found[1].replace(',', ', ').replace('  ', ' ')}"
+        return f"no verb is given; write one of {', '.join(found[1].replace(' ', '').split(',')).replace('...', '…')}"
     complaints = list(_complaints(message))
     if not complaints:
         return _short(" ".join(message.split()), 600)

@@ -122,13 +122,11 @@ class ChatTemplate:
             rendered = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False, **variables)
         except TemplateSyntaxError as error:
             raise InputError(
-                f"the chat template {whose} is no Jinja, line {error.lineno}: {error.message}; correct it, or name another file"
+                f"the chat template {whose} is no Jinja, line {error.lineno}: {error.message}; correct it, or name another"
             ) from error
         except TemplateError as error:
             system = any(message["role"] == "system" for chat in chats for message in chat)
-            instead = (
-                "if it knows no system role, write `system: null`" if system else "correct it, or name another file"
-            )
+            instead = "if it knows no system role, write `system: null`" if system else "correct it, or name another"
             raise InputError(f"the chat template {whose} refuses the messages: {error}; {instead}") from error
         return [str(text) for text in rendered]
 

@@ -68,7 +68,7 @@ def test_bad_input_is_refused():
         strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + TEMPLATE
         ChatTemplate(system="be brief").encode([prompt(("user", "hi"))], tokenizer(strict))
     # A template that fails for another reason is not said to miss a system role.
-    with pytest.raises(InputError, match=r"refuses the messages: never; correct it, or name another file$"):
+    with pytest.raises(InputError, match=r"refuses the messages: never; correct it, or name another$"):
         ChatTemplate().encode([prompt(("user", "hi"))], tokenizer("{{ raise_exception('never') }}"))
     with pytest.raises(InputError, match="max_prompt_tokens is 0"):
         ChatTemplate(max_prompt_tokens=0)
