@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saerl_lightning.errors import InputError, did_you_mean, shown
+from saerl_lightning.errors import InputError, shown
 from saerl_lightning.given.parts import refuse_no_list, require_part
 from saerl_lightning.ranges import Deadline, Finite, Workers, require_in_range
 from saerl_lightning.records import Prompt, Rollouts
 from saerl_lightning.reward.failures import Failures
+from saerl_lightning.reward.function_arguments import GRADED, require_arguments
 from saerl_lightning.reward.function_source import described, source_of
 from saerl_lightning.reward.jobs.user_function import LOGGING, Returned, call, load
 from saerl_lightning.reward.reward import ABSTAINED, Reward
@@ -26,7 +27,6 @@ from saerl_lightning.reward.workers import OVERRAN, WorkerPool
 log = logging.getLogger(__name__)
 
 GRACE_S = 2.0  # an async call is given up on by its own process first, which costs that call alone
-GRADED = {"prompts", "completions", "completion_ids", "solution_str"}  # what a call has by itself
 GIVEN = GRADED | {"data_source", "ground_truth", "extra_info"}
 
 
@@ -82,7 +82,7 @@ class FunctionReward(Reward):
         require_in_range(self)
         self._source = source_of(function)
         self.signature = described(self._source, self._shown)
-        self._require_arguments()
+        require_arguments(self.arguments, self.signature, self._shown)
         self._name = name or self.signature.name
         grace = GRACE_S if self.signature.is_async else 0.0
         self.pool = WorkerPool(workers, deadline_s + grace, partial(load, self._source))
@@ -97,28 +97,6 @@ class FunctionReward(Reward):
     def last_failure(self) -> str:
         """What the last call that failed did, and for which completion."""
         return self.failures.last
-
-    def _require_arguments(self) -> None:
-        """Refuses arguments that the function does not take, that a call has anyway, or that are not JSON's.
-
-        Raises:
-            InputError: naming the argument.
-        """
-        for name, value in self.arguments.items():
-            said = f"FunctionReward.arguments has '{str(name)[:120]}'"
-            if name in {*GRADED, *LOGGING}:
-                raise InputError(f"{said}, which every call of {self._shown} has by itself; take it out")
-            if not isinstance(name, str) or not self._takes(name):
-                takes = ", ".join(each for each in self.signature.takes if each not in GRADED)
-                near = did_you_mean(str(name), self.signature.takes)
-                raise InputError(f"{said}, which {self._shown} does not take; it takes {takes or 'none'}{near}")
-            if name not in self.signature.takes and (near := did_you_mean(name, self.signature.takes)):
-                log.warning(f"warning: {said}, which {self._shown} takes by its ** alone{near}")
-            if not _is_json(value):
-                raise InputError(
-                    f"{said} = {value!r:.80}, which is no value of JSON; write a number, a text, true, false, null, or a "
-                    "list or mapping of these"
-                )
 
     def require(self, prompts: Sequence[Prompt]) -> None:
         """Refuses prompts none of which has a column that the function needs.
@@ -283,14 +261,6 @@ def _in_messages(prompt: Prompt) -> bool:
     return (
         isinstance(given, list) and bool(given) and all(isinstance(each, Mapping) and "role" in each for each in given)
     )
-
-
-def _is_json(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
-    if isinstance(value, list):
-        return all(_is_json(each) for each in value)
-    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _row(prompt: Prompt) -> Mapping[str, Any]:
