@@ -33,8 +33,9 @@ class CodeReward(Reward):
     slow, needs too much memory or dies has not passed; only a failure of the grader itself is NaN.
 
     Each program runs in a process of its own, which is killed at the deadline. On Linux (x86_64 and aarch64) it can't start
-    processes or programs, open sockets, signal others, write files, or read files but Python's own. `docs/howto/reward.md`
-    says what it is not protected from.
+    processes or programs, open sockets, signal others, write files, or read files but Python's own. What is expected, and
+    asserts whose calls take and give literals, are in processes that it can't reach; asserts about objects of its own run
+    beside it, where it could alter them. `docs/howto/reward.md` says what else it is not protected from.
 
     Args:
         tests: Column with the tests of a prompt, dotted where it lies deeper; null finds them.

@@ -15,11 +15,14 @@ from saerl_lightning.policy.decoder_sizes import DecoderSizes
 from saerl_lightning.policy.memory import MemoryEstimate, StepSetting, estimate
 from saerl_lightning.ranges import Count, Positive, require_arguments
 from saerl_lightning.ranks.sharded import require_strategy
+from saerl_lightning.rollout.engine import RolloutEngine
+from saerl_lightning.rollout.vllm import VLLMEngine
 from saerl_lightning.training.grpo import GRPOModule
 from saerl_lightning.verbs.needed_memory import Machine, engine_memory, policy_sizes, signal_bytes, step_setting
 from saerl_lightning.verbs.plan import batch_arithmetic
 
 FREE = 0.1  # share of a card that the CUDA context, the allocator's gaps and libraries take
+ASLEEP = "--model.engine.sleep_level 1"  # vLLM's weights wait in the host's memory, and its cache is given up
 SLOWER: Mapping[str, dict[str, Any]] = {
     "--model.micro_tokens 4096": {"micro_tokens": 4096},
     "--model.policy.gradient_checkpointing true": {"checkpointing": True},
@@ -58,41 +61,51 @@ def tell_memory(
     machine = Machine.of(trainer, "cuda", cards, int(card * 1e9))
     step, sizes, signals = step_setting(model, datamodule, machine), _sizes(model), signal_bytes(datamodule)
 
-    def held(setting: StepSetting) -> MemoryEstimate:
+    def held(setting: StepSetting, asleep: bool = False) -> MemoryEstimate:
         engine = engine_memory(model.engine, sizes, setting, machine.device, machine.card_bytes)
         if engine is None:
             raise InputError(
                 f"model.engine {type(model.engine).__name__} has no estimate; give HFEngine, VLLMEngine or ServerEngine"
             )
+        if asleep:
+            engine = replace(engine, frees_weights=True, frees_cache=True)
         return estimate(sizes, setting, engine, *signals)
 
     made, room = held(step), (1 - FREE) * card * 1e9
     where = f"each of {cards} cards" if cards > 1 else "one card"
-    print(f"a step on {where} of {card:g} GB, precision {machine.precision}; in GB:")
-    print(*(f"  {part.replace('_', ' '):<12}{size / 1e9:8.1f}" for part, size in made.parts.items() if size), sep="\n")
-    print(f"  at once: updating {made.updating / 1e9:.1f}, sampling {made.sampling / 1e9:.1f}")
+    unit, name = (1e9, "GB") if made.total >= 1e9 else (1e6, "MB")
+    print(f"a step on {where} of {card:g} GB, precision {machine.precision}; in {name}:")
+    print(*(f"  {part.replace('_', ' '):<12}{size / unit:8.1f}" for part, size in made.parts.items() if size), sep="\n")
+    print(f"  at once: updating {made.updating / unit:.1f}, sampling {made.sampling / unit:.1f}")
     fits = "fits" if made.total <= room else "does not fit"
-    print(f"{fits}: at most {made.total / 1e9:.1f} GB of {room / 1e9:.1f}; {FREE:.0%} of a card is left for CUDA")
+    left = f"{room / 1e9:.1f} GB" if name == "MB" else f"{room / 1e9:.1f}"
+    print(f"{fits}: at most {made.total / unit:.1f} {name} of {left}; {FREE:.0%} of a card is left for CUDA")
     if made.total > room:
-        changes = _changes(1 if model.engine.samples_by_policy else cards)
-        print(_advice(((flags, held(lighter).total) for flags, lighter in _lighter(step, changes)), room))
+        changes = _changes(1 if model.engine.samples_by_policy else cards, awake=_awake(model.engine))
+        print(_advice(((flags, held(*lighter).total) for flags, *lighter in _lighter(step, changes)), room))
 
 
-def _changes(shards: int) -> dict[str, dict[str, Any]]:
+def _awake(engine: RolloutEngine) -> bool:
+    """Whether the engine keeps GPU memory in the update that it could free."""
+    return isinstance(engine, VLLMEngine) and not engine.sleep_level
+
+
+def _changes(shards: int, awake: bool) -> dict[str, dict[str, Any]]:
     """Flags and what they change in a step, from the one that costs least time to the one that changes what is trained."""
+    sleeping: dict[str, dict[str, Any]] = {ASLEEP: {}} if awake else {}
     between = {"--trainer.strategy sharded": {"shards": shards, "copies": False}} if shards > 1 else {}
-    return {**SLOWER, **between, **ADAPTERS}
+    return {**sleeping, **SLOWER, **between, **ADAPTERS}
 
 
-def _lighter(step: StepSetting, flags: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, StepSetting]]:
-    """Yields flags and the step with them, the fastest first."""
+def _lighter(step: StepSetting, flags: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, StepSetting, bool]]:
+    """Yields flags, the step with them, and whether the engine sleeps, the fastest first."""
     row = step.prompt_tokens + step.completion_tokens  # is never cut
     for taken in sorted(product((False, True), repeat=len(flags)), key=lambda each: each[::-1]):
         changes = dict(compress(flags.items(), taken))
         lighter = replace(step, **{name: value for change in changes.values() for name, value in change.items()})
-        differs = all(replace(step, **change) != step for change in changes.values())
+        differs = all(replace(step, **change) != step for flag, change in changes.items() if flag != ASLEEP)
         if changes and differs and row <= lighter.micro_tokens <= step.micro_tokens:
-            yield " ".join(changes), lighter
+            yield " ".join(changes), lighter, ASLEEP in changes
 
 
 def _advice(tried: Iterable[tuple[str, int]], room: float) -> str:

@@ -57,6 +57,37 @@ def test_the_advised_flags_make_it_fit(told):
     assert gigabytes(again, "optimiser") < 1
 
 
+def test_an_engine_that_sleeps_is_advised_where_it_is_enough_and_only_to_one_that_is_awake(told):
+    flags = ("--card=64", "--model.micro_tokens=4096", "--model.policy.dtype=bfloat16")
+    flags += ("--model.policy.lora={rank: 16, alpha: 32}",)
+    awake = told(*flags)
+    advised = awake.rstrip().partition("it fits with ")[2].rpartition(": ")[0]
+    assert "does not fit" in awake and advised == "--model.engine.sleep_level 1"
+    asleep = told(*flags, *shlex.split(advised))
+    assert "\nfits: at most" in asleep
+    # The update no longer holds the engine's weights and cache.
+    held, freed = (float(said.partition("updating ")[2].partition(",")[0]) for said in (awake, asleep))
+    assert held - freed == pytest.approx(gigabytes(awake, "engine") + gigabytes(awake, "kv cache"), abs=0.11)
+    for engine in ("--model.engine.sleep_level=2", "--model.engine=HFEngine"):
+        assert "sleep_level" not in told("--card=24", engine)
+
+
+def test_a_small_model_is_told_in_megabytes(told, tmp_path):
+    (tmp_path / "small").mkdir()
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "vocab_size": 256,
+    }
+    (tmp_path / "small/config.json").write_text(json.dumps({**QWEN, **small}))
+    said = told("--model.engine=HFEngine", "--model.policy.path=small", "--model.micro_tokens=4096")
+    assert "; in MB:" in said and " MB of 72.0 GB;" in said
+    parameters = 2 * 256 * 64 + 2 * (64 * (64 + 2 * 64) + 128 + 64 + 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
+    assert gigabytes(said, "optimiser") == pytest.approx(8 * parameters / 1e6, abs=0.06)
+
+
 def test_eight_cards_hold_a_share_of_the_prompts_each_and_no_share_of_the_weights(told):
     one, eight = (told("--model.engine=HFEngine", f"--cards={count}") for count in (1, 8))
     assert gigabytes(eight, "weights") == gigabytes(one, "weights")

@@ -22,6 +22,9 @@ ASSERTS = Prompt("a", ({"role": "user", "content": "?"},), f"assert f(2) == {SEC
 CHECK = f"def check(candidate):\n    assert candidate(2) == {SECRET}\n    assert 10 < candidate(2)"
 FUNCTION = Prompt("h", ({"role": "user", "content": "?"},), "x", columns={"test": CHECK, "entry_point": "f"})
 OTHER = Prompt("o", ({"role": "user", "content": "?"},), f"assert sorted([f(2)]) == sorted([{SECRET}]) and f(2) != 1")
+INSIDE = Prompt(  # needs what only the program's own process has
+    "i", ({"role": "user", "content": "?"},), f"assert (lambda y: sorted([y]) == sorted([{SECRET}]) and y != 1)(f(2))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,18 +150,42 @@ AS_FUNCTION = {
 
 @pytest.mark.parametrize("name", AS_FUNCTION)
 def test_a_function_that_cheats_gets_nothing(name, reward):
-    for asked in (ASSERTS, FUNCTION, OTHER):
+    for asked in (ASSERTS, FUNCTION, OTHER, INSIDE):
         assert grade(reward, asked, AS_FUNCTION[name]) == 0, asked.uid
         assert left_behind() == []
-    assert all(grade(reward, asked, f"def f(x): return {SECRET}") == 1 for asked in (ASSERTS, FUNCTION, OTHER))
+    assert all(grade(reward, asked, f"def f(x): return {SECRET}") == 1 for asked in (ASSERTS, FUNCTION, OTHER, INSIDE))
     assert not reward.pool.failures
+
+
+NEAR = "assert abs(f(2) - 1.5) < 1e-6"
+OWN_TRUTH = "class A:\n    n = 0\n    def __bool__(s):\n        A.n += 1\n        return A.n > 1\n"
+OWN_NUMBER = "class A:\n    def __sub__(s, o): return s\n    __abs__ = lambda s: s\n    __lt__ = lambda s, o: True\n"
+ALTERS = {
+    "a builtin's name": (NEAR, "def abs(x): return 0\ndef f(x): return 1"),
+    "a builtin": (NEAR, "import builtins\nbuiltins.abs = lambda x: 0\ndef f(x): return 1"),
+    "a module": ("assert math.isclose(f(2), 1.5)", "import math\nmath.isclose = lambda *a: True\ndef f(x): return 1"),
+    "what sorted gives": ("assert sorted(f(2)) == sorted([1, 2])", "def sorted(x): return 0\ndef f(x): return [1]"),
+    "what a number is": (NEAR, f"{OWN_NUMBER}def f(x): return A()"),
+    "what is true, by turns": ("assert not f(2) and f(3)", f"{OWN_TRUTH}def f(x): return A()"),
+    "the grader": (NEAR, "import __main__\n__main__._ran = lambda code, scope: 'True'\ndef f(x): return 0"),
+    "what is said": (NEAR, "import __main__\n__main__.plain = lambda value: 1.5\ndef f(x): os._exit(0)"),
+}
+
+
+@pytest.mark.parametrize("name", ALTERS)
+def test_code_that_alters_its_own_process_alters_no_assert(name, reward):
+    test, code = ALTERS[name]
+    right = {"what sorted gives": "[2, 1]", "what is true, by turns": "x == 3"}.get(name, "1.5")
+    assert grade(reward, Prompt("n", ASSERTS.messages, test), code) == 0
+    assert grade(reward, Prompt("n", ASSERTS.messages, test), f"def f(x): return {right}") == 1
 
 
 def test_what_the_docs_say_it_does_not_protect_from(reward):
     """Code that knows the grader finds asserts in its own process, but neither a literal's value nor HumanEval's check."""
     knows = "import sys\nframe = sys._getframe()\nwhile frame.f_back: frame = frame.f_back\n"
     knows += "import __main__\n__main__.spelled = lambda value: 'True'\n__main__._ran = lambda code, scope: 'True'"
-    assert grade(reward, OTHER, knows + "\ndef f(x): return 0") == 1
+    assert grade(reward, INSIDE, knows + "\ndef f(x): return 0") == 1
+    assert grade(reward, OTHER, knows + "\ndef f(x): return 0") == 0
     assert grade(reward, FUNCTION, knows + "\ndef f(x): return 0") == 0
     assert grade(reward, ASSERTS, knows + "\ndef f(x): return 0") == 0
 

@@ -7,9 +7,11 @@ import json
 import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from saerl_lightning.reward.jobs.apart import Apart, apart
 from saerl_lightning.reward.jobs.program import Limits, Program, end_orphans
 
 FORMS = (
@@ -121,14 +123,16 @@ class LibraryTests:
     Args:
         setup: Statements to run before the checks.
         checks: What must hold.
+        apart: Asserts that must hold too, and run in another process than the code.
     """
 
     setup: str
     checks: tuple[ValueCheck | StatementCheck, ...]
+    apart: tuple[Apart, ...] = ()
 
     def __len__(self) -> int:
         """Returns the number of checks."""
-        return len(self.checks)
+        return len(self.checks) + len(self.apart)
 
     def verdict(self, code: str, limits: Limits, every: bool) -> Verdict:
         """Defines what the code defines, and checks it, in one process; the checks are sent there after that.
@@ -139,17 +143,22 @@ class LibraryTests:
             every: Whether tests are run after one has failed.
         """
         key, passed = secrets.token_hex(8), []
-        with Program(limits) as program:
+        with Program(limits) as program, ExitStack() as others:
+            tests = others.enter_context(Program(limits)) if self.apart else None
             program.send({"library": code})
-            if program.heard() == {"loaded": True}:
-                asked = {"key": key, "setup": self.setup, "checks": [check.asked() for check in self.checks]}
-                program.send(asked)
+            if program.heard() != {"loaded": True}:
+                return Verdict([False] * len(self), program.missing)
+            program.send({"key": key, "setup": self.setup, "checks": [check.asked() for check in self.checks]})
+            if tests:
+                tests.send({"asserts": [[each.code, each.calls] for each in self.apart]})
             for check in self.checks:
                 said = program.heard()
                 answer = said.get("value") if isinstance(said, dict) and said.get("key") == key else None
                 passed.append(isinstance(answer, str) and check.passed(answer))
                 if said is None or not (passed[-1] or every):
                     break
+            while tests and len(self.checks) <= len(passed) < len(self) and (every or all(passed)):
+                passed.append(_held(program, tests, key))
         return Verdict([*passed, *[False] * (len(self) - len(passed))], program.missing)
 
 
@@ -183,10 +192,15 @@ class FunctionTest:
             if program.heard() != {"loaded": True}:
                 return Verdict([False], program.missing)
             test.send({"test": self.code, "name": self.name})
-            while isinstance(said := test.heard(), dict) and "call" in said:
-                program.send({"key": key, "setup": "", "checks": [{"value": said["call"]}]})
-                test.send(_answer(program.heard(), key))
-            return Verdict([isinstance(said, dict) and said.get("held") is True], program.missing)
+            return Verdict([_held(program, test, key)], program.missing)
+
+
+def _held(program: Program, test: Program, key: str) -> bool:
+    """Whether a test holds; its calls are sent to the code's process, and their results back, as literals."""
+    while isinstance(said := test.heard(), dict) and "call" in said:
+        program.send({"key": key, "setup": "", "checks": [{"value": said["call"], "listed": said["listed"]}]})
+        test.send(_answer(program.heard(), key))
+    return isinstance(said, dict) and said.get("held") is True
 
 
 def _answer(said: Any, key: str) -> dict[str, str]:
@@ -294,13 +308,15 @@ def _parsed(value: Any) -> Any:
 
 def _asserts(texts: Sequence[str], setup: str) -> LibraryTests:
     try:
-        return LibraryTests(setup, tuple(map(_checked, texts)))
+        checks = [_checked(text, setup) for text in texts]
     except SyntaxError as error:
         raise ValueError(f"a test is no Python: {error}") from error
+    here = tuple(check for check in checks if not isinstance(check, Apart))
+    return LibraryTests(setup, here, tuple(check for check in checks if isinstance(check, Apart)))
 
 
-def _checked(text: str) -> ValueCheck | StatementCheck:
-    """An assert of the kind `f(x) == literal` is compared here; others are where the code is."""
+def _checked(text: str, setup: str) -> ValueCheck | StatementCheck | Apart:
+    """An assert of the kind `f(x) == literal` is compared here; others run apart, or else where the code is."""
     tree = ast.parse(text)
     match tree.body:
         case [ast.Assert(test=ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]))]:
@@ -308,7 +324,7 @@ def _checked(text: str) -> ValueCheck | StatementCheck:
                 return ValueCheck(ast.unparse(left), ast.literal_eval(right))
             except ValueError:
                 pass
-    return StatementCheck(_guarded(tree))
+    return apart(tree, setup) or StatementCheck(_guarded(tree))
 
 
 def _function(test: str, name: str) -> FunctionTest:

@@ -11,6 +11,7 @@ import builtins
 import ctypes
 import errno
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -49,6 +50,7 @@ NUMBERS = {  # of calls that are looked at more closely
 }
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 SPARE = 8 << 20
+MOST_LISTED = 100_000  # things that a generator may give
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 READ, READ_ANY, USE = 1 << 2, 1 << 2 | 1 << 3, 1 << 1 | 1 << 2  # rights of Landlock
 
@@ -167,6 +169,9 @@ def main() -> None:
         _check(task["library"], lines, channel)
     elif "test" in task:
         _test(task["test"], task["name"], lines, channel)
+    elif "asserts" in task:
+        for code, calls in task["asserts"]:
+            _assert(code, calls, lines, channel)
     else:
         lines.close()
         channel.close()
@@ -184,11 +189,19 @@ def _check(code: str, lines: Any, channel: socket.socket) -> None:
         exec(compile(asked["setup"], "setup.py", "exec"), scope)  # noqa: S102
         for check in asked["checks"]:
             try:
-                said = spelled(eval(check["value"], scope)) if "value" in check else _ran(check["run"], scope)  # noqa: S307
+                said = _valued(check, scope) if "value" in check else _ran(check["run"], scope)
             except BaseException as error:  # SystemExit too
                 _say(channel, {"key": asked["key"], "error": f"{type(error).__name__}: {error}"[:200]})
             else:
                 _say(channel, {"key": asked["key"], "value": said})
+
+
+def _valued(check: dict[str, Any], scope: dict[str, Any]) -> str:
+    """The literal of an expression; with `listed`, that of the list of what a generator, a range or a view gives."""
+    value = eval(check["value"], scope)  # noqa: S307
+    if check.get("listed") and not isinstance(value, (*COPIES, bytes)) and hasattr(value, "__iter__"):
+        value = value.tolist() if hasattr(value, "tolist") else list(itertools.islice(value, MOST_LISTED))
+    return spelled(value)
 
 
 def _ran(code: str, scope: dict[str, Any]) -> str:
@@ -202,30 +215,46 @@ def _test(code: str, name: str, lines: Any, channel: socket.socket) -> None:
     Names that the test uses and does not define are modules of Python, or functions of the other process too. Arguments and
     results go between the processes as literals.
     """
-
-    def there(function: str) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
-            keywords = "".join(f", {key}={spelled(value)}" for key, value in named.items())
-            _say(channel, {"call": f"{function}(*{spelled(given)}{keywords})"})
-            said = json.loads(lines.readline())
-            if "value" not in said:
-                raise AssertionError(said["error"])
-            return ast.literal_eval(said["value"])
-
-        return call
-
     tree = ast.parse(code)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - vars(builtins).keys()
     scope: dict[str, Any] = {"__name__": "test"}
     for each in used:
-        scope[each] = importlib.import_module(each) if each in sys.stdlib_module_names else there(each)
-    try:
+        scope[each] = importlib.import_module(each) if each in sys.stdlib_module_names else _there(each, lines, channel)
+
+    def run() -> None:
         exec(compile(tree, "test.py", "exec"), scope)  # noqa: S102
-        scope["check"](there(name))
+        scope["check"](_there(name, lines, channel))
+
+    _say_whether(run, channel)
+
+
+def _assert(code: str, calls: list[str], lines: Any, channel: socket.socket) -> None:
+    """Runs an assert about functions that another process has. Says whether it held."""
+    scope: dict[str, Any] = {"__name__": "test", **{each: _there(each, lines, channel, listed=True) for each in calls}}
+    _say_whether(lambda: exec(compile(code, "test.py", "exec"), scope), channel)  # noqa: S102
+
+
+def _say_whether(run: Callable[[], object], channel: socket.socket) -> None:
+    try:
+        run()
     except BaseException as error:
         _say(channel, {"held": False, "error": f"{type(error).__name__}: {error}"[:200]})
     else:
         _say(channel, {"held": True})
+
+
+def _there(function: str, lines: Any, channel: socket.socket, listed: bool = False) -> Callable[..., Any]:
+    """A function that asks the other process for what its function of that name gives."""
+
+    def call(*given: Any, **named: Any) -> Any:
+        keywords = "".join(f", {key}={spelled(value)}" for key, value in named.items())
+        _say(channel, {"call": f"{function}(*{spelled(given)}{keywords})", "listed": listed})
+        said = json.loads(lines.readline())
+        if "value" not in said:
+            raise AssertionError(said["error"])
+        return ast.literal_eval(said["value"])
+
+    return call
 
 
 def _say(channel: socket.socket, message: dict[str, Any]) -> None:
