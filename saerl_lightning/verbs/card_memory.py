@@ -82,7 +82,9 @@ def tell_memory(
     print(f"{fits}: at most {made.total / unit:.1f} {name} of {left}; {FREE:.0%} of a card is left for CUDA")
     if made.total > room:
         changes = _changes(1 if model.engine.samples_by_policy else cards, awake=_awake(model.engine))
-        print(_advice(((flags, held(*lighter).total) for flags, *lighter in _lighter(step, changes)), room))
+        print(
+            _advice(((flags, held(lighter, asleep).total) for flags, lighter, asleep in _lighter(step, changes)), room)
+        )
 
 
 def _awake(engine: RolloutEngine) -> bool:
