@@ -90,10 +90,7 @@ class DataCallback(ABC):
         """Restores the state that `state_dict` returned."""
 
     def idle(self) -> str:
-        """Returns why the last `apply` had no effect, such as "no prompt is dropped"; "" if it had one.
-
-        Roles that plan before training implement this; the others return "".
-        """
+        """Returns why the last `apply` had no effect, such as "no prompt is dropped"; "" if it had one or is no plan's."""
         return self._idle
 
     def doubt(self) -> str:
@@ -170,11 +167,10 @@ class Clustering(DataCallback):
         """Stores the cluster of each prompt and reorders the plan. The order inside a cluster does not change."""
         cluster = clusters_by(self, plan, prompts, features)
         unrated = np.full(len(prompts), np.nan)
-        labelled = replace(plan, cluster=cluster)
         topics = [prompts[row].topic for row in plan.rows.tolist()]
         self._report = {**cluster_sizes(cluster[plan.rows]), **grouping_agreement(cluster[plan.rows], topics)}
         self._idle = "" if len(np.unique(cluster[plan.rows])) > 1 else "all prompts are in one cluster"
-        return labelled.reorder(cluster_first(plan.rows, cluster, unrated, plan.batch_size))
+        return replace(plan, cluster=cluster).reorder(cluster_first(plan.rows, cluster, unrated, plan.batch_size))
 
     @abstractmethod
     def label(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> Int[np.ndarray, " N"]:

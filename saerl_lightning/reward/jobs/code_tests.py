@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from saerl_lightning.reward.jobs.apart import Apart, apart
+from saerl_lightning.reward.jobs.asserts import AssertApart, apart
 from saerl_lightning.reward.jobs.program import Limits, Program, end_orphans
 
 FORMS = (
@@ -128,7 +128,7 @@ class LibraryTests:
 
     setup: str
     checks: tuple[ValueCheck | StatementCheck, ...]
-    apart: tuple[Apart, ...] = ()
+    apart: tuple[AssertApart, ...] = ()
 
     def __len__(self) -> int:
         """Returns the number of checks."""
@@ -311,11 +311,11 @@ def _asserts(texts: Sequence[str], setup: str) -> LibraryTests:
         checks = [_checked(text, setup) for text in texts]
     except SyntaxError as error:
         raise ValueError(f"a test is no Python: {error}") from error
-    here = tuple(check for check in checks if not isinstance(check, Apart))
-    return LibraryTests(setup, here, tuple(check for check in checks if isinstance(check, Apart)))
+    here = tuple(check for check in checks if not isinstance(check, AssertApart))
+    return LibraryTests(setup, here, tuple(check for check in checks if isinstance(check, AssertApart)))
 
 
-def _checked(text: str, setup: str) -> ValueCheck | StatementCheck | Apart:
+def _checked(text: str, setup: str) -> ValueCheck | StatementCheck | AssertApart:
     """An assert of the kind `f(x) == literal` is compared here; others run apart, or else where the code is."""
     tree = ast.parse(text)
     match tree.body:

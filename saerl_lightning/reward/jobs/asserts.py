@@ -29,7 +29,7 @@ ASKING |= {"eval", "exec", "globals", "locals", "super"}
 
 
 @dataclass(frozen=True)
-class Apart:
+class AssertApart:
     """An assert that runs apart from the code.
 
     Args:
@@ -41,11 +41,11 @@ class Apart:
     calls: tuple[str, ...]
 
 
-def apart(tree: ast.Module, setup: str) -> Apart | None:
+def apart(tree: ast.Module, setup: str) -> AssertApart | None:
     """Returns an assert as it can run in another process; None if it needs the objects that the code makes.
 
     Args:
-        tree: The test.
+        tree: Syntax tree of the test.
         setup: Statements that run before it.
     """
     imported = _imported(setup)
@@ -64,7 +64,7 @@ def apart(tree: ast.Module, setup: str) -> Apart | None:
     if not calls or not plain or not _literal(nodes, calls, bound) or not _known(nodes, imported | modules):
         return None
     lines = [setup, *(f"import {name}" for name in sorted(modules)), ast.unparse(tree)]
-    return Apart("\n".join(lines), tuple(sorted(calls)))
+    return AssertApart("\n".join(lines), tuple(sorted(calls)))
 
 
 def _imported(setup: str) -> set[str] | None:

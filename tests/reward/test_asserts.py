@@ -7,7 +7,7 @@ import pytest
 
 from saerl_lightning.records import Prompt
 from saerl_lightning.reward.code_reward import CodeReward
-from saerl_lightning.reward.jobs.apart import apart
+from saerl_lightning.reward.jobs.asserts import apart
 from tests.reward.examples import rollouts
 
 CALLS = {
