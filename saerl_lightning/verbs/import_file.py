@@ -10,12 +10,13 @@ from saerl_lightning.errors import InputError, did_you_mean, program
 from saerl_lightning.files import write_whole
 from saerl_lightning.migration.arguments import Trainer
 from saerl_lightning.migration.conversion import convert, listing
-from saerl_lightning.migration.reading import dotted_arguments, flat_arguments
+from saerl_lightning.migration.reading import dotted_arguments
 from saerl_lightning.migration.trl import TRL
+from saerl_lightning.migration.trl_reading import trl_arguments
 from saerl_lightning.migration.verl import VERL
 
 TRAINERS: dict[str, tuple[Trainer, Callable[[str], dict[str, object]]]] = {
-    "trl": (TRL, flat_arguments),
+    "trl": (TRL, trl_arguments),
     "verl": (VERL, dotted_arguments),
 }
 
@@ -25,7 +26,7 @@ def import_file(trainer: str, file: str, out: str | None = None, processes: int 
 
     Args:
         trainer: Name of the trainer: trl or verl.
-        file: File of its arguments.
+        file: File of its arguments; for trl also a script or the command that starts one.
         out: File to write; null takes the name of `file` with `_saerl.yaml` at its end, in the current folder.
         processes: Number of processes that the file was run with, for batch sizes that are given for each of them.
 
