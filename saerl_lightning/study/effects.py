@@ -168,6 +168,7 @@ def _effect(
         len(pair.seeds),
         found.p,
         p_flips=statistics.sign_flip_p(arm, baseline) if len(arm) <= statistics.EXACT_PAIRS else MISSING,
+        error=found.error,
     )
 
 

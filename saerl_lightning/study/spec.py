@@ -132,6 +132,23 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """The two arms that show whether a study's world can tell signals apart: an oracle must beat its null.
+
+    Args:
+        oracle: Arm whose operation knows the truth.
+        null: Arm with the same operation that knows nothing.
+        seeds: Seeds of the gate's runs, none of which is one of the study's.
+    """
+
+    __pydantic_config__ = STRICT
+
+    oracle: str
+    null: str
+    seeds: list[Seed]
+
+
+@dataclass(frozen=True)
 class StudySpec:
     """A comparison of arms over the same seeds on one budget, read from a YAML file.
 
@@ -152,6 +169,7 @@ class StudySpec:
         share: Parts that are common to all seeds: names of stages, and of the random parts of a run (`RANDOM_PARTS`).
         flags: Flags of all arms, before the arms' own.
         description: Question that the study asks.
+        gate: Oracle and null that must differ before the study is run; null asks for no gate.
     """
 
     __pydantic_config__ = STRICT
@@ -168,6 +186,7 @@ class StudySpec:
     share: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     description: str = ""
+    gate: Gate | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> StudySpec:
@@ -226,7 +245,8 @@ class StudySpec:
         self._check_share()
 
     def _check_references(self) -> None:
-        for key, arm in [("baseline", self.baseline), *(("primary", arm) for arm in self.primary)]:
+        ends = [] if self.gate is None else [("gate.oracle", self.gate.oracle), ("gate.null", self.gate.null)]
+        for key, arm in [("baseline", self.baseline), *(("primary", arm) for arm in self.primary), *ends]:
             if arm not in self.arms:
                 known = f"{', '.join(self.arms)}{did_you_mean(arm, self.arms)}"
                 raise InputError(f"{key} names the arm '{arm}', which is not there; the arms are {known}")
@@ -234,6 +254,19 @@ class StudySpec:
             raise InputError(
                 f"primary names the baseline '{self.baseline}'; it lists the arms that are compared with it"
             )
+        if self.gate is not None:
+            self._check_gate(self.gate)
+
+    def _check_gate(self, gate: Gate) -> None:
+        """Refuses a gate of one arm, of one seed, or of seeds that the study compares by."""
+        if gate.oracle == gate.null:
+            raise InputError(f"gate.oracle and gate.null are both '{gate.oracle}'; name two arms")
+        if common := sorted({*gate.seeds} & {*self.seeds}):
+            raise InputError(
+                f"gate.seeds and seeds have {common[0]} in common; a world is tuned by its gate, so write other seeds there"
+            )
+        if len({*gate.seeds}) < max(2, len(gate.seeds)):
+            raise InputError(f"gate.seeds are {gate.seeds}; write two different seeds or more")
 
     def _check_share(self) -> None:
         """Refuses unknown names in `share`, and stages whose product would contradict it."""

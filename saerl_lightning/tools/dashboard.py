@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from saerl_lightning.errors import InputError, RunStopped, first_line
 from saerl_lightning.files import read_mapping, write_whole
 from saerl_lightning.study.costs import curves
-from saerl_lightning.study.dashboard import check_place, drawn, save, view_json
-from saerl_lightning.study.dashboard_panels import STEP
+from saerl_lightning.study.dashboard.panels import STEP
+from saerl_lightning.study.dashboard.workspace import check_place, drawn, save, view_json
 from saerl_lightning.tools.run_sections import LoggedRun, run_sections
 from saerl_lightning.training.loggers import has_key
 

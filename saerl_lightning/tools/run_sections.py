@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from saerl_lightning.data.planning import SLOTS
-from saerl_lightning.study.dashboard_panels import (
+from saerl_lightning.study.dashboard.panels import (
     COMPLETIONS,
     CORRECTED,
     PLAN,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
+
+import yaml
 
 from saerl_lightning import shipped
 from saerl_lightning.causal.run import causal
@@ -16,7 +20,7 @@ from saerl_lightning.errors import InputError, program
 from saerl_lightning.files import write_whole
 from saerl_lightning.progress import Bar
 from saerl_lightning.ranges import NotNegative, Positive, Workers, require_arguments
-from saerl_lightning.study.dashboard import dashboard
+from saerl_lightning.study.dashboard.workspace import dashboard
 from saerl_lightning.study.execution import StudyExecution
 from saerl_lightning.study.folder import (
     Resolved,
@@ -31,9 +35,11 @@ from saerl_lightning.study.folder import (
     note_software,
     resolve,
 )
+from saerl_lightning.study.gate import gate_folder, gate_result, gate_study, require_gate
 from saerl_lightning.study.plan import PlannedRun, duration, estimate, plan_text, planned_runs
 from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExecutor
 from saerl_lightning.study.questions import refuse_trained_questions
+from saerl_lightning.study.report.numbers import read_numbers
 from saerl_lightning.study.results import RunResult, StudyResults
 from saerl_lightning.study.run_record import RunRecord
 from saerl_lightning.study.seeding import product_name, product_path, stage_products
@@ -84,6 +90,30 @@ def run(
     jobs = jobs or 2
     if code := run_study(study, Path(spec), root, jobs, place, shared_only):
         sys.exit(code)
+
+
+def gate(spec: str, out: str | None = None, jobs: Workers = 2) -> None:
+    """Runs a study's oracle and null alone, on the gate's own seeds, and says whether the study can tell signals apart.
+
+    The exit code is 1 if the oracle does not end three standard errors above its null. The same command resumes.
+
+    Args:
+        spec: YAML file of a study with a gate.
+        out: Folder of the study; null takes runs/study/NAME. The gate's runs stand beside it, in a folder with _gate at
+            the end of its name.
+        jobs: Number of runs at a time.
+    """
+    require_arguments(gate, locals())
+    study = StudySpec.read(shipped.find(spec))
+    own, folder = gate_study(study), gate_folder(Path(out or f"runs/study/{study.name}"))
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch, f"{own.name}.yaml")
+        source.write_text(yaml.safe_dump(asdict(own), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        failed = run_study(own, source, folder, jobs, SubprocessExecutor(1))
+    result = gate_result(read_numbers(StudyResults.read(folder)))
+    print(result.said)
+    if failed or not result.holds:
+        sys.exit(1)
 
 
 def report(folder: str) -> None:
@@ -164,7 +194,7 @@ def compare(
 
 
 VERBS = {
-    "run": run, "report": report, "publish": publish, "tables": tables, "compare": compare, "causal": causal,
+    "gate": gate, "run": run, "report": report, "publish": publish, "tables": tables, "compare": compare, "causal": causal,
     "dashboard": dashboard,
 }  # fmt: skip
 
@@ -227,6 +257,7 @@ def checked(spec: StudySpec, root: Path) -> dict[str, Resolved]:
         InputError: naming the first fault.
     """
     check_folder(spec, root)
+    require_gate(spec, root)
     resolved = resolve(spec, root)
     check_digests(digests(spec, resolved), root)
     check_runs(spec, root, resolved)

@@ -11,8 +11,8 @@ import pytest
 
 from saerl_lightning import cli
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.study.dashboard import view_json
-from saerl_lightning.study.dashboard_panels import STEP
+from saerl_lightning.study.dashboard.panels import STEP
+from saerl_lightning.study.dashboard.workspace import view_json
 from saerl_lightning.tools.dashboard import dashboard, of_folder, of_server, run_workspace
 from saerl_lightning.tools.run_sections import LoggedRun, run_sections
 from tests.cli.conftest import CONFIGS, Workplace, record, write_prompts

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saerl_lightning.errors import InputError, RunStopped
-from saerl_lightning.study.dashboard import dashboard, logged_study, save, view_json, workspace
-from saerl_lightning.study.dashboard_panels import STEP, LoggedStudy, sections
+from saerl_lightning.study.dashboard.panels import STEP, LoggedStudy, sections
+from saerl_lightning.study.dashboard.workspace import dashboard, logged_study, save, view_json, workspace
 from saerl_lightning.study.folder import resolve
 from saerl_lightning.study.plan import OWN_FLAGS
 from saerl_lightning.study.processes import SubprocessExecutor

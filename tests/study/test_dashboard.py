@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from saerl_lightning.evaluation.metrics import SampledAccuracy
 from saerl_lightning.plan_page.charts import COLOURS, NOTHING
 from saerl_lightning.records import Prompt, Rollouts
-from saerl_lightning.study.dashboard_panels import LoggedStudy, sections
+from saerl_lightning.study.dashboard.panels import LoggedStudy, sections
 
 METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
 BARE = LoggedStudy("s", ["grpo", "saerl"], "grpo", 3, "val/macro/avg@k")

@@ -79,6 +79,7 @@ class Effect:
     detectable: float = MISSING  # smallest true difference that is found with 80 % power, at the level of its family
     detectable_doubled: float = MISSING  # the same with twice as many seeds
     p_flips: float = MISSING  # exact sign-flip p-value; NaN with more than 20 pairs
+    error: float = MISSING  # standard error of the difference; NaN with one pair
 
     @property
     def significant(self) -> bool:

@@ -17,7 +17,7 @@ from saerl_lightning import shipped
 from saerl_lightning.data.planning import SLOTS
 from saerl_lightning.errors import InputError, RunStopped
 from saerl_lightning.files import write_whole
-from saerl_lightning.study.dashboard_panels import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
+from saerl_lightning.study.dashboard.panels import STEP, DashboardPanel, DashboardSection, LoggedStudy, sections
 from saerl_lightning.study.folder import Resolved, listed, resolve, sets
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.training.loggers import has_key

@@ -1,0 +1,1 @@
+"""The view of a study in Weights & Biases: its panels, and the workspace that holds them."""
