@@ -17,9 +17,8 @@ import yaml
 from saerl_lightning import shipped
 from saerl_lightning.causal.run import causal
 from saerl_lightning.errors import InputError, program
-from saerl_lightning.files import write_whole
 from saerl_lightning.progress import Bar
-from saerl_lightning.ranges import NotNegative, Positive, Workers, require_arguments
+from saerl_lightning.ranges import NotNegative, Workers, require_arguments
 from saerl_lightning.study.dashboard.workspace import dashboard
 from saerl_lightning.study.execution import StudyExecution
 from saerl_lightning.study.folder import (
@@ -36,6 +35,7 @@ from saerl_lightning.study.folder import (
     resolve,
 )
 from saerl_lightning.study.gate import gate_folder, gate_result, gate_study, require_gate
+from saerl_lightning.study.others.compare import compare
 from saerl_lightning.study.plan import PlannedRun, duration, estimate, plan_text, planned_runs
 from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExecutor
 from saerl_lightning.study.questions import refuse_trained_questions
@@ -156,41 +156,6 @@ def tables(folder: str, page: str | None = None) -> None:
         return
     write_section(Path(folder), Path(page))
     print(page)
-
-
-def compare(
-    file: str,
-    baseline: list[str] = ["baseline"],  # noqa: B006  # never changed
-    within: list[str] | None = None,
-    benchmarks: list[str] | None = None,
-    method: str = "method",
-    seed: str = "seed",
-    points: Positive = 1.0,
-    csv: str | None = None,
-) -> None:
-    """Compares the methods of a table of runs that were trained anywhere: intervals, Holm's correction, seeds needed.
-
-    Args:
-        file: CSV file with a header and one run a row: its method, its seed, and a column for each benchmark.
-        baseline: Methods that others are held against; of each setting the first that was run there.
-        within: Columns that divide the runs into comparable settings; null takes campaign, model, dataset, data, task,
-            regime and steps, as far as the file has them.
-        benchmarks: Columns of scores; null takes all other columns of numbers.
-        method: Column of the methods.
-        seed: Column of the seeds.
-        points: Difference, in the unit of the scores, for which the needed number of seeds is given.
-        csv: File that gets all comparisons with all digits; null writes none.
-    """
-    from saerl_lightning.study.others.run_effects import compare_runs
-    from saerl_lightning.study.others.run_page import run_page, sheet
-    from saerl_lightning.study.others.run_table import read_run_table
-
-    require_arguments(compare, locals())
-    runs = read_run_table(Path(file), baseline, within, benchmarks, method, seed)
-    compared = compare_runs(runs, points)
-    if csv is not None:
-        write_whole(Path(csv), sheet(compared))
-    print(run_page(runs, compared), end="")
 
 
 VERBS = {

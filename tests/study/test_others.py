@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from saerl_lightning.errors import InputError
+from saerl_lightning.study.others.compare import compare
 from saerl_lightning.study.others.run_effects import compare_runs, noise_of, seeds_needed
 from saerl_lightning.study.others.run_page import run_page, sheet
 from saerl_lightning.study.others.run_table import RunTable, Setting, read_run_table
-from saerl_lightning.tools.study import compare
 
 HEADER = "run_id,campaign,method,seed,easy,hard"
 ROWS = ["1,a,baseline,1,10,2", "2,a,baseline,2,14,4", "3,a,mine,1,13,9", "4,a,mine,2,15,11"]
