@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from saerl_lightning.data.callback import applied
+from saerl_lightning.data.callback import Online, applied
 from saerl_lightning.data.revision import revised
 from saerl_lightning.errors import InputError
 from saerl_lightning.objective.advantage import group_advantages
@@ -41,15 +41,15 @@ class DomainMix(Learner):
         mixer: Proportions of the domains, by what was measured of each.
         domains: Division of the pool into domains.
         repeats: Whether a prompt may be served again before the epoch ends, so that proportions can be kept until then.
-        within: Operation that orders the prompts inside each domain, such as Selection; null keeps the plan's order. What it
-            lets wait comes last in its domain, and what it excludes leaves the run.
+        within: Operation of `data.online` that orders the prompts inside each domain, such as Selection or one of your own;
+            null keeps the plan's order. What it lets wait comes last in its domain, and what it excludes leaves the run.
 
     Raises:
         InputError: if a part is of another kind.
     """
 
     def __init__(
-        self, mixer: Mixer, domains: Domains = CLUSTERS, repeats: bool = False, within: Learner | None = None
+        self, mixer: Mixer, domains: Domains = CLUSTERS, repeats: bool = False, within: Online | None = None
     ) -> None:
         super().__init__(repeats)
         self.mixer = mixer
@@ -85,7 +85,9 @@ class DomainMix(Learner):
     def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
         """Begins with what is known before training, also inside the domains."""
         if self.within is not None:
-            self.within.group_size, self.within.orders_all = self.group_size, True
+            self.within.group_size = self.group_size
+            if isinstance(self.within, Learner):
+                self.within.orders_all = True
             plan = applied(self.within, plan, prompts, features)
         return super().apply(plan, prompts, features)
 
@@ -115,18 +117,19 @@ class DomainMix(Learner):
     @property
     def predicts(self) -> bool:
         """Whether the operation inside the domains predicts."""
-        return self.within is not None and self.within.predicts
+        return isinstance(self.within, Learner) and self.within.predicts
 
     def predict(self, rows: Int[np.ndarray, " n"]) -> Prediction | None:
         """Predicts prompts as the operation inside the domains does."""
-        return None if self.within is None else self.within.predict(rows)
+        return self.within.predict(rows) if isinstance(self.within, Learner) else None
 
     def revise(self, plan: SamplePlan, served: int) -> SamplePlan:
         """Has the order inside the domains decided, then deals the places to the domains."""
         if self.within is None:
             return super().revise(plan, served)
         made = super().revise(revised(self.within, plan, served), served)
-        self.waits_as(self.within)
+        if isinstance(self.within, Learner):
+            self.waits_as(self.within)
         return made
 
     def learn(self, groups: Groups) -> None:

@@ -10,6 +10,7 @@ from saerl_lightning.online.beliefs.interpolated_beta import InterpolatedBeta
 from saerl_lightning.online.beliefs.last_rate import LastRate
 from saerl_lightning.online.beliefs.prompt_beta import PromptBeta
 from saerl_lightning.online.rules.highest_chance import HighestChance
+from saerl_lightning.online.rules.learnability import Learnability
 from saerl_lightning.online.selection import Selection
 from saerl_lightning.records import Prompt
 from tests.online.examples import believed, learn_one
@@ -137,7 +138,12 @@ def test_a_checkpoint_of_another_belief_is_refused():
     one, other = (Selection(belief, HighestChance()) for belief in (PromptBeta(), LastRate()))
     for operation in (one, other):
         make_plan(hard(50, 40), {}, 1, None, None, {"online": operation})
-    with pytest.raises(
-        InputError, match=r"data\.online\.belief is LastRate, and the checkpoint was made with PromptBeta"
-    ):
-        other.load_state_dict(one.state_dict())
+    for now, before, names in ((other, one, ("LastRate", "PromptBeta")), (one, other, ("PromptBeta", "LastRate"))):
+        says = r"data\.online\.belief is {}, and the checkpoint was made with {}".format(*names)
+        with pytest.raises(InputError, match=says):
+            now.load_state_dict(before.state_dict())
+    ruled = Selection(PromptBeta(), Learnability())
+    make_plan(hard(50, 40), {}, 1, None, None, {"online": ruled})
+    with pytest.raises(InputError, match=r"rule is Learnability, and the checkpoint was made with HighestChance"):
+        ruled.load_state_dict(one.state_dict())
+    assert one.predicts and one.predict(np.array([0]))[0] == pytest.approx([0.5])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from saerl_lightning.data.callback import Online
 from saerl_lightning.data.clustering import TopicClusters
 from saerl_lightning.data.planning import make_plan
 from saerl_lightning.data.revision import revise
@@ -196,6 +197,68 @@ def test_what_the_selection_lets_wait_or_excludes_does_so_in_its_domain():
     online.observe(right({"p4": 8, "p0": 0, "p2": 0, "p1": 0}))
     revised = revise([online], plan, plan.rows[:0])
     assert 4 in revised.dropped and sorted(revised.rows.tolist()) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+
+
+class Backwards(Online):
+    """Serves the highest row first, but what has failed last; no Learner, with nothing but the contract's methods."""
+
+    def apply(self, plan, prompts, features):
+        self.failed: list[str] = []
+        self.row = {prompt.uid: row for row, prompt in enumerate(prompts)}
+        return plan
+
+    def observe(self, outcomes):
+        self.failed += [uid for uid, k in zip(outcomes.uids, outcomes.right.tolist(), strict=True) if not k]
+
+    def revise(self, plan, served):
+        rest, failed = plan.rows[served:], [self.row[uid] for uid in self.failed]
+        return plan.go_on(served, rest[np.lexsort((-rest, np.isin(rest, failed)))])
+
+    def metrics(self):
+        return {"failed": len(self.failed)}
+
+    def state_dict(self):
+        return {"failed": [*self.failed]}
+
+    def load_state_dict(self, state):
+        self.failed = [*state["failed"]]
+
+
+def test_any_operation_orders_the_prompts_inside_a_domain():
+    """Three places for a, even rows from 10 down, and one for b, odd rows from 11 down; p10 and p11 fail at first."""
+
+    def made(within=None) -> DomainMix:
+        online = DomainMix(StaticWeights({"a": 3, "b": 1}), LabelDomains(), within=within or Backwards())
+        make_plan(prompts, {}, 4, None, None, {"online": online})
+        return online
+
+    prompts = [Prompt.asking(f"p{i}", f"{i}", topic="ab"[i % 2]) for i in range(12)]
+    plan, online = make_plan(prompts, {}, 4, None, None, {}), made()
+    assert online.within.group_size == online.group_size
+    first = revise([online], plan, plan.rows[:0]).rows
+    assert sorted(first[:4]) == [6, 8, 10, 11]
+    online.observe(right({"p10": 0, "p8": 4, "p6": 4, "p11": 0}))
+    assert online.metrics()["failed"] == 2 and not online.predicts
+    assert online.predict(plan.rows) is None and "brier" not in online.metrics()
+    again = made()
+    again.load_state_dict(online.state_dict())
+    for each in (online, again):
+        rows = revise([each], plan, plan.rows[:0]).rows  # the next epoch
+        assert sorted(rows[:4]) == [4, 6, 8, 9]
+        assert [row for row in rows.tolist() if row % 2] == [9, 7, 5, 3, 1, 11] and set(rows[-2:]) >= {11}
+    with pytest.raises(InputError, match=r"has within Backwards, and the checkpoint was made with Selection"):
+        again.load_state_dict(mixed_state())
+
+
+def mixed_state() -> dict:
+    online, prompts = mixed_selection(Admit(0.6))
+    make_plan(prompts, {}, 4, None, None, {"online": online})
+    return online.state_dict()
+
+
+def test_what_is_no_operation_of_the_slot_is_refused_inside_a_mix():
+    with pytest.raises(InputError, match=r"DomainMix\.within is .*Nearest.*; write an Online"):
+        DomainMix(DADS(), LabelDomains(), within=Nearest())
 
 
 def test_a_mix_that_has_no_selection_any_more_refuses_the_checkpoint():

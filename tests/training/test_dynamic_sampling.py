@@ -148,6 +148,7 @@ def test_a_rank_that_saw_the_plans_end_asks_no_more():
 
 
 def test_fewer_than_one_round_is_refused():
+    assert DynamicSampling().max_rounds == 10
     with pytest.raises(InputError, match=r"DynamicSampling\.max_rounds is 0; write a whole number from 1 to"):
         DynamicSampling(max_rounds=0)
 

@@ -59,6 +59,15 @@ def test_what_is_stored_and_replayed_step_by_step():
     assert {each.group.batch.rows[0] for each in replay.stored} == {3, 4, 5, 6}
 
 
+def test_a_group_is_dropped_behind_the_last_step_that_may_replay_it():
+    """With an age of at most 2, step 2 replays a group of step 0, and step 3 could not; there is room for all."""
+    replay = Replay(share=0.75, size=9, max_age=2)
+    for step in range(3):
+        mixed = replay.mix(groups([step]), step)
+    assert sorted(mixed.batch.rows) == [0, 1, 2] and replay.report["replay/age/max"] == 2
+    assert [each.key for each in replay.stored] == [(1, 0, 1), (2, 0, 2)] and replay.report["replay/stored"] == 2
+
+
 def test_what_is_drawn_depends_on_seed_and_step_alone():
     def rows(seed: int, step: int) -> list[int]:
         replay = Replay(share=0.5, seed=seed)
