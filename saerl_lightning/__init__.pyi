@@ -158,6 +158,7 @@ from .training.rounds.most_learnable import MostLearnable as MostLearnable
 from .training.rounds.rounds import Rounds as Rounds
 from .training.rounds.rounds import StepSource as StepSource
 from .training.rounds.speed import Speed as Speed
+from .training.rounds.variance_bank import VarianceBank as VarianceBank
 from .training.sft import SFTModule as SFTModule
 from .training.tables.completion_table import CompletionTable as CompletionTable
 from .training.tables.plan_table import PlanTable as PlanTable

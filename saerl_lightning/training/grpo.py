@@ -196,7 +196,8 @@ class GRPOModule(PolicyModule):
             return first, first
         gather = partial(gather_objects, ranks=self.trainer.world_size)
         rates = partial(choices.predicted_rates, self.prompts.operations)
-        source = StepSource(self.sample, self.prompts.next_prompts, gather, rates, self.sampling.group_size)
+        again = self.prompts.pool.batch
+        source = StepSource(self.sample, self.prompts.next_prompts, gather, rates, self.sampling.group_size, again)
         return self.dynamic_sampling.fill(batch, source)
 
     def sample(self, batch: PromptBatch | None, round: int, size: int) -> GradedGroups | None:

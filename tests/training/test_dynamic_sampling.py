@@ -67,7 +67,7 @@ def run_rank(script: str, sampler: PlanSampler, max_rounds: int, gather) -> tupl
         rows = sampler.take_next(counts)
         return batch_of(rows) if rows else None
 
-    source = StepSource(sample, next_prompts, gather, None, 2)
+    source = StepSource(sample, next_prompts, gather, None, 2, None)
     for rows in sampler:
         filled.append(DynamicSampling(max_rounds).fill(batch_of(rows), source))
         sampler.advance()
@@ -126,7 +126,7 @@ def test_a_filled_step_holds_its_groups_whole_and_counts_them():
 
 def test_a_step_that_needs_nothing_is_the_step_itself():
     first = graded(batch_of([0, 1]), rewards_of("vv"))
-    source = StepSource(lambda batch, number, size: first, None, lambda n: [n], None, 2)
+    source = StepSource(lambda batch, number, size: first, None, lambda n: [n], None, 2, None)
     generated, trained = DynamicSampling().fill(first.batch, source)
     assert trained is generated is first
 

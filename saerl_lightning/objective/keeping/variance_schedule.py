@@ -15,8 +15,7 @@ class VarianceSchedule(Keep):
 
     The variance is that of the first reward, with n - 1; the largest possible one is that of n answers half of which are
     right. A step without any such group changes no weight. (Source: VCRL, arXiv 2509.19803: formulas from a summary of
-    the paper, .3 for 20 steps and .8 behind them from a review. Its memory bank, which fills the places of the dropped
-    groups, is left out: no source tells its priorities.)
+    the paper, .3 for 20 steps and .8 behind them from a review. Its memory bank is `VarianceBank`.)
 
     Args:
         first: Share of the largest variance in the first batches of the run.
@@ -43,11 +42,15 @@ class VarianceSchedule(Keep):
                 "--model.sampling.group_size 8, or --model.keep null"
             )
 
+    def threshold(self, batches: int) -> float:
+        """Share of the largest variance that a group must have after that many batches."""
+        # Shares such as 20/25 must not miss it by the last bit.
+        return (self.first if batches < self.batches else self.later) - 1e-6
+
     def keep(self, answers: KnownCompletions) -> Bool[Tensor, "P G"]:
         """Marks whole groups."""
-        share = self.first if answers.batches < self.batches else self.later
-        # Shares such as 20/25 must not miss their threshold by the last bit.
-        return (variance_share(answers.right) >= share - 1e-6)[:, None].expand(answers.right.shape)
+        enough = variance_share(answers.right) >= self.threshold(answers.batches)
+        return enough[:, None].expand(answers.right.shape)
 
 
 def variance_share(right: Float[Tensor, "P G"]) -> Float[Tensor, " P"]:

@@ -31,6 +31,8 @@ class StepSource:
     gather: Callable[[Any], list[Any]]  # every process's value, in the order of processes
     pass_rates: Callable[[Sequence[int]], Float[np.ndarray, " n"]]  # predicted, by pool row; NaN where nothing predicts
     group_size: int  # completions a prompt (G) in the run's settings
+    # Takes pool rows and places: prompts that the plan does not serve in this step.
+    again: Callable[[Sequence[int], Sequence[int]], PromptBatch]
 
 
 Filled = tuple[GradedGroups, GradedGroups]  # everything that was generated, and what to train on
