@@ -196,8 +196,8 @@ def outcomes(rates: dict[str, float]) -> Outcomes:
 def test_the_latest_rate_is_what_is_known_without_a_prediction():
     rounds = Knapsack(unit=1)
     rounds.observe(outcomes({"p0": 0.25, "p1": 0.1}))
-    rounds.observe(outcomes({"p0": 0.5, "p1": NAN, "p3": 1.5}))
-    assert rounds.state_dict()["rates"] == pytest.approx({"p0": 0.5, "p1": 0.1, "p3": 1.0})
+    rounds.observe(outcomes({"p0": 0.5, "p1": NAN, "p3": 1.5, "p4": -0.5}))
+    assert rounds.state_dict()["rates"] == pytest.approx({"p0": 0.5, "p1": 0.1, "p3": 1.0, "p4": 0.0})
     again = Knapsack(unit=1)
     again.load_state_dict(rounds.state_dict())
     for each in (rounds, again):
