@@ -14,6 +14,7 @@ import shlex
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from saerl_lightning.errors import did_you_mean
@@ -315,6 +316,28 @@ SEAMS = (
 def shipped_names() -> list[str]:
     """Returns the names of the classes that fit a slot: ours, torch's and Lightning's."""
     return sorted({each.__name__ for each in _shipped() if not each.__name__.startswith("_")})
+
+
+def strange_argument(words: Sequence[str], slot: str = "data.train") -> str | None:
+    """Says which argument a class in a slot does not have, where the slot takes mappings with any names too; None if none.
+
+    Args:
+        words: Words of a command line.
+        slot: Setting that takes a class, or a mapping.
+    """
+    line = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    places = (f"--{slot}", f"--{slot}.class_path")
+    owners = {behind.rpartition(".")[2] for word, behind in pairwise(line) if word in places}
+    if not owners.intersection(shipped_names() if owners else ()):
+        return None
+    kind = next(each for each in _shipped() if each.__name__ in owners)
+    known = _arguments(kind)
+    for word in line:
+        name = word.removeprefix(f"--{slot}.").removeprefix("init_args.")
+        if word.startswith(f"--{slot}.") and name.split(".")[0] not in {"class_path", "help", *known}:
+            near = did_you_mean(name, known) or f"; it takes {', '.join(known)}"
+            return f"'{slot}.{name}' is not accepted by {kind.__name__}{near}"
+    return None
 
 
 def slots_of(part: type) -> list[str]:

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from saerl_lightning import shipped
 from saerl_lightning.errors import InputError
 from saerl_lightning.files import check_yaml, read_text, read_yaml
-from saerl_lightning.mistakes import one_line, printed
+from saerl_lightning.mistakes import one_line, printed, strange_argument
 from saerl_lightning.moved import at_new_paths, in_new_forms, old_flag
 
 NULL = re.compile(r"=None$")
@@ -137,7 +137,7 @@ class RunParser(LightningArgumentParser):
             return super().parse_args([NULL.sub("=null", each) for each in given], *more, **settings)
         if any(each == "None" or NULL.search(each) for each in given):
             self.error("'None' is no value; write null for nothing")
-        for told in filter(None, map(old_flag, given)):
+        for told in filter(None, [*map(old_flag, given), strange_argument(given)]):
             self.error(told)
         try:
             placed = with_rewards_flags(shipped.at_their_places(given))

@@ -121,9 +121,8 @@ class ChatTemplate:
         try:
             rendered = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False, **variables)
         except TemplateSyntaxError as error:
-            raise InputError(
-                f"the chat template {whose} is no Jinja, line {error.lineno}: {error.message}; correct it, or name another"
-            ) from error
+            said = f"line {error.lineno}: {str(error.message).rstrip('.')}"
+            raise InputError(f"the chat template {whose} is no Jinja, {said}; correct it, or name another") from error
         except TemplateError as error:
             system = any(message["role"] == "system" for chat in chats for message in chat)
             instead = "if it knows no system role, write `system: null`" if system else "correct it, or name another"

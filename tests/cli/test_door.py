@@ -36,6 +36,14 @@ LINES = {  # flags of `fit` -> the line, without the hint at the end
         ["--model.rewards=MathReward"],
         r"model.rewards is 'MathReward'; write a list, as \[MathReward\] ",
     ),
+    "argument of the prompts' class": (
+        ["--data.train=VerifiersEnv", "--data.train.enviroment=x"],
+        "'data.train.enviroment' is not accepted by VerifiersEnv; did you mean 'environment'",
+    ),
+    "argument of a class by its path": (
+        ["--data.train.class_path=saerl_lightning.prompts.file.FilePrompts", "--data.train.init_args.to=x"],
+        "'data.train.to' is not accepted by FilePrompts; it takes path, ",
+    ),
     "int or null": (["--data.shuffle_seed=x"], "data.shuffle_seed is 'x'; write a whole number or null "),
     "float": (["--model.sampling.temperature=hot"], "model.sampling.temperature is 'hot'; write a number "),
     "float of the optimiser": (["--model.optimizer.lr=fast"], "model.optimizer.lr is 'fast'; write a number "),
