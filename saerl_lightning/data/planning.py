@@ -28,6 +28,7 @@ from saerl_lightning.data.features import nonfinite_rows
 from saerl_lightning.errors import InputError, RunStopped, shown
 from saerl_lightning.given.parts import require_list, require_part, written
 from saerl_lightning.plan import SamplePlan
+from saerl_lightning.prompts.chat import TOO_LONG
 from saerl_lightning.prompts.source import ProbeReference
 from saerl_lightning.records import Prompt
 from saerl_lightning.signals.source import features_by
@@ -229,12 +230,14 @@ def require_served(plan: SamplePlan, pool: int) -> None:
     """
     reasons = Counter(plan.dropped.values()).most_common(5)
     why = "; ".join(f"{count} dropped: {reason}" for reason, count in reasons) or "none was dropped"
+    longer = "raise data.chat.max_prompt_tokens"
     if not len(plan.rows):
-        raise InputError(f"data.train: no prompt is left of {pool} ({why}); loosen data.filtering")
+        instead = longer if reasons and TOO_LONG in reasons[0][0] else "loosen data.filtering"
+        raise InputError(f"data.train: no prompt is left of {pool} ({why}); {instead}")
     if len(plan.rows) < plan.batch_size:
         raise InputError(
             f"data.batch_size is {plan.batch_size}, but only {len(plan.rows)} of {pool} prompts are left "
-            f"({why}); write a smaller batch_size or give more prompts"
+            f"({why}); write a smaller batch_size{f', {longer}' * (TOO_LONG in why)} or give more prompts"
         )
 
 

@@ -48,6 +48,9 @@ class TokenIds:
         return (self[row] for row in range(len(self)))
 
 
+TOO_LONG = "longer than max_prompt_tokens"  # how the reason for dropping such a prompt begins
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     """Settings for writing prompts for the policy; the command `show` prints the result.
@@ -132,7 +135,7 @@ class ChatTemplate:
     def too_long(self, ids: Iterable[Sequence[int]]) -> dict[int, str]:
         """Maps each row whose prompt is longer than `max_prompt_tokens` to the reason for dropping it."""
         return {
-            row: f"longer than max_prompt_tokens {self.max_prompt_tokens}"
+            row: f"{TOO_LONG} {self.max_prompt_tokens}"
             for row, prompt in enumerate(ids)
             if len(prompt) > self.max_prompt_tokens
         }

@@ -304,7 +304,10 @@ def test_features_are_computed_once_in_the_pools_order_and_state_is_checkpointed
             {"filtering": RandomFilter(0.8)},
             r"batch_size is 4, but only 3 of 14 .*\(11 dropped: random 0.8 of the prompts \(seed 0\)\)",
         ),
-        ({"chat": ChatTemplate(max_prompt_tokens=3)}, r"no prompt is left of 14 \(14 dropped: .*max_prompt_tokens 3"),
+        (
+            {"chat": ChatTemplate(max_prompt_tokens=3)},
+            r"no prompt is left of 14 \(14 dropped: .*max_prompt_tokens 3\); raise data.chat.max_prompt_tokens$",
+        ),
         ({"curriculum": BySignal()}, r"data\.curriculum \(BySignal\) reads feature rows, .*--data\.signals Random"),
         ({"extra": [BySignal()]}, r"data\.extra\.0 \(BySignal\) reads feature rows"),
         ({"train": "no/such.jsonl"}, r"no/such\.jsonl"),
