@@ -94,10 +94,10 @@ def test_a_mistake_on_the_command_line_is_one_line(workplace, door, flags, says)
 VERBS = {
     "verb": (["fti"], "'fti' is none of fit, .*, init; did you mean 'fit'"),
     "tool": (["exprt"], "did you mean 'export'"),
-    "no verb of a tool": (["study"], "error: no verb is given; write one of run, report, "),
+    "no verb of a tool": (["study"], "error: no verb is given; write one of .*run, report, "),
     "no config": (["fit"], "error: no model and no data is given; write -c CONFIG, as -c grpo.yaml"),
     "no place of a tool": (["study", "report"], "error: "),
-    "verb of a tool": (["study", "rnu"], "'rnu' is none of run, report"),
+    "verb of a tool": (["study", "rnu"], "'rnu' is none of .*run, report"),
     "verb of a tool, nearly right": (["study", "reprt"], "did you mean 'report'"),
     "argument of a tool": (["study", "run", "x.yaml", "--jbs=2"], "'jbs' is not accepted; did you mean 'jobs'"),
     "type of a tool": (["study", "run", "x.yaml", "--jobs=two"], "jobs is 'two'; write a whole number"),
