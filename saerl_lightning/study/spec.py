@@ -147,6 +147,9 @@ class Gate:
     null: str
     seeds: list[Seed]
 
+    def __post_init__(self) -> None:
+        require_in_range(self)
+
 
 @dataclass(frozen=True)
 class StudySpec:
