@@ -4,10 +4,14 @@ import ast
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from saerl_lightning.records import Prompt
 from saerl_lightning.reward.code_reward import CodeReward
 from saerl_lightning.reward.jobs.asserts import apart
+from saerl_lightning.reward.jobs.code_tests import UNREADABLE
+from saerl_lightning.reward.jobs.confined import spelled, valued
 from tests.reward.examples import rollouts
 
 CALLS = {
@@ -55,6 +59,14 @@ VERDICTS = {
     "assert isinstance(f(2), float)": ("import numpy\n    return numpy.float64(1)", "return 1"),
     "assert round(f(x=2)[0], 1) == f(3)[0] - 1": ("return (x * 1.0,)", "return (1,)"),
     "assert math.isclose(f(2), math.pi)": ("return math.pi", "return 3"),
+    "assert f(2) == fractions.Fraction(1, 3)": (
+        "return fractions.Fraction(1, 3)",
+        "return fractions.Fraction(1, x)",
+    ),
+    "assert max(f(2)) == datetime.timedelta(1)": (
+        "return [datetime.timedelta(hours=24)]",
+        "return [datetime.timedelta(hours=25)]",
+    ),
 }
 
 
@@ -65,7 +77,10 @@ def test_an_assert_apart_has_the_verdict_of_one_beside_the_code(test):
     assert apart(ast.parse(test), "") and not apart(ast.parse(here), "")
     for asked in (test, here):
         prompt = Prompt("p", ({"role": "user", "content": "?"},), json.dumps([asked]))
-        grades = [float(reward([prompt], rollouts([f"import math\ndef f(x):\n    {body}"]))) for body in VERDICTS[test]]
+        grades = [
+            float(reward([prompt], rollouts([f"import datetime, fractions, math\ndef f(x):\n    {body}"])))
+            for body in VERDICTS[test]
+        ]
         assert grades == [1, 0], asked
     reward.close()
 
@@ -80,3 +95,48 @@ def test_shares_count_asserts_of_both_kinds():
     assert float(reward([prompt], rollouts(["def f(x): return 2 * x"]))) == 1
     assert float(reward([prompt], rollouts(["def f(x): return ("]))) == 0
     reward.close()
+
+
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.complex_numbers(allow_nan=False)
+)
+MADE = st.fractions() | st.decimals(allow_nan=False) | st.dates() | st.times() | st.datetimes() | st.timedeltas()
+NESTED = st.recursive(
+    PLAIN | MADE,
+    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text() | MADE, inner) | st.sets(MADE),
+)
+
+
+@given(NESTED)
+def test_a_result_comes_back_as_it_was(value):
+    assert valued(spelled(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Fraction(1, 0)", "Fraction(numerator=1)", "print(1)", "date(1, 2)", "Fraction([1])", "[*[1]]", "{**{}}", "f"],
+)
+def test_a_text_that_is_no_result_is_none(text):
+    with pytest.raises(UNREADABLE):
+        valued(text)
+
+
+def test_numbers_without_a_literal_are_right_or_wrong_by_their_value():
+    reward = CodeReward(workers=1, deadline_s=5.0)
+    prompt = Prompt("p", ({"role": "user", "content": "?"},), json.dumps(["assert half(2) == [0.5]"]))
+    codes = [f"from {home} import {made.partition('(')[0]}\ndef half(x): return [{made}]" for home, made in HALVES]
+    assert [float(reward([prompt], rollouts([code]))) for code in codes] == [1, 1, 0, 0]
+    reward.close()
+
+
+HALVES = [
+    ("fractions", "Fraction(1, 2)"),
+    ("decimal", "Decimal('0.5')"),
+    ("fractions", "Fraction(1, 3)"),
+    ("datetime", "date(1, 2, 3)"),
+]

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from saerl_lightning.reward.jobs.asserts import AssertApart, apart
+from saerl_lightning.reward.jobs.confined import valued
 from saerl_lightning.reward.jobs.program import Limits, Program, end_orphans
 
+UNREADABLE = (ValueError, SyntaxError, TypeError, ArithmeticError, MemoryError, RecursionError)  # of a result's text
 FORMS = (
     "a column `test` with `entry_point` (HumanEval), `test_list` (MBPP), `input_output` (APPS, TACO), or an answer such as "
     '{"inputs": ["1 2\\n"], "outputs": ["3\\n"]} or ["assert add(1, 2) == 3"]'
@@ -91,9 +93,9 @@ class ValueCheck:
     def passed(self, answer: str) -> bool:
         """Whether an answer, a literal, is right."""
         try:
-            given = ast.literal_eval(answer)
+            given = valued(answer)
             return given == self.value or (self.loose and _listed(given) in (_listed(self.value), *_only(self.value)))
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        except UNREADABLE:
             return False
 
 
@@ -207,8 +209,8 @@ def _answer(said: Any, key: str) -> dict[str, str]:
     """What the test is told of a call: a literal, or that there is none."""
     value = said.get("value") if isinstance(said, dict) and said.get("key") == key else None
     try:
-        ast.literal_eval(value if isinstance(value, str) else "")
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        valued(value if isinstance(value, str) else "")
+    except UNREADABLE:
         return {"error": "the call has no result"}
     return {"value": str(value)}
 

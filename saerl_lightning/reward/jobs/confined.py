@@ -51,6 +51,17 @@ NUMBERS = {  # of calls that are looked at more closely
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 SPARE = 8 << 20
 MOST_LISTED = 100_000  # things that a generator may give
+MADE: dict[
+    str, tuple[str, tuple[str, ...]]
+] = {  # numbers and times without a literal: their module, and what makes them
+    "complex": ("builtins", ("real", "imag")),  # its own text has no infinity
+    "Fraction": ("fractions", ("numerator", "denominator")),
+    "Decimal": ("decimal", ()),  # of its text
+    "date": ("datetime", ("year", "month", "day")),
+    "time": ("datetime", ("hour", "minute", "second", "microsecond")),
+    "datetime": ("datetime", ("year", "month", "day", "hour", "minute", "second", "microsecond")),
+    "timedelta": ("datetime", ("days", "seconds", "microseconds")),
+}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 READ, READ_ANY, USE = 1 << 2, 1 << 2 | 1 << 3, 1 << 1 | 1 << 2  # rights of Landlock
 
@@ -252,7 +263,7 @@ def _there(function: str, lines: Any, channel: socket.socket, listed: bool = Fal
         said = json.loads(lines.readline())
         if "value" not in said:
             raise AssertionError(said["error"])
-        return ast.literal_eval(said["value"])
+        return valued(said["value"])
 
     return call
 
@@ -291,7 +302,7 @@ COPIES: dict[type, Callable[[Any], Any]] = {
 
 
 def spelled(value: Any) -> str:
-    """Writes a result as a literal.
+    """Writes a result as a literal; numbers and times of Python's library, which have none, as a call: Fraction(1, 2).
 
     Raises:
         AssertionError: if it has no literal.
@@ -307,11 +318,37 @@ def spelled(value: Any) -> str:
         return "{" + ", ".join(map(spelled, value)) + "}" if value else "set()"
     if isinstance(value, float):
         return repr(value).replace("inf", "1e999").replace("nan", "None")  # NaN equals nothing
-    if value is None or isinstance(value, int | str | bytes | complex):
+    if value is None or isinstance(value, int | str | bytes):
         return repr(value)
     if hasattr(value, "item") and hasattr(value, "tolist"):  # NumPy's
         return spelled(value.tolist())
+    home, parts = MADE.get(type(value).__name__, ("", ()))
+    if home == type(value).__module__ and getattr(value, "tzinfo", None) is None:
+        given = [getattr(value, part) for part in parts] or [str(value)]
+        return f"{type(value).__name__}({', '.join(map(spelled, given))})"
     raise AssertionError(f"the result is a {type(value).__name__}, which has no literal")
+
+
+def valued(text: str) -> Any:
+    """Returns the value that `spelled` wrote.
+
+    Raises:
+        ValueError: if the text is anything else; also SyntaxError, TypeError, ArithmeticError, MemoryError, RecursionError.
+    """
+    return _value(ast.parse(text, mode="eval").body)
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in MADE:
+            return getattr(importlib.import_module(MADE[name][0]), name)(*map(_value, args))
+        case ast.List() | ast.Tuple() | ast.Set():
+            kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
+            return kind(map(_value, node.elts))
+        case ast.Dict(keys=keys) if None not in keys:
+            return {_value(key): _value(each) for key, each in zip(keys, node.values, strict=True) if key is not None}
+        case _:
+            return ast.literal_eval(node)
 
 
 if __name__ == "__main__":
