@@ -59,7 +59,7 @@ def test_a_run_without_tokens_left_says_that_its_budget_is_used_up(workplace, ca
         command = [f"--trainer.callbacks+={budget}", "--trainer.max_steps=4", *(f"--{k}={v}" for k, v in more.items())]
         cli.run(workplace.command("fit", *command))
     said = capsys.readouterr().out
-    assert said.count("finished: 1 steps") == 2
+    assert said.count("finished: 1 step in ") == 2
     assert said.count("and the 1 tokens of TokenBudget are used up; give it more") == 1
     assert "max_epochs" not in said  # which would change nothing
 
