@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     import lightning
 
 GRACE = 5.0  # seconds before SIGTERM, and again before SIGKILL
+GLOO = "pt_gloo_runloop"  # name of the threads that carry out gloo's collectives
+QUIET = 5  # looks in a row that must find these threads at rest
+LOOK = 0.01  # seconds between two looks
+PATIENCE = 2.0  # most seconds that a process's end waits for them
 
 
 def require_first_machine(trainer: lightning.Trainer) -> None:
@@ -73,3 +79,31 @@ def end(trainer: lightning.Trainer, grace: float = GRACE) -> None:
             time.sleep(0.05)
         for child in children:
             harsher(child)
+
+
+@atexit.register
+def let_go() -> None:
+    """Waits, when Python ends, until the threads of gloo have let go of the tensors of their last collectives.
+
+    Such a thread needs Python's lock for it. If it asks for the lock once Python is being taken down, the process aborts
+    ("terminate called without an active exception"), after a run that has done all it should (PyTorch issue 190489).
+    Destroying the process group does not help while something still refers to it, as the meshes of shards do. Sleeping
+    gives the lock away.
+    """
+    until, rested = time.monotonic() + PATIENCE, 0
+    while (states := _states_of_gloo()) and rested < QUIET and time.monotonic() < until:
+        rested = 0 if "R" in states else rested + 1
+        time.sleep(LOOK)
+
+
+def _states_of_gloo() -> set[str]:
+    """Scheduling states of this process's gloo threads, R for one that runs or waits for a core; none without /proc."""
+    states = set()
+    for task in Path("/proc/self/task").glob("*/stat"):
+        try:
+            name, _, rest = task.read_text().partition("(")[2].rpartition(") ")
+        except OSError:  # it has ended meanwhile
+            continue
+        if name == GLOO:
+            states.add(rest[:1])
+    return states
