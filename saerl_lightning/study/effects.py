@@ -1,4 +1,4 @@
-"""Compares each arm with the baseline: the end, the area, the cost to the target and of a group, paired by seed.
+"""Compares arms in pairs: the end, the area, the cost to the target and of a group, paired by seed.
 
 The formulas are in `curves`, `accuracy_intervals` and `statistics`; this module chooses which numbers they are applied
 to.
@@ -41,7 +41,6 @@ class CurveSummary:
 class StudyComparison:
     """Results computed from the curves and questions of all runs."""
 
-    primary: Sequence[str]
     target: float
     measured: Mapping[Key, CurveSummary]  # of all runs with a curve; unfinished runs have no end and no area
     curves: Sequence[Curve]
@@ -54,7 +53,7 @@ Spent = Mapping[int, float]  # amount spent up to each step
 
 
 def compare(study: StudyNumbers) -> StudyComparison:
-    """Compares every arm with the baseline, and corrects the primary family by Holm's method."""
+    """Compares the study's pairs of arms, and corrects the primary family by Holm's method."""
     spec, questions = study.spec, study.questions
     points = {run.key: run.curve(spec.metric) for run in study.runs}
     finished = {run.key: points[run.key] for run in study.runs if run.state == "finished" and len(points[run.key]) > 1}
@@ -63,20 +62,19 @@ def compare(study: StudyNumbers) -> StudyComparison:
     spent_budget = spent[spec.budget.unit]
     horizon = min((max(own.values()) for own in spent_budget.values()), default=0.0)
     measured = {key: _summary(curve, target, spent_budget.get(key), horizon) for key, curve in points.items() if curve}
-    primary = list(spec.primary) or [arm for arm in spec.arms if arm != spec.baseline]
-    family = [f"{measure} {arm}" for measure in ("end", spec.budget.unit) for arm in primary]
+    family = [(measure, *pair) for measure in ("end", spec.budget.unit) for pair in spec.family]
     effects = []
-    for arm in [*primary, *(arm for arm in spec.arms if arm not in primary and arm != spec.baseline)]:
-        seeds = [seed for seed in spec.seeds if (arm, seed) in finished and (spec.baseline, seed) in finished]
+    for arm, other in spec.comparisons:
+        seeds = [seed for seed in spec.seeds if (arm, seed) in finished and (other, seed) in finished]
         if seeds:
-            pair = _Pair(arm, spec.baseline, seeds, measured)
-            alpha = ALPHA / len(family) if arm in primary else ALPHA
+            pair = _Pair(arm, other, seeds, measured)
+            alpha = ALPHA / len(family) if (arm, other) in spec.family else ALPHA
             effects += [_end(pair, spec.metric, questions, alpha), _area(pair)]
             effects += [_time(pair, measure, spent[measure]) for measure in SPENT]
             effects += _group(pair, {run.key: run.tokens_per_effective for run in study.runs})
     curves = [curve for arm in spec.arms if (curve := _curve(arm, finished)) is not None]
-    caveats = _caveats(study, finished, len(primary))
-    return StudyComparison(primary, target, measured, curves, _by_measure(_corrected(effects, family)), caveats)
+    caveats = _caveats(study, finished)
+    return StudyComparison(target, measured, curves, _by_measure(_corrected(effects, family)), caveats)
 
 
 @dataclass(frozen=True)
@@ -84,16 +82,16 @@ class _Pair:
     """Two arms on the seeds that both have finished."""
 
     arm: str
-    baseline: str
+    other: str
     seeds: Sequence[int]
     measured: Mapping[Key, CurveSummary]
 
     def values(self, name: str) -> tuple[list[float], list[float]]:
-        """Values of a summary number in the arm's runs and in the baseline's, in the order of the seeds."""
-        arm, baseline = (
-            [float(vars(self.measured[each, seed])[name]) for seed in self.seeds] for each in (self.arm, self.baseline)
+        """Values of a summary number in the arm's runs and in the other's, in the order of the seeds."""
+        arm, other = (
+            [float(vars(self.measured[each, seed])[name]) for seed in self.seeds] for each in (self.arm, self.other)
         )
-        return arm, baseline
+        return arm, other
 
 
 def _target(baseline: Sequence[Points]) -> float:
@@ -109,13 +107,11 @@ def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[QuestionAccu
 
     The detectable difference is that of a test at level `alpha`, with these seeds and with twice as many.
     """
-    arm, baseline = pair.values("end")
+    arm, other = pair.values("end")
     known = list(dict.fromkeys(each.set for seed in pair.seeds for each in questions.get((pair.arm, seed), ())))
-    own, other = accuracies(questions, [pair.arm, pair.baseline], pair.seeds, measured_sets(metric, known))
-    estimate, components = (
-        accuracy_difference(own, other) if own else (statistics.paired_difference(arm, baseline), None)
-    )
-    found = _effect(pair, "end", arm, baseline, estimate)
+    own, others = accuracies(questions, [pair.arm, pair.other], pair.seeds, measured_sets(metric, known))
+    estimate, components = accuracy_difference(own, others) if own else (statistics.paired_difference(arm, other), None)
+    found = _effect(pair, "end", arm, other, estimate)
     if not estimate.error > 0:
         return found
     if components is None:
@@ -125,17 +121,17 @@ def _end(pair: _Pair, metric: str, questions: Mapping[Key, Sequence[QuestionAccu
 
 
 def _area(pair: _Pair) -> Effect:
-    arm, baseline = pair.values("area")
-    return _effect(pair, "area", arm, baseline, statistics.paired_difference(arm, baseline))
+    arm, other = pair.values("area")
+    return _effect(pair, "area", arm, other, statistics.paired_difference(arm, other))
 
 
 def _time(pair: _Pair, measure: Measure, spent: Mapping[Key, Spent]) -> Effect:
     """Estimates the difference in cost to the target, up to the common budget; other runs are censored."""
-    followed = {arm: [max(spent[arm, seed].values()) for seed in pair.seeds] for arm in (pair.arm, pair.baseline)}
+    followed = {arm: [max(spent[arm, seed].values()) for seed in pair.seeds] for arm in (pair.arm, pair.other)}
     horizon = min(map(max, followed.values()))
     shares: list[list[float]] = []
     censored: list[int] = []
-    for arm in (pair.arm, pair.baseline):
+    for arm in (pair.arm, pair.other):
         times = [_at(pair.measured[arm, seed].reached, spent[arm, seed]) for seed in pair.seeds]
         shares.append(pseudo_times(times, followed[arm], horizon).tolist())
         censored.append(sum(time is None or time > horizon for time in times))
@@ -145,10 +141,10 @@ def _time(pair: _Pair, measure: Measure, spent: Mapping[Key, Spent]) -> Effect:
 
 def _group(pair: _Pair, cost: Mapping[Key, float]) -> list[Effect]:
     """Estimates the difference in tokens for each group with variance; none if a run of the pair has no such number."""
-    arm, baseline = ([cost[each, seed] for seed in pair.seeds] for each in (pair.arm, pair.baseline))
-    if not np.isfinite([*arm, *baseline]).all():
+    arm, other = ([cost[each, seed] for seed in pair.seeds] for each in (pair.arm, pair.other))
+    if not np.isfinite([*arm, *other]).all():
         return []
-    return [_effect(pair, "group", arm, baseline, statistics.paired_difference(arm, baseline))]
+    return [_effect(pair, "group", arm, other, statistics.paired_difference(arm, other))]
 
 
 def _at(reached: float, spent: Spent) -> float | None:
@@ -157,31 +153,34 @@ def _at(reached: float, spent: Spent) -> float | None:
 
 
 def _effect(
-    pair: _Pair, measure: Measure, arm: Sequence[float], baseline: Sequence[float], found: statistics.Estimate
+    pair: _Pair, measure: Measure, arm: Sequence[float], other: Sequence[float], found: statistics.Estimate
 ) -> Effect:
     return Effect(
         measure,
         pair.arm,
+        pair.other,
         float(np.mean(arm)),
-        float(np.mean(baseline)),
+        float(np.mean(other)),
         Interval(found.value, found.low, found.high),
         len(pair.seeds),
         found.p,
-        p_flips=statistics.sign_flip_p(arm, baseline) if len(arm) <= statistics.EXACT_PAIRS else MISSING,
+        p_flips=statistics.sign_flip_p(arm, other) if len(arm) <= statistics.EXACT_PAIRS else MISSING,
         error=found.error,
     )
 
 
-def _corrected(effects: Sequence[Effect], family: Sequence[str]) -> list[Effect]:
-    """Adds Holm-adjusted p-values to the primary family: end and cost to the target. Missing arms count too."""
-    found = {f"{each.measure} {each.arm}": each.p for each in effects}
-    adjusted = holm({name: found.get(name, MISSING) for name in family}, ALPHA)
-    return [
-        replace(each, p_holm=adjusted[name].adjusted, primary=True)
-        if (name := f"{each.measure} {each.arm}") in adjusted
-        else each
-        for each in effects
-    ]
+def _corrected(effects: Sequence[Effect], family: Sequence[tuple[str, str, str]]) -> list[Effect]:
+    """Adds Holm-adjusted p-values to the primary family: end and cost to the target. Missing arms count too.
+
+    Args:
+        effects: Effects of all pairs.
+        family: Measure, arm and other of the planned comparisons.
+    """
+    found = {(each.measure, each.arm, each.other): each for each in effects}
+    planned = {" ".join(key): found[key].p if key in found else MISSING for key in family}
+    adjusted = holm(planned, ALPHA)
+    primary = {key: adjusted[" ".join(key)].adjusted for key in family}
+    return [replace(each, p_holm=primary[key], primary=True) if key in primary else each for key, each in found.items()]
 
 
 def _by_measure(effects: Sequence[Effect]) -> list[Effect]:
@@ -224,16 +223,18 @@ def _curve(arm: str, finished: Mapping[Key, Points]) -> Curve | None:
     return Curve(arm, list(own), np.array(steps), np.array([[curve[step] for step in steps] for curve in own.values()]))
 
 
-def _caveats(study: StudyNumbers, finished: Mapping[Key, Points], arms: int) -> list[str]:
+def _caveats(study: StudyNumbers, finished: Mapping[Key, Points]) -> list[str]:
     """Sentences of the report that say how the numbers were computed."""
     spec, said = study.spec, []
     known = list(dict.fromkeys(each.set for own in study.questions.values() for each in own))
     over = "seeds and the questions that all runs have answered" if measured_sets(spec.metric, known) else "seeds alone"
     if finished:
+        count, noun = len(spec.family), "pair" if spec.contrasts else "arm"
+        both = "both arms" if spec.contrasts else "arm and baseline"
         said.append(
-            f"Intervals of the end are over {over}, the others over seeds, arm and baseline paired by seed; a difference "
-            f"that is the same in every pair has none. Holm's correction is over the end and the {UNITS[spec.budget.unit]} "
-            f"to the target of {arms} arm{'s' * (arms != 1)}. The target is half of the baseline's mean gain; it counts as "
+            f"Intervals of the end are over {over}, the others over seeds, {both} paired by seed; a difference that is the "
+            f"same in every pair has none. Holm's correction is over the end and the {UNITS[spec.budget.unit]} to the target "
+            f"of {count} {noun}{'s' * (count != 1)}. The target is half of the baseline's mean gain; it counts as "
             "reached when the mean of three evaluations is there for two in a row; a run that never gets there counts with "
             "the whole budget, and is marked; "
             "steps, tokens and seconds are counted up to what the cheaper of the two arms spent in all."

@@ -77,6 +77,7 @@ def gate_study(spec: StudySpec) -> StudySpec:
         arms={name: spec.arms[name] for name in (gate.null, gate.oracle)},
         baseline=gate.null,
         primary=[gate.oracle],
+        contrasts=[],
         seeds=list(gate.seeds),
         gate=None,
     )

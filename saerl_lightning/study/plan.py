@@ -112,7 +112,7 @@ def plan_text(results: StudyResults, jobs: int, inputs: Sequence[str] = ()) -> s
     lines = [
         f"study {spec.name}: {len(spec.arms)} arms x {len(spec.seeds)} seeds = {len(runs)} runs of {_budget(spec.budget)}",
         f"seeds: {', '.join(str(seed) for seed in spec.seeds)}",
-        f"metric: {spec.metric}, against {spec.baseline}; primary: {', '.join(spec.primary) or 'none'}",
+        f"metric: {spec.metric}, against {spec.baseline}; primary: {', '.join(_primary(spec)) or 'none'}",
         "arms:",
         *(f"  {arm:<{width}}  {_done(results, arm)}  {spec.arms[arm].description}".rstrip() for arm in spec.arms),
     ]
@@ -123,6 +123,10 @@ def plan_text(results: StudyResults, jobs: int, inputs: Sequence[str] = ()) -> s
         ]
     lines.append(f"common to all seeds: {', '.join(common_parts(spec, inputs))}")
     return "\n".join([*lines, _rest(runs, jobs)])
+
+
+def _primary(spec: StudySpec) -> list[str]:
+    return [*spec.primary, *(f"{first} - {second}" for first, second in spec.contrasts)]
 
 
 def _budget(budget: Budget) -> str:

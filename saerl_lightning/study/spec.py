@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,8 @@ STRICT = ConfigDict(extra="forbid")
 OWN_PROGRAMS = ("saerl", "main.py", "python")
 # Folders of a study. An arm's folder has the arm's name, so no arm may have one of these.
 OWN_FOLDERS = ("shared", "report", "causal", "drift")
+
+Contrast = tuple[str, str]  # two arms; the difference is the first minus the second
 
 # Random parts of a run besides its stages' products, by the names of its settings.
 RANDOM_PARTS = {
@@ -168,6 +171,8 @@ class StudySpec:
         metric: Logged metric of the primary comparison.
         primary: Arms of the primary family: Holm's method corrects the comparisons of end and cost to the target over
             these. Other arms are exploratory. An empty list takes all arms.
+        contrasts: Pairs of arms, [first, second], whose differences first - second are the primary family instead, for a
+            study that compares signals with each other; `primary` is empty then.
         shared: Stages whose products the arms of a seed share.
         share: Parts that are common to all seeds: names of stages, and of the random parts of a run (`RANDOM_PARTS`).
         flags: Flags of all arms, before the arms' own.
@@ -185,6 +190,7 @@ class StudySpec:
     baseline: str
     metric: str = "val/macro/avg@k"
     primary: list[str] = field(default_factory=list)
+    contrasts: list[Contrast] = field(default_factory=list)
     shared: list[Stage] = field(default_factory=list)
     share: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
@@ -219,6 +225,19 @@ class StudySpec:
         spec.check()
         return spec
 
+    @property
+    def family(self) -> list[Contrast]:
+        """Pairs of the primary family, each the difference of the first arm from the second."""
+        return list(self.contrasts) or self._against_baseline(self.primary or self.arms)
+
+    @property
+    def comparisons(self) -> list[Contrast]:
+        """Pairs that are compared: the primary family, then every other arm against the baseline."""
+        return list(dict.fromkeys([*self.family, *self._against_baseline(self.arms)]))
+
+    def _against_baseline(self, arms: Iterable[str]) -> list[Contrast]:
+        return [(arm, self.baseline) for arm in arms if arm != self.baseline]
+
     def check(self) -> None:
         """Refuses a study that can't be run.
 
@@ -249,7 +268,11 @@ class StudySpec:
 
     def _check_references(self) -> None:
         ends = [] if self.gate is None else [("gate.oracle", self.gate.oracle), ("gate.null", self.gate.null)]
-        for key, arm in [("baseline", self.baseline), *(("primary", arm) for arm in self.primary), *ends]:
+        named = [
+            *(("primary", arm) for arm in self.primary),
+            *(("contrasts", arm) for pair in self.contrasts for arm in pair),
+        ]
+        for key, arm in [("baseline", self.baseline), *named, *ends]:
             if arm not in self.arms:
                 known = f"{', '.join(self.arms)}{did_you_mean(arm, self.arms)}"
                 raise InputError(f"{key} names the arm '{arm}', which is not there; the arms are {known}")
@@ -257,8 +280,22 @@ class StudySpec:
             raise InputError(
                 f"primary names the baseline '{self.baseline}'; it lists the arms that are compared with it"
             )
+        self._check_contrasts()
         if self.gate is not None:
             self._check_gate(self.gate)
+
+    def _check_contrasts(self) -> None:
+        """Refuses two primary families, an arm against itself, and a pair that stands twice."""
+        if self.contrasts and self.primary:
+            raise InputError(
+                f"primary names {', '.join(self.primary)} and contrasts name {len(self.contrasts)} pairs; a study has one "
+                f"primary family, so write [arm, {self.baseline}] in contrasts, or take contrasts out"
+            )
+        for first, second in self.contrasts:
+            if first == second:
+                raise InputError(f"contrasts hold '{first}' against itself; name two arms")
+        for first, second in _repeated([sorted(pair) for pair in self.contrasts]):
+            raise InputError(f"contrasts compare '{first}' and '{second}' twice; write each pair once")
 
     def _check_gate(self, gate: Gate) -> None:
         """Refuses a gate of one arm, of one seed, or of seeds that the study compares by."""

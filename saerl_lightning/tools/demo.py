@@ -122,7 +122,7 @@ def findings(results: StudyResults, accuracy: pandas.DataFrame) -> list[str]:
     ]
     words = {"end": "at the end", "area": "in the area under the curve"}
     differences = [
-        f"{each.arm} - {results.spec.baseline} {words[each.measure]}: {each.difference.value:+.3f} "
+        f"{each.arm} - {each.other} {words[each.measure]}: {each.difference.value:+.3f} "
         f"[{each.difference.low:+.3f}, {each.difference.high:+.3f}] ({each.seeds} seeds)"
         for each in compare(read_numbers(results)).effects
         if each.measure in words

@@ -49,8 +49,12 @@ def write_study(
     stages: Mapping[str, float] | None = None,
     made: Sequence[Mapping[str, object]] = (),
     budget: Mapping[str, int] | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> Path:
-    """Writes the folder; the first arm is the baseline, the budget by default the longest curve's steps."""
+    """Writes the folder; the first arm is the baseline, the budget by default the longest curve's steps.
+
+    `more` are further keys of the study's file.
+    """
     baseline, seeds = next(iter(arms)), len(next(iter(arms.values())).curves)
     steps = EVERY * (max(len(curve) for arm in arms.values() for curve in arm.curves if curve) - 1)
     spec = {
@@ -67,6 +71,7 @@ def write_study(
         "primary": list(primary),
         "shared": list(made),
         "share": [stage["name"] for stage in made],
+        **(more or {}),
     }
     root.mkdir(parents=True)
     (root / "study.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))

@@ -21,6 +21,20 @@ REFUSED = {
     ),
     "unknown primary": ({"primary": ["hot"]}, "primary names the arm 'hot'"),
     "the baseline as primary": ({"primary": ["grpo"]}, "primary names the baseline"),
+    "unknown contrast": ({"primary": [], "contrasts": [["warm", "hot"]]}, "contrasts names the arm 'hot'"),
+    "two families": (
+        {"contrasts": [["warm", "grpo"]]},
+        r"primary names warm and contrasts name 1 pairs; .* \[arm, grpo\] in",
+    ),
+    "an arm against itself": ({"primary": [], "contrasts": [["warm", "warm"]]}, "contrasts hold 'warm' against itself"),
+    "a contrast twice": (
+        {"primary": [], "contrasts": [["warm", "grpo"], ["grpo", "warm"]]},
+        "contrasts compare 'grpo' and 'warm' twice",
+    ),
+    "three arms in a contrast": (
+        {"contrasts": [["warm", "grpo", "a"]]},
+        "a mistake at contrasts.0: tuple should have at",
+    ),
     "no budget": ({"budget": {}}, "the budget says nothing; write one of steps: N and generated_tokens: N"),
     "an empty budget": ({"budget": {"steps": 0}}, "Budget.steps is 0; write a whole number from 1"),
     "two budgets": ({"budget": {"steps": 1, "generated_tokens": 1}}, "the budget says steps: 1, generated_tokens: 1"),

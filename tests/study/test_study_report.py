@@ -95,7 +95,7 @@ def test_the_effects_are_those_worked_by_hand(tmp_path):
     half = 4.302653 * 0.004 / 3**0.5
     end = numbers("end", "difference", "low", "high", "p", "p_holm")
     assert end == pytest.approx([0.05, 0.05 - half, 0.05 + half, p, 4 * p], rel=1e-5)
-    steps = numbers("steps", "arm_value", "baseline_value", "difference", "low", "p", "p_holm")
+    steps = numbers("steps", "arm_value", "other_value", "difference", "low", "p", "p_holm")
     p = 1 - 1 / 3**0.5
     half = 4.302653 * 10 / 3
     assert steps == pytest.approx([20, 70 / 3, -10 / 3, -10 / 3 - half, p, 1.0], rel=1e-5)
@@ -103,7 +103,34 @@ def test_the_effects_are_those_worked_by_hand(tmp_path):
     assert numbers("end", "detectable", "p_flips") == pytest.approx([(8.8602 + 1.0607) * error, 2 / 8], rel=1e-4)
     assert numbers("end", "detectable_doubled") == pytest.approx([(3.8100 + 0.9195) * error / 2**0.5], rel=1e-3)
     # The shared stage's 100 s count: 20 steps of 3.5 s are 170 s.
-    assert numbers("wall", "arm_value", "baseline_value") == pytest.approx([170, (70 + 70 + 105) / 3])
+    assert numbers("wall", "arm_value", "other_value") == pytest.approx([170, (70 + 70 + 105) / 3])
+
+
+def test_contrasts_are_the_primary_family_and_the_rest_is_held_against_the_baseline(tmp_path):
+    """The pair differs by .044, .06, .046: mean .05, deviations -6, 10 and -4 thousandths, error sqrt(76e-6 / 3).
+
+    The family is 2 measures of 1 pair: the end's p counts twice. Steps: 20, 20, 20 against 20, 30, 30.
+    """
+    curves = {"grpo": Arm(GRPO), "saerl": Arm(BETTER), "random": Arm(SAME)}
+    folder = write_study(tmp_path / "tiny", curves, [], more={"contrasts": [["saerl", "random"]]})
+    said = write_report(folder).with_suffix(".md").read_text()
+    found = {(row["measure"], row["arm"], row["other"]): row for row in rows(folder / "report" / "effects.csv")}
+    assert [key[1:] for key in found if key[0] == "end"] == [("saerl", "random"), ("saerl", "grpo"), ("random", "grpo")]
+    error = (76e-6 / 3) ** 0.5
+    t = 0.05 / error
+    p = 1 - t / (2 + t * t) ** 0.5
+    end = found["end", "saerl", "random"]
+    names = ("arm_value", "other_value", "difference", "low", "p", "p_holm")
+    assert [float(end[name]) for name in names] == pytest.approx(
+        [0.35, 0.3, 0.05, 0.05 - 4.302653 * error, p, 2 * p], rel=1e-5
+    )
+    assert float(found["steps", "saerl", "random"]["difference"]) == pytest.approx(-20 / 3)
+    assert {row["p_holm"] for key, row in found.items() if key[2] == "grpo"} == {""}
+    assert said.splitlines()[2].startswith(
+        "After 60 steps, saerl ends 0.050 above random on val/macro/avg@k (0.350 against 0.300"
+    )
+    assert "- primary family: saerl − random" in said and "## Against each other and grpo: end" in said
+    assert "\n| saerl − random | 3 | 0.350 | 0.300 | +0.050 |" in said and "to the target of 1 pair." in said
 
 
 def test_tokens_for_each_group_with_variance_stand_beside_tokens_to_the_target(tmp_path):
@@ -116,7 +143,7 @@ def test_tokens_for_each_group_with_variance_stand_beside_tokens_to_the_target(t
     said = write_report(folder).with_suffix(".md").read_text()
     found = {(row["measure"], row["arm"]): row for row in rows(folder / "report" / "effects.csv")}
     values = [
-        float(found["group", "saerl"][name]) for name in ("arm_value", "baseline_value", "difference", "low", "high")
+        float(found["group", "saerl"][name]) for name in ("arm_value", "other_value", "difference", "low", "high")
     ]
     half = 4.302653 * (475 / 3) ** 0.5
     assert values == pytest.approx([115 / 3, 190 / 3, -25, -25 - half, -25 + half], rel=1e-6)
@@ -168,9 +195,9 @@ def test_a_budget_of_tokens_measures_curves_along_tokens(tmp_path):
     folder = write_study(tmp_path / "tiny", arms, ["double"], budget={"generated_tokens": 12_000})
     said = write_report(folder).with_suffix(".md").read_text()
     found = {row["measure"]: row for row in rows(folder / "report" / "effects.csv")}
-    assert [float(found["area"][name]) for name in ("arm_value", "baseline_value")] == pytest.approx([0.16, 0.16])
+    assert [float(found["area"][name]) for name in ("arm_value", "other_value")] == pytest.approx([0.16, 0.16])
     # Half of the slow arm's gain is .16, which its mean of three comes to in 40 steps; the fast one's does at its very end.
-    assert [found["tokens"][name] for name in ("baseline_value", "arm_censored")] == ["8000.0", "2"]
+    assert [found["tokens"][name] for name in ("other_value", "arm_censored")] == ["8000.0", "2"]
     assert "Holm's correction is over the end and the sampled tokens to the target of 1 arm." in said
 
 
@@ -257,12 +284,13 @@ def facts_of(effects: list[Effect], primary: list[str], states: str = "ff") -> S
     words = {"f": "finished", "x": "failed", "r": "running", "s": "stopped", "w": "waiting"}
     runs = [RunFact("grpo", seed, words[letter]) for seed, letter in enumerate(states)]  # pyright: ignore[reportArgumentType]
     arms = [ArmFact("grpo"), *map(ArmFact, primary)]
-    return StudyFacts("s", "d", "", "acc", "60 steps", "grpo", primary, arms, runs, target=0.3, effects=effects)
+    family = [(arm, "grpo") for arm in primary]
+    return StudyFacts("s", "d", "", "acc", "60 steps", "grpo", family, arms, runs, target=0.3, effects=effects)
 
 
 def effect(arm: str, value: float, p_holm: float, measure: str = "end") -> Effect:
     around = Interval(value, value - 0.01, value + 0.01)
-    return Effect(measure, arm, 0.3 + value, 0.3, around, 5, p_holm / 2, p_holm, True)  # pyright: ignore[reportArgumentType]
+    return Effect(measure, arm, "grpo", 0.3 + value, 0.3, around, 5, p_holm / 2, p_holm, True)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_the_target_and_the_way_to_it_by_hand():
     assert {run.reached for (arm, _), run in found.measured.items() if arm == "slow"} == {60.0}
     assert {run.reached for (arm, _), run in found.measured.items() if arm == "fast"} == {40.0}
     (steps,) = [effect for effect in found.effects if effect.measure == "steps"]
-    assert (steps.arm_value, steps.baseline_value, steps.censored) == (40.0, 60.0, (0, 0))
+    assert (steps.arm_value, steps.other_value, steps.censored) == (40.0, 60.0, (0, 0))
 
 
 COURSES = {"straight": lambda x: x, "early": lambda x: 1 - np.exp(-5 * x)}

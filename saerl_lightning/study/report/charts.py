@@ -14,7 +14,7 @@ import numpy as np
 
 from saerl_lightning.plan_page import charts
 from saerl_lightning.plan_page.charts import COLOURS, NOTHING, colour, mark, pattern
-from saerl_lightning.study.report.facts import Curve, PlanMap, StudyFacts
+from saerl_lightning.study.report.facts import Curve, Effect, PlanMap, StudyFacts
 from saerl_lightning.study.report.tables import cost_names
 
 if TYPE_CHECKING:
@@ -97,19 +97,27 @@ def forest(facts: StudyFacts) -> Figure:
         }  # fmt: skip
         marker = {"symbol": symbol, "size": 11, "color": COLOURS[0] if chosen else NOTHING, "line": {"width": 2}}
         figure.add_scatter(
-            x=[each.value for each in differences], y=[text(each.arm) for each in own], mode="markers", name=name,
+            x=[each.value for each in differences], y=[_named(facts, each) for each in own], mode="markers", name=name,
             error_x=error, marker=marker,
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": NOTHING, "width": 1.5, "dash": "dot"})
-    order = [text(each.arm) for each in reversed(shown)]
+    order = [_named(facts, each) for each in reversed(shown)]
     figure.update_layout(
         height=150 + 34 * len(shown),
         legend=ABOVE,
         showlegend=True,
-        xaxis={"title": f"difference from {text(facts.baseline)}", "rangemode": "tozero", "zeroline": False},
+        xaxis={
+            "title": "difference" if facts.contrasted else f"difference from {text(facts.baseline)}",
+            "rangemode": "tozero",
+            "zeroline": False,
+        },
         yaxis={"type": "category", "categoryorder": "array", "categoryarray": order, "showgrid": False},
     )
     return figure
+
+
+def _named(facts: StudyFacts, effect: Effect) -> str:
+    return text(facts.named(effect.arm, effect.other))
 
 
 def reach(facts: StudyFacts) -> Figure:

@@ -13,6 +13,7 @@ from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page.ledger import Ledger
 from saerl_lightning.study.report.section import Section
 from saerl_lightning.study.run_record import State
+from saerl_lightning.study.spec import Contrast
 
 MISSING = float("nan")
 # "steps", "tokens" and "wall" are costs to the target, "group" the tokens for each group with variance.
@@ -64,18 +65,19 @@ class Curve:
 
 @dataclass(frozen=True)
 class Effect:
-    """Difference of an arm from the baseline in one measure, over the seeds that both have finished."""
+    """Difference of two arms in one measure, over the seeds that both have finished."""
 
     measure: Measure
     arm: str
+    other: str  # the baseline, or the second arm of a contrast
     arm_value: float
-    baseline_value: float
-    difference: Interval  # arm minus baseline
+    other_value: float
+    difference: Interval  # arm minus other
     seeds: int  # number of pairs
     p: float = MISSING
     p_holm: float = MISSING  # p after Holm's correction; NaN outside of the primary family and without p
     primary: bool = False  # whether it is in the primary family
-    censored: tuple[int, int] = (0, 0)  # runs of the arm, and of the baseline, that never reached the target
+    censored: tuple[int, int] = (0, 0)  # runs of the arm, and of the other, that never reached the target
     detectable: float = MISSING  # smallest true difference that is found with 80 % power, at the level of its family
     detectable_doubled: float = MISSING  # the same with twice as many seeds
     p_flips: float = MISSING  # exact sign-flip p-value; NaN with more than 20 pairs
@@ -141,7 +143,7 @@ class StudyFacts:
             gained nothing.
         common: Names of what all seeds have in common.
         unit: Unit of the budget; areas and the primary cost to the target are measured in it.
-        primary: Arms of the primary family, over which Holm's correction goes.
+        primary: Pairs of the primary family, over which Holm's correction goes.
         arms: All arms in the study's order, including the baseline.
         runs: All planned runs, in whatever state.
         warned: Sentences that runs said of their data: operations that did nothing or acted at random, and plans of which
@@ -155,7 +157,7 @@ class StudyFacts:
     metric: str
     budget: str
     baseline: str
-    primary: Sequence[str]
+    primary: Sequence[Contrast]
     arms: Sequence[ArmFact]
     runs: Sequence[RunFact]
     target: float = MISSING
@@ -175,6 +177,26 @@ class StudyFacts:
         """Finished runs of an arm."""
         return [run for run in self.runs if run.arm == arm and run.state == "finished"]
 
-    def effect(self, measure: Measure, arm: str) -> Effect | None:
-        """Effect of an arm in a measure; None if it can't be computed."""
-        return next((each for each in self.effects if (each.measure, each.arm) == (measure, arm)), None)
+    def named(self, arm: str, other: str) -> str:
+        """Name of a comparison: the arm if it is compared with the baseline, else both."""
+        return arm if other == self.baseline else f"{arm} − {other}"
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether some arms are compared with another one than the baseline."""
+        return any(other != self.baseline for _, other in self.primary)
+
+    @property
+    def family(self) -> list[str]:
+        """Names of the primary comparisons."""
+        return [self.named(*pair) for pair in self.primary]
+
+    def primary_effects(self, measure: Measure) -> list[Effect]:
+        """Effects of the primary family in a measure, without those that can't be computed."""
+        found = (self.effect(measure, *pair) for pair in self.primary)
+        return [each for each in found if each is not None]
+
+    def effect(self, measure: Measure, arm: str, other: str | None = None) -> Effect | None:
+        """Effect of an arm in a measure, against the baseline or another arm; None if it can't be computed."""
+        key = (measure, arm, other or self.baseline)
+        return next((each for each in self.effects if (each.measure, each.arm, each.other) == key), None)

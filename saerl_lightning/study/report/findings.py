@@ -32,10 +32,11 @@ def status(facts: StudyFacts) -> str:
 
 def answer(facts: StudyFacts) -> list[str]:
     """Two sentences: accuracy at the end, then cost to the target; only one if nothing can be compared."""
-    ends = [each for each in (facts.effect("end", arm) for arm in facts.primary) if each is not None]
+    ends = facts.primary_effects("end")
     if not ends:
         seeds = "no seed has finished in both" if len(facts.arms) > 1 else "there is one arm"
-        return [f"Nothing can be said yet: no arm can be held against {facts.baseline}, as {seeds}."]
+        other = "another" if facts.contrasted else facts.baseline
+        return [f"Nothing can be said yet: no arm can be held against {other}, as {seeds}."]
     return [_one_end(facts, ends[0]) if len(ends) == 1 else _many_ends(facts, ends), _pace(facts)]
 
 
@@ -87,16 +88,14 @@ def signed_interval(estimate: Interval) -> str:
 
 def _one_end(facts: StudyFacts, effect: Effect) -> str:
     around = f"95 % interval {signed_interval(effect.difference)}" if effect.difference.known else "no interval"
-    about = (
-        f"({number(effect.arm_value)} against {number(effect.baseline_value)}; {around}; {_p(effect)}{_seeds(effect)})"
-    )
+    about = f"({number(effect.arm_value)} against {number(effect.other_value)}; {around}; {_p(effect)}{_seeds(effect)})"
     if effect.significant:
         way = "above" if effect.difference.value > 0 else "below"
         by = number(abs(effect.difference.value))
-        return f"After {facts.budget}, {effect.arm} ends {by} {way} {facts.baseline} on {facts.metric} {about}."
+        return f"After {facts.budget}, {effect.arm} ends {by} {way} {effect.other} on {facts.metric} {about}."
     seen = f"; this design would have found {number(effect.detectable)} four times in five"
     return (
-        f"After {facts.budget}, {effect.arm} cannot be told from {facts.baseline} on {facts.metric}: the difference is "
+        f"After {facts.budget}, {effect.arm} cannot be told from {effect.other} on {facts.metric}: the difference is "
         f"{signed(effect.difference.value)} {about}{seen if np.isfinite(effect.detectable) else ''}."
     )
 
@@ -106,20 +105,21 @@ def _many_ends(facts: StudyFacts, ends: Sequence[Effect]) -> str:
     better = [each for each in sure if each.difference.value > 0]
     worse = [each for each in sure if each.difference.value <= 0]
     rest = [each for each in ends if not each.significant]
-    opening = f"After {facts.budget}, of {count(len(ends))} arms held against {facts.baseline} on {facts.metric}, "
+    held, it = ("comparisons", "0") if facts.contrasted else (f"arms held against {facts.baseline}", "it")
+    opening = f"After {facts.budget}, of {count(len(ends))} {held} on {facts.metric}, "
     if not sure:
-        return f"{opening}none can be told from it ({_named(ends)})."
+        return f"{opening}none can be told from {it} ({_named(facts, ends)})."
     parts = [
-        f"{count(len(group))} {'ends' if len(group) == 1 else 'end'} {way} ({_named(group)})"
-        for group, way in ((better, "above it"), (worse, "below it"))
+        f"{count(len(group))} {'ends' if len(group) == 1 else 'end'} {way} {it} ({_named(facts, group)})"
+        for group, way in ((better, "above"), (worse, "below"))
         if group
     ]
-    told = f"{count(len(rest))} cannot be told from it ({_named(rest)})" if rest else ""
+    told = f"{count(len(rest))} cannot be told from {it} ({_named(facts, rest)})" if rest else ""
     return f"{opening}{_listed([*parts, *([told] if told else [])])}."
 
 
 def _pace(facts: StudyFacts) -> str:
-    effects = [each for each in (facts.effect(facts.unit, arm) for arm in facts.primary) if each is not None]
+    effects = facts.primary_effects(facts.unit)
     unit = UNITS[facts.unit]
     if not effects or not np.isfinite(facts.target):
         return f"{unit.capitalize()} to the target can't be compared: no finished runs of {facts.baseline} gained."
@@ -130,7 +130,7 @@ def _pace(facts: StudyFacts) -> str:
     if sure:
         told = [
             f"{each.arm} reaches {target if first else 'it'} {amount(abs(each.difference.value))} {unit} "
-            f"{'sooner' if each.difference.value < 0 else 'later'} ({signed_interval(each.difference)}"
+            f"{'sooner' if each.difference.value < 0 else 'later'}{_than(facts, each)} ({signed_interval(each.difference)}"
             f"{_censored(each)})"
             for first, each in zip([True] + [False] * len(sure), sure[:NAMED], strict=False)
         ]
@@ -138,17 +138,22 @@ def _pace(facts: StudyFacts) -> str:
     if len(effects) == 1:
         only = effects[0]
         return (
-            f"Whether it reaches {target} sooner or later cannot be told: the difference is "
+            f"Whether it reaches {target} sooner or later{_than(facts, only)} cannot be told: the difference is "
             f"{signed(only.difference.value)} {unit} ({signed_interval(only.difference)}{_censored(only)})."
         )
-    return f"No arm can be said to reach {target} sooner or later than {facts.baseline}."
+    other = "another it is held against" if facts.contrasted else facts.baseline
+    return f"No arm can be said to reach {target} sooner or later than {other}."
+
+
+def _than(facts: StudyFacts, effect: Effect) -> str:
+    return "" if effect.other == facts.baseline else f" than {effect.other}"
 
 
 def _censored(effect: Effect) -> str:
-    arm, baseline = effect.censored
-    if not arm and not baseline:
+    arm, other = effect.censored
+    if not arm and not other:
         return ""
-    return f"; never reached by {arm} run{'s' * (arm != 1)} of {effect.arm} and {baseline} of the baseline"
+    return f"; never reached by {arm} run{'s' * (arm != 1)} of {effect.arm} and {other} of {effect.other}"
 
 
 def _p(effect: Effect) -> str:
@@ -166,8 +171,8 @@ def _seeds(effect: Effect) -> str:
     return f"{effect.seeds} paired seed{'s' * (effect.seeds != 1)}"
 
 
-def _named(effects: Sequence[Effect]) -> str:
-    shown = [f"{each.arm} {signed(each.difference.value)}" for each in effects[:NAMED]]
+def _named(facts: StudyFacts, effects: Sequence[Effect]) -> str:
+    shown = [f"{facts.named(each.arm, each.other)} {signed(each.difference.value)}" for each in effects[:NAMED]]
     return ", ".join(shown) + (f" and {len(effects) - NAMED} more" if len(effects) > NAMED else "")
 
 

@@ -78,7 +78,7 @@ def gather(study: StudyNumbers) -> StudyFacts:
         metric=spec.metric,
         budget=_budget(spec),
         baseline=spec.baseline,
-        primary=compared.primary,
+        primary=spec.family,
         arms=[ArmFact(name, arm.description, _settings(arm.configs, arm.flags)) for name, arm in spec.arms.items()],
         runs=[_run(run, compared) for run in study.runs],
         target=compared.target,

@@ -27,11 +27,11 @@ SHOWN = ("r2", "pearson", "spearman", "auc", "nmi", "ami", "ari", "spearman_leng
 
 def arms(facts: StudyFacts) -> Table:
     """Table of the arms: description, settings, state of the runs."""
-    rows = []
+    rows, primary = [], {arm for pair in facts.primary for arm in pair}
     for arm in facts.arms:
         own = [run for run in facts.runs if run.arm == arm.name]
         finished = facts.finished(arm.name)
-        role = "baseline" if arm.name == facts.baseline else "primary" if arm.name in facts.primary else ""
+        role = "baseline" if arm.name == facts.baseline else "primary" if arm.name in primary else ""
         ends = [run.end for run in finished if np.isfinite(run.end)]
         end = number(float(np.mean(ends))) if ends else "–"
         rows.append((arm.name, role, arm.description, arm.settings, f"{len(finished)} of {len(own)}", end))
@@ -39,7 +39,7 @@ def arms(facts: StudyFacts) -> Table:
 
 
 def effects(facts: StudyFacts) -> list[Table]:
-    """Tables of all comparisons with the baseline, one a measure; significant ones are marked."""
+    """Tables of all comparisons, one a measure; significant ones are marked."""
     return [_effects(facts, measure) for measure in MEASURES if any(each.measure == measure for each in facts.effects)]
 
 
@@ -48,7 +48,7 @@ def _effects(facts: StudyFacts, measure: Measure) -> Table:
         "arm",
         "seeds",
         "arm's",
-        "baseline's",
+        "other's" if facts.contrasted else "baseline's",
         "difference",
         "95 % interval",
         "p",
@@ -58,10 +58,10 @@ def _effects(facts: StudyFacts, measure: Measure) -> Table:
     )
     rows = [
         (
-            each.arm,
+            facts.named(each.arm, each.other),
             count(each.seeds),
             amount(each.arm_value) + CENSORED * bool(each.censored[0]),
-            amount(each.baseline_value) + CENSORED * bool(each.censored[1]),
+            amount(each.other_value) + CENSORED * bool(each.censored[1]),
             signed(each.difference.value) + CENSORED * any(each.censored),
             signed_interval(each.difference),
             probability(each.p),
@@ -72,7 +72,12 @@ def _effects(facts: StudyFacts, measure: Measure) -> Table:
         for each in facts.effects
         if each.measure == measure
     ]
-    return Table(f"effects.{measure}", f"Against {facts.baseline}: {MEASURES[measure]}", columns, rows)
+    return Table(f"effects.{measure}", f"{against(facts)}: {MEASURES[measure]}", columns, rows)
+
+
+def against(facts: StudyFacts) -> str:
+    """Says what the arms are compared with."""
+    return f"Against each other and {facts.baseline}" if facts.contrasted else f"Against {facts.baseline}"
 
 
 def verdict(effect: Effect) -> str:
@@ -194,7 +199,7 @@ def overview(facts: StudyFacts) -> list[tuple[str, str]]:
         ("budget of a run", facts.budget),
         ("baseline", facts.baseline),
         ("common to all seeds", ", ".join(facts.common) or "nothing"),
-        ("primary family", ", ".join(facts.primary) or "none"),
+        ("primary family", ", ".join(facts.family) or "none"),
         ("runs finished", f"{count(finished)} of {count(len(facts.runs))} ({share(finished, len(facts.runs))})"),
         ("target", number(facts.target)),
     ]
@@ -205,12 +210,12 @@ def sheets(facts: StudyFacts) -> dict[str, str]:
     return {
         "effects.csv": sheet(
             [
-                "measure", "arm", "baseline", "seeds", "arm_value", "baseline_value", "difference", "low", "high", "p",
-                "p_flips", "p_holm", "arm_censored", "baseline_censored", "detectable", "detectable_doubled",
+                "measure", "arm", "other", "seeds", "arm_value", "other_value", "difference", "low", "high", "p",
+                "p_flips", "p_holm", "arm_censored", "other_censored", "detectable", "detectable_doubled",
             ],
             (
                 (
-                    e.measure, e.arm, facts.baseline, e.seeds, e.arm_value, e.baseline_value, e.difference.value,
+                    e.measure, e.arm, e.other, e.seeds, e.arm_value, e.other_value, e.difference.value,
                     e.difference.low, e.difference.high, e.p, e.p_flips, e.p_holm, *e.censored, e.detectable,
                     e.detectable_doubled,
                 )
