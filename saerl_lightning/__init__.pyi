@@ -104,6 +104,9 @@ from .prompts.reasoning_gym import ReasoningGymPrompts as ReasoningGymPrompts
 from .prompts.source import ProbeReference as ProbeReference
 from .prompts.source import PromptSource as PromptSource
 from .prompts.verifiers_env import VerifiersEnv as VerifiersEnv
+from .prompts.worlds.crowded import CrowdedPrompts as CrowdedPrompts
+from .prompts.worlds.dirty import DirtyPrompts as DirtyPrompts
+from .prompts.worlds.writers import WrittenPrompts as WrittenPrompts
 from .records import Outcomes as Outcomes
 from .records import Prompt as Prompt
 from .records import PromptBatch as PromptBatch

@@ -22,6 +22,7 @@ FOLDERS = (
     "online.rules",
     "policy",
     "prompts",
+    "prompts.worlds",
     "ranks",
     "reward",
     "rollout",

@@ -1,4 +1,4 @@
-"""Clustering: k-means of feature rows by direction, and its controls (topics, random, same sizes, permuted members)."""
+"""Clustering: k-means of feature rows by direction, and its controls (topics, random, same sizes, permuted members), and BalancedServing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from saerl_lightning.data.callback import Clustering, Control, clusters_by
+from saerl_lightning.data.callback import Clustering, Control, DataCallback, clusters_by
 from saerl_lightning.data.kmeans import largest_first, nearest, reduced_units, spherical_kmeans
 from saerl_lightning.data.labels import bin_by, require_features, require_label
 from saerl_lightning.data.ordering import permute_within
@@ -170,3 +170,34 @@ class PermutedClusters(Control[Clustering], Clustering):
         """
         bins = bin_by(require_label(type(self).__name__, self.by, prompts, plan.rows), plan.rows, self.bins)
         return permute_within(clusters_by(self.inner, plan, prompts, features), bins, plan.rows, self.seed)
+
+
+class BalancedServing(DataCallback):
+    """Serves the clusters' batches in turn, so that none is crowded out by a large one; for `data.extra`.
+
+    Each cluster keeps the order of its batches. A cluster whose batches are used up is passed over, so in a run that ends
+    before its plan does, small clusters are served whole, and large ones in part. A batch of several clusters belongs to
+    the one that most of its prompts are of.
+
+    Source: ours; SAERL's clusters are served in proportion to their sizes, which selects nothing (docs/method.md).
+    """
+
+    def apply(self, plan: SamplePlan, prompts: Sequence[Prompt], features: Features | None) -> SamplePlan:
+        """Moves whole batches; prompts that fill none stay at the end."""
+        from scipy.stats import mode
+
+        batches = plan.batches()  # (B, P)
+        owner = mode(plan.cluster[batches], axis=1).mode  # (B,)
+        turns = turn_of_each(owner)
+        self._idle = "" if owner.size and turns.max() < len(owner) - 1 else "all batches are of one cluster"
+        served = batches[np.argsort(turns, kind="stable")]
+        return plan.reorder(np.concatenate([served.ravel(), plan.rows[batches.size :]]))
+
+
+def turn_of_each(owner: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+    """Counts, for each batch, the batches of the same cluster before it."""
+    by_owner = np.argsort(owner, kind="stable")
+    sizes = np.unique(owner, return_counts=True)[1]
+    turns = np.empty(len(owner), dtype=np.int64)
+    turns[by_owner] = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return turns

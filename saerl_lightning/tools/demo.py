@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 from rich.console import Console
 from rich.table import Table
 
@@ -22,9 +22,10 @@ from saerl_lightning.assets.tiny import build_tiny_policy
 from saerl_lightning.errors import RunStopped
 from saerl_lightning.evaluation.estimators import bootstrap_interval
 from saerl_lightning.files import read_mapping
-from saerl_lightning.prompts.reasoning_gym import ReasoningGymPrompts
+from saerl_lightning.prompts.source import PromptSource
 from saerl_lightning.ranges import Seed, Workers, require_arguments
 from saerl_lightning.records import Prompt
+from saerl_lightning.registration import register_classes
 from saerl_lightning.study.effects import compare
 from saerl_lightning.study.processes import SubprocessExecutor
 from saerl_lightning.study.report.numbers import read_numbers
@@ -56,7 +57,10 @@ def prompts_of(tasks: str, *path: str) -> list[Prompt]:
     source = read_mapping(shipped.find(tasks), "the config of the tasks")["data"]["init_args"]
     for key in path:
         source = source[key]
-    return ReasoningGymPrompts(**source["init_args"]).load()
+    register_classes()
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(PromptSource, "source")
+    return parser.instantiate_classes(parser.parse_object({"source": source})).source.load()
 
 
 def demo(out: str = "runs/demo", jobs: Workers = 2) -> None:
