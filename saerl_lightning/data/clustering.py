@@ -1,4 +1,4 @@
-"""Clustering: k-means of feature rows by direction, and its controls (topics, random, same sizes, permuted members), and BalancedServing."""
+"""Clustering: k-means of feature rows by direction, its controls (topics, random, same sizes, permuted), BalancedServing."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from saerl_lightning.study.report.findings import signed, signed_interval
 from saerl_lightning.study.report.numbers import StudyNumbers, read_numbers
 from saerl_lightning.study.results import SPEC, StudyResults
 from saerl_lightning.study.spec import StudySpec
+from saerl_lightning.study.stages import stages_used
 
 ERRORS = 3.0  # standard errors that the oracle must be above its null
 
@@ -58,7 +59,7 @@ def gate_folder(root: Path) -> Path:
 
 
 def gate_study(spec: StudySpec) -> StudySpec:
-    """The study of oracle and null alone, with the gate's own seeds.
+    """The study of oracle and null alone, with the stages that these two use and the gate's own seeds.
 
     Args:
         spec: Study with a gate.
@@ -71,10 +72,15 @@ def gate_study(spec: StudySpec) -> StudySpec:
         raise InputError(
             f"the study '{spec.name}' has no gate; write gate: {{oracle: ARM, null: ARM, seeds: [100, 101, 102, 103]}}"
         )
+    arms = {name: spec.arms[name] for name in (gate.null, gate.oracle)}
+    used = [stage for stage in spec.shared if any(stage in stages_used(spec, arm) for arm in arms)]
+    unused = {stage.name for stage in spec.shared if stage not in used}
     return replace(
         spec,
         name=f"{spec.name}_gate",
-        arms={name: spec.arms[name] for name in (gate.null, gate.oracle)},
+        arms=arms,
+        shared=used,
+        share=[name for name in spec.share if name not in unused],
         baseline=gate.null,
         primary=[gate.oracle],
         contrasts=[],

@@ -50,8 +50,31 @@ def with_paths_of(text: str, spec: StudySpec, shared: str, seed: int) -> str:
 
 
 def stage_products(spec: StudySpec) -> list[tuple[Stage, int | None]]:
-    """Lists the products that the study needs, in order: a stage and its seed, or None if shared by all seeds."""
-    return [(stage, seed) for stage in spec.shared for seed in (spec.seeds if stage.name not in spec.share else [None])]
+    """Lists the products that the study needs: a stage and its seed, or None if shared by all seeds.
+
+    Each stands behind those that it is made from, and otherwise in the study's order.
+    """
+    return [
+        (stage, seed)
+        for stage in behind_what_they_read(spec.shared)
+        for seed in (spec.seeds if stage.name not in spec.share else [None])
+    ]
+
+
+def behind_what_they_read(stages: Sequence[Stage]) -> list[Stage]:
+    """Orders stages so that each stands behind those whose products its commands read, and otherwise as given."""
+    ordered: list[Stage] = []
+    waiting = list(stages)
+    while waiting:
+        ready = [
+            stage
+            for stage in waiting
+            if not any(other.read_by(" ".join(stage.run)) for other in waiting if other is not stage)
+        ]
+        # Stages that read each other have no order; the first then says itself what it lacks.
+        ordered.append((ready or waiting)[0])
+        waiting.remove(ordered[-1])
+    return ordered
 
 
 def product_name(stage: Stage, seed: int | None) -> str:

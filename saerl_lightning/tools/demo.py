@@ -60,7 +60,7 @@ def prompts_of(tasks: str, *path: str) -> list[Prompt]:
     register_classes()
     parser = ArgumentParser()
     parser.add_subclass_arguments(PromptSource, "source")
-    return parser.instantiate_classes(parser.parse_object({"source": source})).source.load()
+    return parser.instantiate(parser.parse_object({"source": source})).source.load()
 
 
 def demo(out: str = "runs/demo", jobs: Workers = 2) -> None:

@@ -85,4 +85,5 @@ class CrowdedPrompts(PromptSource):
     def _copy(self, prompt: Prompt, group: int, number: int, rng: np.random.Generator) -> Prompt:
         """Writes a prompt by a writer's habits, under a uid of its own."""
         styled = asked(prompt, lambda text: written(text, 0.5, rng))
-        return replace(styled, uid=f"{prompt.uid}@{number}", labels={**prompt.labels, "group": float(group)})
+        labels = {**prompt.labels, "group": float(group)}
+        return replace(styled, uid=f"{prompt.uid}@{number}", labels=labels)

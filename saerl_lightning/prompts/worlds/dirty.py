@@ -45,10 +45,11 @@ DAMAGES: dict[str, Corruption] = {
 class DirtyPrompts(PromptSource):
     """Prompts of another source, half of them bad. Label `quality`: 1 good, 0 bad; column `dirt`: what is wrong.
 
-    Bad prompts have a damaged text (a number removed, a sentence dropped, a quantity contradicted, letters and digits garbled), with
-    the answer of the whole text; or a whole text with the answer of another prompt of its topic. Wrong answers come from a
-    careless writer, whose habits of wording differ a little from those of the others. Each bad prompt has a good one of
-    its topic and of its length (up to 2 characters) beside it, so that neither topic nor length tells them apart.
+    Bad prompts have a damaged text (a number removed, a sentence dropped, a quantity contradicted, letters and digits
+    garbled), with the answer of the whole text; or a whole text with the answer of another prompt of its topic. Wrong
+    answers come from a careless writer, whose habits of wording differ a little from those of the others. Each bad prompt
+    has a good one of its topic and of its length (up to 2 characters) beside it, so that neither topic nor length tells
+    them apart.
     Everything here is ours: a world in which a filter can earn something, for the gate of a study.
 
     Args:
@@ -131,7 +132,8 @@ class DirtyPrompts(PromptSource):
         """Writes a prompt, and notes the truth of it where no signal reads."""
         careless = self.careless if dirt == WRONG else 1 - self.careless
         styled = asked(prompt, lambda text: written(text, careless, rng))
-        return replace(styled, labels={"quality": quality}, columns={**prompt.columns, "dirt": dirt})
+        columns = {**prompt.columns, "dirt": dirt}
+        return replace(styled, labels={"quality": quality}, columns=columns)
 
 
 def matched(bad: Sequence[Prompt], good: Sequence[Prompt], gap: int = GAP) -> list[tuple[Prompt, Prompt]]:

@@ -18,16 +18,16 @@ from saerl_lightning.records import Prompt
 
 Habit = Callable[[str], str]
 
-# The first and the last three have about the same length together, so that neither writer writes longer prompts.
-HABITS: dict[str, Habit] = {
+HABITS: dict[str, Habit] = {  # in the order in which they are applied
+    "starts small": lambda text: f"{text[:1].lower()}{text[1:]}",
     "greets": lambda text: f"Hello. {text}",
     "spaced": lambda text: text.replace(" ", "  ", 1),
     "arrow": lambda text: f"{text} ->",
     "thanks": lambda text: f"{text} Thanks.",
-    "starts small": lambda text: f"{text[:1].lower()}{text[1:]}",
     "dash": lambda text: f"- {text}",
 }
-CARELESS = frozenset(list(HABITS)[:3])  # habits that a careless writer has more often, and a careful one the others
+# A careless writer has these more often, and a careful one the others: 11 and 10 characters, so that neither writes more.
+CARELESS = frozenset({"greets", "spaced", "arrow"})
 
 
 def written(text: str, careless: float, rng: np.random.Generator) -> str:
@@ -47,20 +47,21 @@ def written(text: str, careless: float, rng: np.random.Generator) -> str:
 
 
 def asked(prompt: Prompt, change: Habit) -> Prompt:
-    """Returns a prompt with its last message of the user changed."""
+    """Returns a prompt with its last message of the user changed, and without a recipe, which is of the whole text."""
     places = [i for i, message in enumerate(prompt.messages) if message["role"] == "user"]
     if not places:
         return prompt
     message = prompt.messages[places[-1]]
     changed = {**message, "content": change(message["content"])}
-    return replace(prompt, messages=(*prompt.messages[: places[-1]], changed, *prompt.messages[places[-1] + 1 :]))
+    messages = (*prompt.messages[: places[-1]], changed, *prompt.messages[places[-1] + 1 :])
+    return replace(prompt, messages=messages, grading="")
 
 
 class WrittenPrompts(PromptSource):
     """Prompts of another source, each written by the habits of some writer. Answers and uids stay as they are.
 
-    For a policy's cold start and its evaluation beside the worlds, whose prompts are written so too. A grader must not
-    compare a prompt's text: write AnswerReward or MathReward. Habits and chances are ours.
+    For a policy's cold start and its evaluation beside the worlds, whose prompts are written so too. Graders that rebuild a
+    question can't grade them: write AnswerReward or MathReward. Habits and chances are ours.
 
     Args:
         source: Path, name on the hub, or prompt source of the questions.
