@@ -6,6 +6,7 @@ from .data.callback import DataCallback as DataCallback
 from .data.callback import Filtering as Filtering
 from .data.callback import Mixing as Mixing
 from .data.callback import Online as Online
+from .data.clustering import BalancedServing as BalancedServing
 from .data.clustering import KMeansClusters as KMeansClusters
 from .data.clustering import PermutedClusters as PermutedClusters
 from .data.clustering import RandomClusters as RandomClusters

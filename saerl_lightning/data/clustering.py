@@ -190,6 +190,8 @@ class BalancedServing(DataCallback):
         owner = mode(plan.cluster[batches], axis=1).mode  # (B,)
         turns = turn_of_each(owner)
         self._idle = "" if owner.size and turns.max() < len(owner) - 1 else "all batches are of one cluster"
+        sizes = np.unique(owner, return_counts=True)[1]
+        self._report = {"balanced": float(sizes.min() * len(sizes) / len(owner)) if len(sizes) else 1.0}
         served = batches[np.argsort(turns, kind="stable")]
         return plan.reorder(np.concatenate([served.ravel(), plan.rows[batches.size :]]))
 

@@ -15,6 +15,7 @@ SLOTS = ("signals", "filtering", "clustering", "curriculum", "mixing")
 
 # Overlay -> slot -> class, and below it the arguments that must hold after merging.
 EXPECTED = {
+    "balanced_serving": {"extra": None},
     "hidden": {"signals": ("HiddenSignals", {"pooling": "mean", "components": None})},
     "pca": {"signals": ("HiddenSignals", {"components": 64})},
     "frozen_random_sae": {"signals": ("FrozenRandomSAESignals", {"pooling": "mean"})},
@@ -35,7 +36,7 @@ EXPECTED = {
     "random_clusters": {"clustering": ("RandomClusters", {"clusters": 16})},
     "same_size_clusters": {"clustering": ("SameSizeClusters", {})},
     "permuted_clusters": {"clustering": ("PermutedClusters", {"label": "difficulty", "bins": 10})},
-    "diverse_batches": {"clustering": None, "mixing": None},
+    "diverse_batches": {"clustering": None, "mixing": None, "extra": None},
     "full_mixing": {"mixing": ("FullMixing", {"window": None})},
     "mixing_00": {"mixing": ("TailMixing", {"fraction": 0.0})},
     "mixing_05": {"mixing": ("TailMixing", {"fraction": 0.05})},
@@ -118,6 +119,8 @@ def test_each_changes_its_slot_and_nothing_else(monkeypatch, tmp_path, overlays,
         )  # the inner is the whole overlay's
     if "trees" in overlays:
         assert {short(now[slot].init_args.probe) for slot in ("filtering", "curriculum")} == {"TreeProbe"}
+    if "balanced_serving" in overlays:
+        assert [short(each) for each in now.extra] == ["BalancedServing"]
     if "diverse_batches" in overlays:
         assert [short(each) for each in now.extra] == ["DiverseBatches"]
     if "random_reward" in overlays:

@@ -43,6 +43,7 @@ EXAMPLES = {
     ],
     "TailMixing": [{}, {"fraction": 0.5}],
     "FullMixing": [{}, {"window": 3}],
+    "BalancedServing": [{}],
     "DiverseBatches": [{}, {"window": 2, "components": 3}],
 }
 
@@ -169,9 +170,8 @@ def test_it_reports_itself_in_finite_numbers(name, arguments):
     operation.apply(plan(), pool(), features())
     metrics = operation.metrics()
     assert all(type(value) is float and np.isfinite(value) for value in metrics.values())
-    expected = next(
-        (names for role, names in REPORTED.items() if isinstance(operation, role)), {"share", "logdet", "logdet_before"}
-    )
+    extra = {"balanced"} if name == "BalancedServing" else {"share", "logdet", "logdet_before"}
+    expected = next((names for role, names in REPORTED.items() if isinstance(operation, role)), extra)
     learned = {"QualityFilter": {"threshold"} | PROBED, "EasyToHard": PROBED, "WithoutFeatures": ROBBED}.get(
         name, set()
     )

@@ -8,6 +8,7 @@ import pytest
 
 from saerl_lightning.data.callback import DataCallback
 from saerl_lightning.data.clustering import (
+    BalancedServing,
     KMeansClusters,
     PermutedClusters,
     RandomClusters,
@@ -89,6 +90,7 @@ BUSY = {
 ALIKE, NO_WEIGHT = "all prompts are rated alike", "its probe found no feature to go by (all its weights are 0)"
 IDLE = {
     "no prompt is dropped": [QualityFilter(probe=RIDGE, drop=0.0), RandomFilter(fraction=0.02), LengthFilter(0.0)],
+    "all batches are of one cluster": [BalancedServing()],
     "all prompts are in one cluster": [KMeansClusters(clusters=1), RandomClusters(clusters=1)],
     "its probe has no feature left to go by": [WithoutFeatures(EasyToHard(probe=RIDGE), count=2)],
     "no prompt moves to another batch (6 of 4 prompts): a share of 0.1 must be half a prompt of a batch or more": [

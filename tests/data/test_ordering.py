@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saerl_lightning.data.clustering import BalancedServing
 from saerl_lightning.data.ordering import cluster_first, interleave, one_end, spread
 from saerl_lightning.plan import SamplePlan
 
@@ -164,3 +165,26 @@ def test_a_run_that_ends_before_an_easy_to_hard_order_is_told_what_it_serves():
 )
 def test_a_run_that_serves_no_end_of_an_order_is_not_warned(ratings, batches):
     assert one_end(ordered_by(ratings), batches) == ""
+
+
+def test_balanced_serving_takes_the_clusters_in_turn_as_worked_by_hand():
+    """Batches of clusters a a b a c b, then one of mostly c: in turn a b c, a b c, a; the rest that fills none stays."""
+    cluster = np.array([0, 0, 0, 0, 1, 1, 0, 0, 2, 2, 1, 1, 2, 0, 2, 1])
+    plan = replace(SamplePlan.sequential(16, 3), cluster=cluster)
+    operation = BalancedServing()
+    # Batches (0 1 2), (3 4 5), (6 7 8), (9 10 11), (12 13 14): of clusters 0, 1, 0, 1, 2.
+    assert operation.apply(plan, [], None).rows.tolist() == [0, 1, 2, 3, 4, 5, 12, 13, 14, 6, 7, 8, 9, 10, 11, 15]
+    assert operation.idle() == "" and operation.metrics() == {"balanced": 3 / 5}  # cluster 2 has one batch
+    alone = operation.apply(SamplePlan.sequential(16, 3), [], None)
+    assert alone.rows.tolist() == list(range(16)) and operation.idle() == "all batches are of one cluster"
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_no_cluster_is_more_than_one_batch_ahead_of_one_that_is_not_used_up(owners):
+    plan = replace(SamplePlan.sequential(len(owners), 1), cluster=np.array(owners))
+    served = np.array(owners)[BalancedServing().apply(plan, [], None).rows]
+    assert sorted(served) == sorted(owners)
+    for end in range(1, len(served) + 1):
+        left = {*served[end:].tolist()}
+        counts = {each: (served[:end] == each).sum() for each in {*owners}}
+        assert not left or max(counts.values()) <= min(counts[each] for each in left) + 1
