@@ -147,7 +147,9 @@ def common_parts(spec: StudySpec, inputs: Sequence[str]) -> list[str]:
         spec: Study, whose `share` names parts of it.
         inputs: Weights and labels that all seeds read from one place, as `fixed_inputs` lists them.
     """
-    return ["the pool and the questions", *spec.share, *inputs]
+    own = [stage for stage in spec.shared if stage.name not in spec.share]
+    drawn = any(flag.startswith("--data.train") and stage.read_by(flag) for flag in spec.flags for stage in own)
+    return ["the questions" if drawn else "the pool and the questions", *spec.share, *inputs]
 
 
 def seed_flags(config: Config, spec: StudySpec, seed: int) -> list[str]:

@@ -43,6 +43,11 @@ def test_a_gate_is_the_study_of_two_arms_on_seeds_of_its_own(tmp_path):
     assert (own.name, [*own.arms], own.baseline, own.primary) == ("small_gate", ["grpo", "warm"], "grpo", ["warm"])
     assert (own.seeds, own.budget, own.base) == ([100, 101], whole.budget, whole.base)
     assert StudySpec.of(yaml.safe_load(yaml.safe_dump(asdict(own))), "gate.yaml") == own
+    stage = {"name": "cold start", "makes": "cold", "run": ["cp {seed} {made}"]}
+    idle = {"name": "SAE", "makes": "sae", "run": ["cp {seed} {made}"]}
+    more = {"shared": [stage, idle], "flags": ["--model.policy.path={shared}/cold"], "share": ["cold start", "SAE"]}
+    staged = gate_study(study(tmp_path, gate=GATE, **more))
+    assert ([each.name for each in staged.shared], staged.share) == (["cold start"], ["cold start"])
     with pytest.raises(InputError, match="the study 'small' has no gate; write gate: "):
         gate_study(study(tmp_path))
 

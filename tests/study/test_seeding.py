@@ -17,7 +17,7 @@ from saerl_lightning.errors import InputError
 from saerl_lightning.study.folder import common_inputs
 from saerl_lightning.study.processes import SubprocessExecutor
 from saerl_lightning.study.report.gather import write_report
-from saerl_lightning.study.seeding import fixed_inputs
+from saerl_lightning.study.seeding import behind_what_they_read, common_parts, fixed_inputs, stage_products
 from saerl_lightning.study.spec import Stage, StudySpec
 from saerl_lightning.study.stages import make_shared
 from saerl_lightning.tools.study import print_run_commands
@@ -175,6 +175,31 @@ def test_each_seed_has_products_of_its_own_and_reads_them(tmp_path, capsys):
         words = shlex.split(line)
         assert f"--model.policy.path={tmp_path}/new/shared/cold" in words
         assert f"--data.signal_cache={tmp_path}/new/shared/seed-{seed}/features" in words
+
+
+def test_a_stage_is_made_behind_those_that_it_reads_wherever_it_stands(tmp_path):
+    """The features read the SAE, and the SAE the pool: they stand here the other way round."""
+    sae = {"name": "SAE", "makes": "sae", "run": [f"{WRITE} sae {{seed}}", "cp {shared}/pool {made}"]}
+    pool = {"name": "pool", "makes": "pool", "run": [f"{WRITE} pool {{seed}}"]}
+    spec = study(tmp_path, shared=[STAGES[2], sae, pool, STAGES[0]], seeds=[3])
+    names = [stage.name for stage, _ in stage_products(spec)]
+    assert names == ["pool", "SAE", "features", "cold"]
+    make_shared(spec, tmp_path / "out", SubprocessExecutor(), lambda text: None)
+    assert (tmp_path / "out/shared/seed-3/features").read_text() == "pool3"
+    each_other = [{**pool, "run": ["cp {shared}/sae {made}"]}, {**sae, "run": ["cp {shared}/pool {made}"]}]
+    assert [stage.name for stage in behind_what_they_read(study(tmp_path, shared=[*each_other, STAGES[0]]).shared)] == [
+        "cold", "pool", "SAE",
+    ]  # fmt: skip
+
+
+def test_a_pool_that_each_seed_draws_is_not_said_to_be_common(tmp_path):
+    pool = {"name": "pool", "makes": "pool", "run": [f"{WRITE} pool {{seed}}"]}
+    flags = ["--data.train={shared}/pool/train.jsonl"]
+    drawn = study(tmp_path, shared=[*STAGES, pool], flags=flags)
+    assert common_parts(drawn, []) == ["the questions", "cold"]
+    assert common_parts(study(tmp_path, shared=[*STAGES, pool], flags=flags, share=["cold", "pool"]), [])[0] == (
+        "the pool and the questions"
+    )
 
 
 def test_stages_know_the_program_that_their_user_called(tmp_path, monkeypatch):
