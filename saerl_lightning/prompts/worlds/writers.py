@@ -34,10 +34,10 @@ def written(text: str, careless: float, rng: np.random.Generator) -> str:
     """Writes a question by the habits of one writer.
 
     Args:
-        text: Question.
+        text: Text of the question.
         careless: Chance of each of the careless writer's habits, in [0, 1]; the other habits have one minus it. One half
             is a writer of whom nothing can be told.
-        rng: Random generator.
+        rng: Generator that draws the habits.
     """
     drawn = rng.random(len(HABITS))
     for (name, habit), number in zip(HABITS.items(), drawn, strict=True):
