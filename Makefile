@@ -80,6 +80,7 @@ bench: install models/smollm2-135m ## speed beside the peers as ratios of median
 	@$(BIN)/python benchmarks/plan_scale.py
 	@$(BIN)/python benchmarks/online_overhead.py
 	@$(BIN)/python benchmarks/interval_coverage.py
+	@$(BIN)/python benchmarks/recovery_coverage.py
 	@$(BIN)/python benchmarks/target_reach.py
 	@$(BIN)/python benchmarks/grading.py
 	@$(BIN)/python benchmarks/resume.py

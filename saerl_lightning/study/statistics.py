@@ -1,4 +1,4 @@
-"""Intervals and p-values over a few seeds: Student's t, paired differences, exact sign flips, power, Holm. Pure functions.
+"""Intervals and p-values over a few seeds: Student's t, paired differences, ratios, sign flips, power, Holm. Pure functions.
 
 Two arms are compared in pairs: run i of each has the same seed, so effects of the seed on both arms cancel. With five
 pairs the normal quantile is too short (mean ± 1.96 errors covers 88 % instead of 95 %), so Student's t is used. The
@@ -9,13 +9,14 @@ is for these. n pairs, one a seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 
 import numpy as np
 from jaxtyping import Float
 
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.errors import InputError
 
 # Largest number of pairs for the exact test, which lists all 2^20 patterns in memory.
@@ -37,10 +38,14 @@ class Estimate:
     value: float
     low: float
     high: float
-    p: float  # two-sided
     error: float  # standard error, in the value's unit
     shares: ErrorShares  # what the error is made of
     pairs: int
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value; computed when asked for, because it takes longer than the interval."""
+        return t_p(self.value / self.error, self.shares) if self.error > 0 else float("nan")
 
 
 def t_quantile(level: float, shares: ErrorShares) -> float:
@@ -86,9 +91,9 @@ def t_estimate(value: float, error: float, shares: ErrorShares, pairs: int, leve
     """
     if not error > 0:
         nan = float("nan")
-        return Estimate(value, nan, nan, nan, nan, shares, pairs)
+        return Estimate(value, nan, nan, nan, shares, pairs)
     half = t_quantile((1 + level) / 2, shares) * error
-    return Estimate(value, value - half, value + half, t_p(value / error, shares), error, shares, pairs)
+    return Estimate(value, value - half, value + half, error, shares, pairs)
 
 
 def mean_estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
@@ -167,6 +172,41 @@ def detectable_difference(error: float, shares: ErrorShares, power: float = 0.8,
     Source: minimum detectable effect, Bloom 1995 (10.1177/0193841X9501900504).
     """
     return (t_quantile(1 - alpha / 2, shares) + t_quantile(power, shares)) * error
+
+
+def ratio_estimate(combined: Callable[[float, float], Estimate]) -> Interval:
+    """Estimates numerator / denominator, with Fieller's 95 % interval: every ratio that a test doesn't reject.
+
+    A ratio r is rejected if zero is outside of the interval of numerator - r·denominator. So numerator and denominator may
+    depend on each other, and the interval need not be symmetric. It has two ends only if the denominator's interval is
+    above zero.
+
+    Args:
+        combined: Estimate of a·numerator - b·denominator, given a and b.
+
+    Returns:
+        Ratio and interval, which reaches from -inf to inf where it has no two ends, and is NaN where nothing varies.
+
+    Source: Fieller 1954, Some problems in interval estimation, Journal of the Royal Statistical Society B 16, 175-185.
+    """
+    from scipy.optimize import root_scalar
+
+    numerator, denominator = combined(1.0, 0.0).value, -combined(0.0, 1.0).value
+    value = numerator / denominator if denominator else float("nan")
+    # Ratios are angles: tan(angle) is numerator / denominator, and a quarter turn is a denominator of zero.
+    edge, best = np.pi / 2, np.arctan2(numerator, denominator)
+
+    def tested(angle: float) -> Estimate:
+        return combined(np.cos(angle), np.sin(angle))
+
+    # Runs that are the same, or in proportion, leave only rounding at the best ratio.
+    if not tested(best).error > SAME * tested(edge).error:
+        return Interval(value)
+    if tested(edge).high >= 0:
+        return Interval(value, -np.inf, np.inf)
+    low = root_scalar(lambda angle: tested(angle).low, bracket=(-edge, best), xtol=1e-9).root
+    high = root_scalar(lambda angle: tested(angle).high, bracket=(best, edge), xtol=1e-9).root
+    return Interval(value, float(np.tan(low)), float(np.tan(high)))
 
 
 def _differences(arm: Sequence[float], baseline: Sequence[float]) -> Float[np.ndarray, " n"]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saerl_lightning.data.scores import Interval
 from saerl_lightning.plan_page import charts
 from saerl_lightning.plan_page.charts import COLOURS, NOTHING, colour, mark, pattern
 from saerl_lightning.study.report.facts import Curve, Effect, PlanMap, StudyFacts
@@ -90,15 +91,10 @@ def forest(facts: StudyFacts) -> Figure:
         if not own:
             continue
         differences = [each.difference for each in own]
-        error = {
-            "type": "data", "symmetric": False,
-            "array": [each.high - each.value if each.known else 0 for each in differences],
-            "arrayminus": [each.value - each.low if each.known else 0 for each in differences],
-        }  # fmt: skip
         marker = {"symbol": symbol, "size": 11, "color": COLOURS[0] if chosen else NOTHING, "line": {"width": 2}}
         figure.add_scatter(
             x=[each.value for each in differences], y=[_named(facts, each) for each in own], mode="markers", name=name,
-            error_x=error, marker=marker,
+            error_x=_bars(differences), marker=marker,
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": NOTHING, "width": 1.5, "dash": "dot"})
     order = [_named(facts, each) for each in reversed(shown)]
@@ -118,6 +114,40 @@ def forest(facts: StudyFacts) -> Figure:
 
 def _named(facts: StudyFacts, effect: Effect) -> str:
     return text(facts.named(effect.arm, effect.other))
+
+
+def knowing(facts: StudyFacts) -> Figure:
+    """Draws each arm's gain over the null by how much its operation knew; one mark for each kind of score."""
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    shown = [each for each in facts.recoveries if np.isfinite(each.quality.value)]
+    for place, score in enumerate(dict.fromkeys(each.score for each in shown)):
+        own = [each for each in shown if each.score == score]
+        figure.add_scatter(
+            x=[each.quality.value for each in own], y=[each.gain.value for each in own], mode="markers+text",
+            text=[text(each.arm) for each in own], textposition="top center", name=text(score),
+            error_x=_bars([each.quality for each in own]), error_y=_bars([each.gain for each in own]),
+            marker={"symbol": mark(place), "size": 10, "color": colour(place)},
+        )  # fmt: skip
+    figure.add_hline(y=0, line={"color": NOTHING, "width": 1.5, "dash": "dot"})
+    figure.update_layout(
+        height=420,
+        legend=ABOVE,
+        showlegend=True,
+        xaxis={"title": "quality of the ratings, or agreement of the clusters with topics"},
+        yaxis={"title": "gain over the null at the end", "zeroline": False},
+    )
+    return figure
+
+
+def _bars(intervals: Sequence[Interval]) -> dict[str, object]:
+    """Error bars of intervals; none where an interval is unknown."""
+    return {
+        "type": "data", "symmetric": False,
+        "array": [each.high - each.value if each.known else 0 for each in intervals],
+        "arrayminus": [each.value - each.low if each.known else 0 for each in intervals],
+    }  # fmt: skip
 
 
 def reach(facts: StudyFacts) -> Figure:

@@ -90,6 +90,26 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """Share of what the oracle earns over the null that an arm earns, beside the price and quality of its signal.
+
+    Intervals of recoveries reach from -inf to inf where oracle and null are too near.
+    """
+
+    arm: str
+    seeds: int  # that the arm, oracle and null have finished
+    gain: Interval  # arm minus null at the end
+    end: Interval  # recovery of the end
+    area: Interval  # recovery of the area under the curve
+    tokens: float = MISSING  # sampled tokens to the target
+    censored: int = 0  # runs that never reached the target
+    # Seconds before training beyond the null's: shared stages that the arm uses, and its plan.
+    signal_s: float = MISSING
+    score: str = ""  # name of the score that says how much the operation knows; "" for none
+    quality: Interval = field(default_factory=Interval)  # the score's value
+
+
+@dataclass(frozen=True)
 class Cost:
     """Mean cost of a run of an arm, including the shared stages that it uses."""
 
@@ -146,6 +166,8 @@ class StudyFacts:
         primary: Pairs of the primary family, over which Holm's correction goes.
         arms: All arms in the study's order, including the baseline.
         runs: All planned runs, in whatever state.
+        recoveries: Recovery of every arm, in a study with a gate.
+        gate: Result of the study's gate in a sentence; "" if the study has none.
         warned: Sentences that runs said of their data: operations that did nothing or acted at random, and plans of which
             one end was served.
         sections: Sections that other tools have written, shown at the end of the page.
@@ -165,6 +187,8 @@ class StudyFacts:
     unit: Unit = "steps"
     curves: Sequence[Curve] = ()
     effects: Sequence[Effect] = ()
+    recoveries: Sequence[Recovery] = ()
+    gate: str = ""
     costs: Sequence[Cost] = ()
     groups: Sequence[Group] = ()
     maps: Sequence[PlanMap] = ()

@@ -19,6 +19,7 @@ from saerl_lightning.plan_page.ledger import FILE, Ledger
 from saerl_lightning.plan_page.tables import count, with_intervals
 from saerl_lightning.study.effects import StudyComparison, compare
 from saerl_lightning.study.execution import LOG
+from saerl_lightning.study.gate import GateResult, gate_folder, gate_result
 from saerl_lightning.study.questions import groups
 from saerl_lightning.study.report.facts import (
     ArmFact,
@@ -30,10 +31,12 @@ from saerl_lightning.study.report.facts import (
 )
 from saerl_lightning.study.report.numbers import RunNumbers, StudyNumbers, read_numbers
 from saerl_lightning.study.report.page import markdown, render
+from saerl_lightning.study.report.recovery import recoveries
 from saerl_lightning.study.report.section import Section
 from saerl_lightning.study.report.sheets import sheets
+from saerl_lightning.study.report.tables import sheet
 from saerl_lightning.study.report.tables import sheets as computed_sheets
-from saerl_lightning.study.results import StudyResults, run_folder
+from saerl_lightning.study.results import SPEC, StudyResults, run_folder
 from saerl_lightning.study.seeding import common_parts
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.statistics import mean_estimate
@@ -57,11 +60,12 @@ def write_report(folder: str | Path) -> Path:
     results = StudyResults.read(folder)
     numbers = read_numbers(results)
     facts = replace(gather(numbers), maps=_maps(results), sections=read_sections(results.folder))
-    facts = replace(facts, warned=_warned(results))
+    gate = _gate(results)
+    facts = replace(facts, warned=_warned(results), gate=_gate_said(results.spec, gate))
     facts = replace(facts, runs=[_with_config(run, results.folder) for run in facts.runs])
     out = results.folder / OUT
     out.mkdir(exist_ok=True)
-    for name, text in {**sheets(numbers), **computed_sheets(facts)}.items():
+    for name, text in {**sheets(numbers), **computed_sheets(facts), **_gate_sheet(gate)}.items():
         write_whole(out / name, text)
     write_whole(out / "report.md", markdown(facts))
     write_whole(out / "report.html", render(facts))
@@ -70,7 +74,7 @@ def write_report(folder: str | Path) -> Path:
 
 def gather(study: StudyNumbers) -> StudyFacts:
     """Computes all facts of the report from the numbers of the runs."""
-    spec, compared = study.spec, compare(study)
+    spec, compared, scores = study.spec, compare(study), _scores(study)
     return StudyFacts(
         name=spec.name,
         digest=str(study.about.get("digest", "")),
@@ -88,7 +92,8 @@ def gather(study: StudyNumbers) -> StudyFacts:
         effects=compared.effects,
         costs=_costs(study),
         groups=groups(study.questions),
-        scores=_scores(study),
+        scores=scores,
+        recoveries=recoveries(study, compared, scores),
         caveats=compared.caveats,
     )
 
@@ -113,6 +118,31 @@ def _section(path: Path) -> Section:
         )
         # A damaged section must not prevent the rest of the report.
         return Section(f"{path.parent.name}/{path.name}", about)
+
+
+def _gate(results: StudyResults) -> GateResult | None:
+    """Result of the study's gate, if its folder stands beside the study's."""
+    folder = gate_folder(results.folder)
+    if results.spec.gate is None or not (folder / SPEC).is_file():
+        return None
+    return gate_result(read_numbers(StudyResults.read(folder)))
+
+
+def _gate_said(spec: StudySpec, gate: GateResult | None) -> str:
+    if spec.gate is None:
+        return ""
+    if gate is None:
+        return "The study has a gate, but no runs of it are beside the study."
+    return f"The {gate.said}; on seeds of its own."
+
+
+def _gate_sheet(gate: GateResult | None) -> dict[str, str]:
+    if gate is None:
+        return {}
+    between = gate.difference
+    columns = ["oracle", "null", "difference", "low", "high", "error", "holds"]
+    row = [gate.oracle, gate.null, between.value, between.low, between.high, gate.error, gate.holds]
+    return {"gate.csv": sheet(columns, [row])}
 
 
 def _budget(spec: StudySpec) -> str:

@@ -102,6 +102,7 @@ def _opening(facts: StudyFacts, overview: Sequence[tuple[str, str]]) -> list[str
     """Lines of the opening: results, their limits, and the study's overview."""
     lines = [f"**{said}**", ""] if (said := status(facts)) else []
     lines += [" ".join(map(_cell, answer(facts))), ""]
+    lines += [_cell(facts.gate), ""] if facts.gate else []
     lines += [f"- {_cell(each)}" for each in cautions(facts)] + [""]
     return [*lines, *(f"- {name}: {_cell(value)}" for name, value in overview)]
 
@@ -121,7 +122,7 @@ def heat(facts: StudyFacts) -> list[HeatRow]:
 
 def _tables(facts: StudyFacts) -> list[Table]:
     writers = (
-        tables.arms, tables.groups, tables.costs, tables.scores,
+        tables.recovery, tables.arms, tables.groups, tables.costs, tables.scores,
         tables.curves, tables.runs,
     )  # fmt: skip
     return [*tables.effects(facts), *(writer(facts) for writer in writers)]
@@ -138,6 +139,8 @@ def _figures(facts: StudyFacts) -> dict[str, Any]:
         drawn["curves"] = charts.curves(facts)
     if any(each.measure == "end" for each in facts.effects):
         drawn["forest"] = charts.forest(facts)
+    if any(np.isfinite(each.quality.value) for each in facts.recoveries):
+        drawn["knowing"] = charts.knowing(facts)
     if np.isfinite(facts.target):
         drawn["reach"] = charts.reach(facts)
     if any(name.endswith("_s") for cost in facts.costs for name in cost.amounts):

@@ -22,6 +22,7 @@ MEASURES: dict[Measure, str] = {
     "wall": "seconds to the target, with the shared stages that the arm uses",
 }
 CENSORED = "†"  # marks a cost to a target that at least one run did not reach
+UNBOUNDED = "not bounded: oracle and null are too near"
 SHOWN = ("r2", "pearson", "spearman", "auc", "nmi", "ami", "ari", "spearman_length", "kept", "dropped", "share")
 
 
@@ -87,6 +88,35 @@ def verdict(effect: Effect) -> str:
     if not np.isfinite(effect.p_holm):
         return "no test"
     return "★ stands" if effect.significant else "no evidence"
+
+
+def recovery(facts: StudyFacts) -> Table:
+    """Table of the share of the oracle's gain that each arm earns, beside the price and the quality of its signal."""
+    columns = (
+        "arm", "seeds", "end − null", "95 % interval", "recovery of the end", "recovery of the area", "tokens to target",
+        "signal, s", "quality", "by",
+    )  # fmt: skip
+    rows = [
+        (
+            each.arm,
+            count(each.seeds),
+            signed(each.gain.value),
+            signed_interval(each.gain),
+            share_of_gain(each.end),
+            share_of_gain(each.area),
+            amount(each.tokens) + CENSORED * bool(each.censored),
+            amount(each.signal_s),
+            _with_interval(each.quality),
+            each.score,
+        )
+        for each in facts.recoveries
+    ]
+    return Table("recovery", "Recovery", columns, rows)
+
+
+def share_of_gain(recovery: Interval) -> str:
+    """Writes a recovery with its interval, or says that it is not bounded."""
+    return UNBOUNDED if np.isinf(recovery.high) else _with_interval(recovery)
 
 
 def runs(facts: StudyFacts) -> Table:
@@ -207,7 +237,7 @@ def overview(facts: StudyFacts) -> list[tuple[str, str]]:
 
 def sheets(facts: StudyFacts) -> dict[str, str]:
     """Builds the CSV files of the computed facts, by file name."""
-    return {
+    found = {
         "effects.csv": sheet(
             [
                 "measure", "arm", "other", "seeds", "arm_value", "other_value", "difference", "low", "high", "p",
@@ -233,6 +263,32 @@ def sheets(facts: StudyFacts) -> dict[str, str]:
             ),
         ),
     }  # fmt: skip
+    return {**found, **({"recovery.csv": _recovery_sheet(facts)} if facts.recoveries else {})}
+
+
+def _recovery_sheet(facts: StudyFacts) -> str:
+    """Builds `recovery.csv`; a recovery that is not bounded has neither a value nor ends."""
+    parts = ("gain", "end", "area", "quality")
+    columns = [f"{part}{end}" for part in parts for end in ("", "_low", "_high")]
+    rows = [
+        [
+            each.arm,
+            each.seeds,
+            *(number for part in (each.gain, each.end, each.area, each.quality) for number in _ends(part)),
+            *("no" if np.isinf(part.high) else "yes" for part in (each.end, each.area)),
+            each.tokens,
+            each.censored,
+            each.signal_s,
+            each.score,
+        ]
+        for each in facts.recoveries
+    ]
+    after = ["end_bounded", "area_bounded", "tokens", "censored", "signal_s", "score"]
+    return sheet(["arm", "seeds", *columns, *after], rows)
+
+
+def _ends(estimate: Interval) -> tuple[float, ...]:
+    return (np.nan,) * 3 if np.isinf(estimate.high) else (estimate.value, estimate.low, estimate.high)
 
 
 def sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
