@@ -14,8 +14,7 @@ from scipy.stats import ttest_1samp
 from saerl_lightning.data.scores import Interval
 from saerl_lightning.study.accuracy_intervals import accuracy_difference
 from saerl_lightning.study.report.gather import write_report
-from saerl_lightning.study.report.recovery import Trio
-from saerl_lightning.study.report.tables import share_of_gain
+from saerl_lightning.study.report.recovery import Trio, share_of_gain
 from saerl_lightning.study.statistics import ratio_estimate
 from tests.study.synthetic_study import Arm, write_study
 from tests.study.test_study_report import BETTER, GRPO, rows

@@ -31,7 +31,7 @@ from saerl_lightning.study.report.facts import (
 )
 from saerl_lightning.study.report.numbers import RunNumbers, StudyNumbers, read_numbers
 from saerl_lightning.study.report.page import markdown, render
-from saerl_lightning.study.report.recovery import recoveries
+from saerl_lightning.study.report.recovery import recoveries, recovery_sheet
 from saerl_lightning.study.report.section import Section
 from saerl_lightning.study.report.sheets import sheets
 from saerl_lightning.study.report.tables import sheet
@@ -65,7 +65,12 @@ def write_report(folder: str | Path) -> Path:
     facts = replace(facts, runs=[_with_config(run, results.folder) for run in facts.runs])
     out = results.folder / OUT
     out.mkdir(exist_ok=True)
-    for name, text in {**sheets(numbers), **computed_sheets(facts), **_gate_sheet(gate)}.items():
+    for name, text in {
+        **sheets(numbers),
+        **computed_sheets(facts),
+        **recovery_sheet(facts),
+        **_gate_sheet(gate),
+    }.items():
         write_whole(out / name, text)
     write_whole(out / "report.md", markdown(facts))
     write_whole(out / "report.html", render(facts))

@@ -18,6 +18,7 @@ from saerl_lightning.plan_page.tables import Table
 from saerl_lightning.study.report import charts, tables
 from saerl_lightning.study.report.facts import UNITS, StudyFacts
 from saerl_lightning.study.report.findings import answer, cautions, status
+from saerl_lightning.study.report.recovery import recovery_table
 from saerl_lightning.study.report.section import Section
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def heat(facts: StudyFacts) -> list[HeatRow]:
 
 def _tables(facts: StudyFacts) -> list[Table]:
     writers = (
-        tables.recovery, tables.arms, tables.groups, tables.costs, tables.scores,
+        recovery_table, tables.arms, tables.groups, tables.costs, tables.scores,
         tables.curves, tables.runs,
     )  # fmt: skip
     return [*tables.effects(facts), *(writer(facts) for writer in writers)]

@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 
 from saerl_lightning.data.scores import Interval
+from saerl_lightning.plan_page.tables import Table, count
 from saerl_lightning.study.accuracy_intervals import Accuracies, accuracy_difference
 from saerl_lightning.study.effects import StudyComparison
 from saerl_lightning.study.questions import accuracies, measured_sets
-from saerl_lightning.study.report.facts import OperationScore, Recovery
+from saerl_lightning.study.report.facts import OperationScore, Recovery, StudyFacts
+from saerl_lightning.study.report.findings import amount, signed, signed_interval
 from saerl_lightning.study.report.numbers import StudyNumbers
+from saerl_lightning.study.report.tables import CENSORED, around, sheet
 from saerl_lightning.study.spec import Gate
 from saerl_lightning.study.statistics import Estimate, mean_estimate, ratio_estimate
 
+UNBOUNDED = "not bounded: oracle and null are too near"
 # Scores of an operation that say how much it knows, the first that a run logged: of labels 0/1, of ratings, of clusters.
 QUALITIES = ("probe/auc", "probe/spearman", "ami")
 
@@ -125,3 +129,59 @@ def _quality(arm: str, scores: Sequence[OperationScore]) -> dict[str, Any]:
     own = [each for each in scores if each.arm == arm]
     found = [each for end in QUALITIES for each in own if each.name.endswith(f"/{end}")]
     return {"score": found[0].name, "quality": found[0].interval} if found else {}
+
+
+def recovery_table(facts: StudyFacts) -> Table:
+    """Table of the share of the oracle's gain that each arm earns, beside the price and the quality of its signal."""
+    columns = (
+        "arm", "seeds", "end − null", "95 % interval", "recovery of the end", "recovery of the area", "tokens to target",
+        "signal, s", "quality", "by",
+    )  # fmt: skip
+    rows = [
+        (
+            each.arm,
+            count(each.seeds),
+            signed(each.gain.value),
+            signed_interval(each.gain),
+            share_of_gain(each.end),
+            share_of_gain(each.area),
+            amount(each.tokens) + CENSORED * bool(each.censored),
+            amount(each.signal_s),
+            around(each.quality),
+            each.score,
+        )
+        for each in facts.recoveries
+    ]
+    return Table("recovery", "Recovery", columns, rows)
+
+
+def share_of_gain(recovery: Interval) -> str:
+    """Writes a recovery with its interval, or says that it is not bounded."""
+    return UNBOUNDED if np.isinf(recovery.high) else around(recovery)
+
+
+def recovery_sheet(facts: StudyFacts) -> dict[str, str]:
+    """Builds `recovery.csv` if there are recoveries; one that is not bounded has neither a value nor ends."""
+    if not facts.recoveries:
+        return {}
+    parts = ("gain", "end", "area", "quality")
+    columns = [f"{part}{end}" for part in parts for end in ("", "_low", "_high")]
+    rows = [
+        [
+            each.arm,
+            each.seeds,
+            *(number for part in (each.gain, each.end, each.area, each.quality) for number in _cells(part)),
+            *("no" if np.isinf(part.high) else "yes" for part in (each.end, each.area)),
+            each.tokens,
+            each.censored,
+            each.signal_s,
+            each.score,
+        ]
+        for each in facts.recoveries
+    ]
+    after = ["end_bounded", "area_bounded", "tokens", "censored", "signal_s", "score"]
+    return {"recovery.csv": sheet(["arm", "seeds", *columns, *after], rows)}
+
+
+def _cells(estimate: Interval) -> tuple[float, ...]:
+    return (np.nan,) * 3 if np.isinf(estimate.high) else (estimate.value, estimate.low, estimate.high)

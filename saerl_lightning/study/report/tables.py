@@ -22,7 +22,6 @@ MEASURES: dict[Measure, str] = {
     "wall": "seconds to the target, with the shared stages that the arm uses",
 }
 CENSORED = "†"  # marks a cost to a target that at least one run did not reach
-UNBOUNDED = "not bounded: oracle and null are too near"
 SHOWN = ("r2", "pearson", "spearman", "auc", "nmi", "ami", "ari", "spearman_length", "kept", "dropped", "share")
 
 
@@ -90,35 +89,6 @@ def verdict(effect: Effect) -> str:
     return "★ stands" if effect.significant else "no evidence"
 
 
-def recovery(facts: StudyFacts) -> Table:
-    """Table of the share of the oracle's gain that each arm earns, beside the price and the quality of its signal."""
-    columns = (
-        "arm", "seeds", "end − null", "95 % interval", "recovery of the end", "recovery of the area", "tokens to target",
-        "signal, s", "quality", "by",
-    )  # fmt: skip
-    rows = [
-        (
-            each.arm,
-            count(each.seeds),
-            signed(each.gain.value),
-            signed_interval(each.gain),
-            share_of_gain(each.end),
-            share_of_gain(each.area),
-            amount(each.tokens) + CENSORED * bool(each.censored),
-            amount(each.signal_s),
-            _with_interval(each.quality),
-            each.score,
-        )
-        for each in facts.recoveries
-    ]
-    return Table("recovery", "Recovery", columns, rows)
-
-
-def share_of_gain(recovery: Interval) -> str:
-    """Writes a recovery with its interval, or says that it is not bounded."""
-    return UNBOUNDED if np.isinf(recovery.high) else _with_interval(recovery)
-
-
 def runs(facts: StudyFacts) -> Table:
     """Table of every run, in whatever state."""
     columns = (
@@ -154,7 +124,7 @@ def costs(facts: StudyFacts) -> Table:
             cost.arm,
             count(cost.runs),
             *(_cell(cost.amounts.get(name)) for name in names),
-            *(_with_interval(cost.group) for _ in group),
+            *(around(cost.group) for _ in group),
             amount(cost.wall_s),
         )
         for cost in facts.costs
@@ -179,7 +149,7 @@ def scores(facts: StudyFacts) -> Table:
         cells = []
         for arm in having:
             estimate = found.get((name, arm))
-            cells.append("–" if estimate is None else _with_interval(estimate))
+            cells.append("–" if estimate is None else around(estimate))
         rows.append((name, *cells))
     return Table("scores", "What the operations say of themselves", ("number", *having), rows)
 
@@ -237,7 +207,7 @@ def overview(facts: StudyFacts) -> list[tuple[str, str]]:
 
 def sheets(facts: StudyFacts) -> dict[str, str]:
     """Builds the CSV files of the computed facts, by file name."""
-    found = {
+    return {
         "effects.csv": sheet(
             [
                 "measure", "arm", "other", "seeds", "arm_value", "other_value", "difference", "low", "high", "p",
@@ -263,32 +233,6 @@ def sheets(facts: StudyFacts) -> dict[str, str]:
             ),
         ),
     }  # fmt: skip
-    return {**found, **({"recovery.csv": _recovery_sheet(facts)} if facts.recoveries else {})}
-
-
-def _recovery_sheet(facts: StudyFacts) -> str:
-    """Builds `recovery.csv`; a recovery that is not bounded has neither a value nor ends."""
-    parts = ("gain", "end", "area", "quality")
-    columns = [f"{part}{end}" for part in parts for end in ("", "_low", "_high")]
-    rows = [
-        [
-            each.arm,
-            each.seeds,
-            *(number for part in (each.gain, each.end, each.area, each.quality) for number in _ends(part)),
-            *("no" if np.isinf(part.high) else "yes" for part in (each.end, each.area)),
-            each.tokens,
-            each.censored,
-            each.signal_s,
-            each.score,
-        ]
-        for each in facts.recoveries
-    ]
-    after = ["end_bounded", "area_bounded", "tokens", "censored", "signal_s", "score"]
-    return sheet(["arm", "seeds", *columns, *after], rows)
-
-
-def _ends(estimate: Interval) -> tuple[float, ...]:
-    return (np.nan,) * 3 if np.isinf(estimate.high) else (estimate.value, estimate.low, estimate.high)
 
 
 def sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -304,7 +248,7 @@ def _blank(cell: object) -> object:
     return "" if cell is None or (isinstance(cell, float) and not np.isfinite(cell)) else cell
 
 
-def _with_interval(estimate: Interval) -> str:
+def around(estimate: Interval) -> str:
     """Writes a value and, in brackets, its interval if there is one."""
     return (
         f"{number(estimate.value)} ({interval(estimate.low, estimate.high)})"
