@@ -21,7 +21,7 @@ def written_out(path: str | Path) -> Any:
         InputError: if a file can't be read, or the included one lies elsewhere or holds anything but lists of
             `INCLUDABLE`.
     """
-    study = read_yaml(path, "the study")
+    study = _read(path)
     if not isinstance(study, dict) or "include" not in study:
         return study
     common = _common(Path(path), study.pop("include"))
@@ -37,10 +37,23 @@ def self_contained(path: Path) -> str:
     """Text of a study's file that needs no other file: the file's own text, or what it means with its include."""
     text = path.read_text(encoding="utf-8-sig")
     study = written_out(path)
-    if study == read_yaml(path, "the study"):
+    if study == _read(path):
         return text
     comment = "".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
     return comment + yaml.safe_dump(study, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _read(path: str | Path) -> Any:
+    """Reads a file in which `null:` is a name, as in `gate: {oracle: a, null: b}`; YAML takes it for no name at all."""
+    return _with_null_as_a_name(read_yaml(path, "the study"))
+
+
+def _with_null_as_a_name(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_null_as_a_name(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {"null" if name is None else name: _with_null_as_a_name(each) for name, each in value.items()}
 
 
 def _common(path: Path, name: Any) -> dict[str, list[Any]]:

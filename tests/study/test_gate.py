@@ -1,5 +1,6 @@
 """The gate: what it runs, its verdict by numbers worked by hand, and the refusal of a study whose world decides nothing."""
 
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 from saerl_lightning.errors import InputError
 from saerl_lightning.study.gate import gate_result, gate_study, require_gate
+from saerl_lightning.study.include import written_out
 from saerl_lightning.study.report.numbers import read_numbers
 from saerl_lightning.study.results import StudyResults
 from saerl_lightning.study.spec import StudySpec
@@ -121,5 +123,14 @@ def test_a_study_is_run_only_behind_its_gate(tmp_path, monkeypatch, capsys):
     require_gate(study(tmp_path), tmp_path / "anywhere")  # no gate is asked for
 
 
-def test_the_shipped_form_of_a_gate_is_read():
-    assert StudySpec.of({**STUDY, "gate": GATE}, "small.yaml").gate.seeds == [100, 101]
+def test_a_gate_is_read_as_the_page_and_the_message_write_it(tmp_path):
+    """In YAML a bare `null` is no text: the gate's key was refused as it is printed, and so was an arm of that name."""
+    arms = yaml.safe_dump({**STUDY, "arms": {"grpo": {}, "warm": {}}})
+    file = tmp_path / "small.yaml"
+    file.write_text(arms + "gate: {oracle: warm, null: grpo, seeds: [100, 101]}\n")
+    gate = StudySpec.read(file).gate
+    assert gate is not None and (gate.oracle, gate.null, gate.seeds) == ("warm", "grpo", [100, 101])
+    file.write_text("arms: {null: {}, warm: {}}")
+    assert written_out(file) == {"arms": {"null": {}, "warm": {}}}
+    page = (Path(__file__).parents[2] / "docs/howto/study.md").read_text()
+    assert re.search(r"^gate: \{oracle: \w+, null: \w+, seeds: ", page, re.MULTILINE)
