@@ -41,7 +41,7 @@ def test_a_shipped_stage_reads_nothing_that_the_study_has_not_made(line, monkeyp
     """`plan` and `label` take the settings of `fit`, and two or three of their own."""
     monkeypatch.chdir(ROOT)
     verb, *words = line.replace("{seed}", "3").split()[1:]
-    own = ("--out=",) if verb == "plan" else ("--out=", "--prompts=", "--seed=") if verb == "label" else ()
+    own = ("--out=", "--export=") if verb == "plan" else ("--out=", "--prompts=", "--seed=") if verb == "label" else ()
     cli.run(["fit", *(word for word in words if not word.startswith(own)), "--print_config"])
     read = capsys.readouterr().out
     for place in ("run_dir", "save_to"):
