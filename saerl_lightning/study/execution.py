@@ -6,10 +6,12 @@ call resumes them from their last checkpoints.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 
 from saerl_lightning.errors import CALLED_AS, InputError, program
@@ -21,6 +23,9 @@ from saerl_lightning.study.run_record import RunRecord, last_checkpoint, now, re
 from saerl_lightning.study.spec import StudySpec
 
 LOG = "log.txt"
+# What `fit` prints of a slot that did nothing or acted at random, and of a run that served one end of its plan.
+WARNING = re.compile(r"warning: ((?:data\.[\w.]+: |this run ends after ).+)")
+LONGEST = 600  # characters of a line that are read
 
 
 class StudyExecution:
@@ -30,12 +35,21 @@ class StudyExecution:
         spec: Study, which tells a finished run from one that ended early.
         executor: Executor that starts the command lines.
         jobs: Number of runs at a time.
+        before: Function that is called before each run, with its arm and seed; it may find that the run was made
+            elsewhere, and put its record into the run's folder.
     """
 
-    def __init__(self, spec: StudySpec, executor: Executor, jobs: int) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        executor: Executor,
+        jobs: int,
+        before: Callable[[tuple[str, int]], None] = lambda _: None,
+    ) -> None:
         self.spec = spec
         self.executor = executor
         self.jobs = jobs
+        self.before = before
         self._stopping = Event()
 
     def run(self, planned: Sequence[PlannedRun], ended: Callable[[RunRecord], None]) -> list[RunRecord]:
@@ -68,6 +82,10 @@ class StudyExecution:
 
     def _one(self, run: PlannedRun) -> RunRecord:
         """Runs one run and returns its record, even after an error such as a full disk, so that other runs go on."""
+        try:
+            self.before((run.arm, run.seed))
+        except InputError as error:
+            return RunRecord(run.arm, run.seed, "failed", error=str(error))
         record = read_record(run.folder, run.arm, run.seed, self.spec)
         if record.state == "finished" or self._stopping.is_set():
             return record
@@ -118,3 +136,10 @@ class StudyExecution:
             "plan ran out; lower the budget, or write trainer.max_epochs: -1 in the base"
         )
         return replace(record, state="failed", error=error)
+
+
+def data_warnings(log: Path) -> dict[str, str]:
+    """Reads what a run's log says of data that was not planned as asked, by the words before their numbers."""
+    with log.open(errors="replace") as lines:
+        found = [match[1].strip() for line in lines if (match := WARNING.match(line[:LONGEST]))]
+    return {re.split(r"[\d(]", each)[0]: each for each in reversed(found)}

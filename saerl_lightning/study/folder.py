@@ -314,7 +314,7 @@ def check_runs(spec: StudySpec, root: Path, resolved: Mapping[str, Resolved]) ->
         for seed in spec.seeds:
             folder = run_folder(root, arm, seed)
             if (folder / "config.yaml").is_file():
-                wanted, found = dict(_settings(with_seed(resolved[arm], spec, seed))), _recorded(folder, seed)
+                wanted, found = dict(settings(with_seed(resolved[arm], spec, seed))), _recorded(folder, seed)
                 other = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
                 if other:
                     raise InputError(
@@ -328,15 +328,15 @@ def _recorded(folder: Path, seed: int) -> dict[str, Any]:
     config: Resolved = read_mapping(folder / "config.yaml", "the run's configuration")
     if not isinstance(config.get("run_dir"), str):
         raise InputError(f"'{folder / 'config.yaml'}' names no run_dir; it is no run of a study, move '{folder}' away")
-    return dict(_settings(placeless(config, Path(config["run_dir"]).parent.parent, seed)))
+    return dict(settings(placeless(config, Path(config["run_dir"]).parent.parent, seed)))
 
 
-def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yields every setting by its dotted name, without those of a single run."""
     if isinstance(value, dict | list) and value:
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for name, part in parts:
-            yield from _settings(part, f"{key}.{name}" if key else str(name))
+            yield from settings(part, f"{key}.{name}" if key else str(name))
     # A logger's save_dir depends on the run's folder.
     elif not key.endswith(".save_dir"):
         yield key, value

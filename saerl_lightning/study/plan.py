@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from saerl_lightning.errors import program
 from saerl_lightning.progress import duration
 from saerl_lightning.study.results import RunResult, StudyResults, run_folder
+from saerl_lightning.study.run_record import RunRecord
 from saerl_lightning.study.seeding import (
     Config,
     common_parts,
@@ -134,12 +136,18 @@ def _budget(budget: Budget) -> str:
 
 
 def _done(results: StudyResults, arm: str) -> str:
-    return f"{len(results.finished(arm))}/{len(results.spec.seeds)} finished"
+    own = results.finished(arm)
+    taken = [str(run.seed) for run in own if run.recorded]
+    return f"{len(own)}/{len(results.spec.seeds)} finished" + (
+        f" (seeds {', '.join(taken)} from records)" if taken else ""
+    )
 
 
 def _stage(results: StudyResults, stage: Stage, seed: int | None) -> str:
     place = results.folder / "shared" / product_path(results.spec, stage, seed or 0)
-    return f"{place} ({'there' if place.exists() else 'to be made'})"
+    reads = [run for run in results.runs if seed in (None, run.seed)]
+    missing = "not needed: its runs are recorded" if all(run.recorded for run in reads) else "to be made"
+    return f"{place} ({'there' if place.exists() else missing})"
 
 
 def _rest(runs: Sequence[RunResult], jobs: int) -> str:
@@ -166,3 +174,29 @@ def estimate(runs: Sequence[RunResult], jobs: int) -> float | None:
 
 def _arms(runs: Sequence[RunResult]) -> list[str]:
     return list(dict.fromkeys(run.arm for run in runs))
+
+
+def progress(runs: Sequence[RunResult], jobs: int) -> str:
+    """Describes how far the study is and how long the rest takes."""
+    states = [run.state for run in runs]
+    seconds = estimate(runs, jobs)
+    counts = [f"{states.count(state)} {state}" for state in ("finished", "failed") if state in states]
+    return ", ".join([*counts, *([] if seconds is None else [f"about {duration(seconds)} left"])])
+
+
+def failure(record: RunRecord) -> str:
+    """Describes a failed run, with the last lines of its log."""
+    words = "\n".join(f"    {line}" for line in record.error.splitlines())
+    return f"failed: {record.arm}, seed {record.seed}, with exit code {record.exit}:\n{words}"
+
+
+def summary(results: StudyResults, failed: Sequence[RunRecord]) -> str:
+    """Says how many runs are finished, which failed, and how the report is made."""
+    finished = sum(run.state == "finished" for run in results.runs)
+    lines = [f"{finished} of {len(results.runs)} runs are finished: {results.folder}"]
+    lines += [
+        f"  failed: {each.arm}, seed {each.seed} (log in {results.folder / each.arm / f'seed-{each.seed}'})"
+        for each in failed
+    ]
+    more = "; the same command tries the failed ones again" if failed else ""
+    return "\n".join([*lines, f"report: {program()} study report {shlex.quote(str(results.folder))}{more}"])

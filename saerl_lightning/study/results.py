@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 SPEC, RECORD, STAGES, QUESTIONS = "study.yaml", "study.json", "stages.json", "questions.parquet"
+TAKEN = "record.json"  # in the folder of a run that was made elsewhere: its numbers
 COLUMNS = ["set", "step", "uid", "topic", "level", "accuracy"]  # of questions.parquet
 
 
@@ -30,6 +31,11 @@ class RunResult:
     seconds: float = 0.0
     error: str = ""
     costs: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the run was made elsewhere, and its numbers came from a record."""
+        return self.state == "finished" and (self.folder / TAKEN).is_file()
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Reads a logged metric by optimiser steps done; the validation before the first step is at 0."""

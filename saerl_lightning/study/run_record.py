@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from saerl_lightning.study.spec import StudySpec
 FILE = "run.json"
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
 """`stopped`: the study was interrupted in the middle of it. `running`: it runs, or whoever ran it was killed."""
+
+STATES: Mapping[str, State] = {state: state for state in get_args(State)}
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def _recorded(folder: Path, arm: str, seed: int) -> RunRecord | None:
         record = RunRecord(**{**known, "arm": arm, "seed": seed})
     except (InputError, TypeError):
         return None
-    return record if record.state in get_args(State) else None
+    return record if record.state in STATES else None
 
 
 def reached(folder: Path, spec: StudySpec) -> bool:

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from saerl_lightning.errors import CALLED_AS, RunStopped, program
@@ -24,7 +24,9 @@ from saerl_lightning.study.seeding import product_name, product_path, stage_prod
 from saerl_lightning.study.spec import Stage, StudySpec
 
 
-def make_shared(spec: StudySpec, root: Path, executor: Executor, say: Callable[[str], None]) -> None:
+def make_shared(
+    spec: StudySpec, root: Path, executor: Executor, say: Callable[[str], None], done: Collection[int] = ()
+) -> None:
     """Makes the missing products in the study's order, and stores the seconds that each took.
 
     Args:
@@ -32,6 +34,7 @@ def make_shared(spec: StudySpec, root: Path, executor: Executor, say: Callable[[
         root: Folder of the study.
         executor: Executor that runs the command lines.
         say: Function that prints which product is being made.
+        done: Seeds whose products are not needed any more, because all their runs came from records.
 
     Raises:
         RunStopped: if a command line failed, with the last lines of its log.
@@ -40,7 +43,7 @@ def make_shared(spec: StudySpec, root: Path, executor: Executor, say: Callable[[
     for stage, seed in stage_products(spec):
         number = spec.seeds[0] if seed is None else seed
         place = product_path(spec, stage, number)
-        if (shared / place).exists():
+        if needless(spec, seed, done) or (shared / place).exists():
             continue
         say(f"making {product_name(stage, seed)}: {shared / place}")
         began = time.monotonic()
@@ -49,6 +52,11 @@ def make_shared(spec: StudySpec, root: Path, executor: Executor, say: Callable[[
         say(f"  made in {duration(taken)}")
         seconds = {**read_stages(root), product_name(stage, seed): round(taken, 2)}
         write_whole(shared / STAGES, json.dumps(seconds, indent=1) + "\n")
+
+
+def needless(spec: StudySpec, seed: int | None, done: Collection[int]) -> bool:
+    """Whether no run needs the product of a seed (null: of all seeds), because the runs of `done` came from records."""
+    return {*spec.seeds} <= {*done} if seed is None else seed in done
 
 
 def _make(spec: StudySpec, stage: Stage, seed: int, shared: Path, place: str, executor: Executor) -> None:

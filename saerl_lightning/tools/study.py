@@ -36,15 +36,16 @@ from saerl_lightning.study.folder import (
 )
 from saerl_lightning.study.gate import gate_folder, gate_result, gate_study, require_gate
 from saerl_lightning.study.others.compare import compare
-from saerl_lightning.study.plan import PlannedRun, duration, estimate, plan_text, planned_runs
+from saerl_lightning.study.plan import PlannedRun, failure, plan_text, planned_runs, progress, summary
 from saerl_lightning.study.processes import Executor, RayExecutor, SubprocessExecutor
 from saerl_lightning.study.questions import refuse_trained_questions
+from saerl_lightning.study.records import Records, seeds_from_records
 from saerl_lightning.study.report.numbers import read_numbers
-from saerl_lightning.study.results import RunResult, StudyResults
+from saerl_lightning.study.results import StudyResults
 from saerl_lightning.study.run_record import RunRecord
 from saerl_lightning.study.seeding import product_name, product_path, stage_products
 from saerl_lightning.study.spec import StudySpec
-from saerl_lightning.study.stages import make_shared
+from saerl_lightning.study.stages import make_shared, needless
 from saerl_lightning.training.loggers import require_key
 
 INTERRUPTED = 130  # the exit code that shells give after Ctrl-C
@@ -58,6 +59,7 @@ def run(
     shared_only: bool = False,
     executor: Literal["subprocess", "ray"] = "subprocess",
     gpus: NotNegative = 1,
+    records: str | None = None,
 ) -> None:
     """Runs a study: checks every arm, prints the plan, makes shared products, and runs all arms with all seeds.
 
@@ -72,13 +74,15 @@ def run(
         shared_only: Whether only the products that arms share are made.
         executor: Where runs are executed: in subprocesses here, or as tasks of a Ray cluster.
         gpus: Number of GPUs that each run has for itself, here a whole number; 0 shows every run all GPUs.
+        records: Folder of the records of finished runs, which a repository can hold: each run is recorded there when it
+            finishes, and one whose record stands there is not run again; null keeps none.
     """
     require_arguments(run, locals())
     spec = shipped.find(spec)
     study = StudySpec.read(spec)
     root = Path(out or f"runs/study/{study.name}")
     if print_commands:
-        print_run_commands(study, Path(spec), root)
+        print_run_commands(study, Path(spec), root, records)
         return
     if executor == "ray":
         place = RayExecutor(gpus)
@@ -88,11 +92,11 @@ def run(
     else:
         raise InputError(f"--gpus is {gpus:g}; write a whole number, or --executor ray, which shares GPUs")
     jobs = jobs or 2
-    if code := run_study(study, Path(spec), root, jobs, place, shared_only):
+    if code := run_study(study, Path(spec), root, jobs, place, shared_only, records):
         sys.exit(code)
 
 
-def gate(spec: str, out: str | None = None, jobs: Workers = 2) -> None:
+def gate(spec: str, out: str | None = None, jobs: Workers = 2, records: str | None = None) -> None:
     """Runs a study's oracle and null alone, on the gate's own seeds, and says whether the study can tell signals apart.
 
     The exit code is 1 if the oracle does not end three standard errors above its null. The same command resumes.
@@ -102,6 +106,7 @@ def gate(spec: str, out: str | None = None, jobs: Workers = 2) -> None:
         out: Folder of the study; null takes runs/study/NAME. The gate's runs stand beside it, in a folder with _gate at
             the end of its name.
         jobs: Number of runs at a time.
+        records: Folder of the records of finished runs, as for `study run`; null keeps none.
     """
     require_arguments(gate, locals())
     study = StudySpec.read(shipped.find(spec))
@@ -109,7 +114,7 @@ def gate(spec: str, out: str | None = None, jobs: Workers = 2) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, f"{own.name}.yaml")
         source.write_text(yaml.safe_dump(asdict(own), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        failed = run_study(own, source, folder, jobs, SubprocessExecutor(1))
+        failed = run_study(own, source, folder, jobs, SubprocessExecutor(1), records=records)
     result = gate_result(read_numbers(StudyResults.read(folder)))
     print(result.said)
     if failed or not result.holds:
@@ -165,8 +170,9 @@ VERBS = {
 
 
 def run_study(
-    spec: StudySpec, source: Path, root: Path, jobs: int, executor: Executor, shared_only: bool = False
-) -> int:
+    spec: StudySpec, source: Path, root: Path, jobs: int, executor: Executor, shared_only: bool = False,
+    records: str | None = None,
+) -> int:  # fmt: skip
     """Runs a study and returns the exit code: 0, or 1 if runs failed.
 
     Args:
@@ -176,6 +182,7 @@ def run_study(
         jobs: Number of runs at a time.
         executor: Executor that runs the command lines.
         shared_only: Whether only the products that arms share are made.
+        records: Folder of the records of finished runs; null keeps none.
 
     Raises:
         InputError: if the study can't be run, or the folder is another study's.
@@ -188,31 +195,45 @@ def run_study(
         if isinstance(executor, SubprocessExecutor):
             for arm, config in arms.items():
                 require_key(listed(config, "trainer.logger"), f"the arm '{arm}' has")
-        claim(spec, source, root, digests(spec, arms), common_inputs(spec, arms))
+        kept = _claimed(spec, source, root, arms, records)
         results = StudyResults.read(root)
         print(plan_text(results, jobs, common_inputs(spec, arms)), flush=True)
         unfinished = {(run.arm, run.seed) for run in results.runs if run.state != "finished"}
         left = [run for run in planned_runs(spec, root, arms) if (run.arm, run.seed) in unfinished and not shared_only]
         with _interruptible(executor):
-            make_shared(spec, root, executor, lambda text: print(text, flush=True))
-            failed = _run_left(spec, root, left, jobs, executor)
-    print(_summary(StudyResults.read(root), failed), flush=True)
+            make_shared(spec, root, executor, lambda text: print(text, flush=True), seeds_from_records(results))
+            failed = _run_left(spec, root, left, jobs, executor, kept)
+    print(summary(StudyResults.read(root), failed), flush=True)
     return 1 if failed else 0
 
 
-def print_run_commands(spec: StudySpec, source: Path, root: Path) -> None:
-    """Prints one command line for each run; `study run` and `study report` find these runs in the folder."""
+def print_run_commands(spec: StudySpec, source: Path, root: Path, records: str | None = None) -> None:
+    """Prints one command line for each run that has no record; `study run` and `study report` find these runs."""
     arms = checked(spec, root)
     with alone(root):
-        claim(spec, source, root, digests(spec, arms), common_inputs(spec, arms))
-    places = {product_name(stage, seed): product_path(spec, stage, seed or 0) for stage, seed in stage_products(spec)}
+        _claimed(spec, source, root, arms, records)
+    results = StudyResults.read(root)
+    done, recorded = seeds_from_records(results), {(run.arm, run.seed) for run in results.runs if run.recorded}
+    needed = [(stage, seed) for stage, seed in stage_products(spec) if not needless(spec, seed, done)]
+    places = {product_name(stage, seed): product_path(spec, stage, seed or 0) for stage, seed in needed}
     if missing := [name for name, place in places.items() if not (root / "shared" / place).exists()]:
         print(
             f"first: {program()} study run {quote(str(source))} --out {quote(str(root))} --shared_only true "
             f"({', '.join(missing)})",
             file=sys.stderr,
         )
-    print("\n".join(run.line for run in planned_runs(spec, root, arms)))
+    print("\n".join(run.line for run in planned_runs(spec, root, arms) if (run.arm, run.seed) not in recorded))
+
+
+def _claimed(
+    spec: StudySpec, source: Path, root: Path, arms: dict[str, Resolved], records: str | None
+) -> Records | None:
+    """Checks the records before anything is written, claims the folder, and takes and writes records."""
+    kept = None if records is None else Records.open(spec, root, arms, Path(records))
+    claim(spec, source, root, digests(spec, arms), common_inputs(spec, arms))
+    if kept is not None:
+        kept.exchange()
+    return kept
 
 
 def checked(spec: StudySpec, root: Path) -> dict[str, Resolved]:
@@ -231,47 +252,25 @@ def checked(spec: StudySpec, root: Path) -> dict[str, Resolved]:
 
 
 def _run_left(
-    spec: StudySpec, root: Path, left: Sequence[PlannedRun], jobs: int, executor: Executor
-) -> list[RunRecord]:
+    spec: StudySpec, root: Path, left: Sequence[PlannedRun], jobs: int, executor: Executor,
+    kept: Records | None = None,
+) -> list[RunRecord]:  # fmt: skip
     """Runs the unfinished runs under a progress bar; returns those that failed."""
     failed: list[RunRecord] = []
     with Bar(total=len(left), desc="runs", unit="run", disable=not left) as bar:
 
         def ended(record: RunRecord) -> None:
             note_software(root)
+            record = record if kept is None else kept.write(record)
             if record.state == "failed":
                 failed.append(record)
                 bar.write(failure(record), file=sys.stdout)
             bar.set_postfix_str(progress(StudyResults.read(root).runs, jobs), refresh=False)
             bar.update()
 
-        StudyExecution(spec, executor, jobs).run(left, ended)
+        before = [] if kept is None else [kept.take]
+        StudyExecution(spec, executor, jobs, *before).run(left, ended)
     return failed
-
-
-def progress(runs: Sequence[RunResult], jobs: int) -> str:
-    """Describes how far the study is and how long the rest takes."""
-    states = [run.state for run in runs]
-    seconds = estimate(runs, jobs)
-    counts = [f"{states.count(state)} {state}" for state in ("finished", "failed") if state in states]
-    return ", ".join([*counts, *([] if seconds is None else [f"about {duration(seconds)} left"])])
-
-
-def failure(record: RunRecord) -> str:
-    """Describes a failed run, with the last lines of its log."""
-    words = "\n".join(f"    {line}" for line in record.error.splitlines())
-    return f"failed: {record.arm}, seed {record.seed}, with exit code {record.exit}:\n{words}"
-
-
-def _summary(results: StudyResults, failed: Sequence[RunRecord]) -> str:
-    finished = sum(run.state == "finished" for run in results.runs)
-    lines = [f"{finished} of {len(results.runs)} runs are finished: {results.folder}"]
-    lines += [
-        f"  failed: {each.arm}, seed {each.seed} (log in {results.folder / each.arm / f'seed-{each.seed}'})"
-        for each in failed
-    ]
-    more = "; the same command tries the failed ones again" if failed else ""
-    return "\n".join([*lines, f"report: {program()} study report {quote(str(results.folder))}{more}"])
 
 
 @contextlib.contextmanager

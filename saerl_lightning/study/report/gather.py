@@ -5,7 +5,6 @@ It works for a study in any state. Unfinished runs are marked, and failed runs a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from saerl_lightning.files import read_json, write_whole
 from saerl_lightning.plan_page.ledger import FILE, Ledger
 from saerl_lightning.plan_page.tables import count, with_intervals
 from saerl_lightning.study.effects import StudyComparison, compare
-from saerl_lightning.study.execution import LOG
+from saerl_lightning.study.execution import LOG, data_warnings
 from saerl_lightning.study.gate import GateResult, gate_folder, gate_result
 from saerl_lightning.study.questions import groups
 from saerl_lightning.study.report.facts import (
@@ -36,15 +35,12 @@ from saerl_lightning.study.report.section import Section
 from saerl_lightning.study.report.sheets import sheets
 from saerl_lightning.study.report.tables import sheet
 from saerl_lightning.study.report.tables import sheets as computed_sheets
-from saerl_lightning.study.results import SPEC, StudyResults, run_folder
+from saerl_lightning.study.results import SPEC, TAKEN, StudyResults, run_folder
 from saerl_lightning.study.seeding import common_parts
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.statistics import mean_estimate
 
 OUT = "report"  # subfolder of the study's folder
-# What `fit` prints of a slot that did nothing or acted at random, and of a run that served one end of its plan.
-WARNING = re.compile(r"warning: ((?:data\.[\w.]+: |this run ends after ).+)")
-LONGEST = 600  # characters of a line that are read
 SECTIONS = ("causal", "drift")  # subfolders of the study's folder whose *.json files become sections
 
 
@@ -59,7 +55,8 @@ def write_report(folder: str | Path) -> Path:
     """
     results = StudyResults.read(folder)
     numbers = read_numbers(results)
-    facts = replace(gather(numbers), maps=_maps(results), sections=read_sections(results.folder))
+    sections = [*read_sections(results.folder), *_recorded(results)]
+    facts = replace(gather(numbers), maps=_maps(results), sections=sections)
     gate = _gate(results)
     facts = replace(facts, warned=_warned(results), gate=_gate_said(results.spec, gate))
     facts = replace(facts, runs=[_with_config(run, results.folder) for run in facts.runs])
@@ -109,6 +106,21 @@ def read_sections(folder: Path) -> list[Section]:
     A file without a section's fields becomes a section that says so.
     """
     return [_section(path) for name in SECTIONS for path in sorted((folder / name).glob("*.json"))]
+
+
+def _recorded(results: StudyResults) -> list[Section]:
+    """A section that lists the runs whose numbers came from records, with machine and software; none without such runs."""
+    rows = []
+    for run in (run for run in results.runs if run.recorded):
+        about = read_json(run.folder / TAKEN, "the record of a run")
+        software = "; ".join(_listed(each) for each in about["software"])
+        rows.append([run.arm, str(run.seed), _listed(about["machine"]) or "not recorded", software])
+    text = "These runs were made elsewhere or earlier, and their numbers come from records; machine and software are theirs."
+    return [Section("Runs from records", text, ["arm", "seed", "machine", "software"], rows)] if rows else []
+
+
+def _listed(facts: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def _section(path: Path) -> Section:
@@ -219,18 +231,11 @@ def _warned(results: StudyResults) -> list[str]:
     said = []
     for arm in results.spec.arms:
         logs = [run_folder(results.folder, arm, seed) / LOG for seed in results.spec.seeds]
-        begun = [_warnings(log) for log in logs if log.is_file()]
+        begun = [data_warnings(log) for log in logs if log.is_file()]
         for key in _names(begun):
             found = [each[key] for each in begun if key in each]
             said.append(f"{arm}, {len(found)} of {len(begun)} runs: {found[0]}")
     return said
-
-
-def _warnings(log: Path) -> dict[str, str]:
-    """Warnings of a run about its data, by the words before their numbers."""
-    with log.open(errors="replace") as lines:
-        found = [match[1].strip() for line in lines if (match := WARNING.match(line[:LONGEST]))]
-    return {re.split(r"[\d(]", each)[0]: each for each in reversed(found)}
 
 
 def _scores(study: StudyNumbers) -> list[OperationScore]:

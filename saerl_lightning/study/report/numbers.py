@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from saerl_lightning.files import read_json
 from saerl_lightning.study.costs import curves, logged_steps
 from saerl_lightning.study.folder import read_about
 from saerl_lightning.study.questions import Key, QuestionAccuracy, last_questions
-from saerl_lightning.study.results import RECORD, RunResult, StudyResults
-from saerl_lightning.study.run_record import State
+from saerl_lightning.study.results import RECORD, TAKEN, RunResult, StudyResults
+from saerl_lightning.study.run_record import STATES, State
 from saerl_lightning.study.spec import StudySpec
 from saerl_lightning.study.stages import shared_seconds
 
@@ -69,6 +70,33 @@ class RunNumbers:
         values = [(each.step, each.metrics.get(metric, np.nan)) for each in self.evaluations]
         return [(step, value) for step, value in values if np.isfinite(value)]
 
+    def recorded(self) -> dict[str, Any]:
+        """The numbers as plain values, from which `of` makes them again without loss."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        evaluations = [asdict(each) for each in self.evaluations]
+        return {**own, "evaluations": evaluations, "questions": [list(astuple(each)) for each in self.questions]}
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> RunNumbers:
+        """Makes the numbers from what `recorded` gave; further keys are passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: if a value is missing or of another kind.
+        """
+        numbers = {
+            name: {key: float(value) for key, value in given[name].items()} for name in ("costs", "shared", "scores")
+        }
+        return cls(
+            str(given["arm"]),
+            int(given["seed"]),
+            STATES[given["state"]],
+            str(given["error"]),
+            float(given["seconds"]),
+            evaluations=[_evaluation(**each) for each in given["evaluations"]],
+            questions=[_question(*each) for each in given["questions"]],
+            **numbers,
+        )
+
 
 @dataclass(frozen=True)
 class StudyNumbers:
@@ -109,7 +137,24 @@ def read_numbers(results: StudyResults) -> StudyNumbers:
     )
 
 
+def read_run_numbers(results: StudyResults, arm: str, seed: int) -> RunNumbers:
+    """Reads the numbers of one run from a study's folder."""
+    (run,) = (run for run in results.runs if (run.arm, run.seed) == (arm, seed))
+    return _run(run, results.spec.metric, shared_seconds(results)[arm, seed])
+
+
+def _evaluation(step: int, sampled_tokens: float, seconds: float, metrics: Mapping[str, float]) -> Evaluation:
+    values = {name: float(value) for name, value in metrics.items()}
+    return Evaluation(int(step), float(sampled_tokens), float(seconds), values)
+
+
+def _question(part: str, uid: str, topic: str, level: str, accuracy: float) -> QuestionAccuracy:
+    return QuestionAccuracy(str(part), str(uid), str(topic), str(level), float(accuracy))
+
+
 def _run(run: RunResult, metric: str, shared: Mapping[str, float]) -> RunNumbers:
+    if run.recorded:
+        return RunNumbers.of(read_json(run.folder / TAKEN, "the record of a run"))
     finished = run.state == "finished"
     return RunNumbers(
         run.arm,

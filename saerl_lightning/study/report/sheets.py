@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from saerl_lightning.study.effects import CurveSummary, compare
 from saerl_lightning.study.questions import Key, QuestionAccuracy
 from saerl_lightning.study.report.numbers import Evaluation, RunNumbers, StudyNumbers
 from saerl_lightning.study.report.tables import sheet
-from saerl_lightning.study.run_record import State
+from saerl_lightning.study.run_record import STATES
 from saerl_lightning.study.spec import StudySpec
 
 RUN = ["arm", "seed", "state", "error", "seconds"]
@@ -33,7 +33,6 @@ CURVE = ["arm", "seed", "step", "sampled_tokens", "seconds"]
 QUESTION = ["set", "uid", "topic", "level"]
 SCORE = ["arm", "seed", "name", "value"]
 NAMES = ("runs.csv", "curves.csv", "scores.csv", "questions.csv")
-STATES: Mapping[str, State] = {state: state for state in get_args(State)}
 # Relative tolerance, because other processors may sum in another order.
 CLOSE = 1e-9
 Row = dict[str, str]
