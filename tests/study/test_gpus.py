@@ -69,7 +69,9 @@ def test_more_runs_than_gpus_are_refused_before_anything_is_written(gpus, jobs, 
 
 def test_as_many_runs_as_gpus_unless_told_otherwise(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(study, "run_study", lambda spec, source, root, jobs, place, shared_only: given.append(jobs))
+    monkeypatch.setattr(
+        study, "run_study", lambda spec, source, root, jobs, place, shared_only, records: given.append(jobs)
+    )
     for shown, gpus in (("0,1,2,3", 1), ("0,1,2,3", 2), ("0,1,2,3", 0), ("", 1), ("-1", 1)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
         study.run(str(spec_file(tmp_path)), gpus=gpus)
