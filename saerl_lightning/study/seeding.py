@@ -117,7 +117,12 @@ def _of_line(words: Sequence[str], read: Callable[[str], Config]) -> dict[str, s
         part, _, inner = name.removeprefix("--").replace(".init_args", "").partition(".")
         if name in ("-c", "--config"):
             found |= dict(_fixed(read(value)))
-        elif (
+            continue
+        # What is given here as a whole holds nothing any more of what a config had below it.
+        found = {
+            key: old for key, old in found.items() if not (name[:2] == "--" and key.startswith(f"{part}.{inner}."))
+        }
+        if (
             name.startswith("--")
             and part in ("model", "data")
             and inner.rpartition(".")[2] in INPUTS

@@ -259,6 +259,8 @@ def test_inputs_of_a_stages_configs_are_named_unless_the_line_gives_another(tmp_
     assert named("--model.policy.path={shared}/cold") == named()[:-1]
     assert "data.labels other.jsonl" in named("--data.init_args.labels other.jsonl")
     assert "data.labels l.jsonl" not in named("--data.init_args.labels other.jsonl")
+    # A part that is given as a whole holds nothing of the config's any more.
+    assert named("--data.signals={shared}/cold") == sorted([policy, "data.labels l.jsonl"])
 
 
 @pytest.mark.parametrize(
