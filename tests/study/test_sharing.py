@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from saerl_lightning.files import read_mapping
 from saerl_lightning.study.folder import resolve
 from saerl_lightning.study.spec import Arm, Budget, Stage, StudySpec
 from saerl_lightning.study.stages import stages_used
@@ -106,7 +107,7 @@ def named(config: object) -> set[str]:
 
 
 def test_no_other_shipped_study_needs_a_label_of_every_prompt():
-    """Else it belongs to the test below."""
+    """Else it belongs to one of the tests below."""
     overlays = {path.stem: path.read_text() for path in (STUDIES.parent / "ablate").glob("*.yaml")}
     demanding = {
         f"configs/ablate/{name}.yaml" for name, text in overlays.items() if any(each in text for each in NEED_ALL)
@@ -117,7 +118,19 @@ def test_no_other_shipped_study_needs_a_label_of_every_prompt():
         for name, arm in StudySpec.read(path).arms.items():
             if demanding & set(arm.configs) or any(each in " ".join(arm.flags) for each in NEED_ALL):
                 found.add((path.stem, name))
-    assert found == {("referee", name) for name in ("oracle_order", "permuted_clusters", "matched_filter")}
+    own = {("referee", name) for name in ("oracle_order", "permuted_clusters", "matched_filter")}
+    assert found == own | {("world_skewed", "oracle"), ("world_skewed", "chance")}
+
+
+def test_the_skewed_worlds_oracle_has_a_label_of_every_prompt_and_the_probes_have_five_hundred():
+    spec = StudySpec.read(STUDIES / "world_skewed.yaml")
+    asked = {each.makes: re.findall(r"--prompts=(\d+)", " ".join(each.run)) for each in spec.shared}
+    parts = read_mapping(STUDIES.parent / "world/skewed.yaml", "a world")["data"]["init_args"]["train"]["init_args"]
+    sizes = [part["init_args"]["size"] for part in parts["source"]["init_args"]["parts"].values()]
+    assert (asked["labels-all.jsonl"], asked["labels.jsonl"]) == ([str(sum(sizes))], ["500"])
+    for name, arm in spec.arms.items():
+        words = " ".join([*spec.flags, *arm.flags])
+        assert words.count("labels-all.jsonl") == (name in ("oracle", "chance")) and "{shared}/labels.jsonl" in words
 
 
 @pytest.mark.parametrize("arm", ["oracle_order", "permuted_clusters", "matched_filter"])
