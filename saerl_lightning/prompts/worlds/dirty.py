@@ -50,12 +50,13 @@ class DirtyPrompts(PromptSource):
     answers come from a careless writer, whose habits of wording differ a little from those of the others. Each bad prompt
     has a good one of its topic and of its length (up to 2 characters) beside it, so that neither topic nor length tells
     them apart.
+
     Everything here is ours: a world in which a filter can earn something, for the gate of a study.
 
     Args:
         source: Path, name on the hub, or prompt source of good prompts. It needs more than `size`, for pairs to be found:
             half as many more are mostly enough.
-        size: Number of prompts, half of them bad.
+        size: Number of prompts, half of them bad; of an odd number one fewer.
         wrong: Share of the bad prompts whose answer is wrong, in [0, 1]; the damages share the others evenly, as far as
             they change a text.
         careless: Chance of each of a careless writer's habits in prompts with a wrong answer; all other prompts have them
